@@ -1,0 +1,130 @@
+package backends
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// maxUnixPath is the longest path that fits in sun_path with its final NUL (unix(7)).
+const maxUnixPath = 107
+
+// Address is where something listens: a Unix socket by path, an abstract Unix socket, or TCP host:port.
+// The zero value is no address. It is a plain value, safe to copy and compare.
+type Address struct {
+	// Path is the path of a Unix socket, or "@name" for an abstract one. Empty: the address is TCP.
+	Path string
+	// Host is an IP address or a host name; empty in a listener's address means every address.
+	Host string
+	// Port is the TCP port.
+	Port uint16
+}
+
+// ParseAddress reads "unix:/path", "unix:@name" (abstract), "host:port" or "[v6]:port".
+// The error says which forms there are.
+func ParseAddress(s string) (Address, error) {
+	if path, ok := strings.CutPrefix(s, "unix:"); ok {
+		name := strings.TrimPrefix(path, "@")
+		switch {
+		case name == "":
+			return Address{}, fmt.Errorf("cannot parse address %q: no path after unix:", s)
+		case len(path) > maxUnixPath:
+			return Address{}, fmt.Errorf("cannot parse address %q: a Unix socket path has at most %d bytes, this one has %d; use a shorter directory", s, maxUnixPath, len(path))
+		case strings.ContainsRune(path, 0):
+			return Address{}, fmt.Errorf("cannot parse address %q: NUL byte in the path", s)
+		case path[0] != '@' && path[0] != '/':
+			return Address{}, fmt.Errorf("cannot parse address %q: the path must be absolute (unix:/…) or abstract (unix:@…)", s)
+		}
+		return Address{Path: path}, nil
+	}
+	host, port, err := net.SplitHostPort(s)
+	if err != nil {
+		return Address{}, fmt.Errorf("cannot parse address %q: write host:port, [v6]:port, unix:/path or unix:@name", s)
+	}
+	n, err := strconv.ParseUint(port, 10, 16)
+	if err != nil {
+		return Address{}, fmt.Errorf("cannot parse address %q: port %q is not a number from 0 to 65535", s, port)
+	}
+	return Address{Host: host, Port: uint16(n)}, nil
+}
+
+// IsUnix says whether the address is a Unix socket, by path or abstract.
+func (a Address) IsUnix() bool { return a.Path != "" }
+
+// Network is "unix" or "tcp", as package net has it.
+func (a Address) Network() string {
+	if a.IsUnix() {
+		return "unix"
+	}
+	return "tcp"
+}
+
+// Dial is the address without its prefix, as net.Dial takes it together with Network.
+func (a Address) Dial() string {
+	if a.IsUnix() {
+		return a.Path
+	}
+	return net.JoinHostPort(a.Host, strconv.Itoa(int(a.Port)))
+}
+
+// String is the form that ParseAddress reads.
+func (a Address) String() string {
+	if a.IsUnix() {
+		return "unix:" + a.Path
+	}
+	return a.Dial()
+}
+
+// ErrNoAddress says that a host name has no address.
+var ErrNoAddress = errors.New("backends: host name has no address")
+
+// Resolve turns the address into one the kernel takes. A Unix socket or an IP address needs no look-up and cannot
+// block; a host name is looked up with the host's resolver, and of several answers the first IPv4 one, else the first.
+func (a Address) Resolve(ctx context.Context) (unix.Sockaddr, error) {
+	if a.IsUnix() {
+		return &unix.SockaddrUnix{Name: a.Path}, nil
+	}
+	if a.Host == "" {
+		return Sockaddr(netip.AddrPortFrom(netip.IPv6Unspecified(), a.Port)), nil
+	}
+	if ip, err := netip.ParseAddr(a.Host); err == nil {
+		return Sockaddr(netip.AddrPortFrom(ip, a.Port)), nil
+	}
+	ips, err := net.DefaultResolver.LookupNetIP(ctx, "ip", a.Host)
+	if err != nil {
+		return nil, fmt.Errorf("cannot resolve host %q: %w", a.Host, err)
+	}
+	if len(ips) == 0 {
+		return nil, fmt.Errorf("cannot resolve host %q: %w", a.Host, ErrNoAddress)
+	}
+	for _, ip := range ips {
+		if ip.Unmap().Is4() {
+			return Sockaddr(netip.AddrPortFrom(ip, a.Port)), nil
+		}
+	}
+	return Sockaddr(netip.AddrPortFrom(ips[0], a.Port)), nil
+}
+
+// Sockaddr turns an IP address and port into the kernel's form. An IPv4-mapped address becomes IPv4. A named zone is
+// looked up among the host's interfaces.
+func Sockaddr(ap netip.AddrPort) unix.Sockaddr {
+	ip := ap.Addr().Unmap()
+	if ip.Is4() {
+		return &unix.SockaddrInet4{Port: int(ap.Port()), Addr: ip.As4()}
+	}
+	sa := &unix.SockaddrInet6{Port: int(ap.Port()), Addr: ip.As16()}
+	if zone := ip.Zone(); zone != "" {
+		if n, err := strconv.ParseUint(zone, 10, 32); err == nil {
+			sa.ZoneId = uint32(n)
+		} else if ifi, err := net.InterfaceByName(zone); err == nil {
+			sa.ZoneId = uint32(ifi.Index)
+		}
+	}
+	return sa
+}

@@ -1,0 +1,133 @@
+package backends
+
+import (
+	"context"
+	"fmt"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// WeightScale is how much finer an effective weight is than a configured one, so that a slow start can give a part
+// of a weight of 1.
+const WeightScale = 1000
+
+// Backend is one place to send connections. It is made by Pool.Add and belongs to that pool for life.
+//
+// Its fields are atomic: anybody may read them, only Pool methods (under the pool's mutex) write the ones that
+// decide who gets a connection.
+type Backend struct {
+	// ID is unique in the process and never used again.
+	ID      uint32
+	Name    string
+	Address Address
+	// Counters are what this backend has carried since it was added.
+	Counters Counters
+	// ConnectErrors counts failed connects by reason.
+	ConnectErrors [NumConnectErrors]atomic.Uint64
+	// ConnectTime is from the choice of the backend to the established connection.
+	ConnectTime Histogram
+	// SessionTime is from accept to the end of the session.
+	SessionTime Histogram
+
+	pool     *Pool
+	index    int // place in the pool's members; guarded by the pool's mutex
+	sockaddr atomic.Pointer[unix.Sockaddr]
+
+	active   atomic.Int64
+	weight   atomic.Int32
+	maxConns atomic.Int32
+	admin    atomic.Uint32
+	health   atomic.Uint32
+	removed  atomic.Bool
+	since    atomic.Int64 // Unix ns of the last change of admin or health
+	reason   atomic.Pointer[string]
+
+	// failStreak counts connect failures since the last established connection.
+	failStreak atomic.Uint32
+}
+
+// Pool is the pool that the backend belongs to.
+func (b *Backend) Pool() *Pool { return b.pool }
+
+// Index is the backend's place among the members that Policy.Reset was given. For policies, under the pool's mutex.
+func (b *Backend) Index() int { return b.index }
+
+// Active is how many slots are held: sessions, and connects under way.
+func (b *Backend) Active() int64 { return b.active.Load() }
+
+// Weight is the current weight, 0..1000.
+func (b *Backend) Weight() int { return int(b.weight.Load()) }
+
+// EffectiveWeight is what policies compare by: Weight × WeightScale, less while the backend starts slowly.
+func (b *Backend) EffectiveWeight() int64 { return int64(b.weight.Load()) * WeightScale }
+
+// MaxConns is the limit on Active; 0 is none.
+func (b *Backend) MaxConns() int { return int(b.maxConns.Load()) }
+
+// Admin is what the operator wants.
+func (b *Backend) Admin() AdminState { return AdminState(b.admin.Load()) }
+
+// Health is what lb sees.
+func (b *Backend) Health() HealthState { return HealthState(b.health.Load()) }
+
+// Since is when the admin or the health state last changed.
+func (b *Backend) Since() time.Time { return time.Unix(0, b.since.Load()) }
+
+// Reason is why the last change of state happened; empty before the first.
+func (b *Backend) Reason() string {
+	if r := b.reason.Load(); r != nil {
+		return *r
+	}
+	return ""
+}
+
+// Selectable says whether the backend may be given new connections: the operator wants it, it is up, it has weight.
+// Whether it has a free slot is a question of its own: see Eligible.
+func (b *Backend) Selectable() bool {
+	return b.Admin() == AdminReady && b.Health() == HealthUp && b.weight.Load() > 0 && !b.removed.Load()
+}
+
+// Eligible says whether the backend is selectable and below its max_conns.
+func (b *Backend) Eligible() bool {
+	limit := b.maxConns.Load()
+	return b.Selectable() && (limit == 0 || b.active.Load() < int64(limit))
+}
+
+// Sockaddr is the address to connect to; nil while a host name has not been resolved.
+func (b *Backend) Sockaddr() unix.Sockaddr {
+	if sa := b.sockaddr.Load(); sa != nil {
+		return *sa
+	}
+	return nil
+}
+
+// Resolve looks the address up and stores what Sockaddr gives. A failure keeps the last answer.
+func (b *Backend) Resolve(ctx context.Context) error {
+	sa, err := b.Address.Resolve(ctx)
+	if err != nil {
+		return fmt.Errorf("cannot resolve backend %q of pool %q: %w", b.Name, b.pool.Name, err)
+	}
+	b.sockaddr.Store(&sa)
+	return nil
+}
+
+// Connected tells that a connection was established d after the backend was chosen.
+func (b *Backend) Connected(d time.Duration) {
+	if b.failStreak.Load() != 0 {
+		b.failStreak.Store(0)
+	}
+	b.Counters.Connections.Add(1)
+	b.ConnectTime.Observe(d)
+}
+
+// ConnectFailed counts a failed connect and gives the number in a row since the last success. A full backlog is
+// counted but is no failure: it says that the backend is busy, not that it is gone.
+func (b *Backend) ConnectFailed(why ConnectError) (streak uint32) {
+	b.ConnectErrors[why].Add(1)
+	if why == ConnectSaturated || why == ConnectResource {
+		return b.failStreak.Load()
+	}
+	return b.failStreak.Add(1)
+}

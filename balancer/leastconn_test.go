@@ -1,0 +1,199 @@
+package balancer
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"sync"
+	"testing"
+
+	"github.com/273ebdf9/lb/backends"
+)
+
+// newPool makes a pool of n backends that are up, with the given weights (100 where none is given).
+func newPool(t testing.TB, policy backends.Policy, n int, maxConns int, weights ...int) *backends.Pool {
+	t.Helper()
+	cfg := backends.DefaultConfig()
+	cfg.MaxConns = maxConns
+	p := backends.NewPool("p", cfg, policy)
+	for i := range n {
+		bc := backends.DefaultBackendConfig()
+		bc.Name, bc.Address = fmt.Sprintf("b%d", i), fmt.Sprintf("unix:/b%d", i)
+		if i < len(weights) {
+			bc.Weight = weights[i]
+		}
+		if _, err := p.Add(bc, backends.HealthUp); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return p
+}
+
+func acquire(t testing.TB, p *backends.Pool) *backends.Backend {
+	t.Helper()
+	b, err := p.Acquire(&backends.Request{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+func TestLeastConn_BurstIsExact(t *testing.T) {
+	for _, tc := range []struct {
+		weights []int
+		conns   int
+		want    []int64
+	}{
+		{[]int{100, 100, 100, 100, 100, 100, 100, 100}, 400, []int64{50, 50, 50, 50, 50, 50, 50, 50}},
+		{[]int{1, 3}, 400, []int64{100, 300}},
+		{[]int{90, 10}, 1000, []int64{900, 100}},
+		{[]int{0, 7}, 10, []int64{0, 10}},
+	} {
+		p := newPool(t, new(LeastConn), len(tc.weights), 0, tc.weights...)
+		var wg sync.WaitGroup
+		for range 8 {
+			wg.Go(func() {
+				for range tc.conns / 8 {
+					p.Acquire(&backends.Request{})
+				}
+			})
+		}
+		wg.Wait()
+		for range tc.conns % 8 {
+			acquire(t, p)
+		}
+		for i, b := range p.Backends() {
+			if b.Active() != tc.want[i] {
+				t.Errorf("weights %v: backend %d has %d; want %d", tc.weights, i, b.Active(), tc.want[i])
+			}
+		}
+	}
+}
+
+// TestLeastConn_AgreesWithScan holds the tournament against a plain scan of all backends, over random histories.
+func TestLeastConn_AgreesWithScan(t *testing.T) {
+	for seed := range uint64(200) {
+		rng := rand.New(rand.NewPCG(seed, 1))
+		n := 1 + rng.IntN(17)
+		p := newPool(t, new(LeastConn), n, rng.IntN(3)*4)
+		var held []*backends.Backend
+		for step := range 300 {
+			b := p.Backends()[rng.IntN(n)]
+			switch rng.IntN(6) {
+			case 0:
+				if err := p.SetWeight(b, rng.IntN(5)*50, "test"); err != nil {
+					t.Fatal(err)
+				}
+			case 1:
+				p.SetHealth(b, backends.HealthState(1+rng.IntN(2)), "test")
+			case 2:
+				if len(held) > 0 {
+					i := rng.IntN(len(held))
+					p.Release(held[i])
+					held[i] = held[len(held)-1]
+					held = held[:len(held)-1]
+				}
+			default:
+				least := -1.0
+				for _, b := range p.Backends() {
+					if k := float64(b.Active()+1) / float64(b.EffectiveWeight()); b.Eligible() && (least < 0 || k < least) {
+						least = k
+					}
+				}
+				got, err := p.Acquire(&backends.Request{})
+				if (err != nil) != (least < 0) {
+					t.Fatalf("seed %d step %d: got error %v; the scan says least %v", seed, step, err, least)
+				}
+				if err != nil {
+					continue
+				}
+				if k := float64(got.Active()) / float64(got.EffectiveWeight()); k != least {
+					t.Fatalf("seed %d step %d: got a backend at %v; want the least, %v", seed, step, k, least)
+				}
+				held = append(held, got)
+			}
+		}
+	}
+}
+
+func TestLeastConn_TiesRotate(t *testing.T) {
+	p := newPool(t, new(LeastConn), 5, 0)
+	seen := map[string]int{}
+	for range 10 {
+		b := acquire(t, p)
+		seen[b.Name]++
+		p.Release(b)
+	}
+	for name, n := range seen {
+		if n != 2 {
+			t.Errorf("backend %s was picked %d times of 10 with no load; want 2 each over 5", name, n)
+		}
+	}
+}
+
+func TestLeastConn_TriedIsNeverPicked(t *testing.T) {
+	p := newPool(t, new(LeastConn), 4, 0)
+	req := backends.Request{}
+	for range 4 {
+		b, err := p.Acquire(&req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		p.Release(b)
+		req.Tried = append(req.Tried, b)
+	}
+	if _, err := p.Acquire(&req); err != backends.ErrSaturated {
+		t.Errorf("after all were tried: got %v; want %v", err, backends.ErrSaturated)
+	}
+}
+
+func TestLeastConn_NeverExceedsMaxConns(t *testing.T) {
+	const limit = 3
+	p := newPool(t, new(LeastConn), 5, limit, 10, 1000, 1, 500, 100)
+	var wg sync.WaitGroup
+	for g := range 8 {
+		wg.Go(func() {
+			rng := rand.New(rand.NewPCG(uint64(g), 2))
+			var held []*backends.Backend
+			for range 5000 {
+				if rng.IntN(2) == 0 && len(held) > 0 {
+					p.Release(held[0])
+					held = held[1:]
+					continue
+				}
+				b, err := p.Acquire(&backends.Request{})
+				if err != nil {
+					continue
+				}
+				if n := b.Active(); n > limit {
+					t.Errorf("backend %s has %d; want at most %d", b.Name, n, limit)
+				}
+				held = append(held, b)
+			}
+			for _, b := range held {
+				p.Release(b)
+			}
+		})
+	}
+	wg.Wait()
+	if n := p.Active(); n != 0 {
+		t.Errorf("after all releases: active %d; want 0", n)
+	}
+}
+
+// BenchmarkPick is one acquire and one release; its cost must be of one order at 2 and at 256 backends.
+func BenchmarkPick(b *testing.B) {
+	for _, n := range []int{2, 16, 256} {
+		b.Run(fmt.Sprintf("leastconn/backends=%d", n), func(b *testing.B) {
+			p := newPool(b, new(LeastConn), n, 0)
+			req := backends.Request{}
+			b.ReportAllocs()
+			for b.Loop() {
+				got, err := p.Acquire(&req)
+				if err != nil {
+					b.Fatal(err)
+				}
+				p.Release(got)
+			}
+		})
+	}
+}
