@@ -2,12 +2,14 @@ package backends
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"net"
 	"net/netip"
 	"strconv"
 	"strings"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -86,15 +88,15 @@ var ErrNoAddress = errors.New("backends: host name has no address")
 
 // Resolve turns the address into one the kernel takes. A Unix socket or an IP address needs no look-up and cannot
 // block; a host name is looked up with the host's resolver, and of several answers the first IPv4 one, else the first.
-func (a Address) Resolve(ctx context.Context) (unix.Sockaddr, error) {
+func (a Address) Resolve(ctx context.Context) (*RawSockaddr, error) {
 	if a.IsUnix() {
-		return &unix.SockaddrUnix{Name: a.Path}, nil
+		return rawUnix(a.Path), nil
 	}
-	if a.Host == "" {
-		return Sockaddr(netip.AddrPortFrom(netip.IPv6Unspecified(), a.Port)), nil
+	if a.Host == "" { // a listener's: every address, IPv4 too
+		return rawInet(netip.AddrPortFrom(netip.IPv6Unspecified(), a.Port)), nil
 	}
 	if ip, err := netip.ParseAddr(a.Host); err == nil {
-		return Sockaddr(netip.AddrPortFrom(ip, a.Port)), nil
+		return rawInet(netip.AddrPortFrom(ip, a.Port)), nil
 	}
 	ips, err := net.DefaultResolver.LookupNetIP(ctx, "ip", a.Host)
 	if err != nil {
@@ -105,25 +107,66 @@ func (a Address) Resolve(ctx context.Context) (unix.Sockaddr, error) {
 	}
 	for _, ip := range ips {
 		if ip.Unmap().Is4() {
-			return Sockaddr(netip.AddrPortFrom(ip, a.Port)), nil
+			return rawInet(netip.AddrPortFrom(ip, a.Port)), nil
 		}
 	}
-	return Sockaddr(netip.AddrPortFrom(ips[0], a.Port)), nil
+	return rawInet(netip.AddrPortFrom(ips[0], a.Port)), nil
 }
 
-// Sockaddr turns an IP address and port into the kernel's form. An IPv4-mapped address becomes IPv4. A named zone is
-// looked up among the host's interfaces.
-func Sockaddr(ap netip.AddrPort) unix.Sockaddr {
-	ip := ap.Addr().Unmap()
-	if ip.Is4() {
-		return &unix.SockaddrInet4{Port: int(ap.Port()), Addr: ip.As4()}
+// RawSockaddr is a socket address as connect(2) takes it. It is never changed once made, so that loops may share it.
+type RawSockaddr struct {
+	Family int // unix.AF_UNIX, AF_INET or AF_INET6
+	Len    uint32
+	Any    unix.RawSockaddrAny
+}
+
+// AddrPort is the IP address and port; the zero value for a Unix socket.
+func (sa *RawSockaddr) AddrPort() netip.AddrPort {
+	switch sa.Family {
+	case unix.AF_INET:
+		in := (*unix.RawSockaddrInet4)(unsafe.Pointer(&sa.Any))
+		return netip.AddrPortFrom(netip.AddrFrom4(in.Addr), binary.BigEndian.Uint16((*[2]byte)(unsafe.Pointer(&in.Port))[:]))
+	case unix.AF_INET6:
+		in := (*unix.RawSockaddrInet6)(unsafe.Pointer(&sa.Any))
+		return netip.AddrPortFrom(netip.AddrFrom16(in.Addr), binary.BigEndian.Uint16((*[2]byte)(unsafe.Pointer(&in.Port))[:]))
 	}
-	sa := &unix.SockaddrInet6{Port: int(ap.Port()), Addr: ip.As16()}
+	return netip.AddrPort{}
+}
+
+func rawUnix(path string) *RawSockaddr {
+	sa := &RawSockaddr{Family: unix.AF_UNIX, Len: uint32(2 + len(path))}
+	un := (*unix.RawSockaddrUnix)(unsafe.Pointer(&sa.Any))
+	un.Family = unix.AF_UNIX
+	dst := unsafe.Slice((*byte)(unsafe.Pointer(&un.Path)), len(un.Path)) // its element is int8 or uint8, by platform
+	copy(dst, path)
+	if path[0] == '@' { // abstract: a NUL first, and the length counts (unix(7))
+		dst[0] = 0
+	} else {
+		sa.Len++ // the final NUL
+	}
+	return sa
+}
+
+// rawInet makes the kernel's form of an IP address and port. An IPv4-mapped address becomes IPv4. A named zone is
+// looked up among the host's interfaces.
+func rawInet(ap netip.AddrPort) *RawSockaddr {
+	ip := ap.Addr().Unmap()
+	var port uint16
+	binary.BigEndian.PutUint16((*[2]byte)(unsafe.Pointer(&port))[:], ap.Port())
+	if ip.Is4() {
+		sa := &RawSockaddr{Family: unix.AF_INET, Len: unix.SizeofSockaddrInet4}
+		in := (*unix.RawSockaddrInet4)(unsafe.Pointer(&sa.Any))
+		in.Family, in.Port, in.Addr = unix.AF_INET, port, ip.As4()
+		return sa
+	}
+	sa := &RawSockaddr{Family: unix.AF_INET6, Len: unix.SizeofSockaddrInet6}
+	in := (*unix.RawSockaddrInet6)(unsafe.Pointer(&sa.Any))
+	in.Family, in.Port, in.Addr = unix.AF_INET6, port, ip.As16()
 	if zone := ip.Zone(); zone != "" {
 		if n, err := strconv.ParseUint(zone, 10, 32); err == nil {
-			sa.ZoneId = uint32(n)
+			in.Scope_id = uint32(n)
 		} else if ifi, err := net.InterfaceByName(zone); err == nil {
-			sa.ZoneId = uint32(ifi.Index)
+			in.Scope_id = uint32(ifi.Index)
 		}
 	}
 	return sa

@@ -5,8 +5,6 @@ import (
 	"fmt"
 	"sync/atomic"
 	"time"
-
-	"golang.org/x/sys/unix"
 )
 
 // WeightScale is how much finer an effective weight is than a configured one, so that a slow start can give a part
@@ -33,7 +31,7 @@ type Backend struct {
 
 	pool     *Pool
 	index    int // place in the pool's members; guarded by the pool's mutex
-	sockaddr atomic.Pointer[unix.Sockaddr]
+	sockaddr atomic.Pointer[RawSockaddr]
 
 	active   atomic.Int64
 	weight   atomic.Int32
@@ -96,12 +94,7 @@ func (b *Backend) Eligible() bool {
 }
 
 // Sockaddr is the address to connect to; nil while a host name has not been resolved.
-func (b *Backend) Sockaddr() unix.Sockaddr {
-	if sa := b.sockaddr.Load(); sa != nil {
-		return *sa
-	}
-	return nil
-}
+func (b *Backend) Sockaddr() *RawSockaddr { return b.sockaddr.Load() }
 
 // Resolve looks the address up and stores what Sockaddr gives. A failure keeps the last answer.
 func (b *Backend) Resolve(ctx context.Context) error {
@@ -109,7 +102,7 @@ func (b *Backend) Resolve(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("cannot resolve backend %q of pool %q: %w", b.Name, b.pool.Name, err)
 	}
-	b.sockaddr.Store(&sa)
+	b.sockaddr.Store(sa)
 	return nil
 }
 

@@ -1,0 +1,149 @@
+package proxy
+
+// Hot path of new connections. BenchmarkConnect and `make bench` hold its cost.
+
+import (
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+const (
+	maxAcceptBatch = 64
+	// acceptPause is how long a loop leaves a listener alone when lb is at its limit or out of descriptors. What
+	// connects meanwhile waits in the kernel's queue.
+	acceptPause = 50 * time.Millisecond
+	// A loop that has handOverAt sessions more than another, and a quarter more, gives a new one to that.
+	handOverAt = 16
+)
+
+// acceptor is a listening socket in one loop.
+type acceptor struct {
+	ln     *Listener
+	fd     int32
+	id     int32 // its token
+	batch  int   // how many to accept at once: 1, more while the queue proves deep
+	queued bool  // in loop.pending
+	in     bool  // in the epoll set
+}
+
+// watch puts every socket of ln into the loop's epoll set. EPOLLEXCLUSIVE wakes one loop for a connection, not all
+// (epoll_ctl(2)); it cannot be modified, only removed and added.
+func (l *loop) watch(ln *Listener) {
+	for _, s := range ln.sockets {
+		a := &acceptor{ln: ln, fd: s.fd, id: int32(firstListenerID - len(l.accepts)), batch: 1}
+		l.accepts = append(l.accepts, a)
+		l.resume(a)
+	}
+}
+
+func (l *loop) resume(a *acceptor) {
+	if !a.in && epollCtl(l.epfd, unix.EPOLL_CTL_ADD, a.fd, unix.EPOLLIN|unix.EPOLLEXCLUSIVE, token{id: a.id}) == 0 {
+		a.in = true
+	}
+}
+
+func (l *loop) pause(a *acceptor) {
+	if a.in {
+		epollCtl(l.epfd, unix.EPOLL_CTL_DEL, a.fd, 0, token{})
+		a.in = false
+	}
+}
+
+// unwatch accepts what waits in ln's queues and takes its sockets out of the epoll set. The sockets may be closed then.
+func (l *loop) unwatch(ln *Listener) {
+	for i, a := range l.accepts {
+		if a == nil || a.ln != ln {
+			continue
+		}
+		l.pause(a)
+		l.accepts[i] = nil
+		for l.p.sessions.Load() < l.p.maxSessions {
+			if !l.acceptOne(a) {
+				break
+			}
+		}
+	}
+}
+
+// accept takes connections off the queue, as many as the last rounds suggest.
+func (l *loop) accept(a *acceptor) {
+	for n := 0; n < a.batch; n++ {
+		if l.p.sessions.Load() >= l.p.maxSessions {
+			l.p.limitReached()
+			l.pauseAccepts(true)
+			return
+		}
+		if !l.acceptOne(a) {
+			a.batch = 1
+			return
+		}
+	}
+	a.batch = min(a.batch*2, maxAcceptBatch)
+}
+
+// acceptOne takes one connection off the queue; false when there is none or lb cannot.
+func (l *loop) acceptOne(a *acceptor) bool {
+	fd, errno := accept(a.fd, &l.rsa)
+	switch errno {
+	case 0:
+	case unix.EAGAIN:
+		return false
+	case unix.ECONNABORTED, unix.EPROTO, unix.ENETDOWN, unix.ENOPROTOOPT, unix.EHOSTDOWN, unix.ENONET,
+		unix.EHOSTUNREACH, unix.EOPNOTSUPP, unix.ENETUNREACH, unix.EPERM:
+		return true // this one's fault, not the listener's (accept(2))
+	default:
+		l.p.acceptFailed(a, errno)
+		l.pauseAccepts(false)
+		return false
+	}
+	c := accepted{fd: fd, client: peerAddr(&l.rsa), listener: a.ln}
+	a.ln.active.Add(1)
+	l.p.sessions.Add(1)
+	if other := l.lessLoaded(); other != nil {
+		other.sessions.Add(1) // until it counts for itself, so that a burst spreads
+		other.post(message{conn: c})
+		return true
+	}
+	l.open(c)
+	return true
+}
+
+// lessLoaded gives the loop that should have the next session when this one has clearly more; nil as a rule.
+func (l *loop) lessLoaded() *loop {
+	mine := l.sessions.Load()
+	if mine < handOverAt {
+		return nil
+	}
+	for _, other := range l.p.loops {
+		if n := other.sessions.Load(); mine > n+n/4+handOverAt {
+			return other
+		}
+	}
+	return nil
+}
+
+// pauseAccepts takes all listeners out of the epoll set for a while, so that a queue that cannot be served does not
+// spin the loop. full says that the reason is max_sessions.
+func (l *loop) pauseAccepts(full bool) {
+	for _, a := range l.accepts {
+		if a != nil {
+			l.pause(a)
+		}
+	}
+	l.resumeAt, l.fullPause = l.now+acceptPause, full
+}
+
+// tryResume ends the pause when it is over, or when there is room again for a good number of sessions.
+func (l *loop) tryResume() {
+	room := l.p.maxSessions - l.p.sessions.Load()
+	if l.now < l.resumeAt && (!l.fullPause || room <= l.p.maxSessions/64) {
+		return
+	}
+	l.resumeAt = 0
+	for _, a := range l.accepts {
+		if a != nil {
+			l.resume(a)
+		}
+	}
+}

@@ -1,0 +1,262 @@
+// Package proxy accepts clients and carries bytes: listeners, event loops, sessions.
+//
+// A [Proxy] runs a few loops. Each loop is one goroutine with one epoll set, and owns the sessions in it: one small
+// struct a session, no goroutine, no lock. All loops share the listening sockets. What comes from outside reaches a
+// loop through its inbox. Follow one connection: accept.go → connect.go → relay.go → loop.close.
+//
+// The package never chooses a backend (backends.Pool.Acquire does), never judges health (it reports failed connects
+// through OnConnectFailure), never logs (it reports through func fields), and never resolves a name on a loop.
+package proxy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"runtime"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/273ebdf9/lb/backends"
+)
+
+// ErrStopped is what a Proxy that was stopped answers.
+var ErrStopped = errors.New("proxy: stopped")
+
+// Stats count what concerns no listener and no backend. Safe for concurrent use.
+type Stats struct {
+	Pipes         atomic.Int64  // pipes open now
+	PipesDenied   atomic.Uint64 // transfers that were copied for want of a pipe
+	SplicedBytes  atomic.Uint64
+	AcceptErrors  atomic.Uint64 // accept(2) failed: out of descriptors or memory
+	LimitReached  atomic.Uint64 // times that newcomers had to wait at max_sessions
+	ShedClients   atomic.Uint64 // clients closed at once as no descriptor was left for them
+	InboxMessages atomic.Uint64 // accepted connections handed to a less loaded loop
+}
+
+// Proxy carries connections. Make it with New, set the func fields, Start it, add listeners, Stop it.
+type Proxy struct {
+	// OnSession, if set, is told of each session that has ended. It runs on a loop: it must not block nor keep the
+	// record, which is used again.
+	OnSession func(*Record)
+	// OnConnectFailure, if set, is told of each failed connect and of how many there were in a row. It runs on a
+	// loop and must not block.
+	OnConnectFailure func(b *backends.Backend, why backends.ConnectError, streak uint32)
+	// OnAcceptError, if set, is told when accepting stops for a moment, for want of descriptors or memory. It runs
+	// on a loop and must not block.
+	OnAcceptError func(ln *Listener, err error)
+	// OnLimit, if set, is told when max_sessions is reached, once until it was left again. It must not block.
+	OnLimit func(max int64)
+
+	Stats Stats
+
+	epoch       time.Time // monotonic; all times in sessions count from here
+	loops       []*loop
+	maxSessions int64
+	sessions    atomic.Int64
+	atLimit     atomic.Bool
+	reserve     atomic.Int32 // a spare fd, see acceptFailed; -1 while it is used
+	running     sync.WaitGroup
+
+	mu        sync.Mutex
+	listeners []*Listener // guarded by mu
+	stopped   bool        // guarded by mu
+	drained   chan struct{}
+}
+
+// New makes a proxy. It opens what the loops need and starts nothing.
+func New(cfg Config) (*Proxy, error) {
+	n := cfg.Loops
+	if n == 0 {
+		n = runtime.NumCPU()
+	}
+	p := &Proxy{epoch: time.Now(), drained: make(chan struct{}, 1)}
+	p.maxSessions = int64(cfg.MaxSessions)
+	limit, err := sessionLimit(n)
+	if err != nil {
+		return nil, err
+	}
+	if p.maxSessions == 0 {
+		p.maxSessions = limit
+	} else if p.maxSessions > limit {
+		return nil, fmt.Errorf("cannot hold %d sessions: RLIMIT_NOFILE allows %d; raise it (ulimit -n, LimitNOFILE=) or lower proxy.max_sessions", p.maxSessions, limit)
+	}
+	for i := range n {
+		l, err := newLoop(p, i)
+		if err != nil {
+			for _, l := range p.loops {
+				closeFD(l.epfd)
+				closeFD(l.wakefd)
+			}
+			return nil, fmt.Errorf("cannot make event loop %d: %w", i, err)
+		}
+		p.loops = append(p.loops, l)
+	}
+	fd, err := unix.Eventfd(0, unix.EFD_CLOEXEC)
+	if err != nil {
+		return nil, fmt.Errorf("cannot open the reserve descriptor: %w", err)
+	}
+	p.reserve.Store(int32(fd))
+	return p, nil
+}
+
+// fdsForProcess is what lb needs beside its sessions: logs, control connections, probes, listeners.
+const fdsForProcess = 128
+
+// sessionLimit is how many sessions fit into RLIMIT_NOFILE.
+func sessionLimit(loops int) (int64, error) {
+	var lim unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &lim); err != nil {
+		return 0, fmt.Errorf("cannot read RLIMIT_NOFILE: %w", err)
+	}
+	n := (int64(min(lim.Cur, 1<<30)) - fdsForProcess - int64(loops)*(4+2*maxIdlePipes)) / 2
+	if n < 1 {
+		return 0, fmt.Errorf("cannot hold a single session: RLIMIT_NOFILE is %d; raise it (ulimit -n, LimitNOFILE=)", lim.Cur)
+	}
+	return n, nil
+}
+
+// since is the time since the epoch; never 0 or negative after Start.
+func (p *Proxy) since() time.Duration { return time.Since(p.epoch) }
+
+// Loops is the number of event loops.
+func (p *Proxy) Loops() int { return len(p.loops) }
+
+// Sessions is how many sessions there are now.
+func (p *Proxy) Sessions() int64 { return p.sessions.Load() }
+
+// MaxSessions is how many there may be.
+func (p *Proxy) MaxSessions() int64 { return p.maxSessions }
+
+// Listeners are the open listeners.
+func (p *Proxy) Listeners() []*Listener {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return append([]*Listener(nil), p.listeners...)
+}
+
+// Start starts the loops.
+func (p *Proxy) Start() {
+	for _, l := range p.loops {
+		p.running.Add(1)
+		go p.runLoop(l)
+	}
+}
+
+func (p *Proxy) runLoop(l *loop) {
+	defer p.running.Done()
+	l.run()
+}
+
+// Listen opens a listener and begins to accept. The proxy must have been started.
+func (p *Proxy) Listen(name string, cfg ListenerConfig, pool *backends.Pool) (*Listener, error) {
+	ln, err := openListener(name, cfg, pool)
+	if err != nil {
+		return nil, err
+	}
+	p.mu.Lock()
+	if p.stopped {
+		p.mu.Unlock()
+		ln.closeSockets()
+		return nil, ErrStopped
+	}
+	defer p.mu.Unlock() // so that Stop waits until the loops know the listener
+	p.listeners = append(p.listeners, ln)
+	for _, l := range p.loops {
+		l.call(func(l *loop) { l.watch(ln) })
+	}
+	return ln, nil
+}
+
+// Stop closes the listeners, after accepting what waited in their queues, and waits until the sessions have ended.
+// When ctx is done, it closes those that are left. It gives how many it closed. The loops have ended when it returns.
+func (p *Proxy) Stop(ctx context.Context) (killed int64, err error) {
+	p.mu.Lock()
+	if p.stopped {
+		p.mu.Unlock()
+		return 0, ErrStopped
+	}
+	p.stopped = true
+	listeners := p.listeners
+	p.mu.Unlock()
+
+	for _, ln := range listeners {
+		for _, l := range p.loops {
+			l.call(func(l *loop) { l.unwatch(ln) })
+		}
+		ln.closeSockets()
+	}
+	for p.sessions.Load() > 0 {
+		select {
+		case <-p.drained:
+			continue
+		case <-ctx.Done():
+		}
+		killed = p.sessions.Load()
+		break
+	}
+	for _, l := range p.loops {
+		l.post(message{do: func(l *loop) {
+			l.table.each(func(s *session) {
+				s.end = termKilled
+				l.close(s, false)
+			})
+			l.quit = true
+		}})
+	}
+	p.running.Wait()
+	if fd := p.reserve.Load(); fd >= 0 {
+		closeFD(fd)
+	}
+	return killed, nil
+}
+
+// sessionEnded counts a session out.
+func (p *Proxy) sessionEnded() {
+	n := p.sessions.Add(-1)
+	if n == 0 {
+		select {
+		case p.drained <- struct{}{}:
+		default:
+		}
+	}
+	if p.atLimit.Load() && n < p.maxSessions-p.maxSessions/16 {
+		p.atLimit.Store(false)
+	}
+}
+
+// limitReached tells of max_sessions, once until a sixteenth of them has ended.
+func (p *Proxy) limitReached() {
+	p.Stats.LimitReached.Add(1)
+	if p.atLimit.CompareAndSwap(false, true) && p.OnLimit != nil {
+		p.OnLimit(p.maxSessions)
+	}
+}
+
+// acceptFailed handles accept(2) without descriptors or memory. With the reserve descriptor it takes one client and
+// closes it, so that this one hears at once that it has to try again; the others wait in the kernel's queue.
+func (p *Proxy) acceptFailed(a *acceptor, errno unix.Errno) {
+	p.Stats.AcceptErrors.Add(1)
+	if p.OnAcceptError != nil {
+		p.OnAcceptError(a.ln, fmt.Errorf("cannot accept on listener %q: %w; raise RLIMIT_NOFILE or lower proxy.max_sessions", a.ln.Name, errno))
+	}
+	if errno != unix.EMFILE && errno != unix.ENFILE {
+		return
+	}
+	fd := p.reserve.Swap(-1)
+	if fd < 0 {
+		return // another loop is using it
+	}
+	closeFD(fd)
+	var rsa unix.RawSockaddrAny
+	if c, errno := accept(a.fd, &rsa); errno == 0 {
+		resetOnClose(c)
+		closeFD(c)
+		p.Stats.ShedClients.Add(1)
+	}
+	if fd, err := unix.Eventfd(0, unix.EFD_CLOEXEC); err == nil {
+		p.reserve.Store(int32(fd))
+	}
+}

@@ -1,0 +1,55 @@
+package proxy
+
+import (
+	"net/netip"
+	"time"
+
+	"github.com/273ebdf9/lb/backends"
+)
+
+// Termination says how a session ended, in the two letters of HAProxy's log (its manual, §8.5 "Session state at
+// disconnection"): who or what ended it, and in which phase.
+//
+//	first letter                         second letter
+//	-  both sides finished               -  the session was complete
+//	C  the client reset or aborted       Q  waiting for a slot of a backend
+//	S  the backend reset or refused      C  connecting to a backend
+//	c  the client was silent too long    D  relaying data
+//	s  the backend was silent too long
+//	R  lb was out of a resource (fds, memory, ports)
+//	P  lb refused it by a rule or a limit
+//	D  lb closed it as its backend went down or away
+//	K  lb closed it for the operator, or as it stopped
+type Termination [2]byte
+
+// String is the two letters.
+func (t Termination) String() string { return string(t[:]) }
+
+var (
+	termNormal       = Termination{'-', '-'}
+	termClientReset  = Termination{'C', 'D'}
+	termBackendReset = Termination{'S', 'D'}
+	termClientIdle   = Termination{'c', 'D'}
+	termBackendIdle  = Termination{'s', 'D'}
+	termClientGone   = Termination{'C', 'C'}
+	termRefused      = Termination{'S', 'C'}
+	termConnectLate  = Termination{'s', 'C'}
+	termResource     = Termination{'R', 'C'}
+	termKilled       = Termination{'K', 'D'}
+)
+
+// Record is what is known of a session when it has ended.
+type Record struct {
+	Start       time.Time      // when it was accepted
+	Client      netip.AddrPort // the zero value on a Unix listener
+	Listener    *Listener
+	Pool        *backends.Pool
+	Backend     *backends.Backend // nil when none was reached
+	ConnectTime time.Duration     // from accept to the established backend connection; -1 when there was none
+	SessionTime time.Duration     // from accept to the end
+	BytesIn     uint64            // from the client, delivered to the backend
+	BytesOut    uint64            // from the backend, delivered to the client
+	Retries     int               // backends that were tried in vain
+	Termination Termination
+	Sessions    int64 // sessions of the process at this moment, this one included
+}

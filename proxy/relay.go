@@ -1,0 +1,328 @@
+package proxy
+
+// Hot path: every byte goes through here. BenchmarkRelay holds its cost and its allocations.
+
+import (
+	"github.com/valyala/bytebufferpool"
+	"golang.org/x/sys/unix"
+)
+
+const (
+	// scratchSize is the buffer that a loop reads into; what one read fills, one write takes.
+	scratchSize = 64 << 10
+	// turnBytes is what a direction may carry before others get their turn.
+	turnBytes = 1 << 20
+	// spliceAfter reads in a row that filled the scratch buffer switch a direction to splice.
+	spliceAfter = 3
+	// spliceWorth is what a readable event must bring for the direction to stay with splice.
+	spliceWorth = 32 << 10
+)
+
+// pump carries what can be carried now in the direction that reads from end src. It may end the session: it says
+// whether the session lives on.
+//
+// The invariant that makes edge-triggered events safe: when pump returns with the session alive, either src has been
+// read to the end (an event will come when there is more), or the direction is blocked on its destination (EPOLLOUT is
+// armed), or it has its place in loop.ready.
+func (l *loop) pump(s *session, src int) bool {
+	d := &s.dirs[src]
+	from, to := &s.ends[src], &s.ends[1-src]
+	if d.blocked() && !l.flush(s, src) {
+		return s.phase != phaseFree
+	}
+	if d.flags&dirEOF != 0 || d.flags&dirBroken != 0 {
+		return true
+	}
+	for turn := 0; from.flags&endReadable != 0; {
+		if turn >= turnBytes {
+			l.later(s, src)
+			return true
+		}
+		if d.flags&dirSplicing != 0 {
+			n, alive, goOn := l.pumpSplice(s, src)
+			if !goOn {
+				return alive
+			}
+			turn += n
+			continue
+		}
+		n, errno := recv(from.fd, l.scratch)
+		if errno != 0 {
+			if errno == unix.EAGAIN {
+				from.flags &^= endReadable
+				return true
+			}
+			return l.readFailed(s, src)
+		}
+		if n == 0 {
+			return l.readEOF(s, src)
+		}
+		turn += n
+		s.active = l.now
+		s.lastFrom = uint8(src)
+		short := n < len(l.scratch)
+		if short {
+			d.full = 0
+		} else if d.full++; d.full >= spliceAfter {
+			d.flags |= dirSplicing
+		}
+		w, errno := send(to.fd, l.scratch[:n])
+		if errno != 0 && errno != unix.EAGAIN {
+			return l.writeFailed(s, src)
+		}
+		if errno != 0 {
+			w = 0
+		}
+		l.delivered(s, d, w)
+		drained := false
+		if short && from.flags&(endUrgent|endFailed) == 0 {
+			// A short read has emptied the queue. If the FIN was seen before it, it was the last.
+			drained = from.flags&(endHalfClosed|endHungUp) != 0
+			if !drained {
+				from.flags &^= endReadable
+			}
+		}
+		if w < n {
+			d.held = bytebufferpool.Get()
+			d.held.B = append(d.held.B[:0], l.scratch[w:n]...)
+			d.off = 0
+			l.armOut(s, 1-src)
+			return true
+		}
+		if drained {
+			return l.readEOF(s, src)
+		}
+	}
+	return true
+}
+
+// delivered counts n bytes that the destination took.
+func (l *loop) delivered(s *session, d *direction, n int) {
+	d.bytes += uint64(n)
+	if !s.dirty && n > 0 {
+		s.dirty = true
+		l.dirty = append(l.dirty, s.ref())
+	}
+}
+
+// flush writes what is held for the destination of the direction. It says whether the direction is free to read on;
+// if not, it is blocked or the session has ended.
+func (l *loop) flush(s *session, src int) bool {
+	d := &s.dirs[src]
+	to := &s.ends[1-src]
+	for d.held != nil {
+		n, errno := send(to.fd, d.held.B[d.off:])
+		if errno == unix.EAGAIN {
+			l.armOut(s, 1-src)
+			return false
+		}
+		if errno != 0 {
+			l.writeFailed(s, src)
+			return false
+		}
+		s.active = l.now
+		l.delivered(s, d, n)
+		if d.off += int32(n); int(d.off) == len(d.held.B) {
+			l.dropHeld(d)
+		}
+	}
+	for d.piped > 0 {
+		if !l.drainPipe(s, src) {
+			return false
+		}
+	}
+	l.disarmOut(s, 1-src)
+	return true
+}
+
+// dropHeld gives the buffer back. A loop's buffers are all of one size class, so the pool keeps them.
+func (l *loop) dropHeld(d *direction) {
+	if d.held != nil {
+		bytebufferpool.Put(d.held)
+		d.held, d.off = nil, 0
+	}
+}
+
+// pumpSplice fills a pipe from the source and empties it into the destination. n is how much came; goOn says whether
+// pump may go on, and alive, if not, whether the session lives.
+func (l *loop) pumpSplice(s *session, src int) (n int, alive, goOn bool) {
+	d := &s.dirs[src]
+	from := &s.ends[src]
+	if d.pipe == nil {
+		d.pipe = l.pipes.get(&l.p.Stats)
+		if d.pipe == nil {
+			l.p.Stats.PipesDenied.Add(1)
+			d.flags &^= dirSplicing
+			d.full = 0
+			return 0, true, true
+		}
+	}
+	n, errno := splice(from.fd, d.pipe.w, d.pipe.size, 0)
+	switch {
+	case errno == unix.EAGAIN:
+		from.flags &^= endReadable
+		l.returnPipe(d)
+		return 0, true, true
+	case errno == unix.EINVAL || errno == unix.ENOSYS: // this kind of socket cannot: copy, and do not try again
+		l.returnPipe(d)
+		d.flags &^= dirSplicing
+		d.full = 0
+		return 0, true, true
+	case errno != 0:
+		l.returnPipe(d)
+		return 0, l.readFailed(s, src), false
+	case n == 0:
+		l.returnPipe(d)
+		return 0, l.readEOF(s, src), false
+	}
+	s.active = l.now
+	s.lastFrom = uint8(src)
+	d.piped = int32(n)
+	l.p.Stats.SplicedBytes.Add(uint64(n))
+	if n < spliceWorth {
+		d.flags &^= dirSplicing
+		d.full = 0
+	}
+	for d.piped > 0 {
+		if !l.drainPipe(s, src) {
+			return n, s.phase != phaseFree, false
+		}
+	}
+	if d.flags&dirSplicing == 0 {
+		l.returnPipe(d)
+	}
+	return n, true, true
+}
+
+// drainPipe moves bytes from the pipe to the destination once. It says whether to go on; if not, the direction is
+// blocked or the session has ended.
+func (l *loop) drainPipe(s *session, src int) bool {
+	d := &s.dirs[src]
+	n, errno := splice(d.pipe.r, s.ends[1-src].fd, int(d.piped), 0)
+	if errno == unix.EAGAIN {
+		l.armOut(s, 1-src)
+		return false
+	}
+	if errno != 0 || n == 0 {
+		l.writeFailed(s, src)
+		return false
+	}
+	s.active = l.now
+	l.delivered(s, d, n)
+	if d.piped -= int32(n); d.piped == 0 && d.flags&dirSplicing == 0 {
+		l.returnPipe(d)
+	}
+	return true
+}
+
+// returnPipe gives an empty pipe back to the pool.
+func (l *loop) returnPipe(d *direction) {
+	if d.pipe != nil {
+		l.pipes.put(d.pipe, &l.p.Stats)
+		d.pipe = nil
+	}
+}
+
+// readEOF handles the last byte of a direction: everything before it is out.
+func (l *loop) readEOF(s *session, src int) bool {
+	d, other := &s.dirs[src], &s.dirs[1-src]
+	s.ends[src].flags &^= endReadable
+	d.flags |= dirEOF
+	if other.flags&dirEOF != 0 {
+		s.end = termNormal
+		l.close(s, false)
+		return false
+	}
+	if src == backend && s.ends[backend].flags&endHungUp != 0 && s.backend.Address.IsUnix() {
+		// The backend has closed both ways: nobody will read what the client sends. Mirror it, as one close.
+		s.end = termNormal
+		reset := other.blocked() || other.flags&dirBroken != 0
+		if reset {
+			s.end = termBackendReset
+		}
+		l.close(s, reset)
+		return false
+	}
+	if other.flags&dirBroken != 0 {
+		s.end = termBackendReset
+		l.close(s, true)
+		return false
+	}
+	shutdownWrite(s.ends[1-src].fd)
+	s.halfOpen = true
+	l.armIdle(s)
+	return true
+}
+
+// readFailed handles an error of the source, ECONNRESET as a rule: the other end gets a reset too.
+func (l *loop) readFailed(s *session, src int) bool {
+	s.end = termClientReset
+	if src == backend {
+		s.end = termBackendReset
+	}
+	l.close(s, true)
+	return false
+}
+
+// writeFailed handles a destination that takes nothing any more (EPIPE, ECONNRESET). A client that is gone ends the
+// session. A backend may have sent its last words before it closed: they still go to the client, and then the reset.
+func (l *loop) writeFailed(s *session, src int) bool {
+	if src == backend {
+		s.end = termClientReset
+		l.close(s, true)
+		return false
+	}
+	d := &s.dirs[client]
+	d.flags |= dirBroken
+	l.dropHeld(d)
+	if d.pipe != nil {
+		l.pipes.discard(d.pipe, &l.p.Stats)
+		d.pipe, d.piped = nil, 0
+	}
+	if s.dirs[backend].flags&dirEOF != 0 {
+		s.end = termBackendReset
+		l.close(s, true)
+		return false
+	}
+	s.ends[backend].flags |= endReadable // whatever it said is there by now; the end or the error behind it ends the session
+	if s.dirs[backend].blocked() {
+		return true
+	}
+	return l.pump(s, backend)
+}
+
+// later gives the direction its next turn after the other events of this round.
+func (l *loop) later(s *session, src int) {
+	d := &s.dirs[src]
+	if d.flags&dirQueued == 0 {
+		d.flags |= dirQueued
+		l.ready = append(l.ready, readyRef{s.ref(), int32(src)})
+	}
+}
+
+// armOut asks for an event when the end takes bytes again.
+func (l *loop) armOut(s *session, e int) {
+	x := &s.ends[e]
+	if x.flags&endArmedOut == 0 {
+		x.flags |= endArmedOut
+		epollCtl(l.epfd, unix.EPOLL_CTL_MOD, x.fd, sessionEvents|unix.EPOLLOUT, s.token(e))
+	}
+}
+
+// disarmOut takes EPOLLOUT back on a Unix socket, which fires it at each read of the peer. TCP fires it only after a
+// write was refused, so there it stays.
+func (l *loop) disarmOut(s *session, e int) {
+	x := &s.ends[e]
+	if x.flags&endArmedOut != 0 && s.isUnix(e) {
+		x.flags &^= endArmedOut
+		epollCtl(l.epfd, unix.EPOLL_CTL_MOD, x.fd, sessionEvents, s.token(e))
+	}
+}
+
+// isUnix says whether the end is a Unix socket.
+func (s *session) isUnix(e int) bool {
+	if e == client {
+		return !s.client.IsValid()
+	}
+	return s.backend.Address.IsUnix()
+}

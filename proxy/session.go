@@ -1,0 +1,162 @@
+package proxy
+
+import (
+	"net/netip"
+	"time"
+
+	"github.com/valyala/bytebufferpool"
+
+	"github.com/273ebdf9/lb/backends"
+)
+
+// The two ends of a session. A direction is named after the end that it reads from: dirs[client] carries the client's
+// bytes to the backend.
+const (
+	client  = 0
+	backend = 1
+)
+
+// phase is where a session is in its life: accept → connecting → relaying → free.
+type phase uint8
+
+const (
+	phaseFree       phase = iota
+	phaseConnecting       // a connect to a backend is in progress
+	phaseRelaying         // both ends are connected
+)
+
+// flags of an end.
+const (
+	endReadable   = 1 << iota // an edge said that there is something to read, and it was not read to the end yet
+	endHalfClosed             // EPOLLRDHUP: its FIN is behind what is still to be read
+	endHungUp                 // EPOLLHUP: it closed both ways
+	endFailed                 // EPOLLERR: reading to the end gives the error
+	endUrgent                 // EPOLLPRI: a short read may stop at the urgent mark, so it proves nothing (tcp(7))
+	endArmedOut               // EPOLLOUT is in its epoll mask
+	endRegistered             // it is in the epoll set
+)
+
+// end is one of the two sockets.
+type end struct {
+	fd    int32 // -1 when there is none
+	flags uint8
+}
+
+// flags of a direction.
+const (
+	dirEOF      = 1 << iota // its source has sent its last byte, and all of them are out
+	dirSplicing             // goes through a pipe while there is much to carry
+	dirBroken               // its destination takes nothing any more; what comes is not read
+	dirQueued               // in loop.ready: it used up its turn
+)
+
+// direction is one of the two streams of bytes.
+type direction struct {
+	held    *bytebufferpool.ByteBuffer // read, and not taken by the destination yet; nil when there is nothing
+	off     int32                      // how much of held is out already
+	piped   int32                      // bytes in pipe
+	pipe    *pipe                      // while splicing; nil otherwise
+	bytes   uint64                     // delivered to the destination
+	counted uint64                     // how much of bytes the shared counters have
+	full    uint8                      // reads in a row that filled the buffer
+	flags   uint8
+}
+
+// blocked says whether bytes wait for the destination.
+func (d *direction) blocked() bool { return d.held != nil || d.piped > 0 }
+
+// session is one client connection and its backend connection. It belongs to one loop and nobody else touches it.
+// It is plain data (descriptors, flags, counters, deadlines, who it belongs to) so that it can be written down.
+type session struct {
+	ends  [2]end
+	dirs  [2]direction
+	timer timer
+
+	slot     int32 // its place in the loop's table
+	gen      int32 // counts the tenants of that place; stale events carry an older one
+	phase    phase
+	halfOpen bool  // one direction has ended: half_closed_timeout holds
+	dirty    bool  // in loop.dirty
+	lastFrom uint8 // the end that sent last: client or backend
+	retries  uint8
+	end      Termination
+
+	listener *Listener
+	pool     *backends.Pool
+	backend  *backends.Backend // its slot is held; nil while none is chosen
+	tried    []*backends.Backend
+	client   netip.AddrPort
+
+	start     time.Duration // accepted; since the proxy's epoch, as all below
+	chosen    time.Duration // the backend was chosen
+	connected time.Duration // the backend connection was established; 0 before
+	active    time.Duration // the last byte moved
+}
+
+// token is what epoll hands back with an event: which session and end, or, with a negative id, which listener or the
+// inbox. gen tells a session from an earlier tenant of its slot.
+type token struct{ id, gen int32 }
+
+func (s *session) token(e int) token { return token{s.slot<<1 | int32(e), s.gen} }
+
+// sessionRef names a session that may be gone when it is looked up.
+type sessionRef struct{ slot, gen int32 }
+
+func (s *session) ref() sessionRef { return sessionRef{s.slot, s.gen} }
+
+const tableChunk = 128
+
+// table holds the sessions of a loop, in chunks that never move.
+type table struct {
+	chunks []*[tableChunk]session
+	free   []int32
+	used   int
+}
+
+// take gives a session that is blank but for slot and gen.
+func (t *table) take() *session {
+	if len(t.free) == 0 {
+		base := int32(len(t.chunks) * tableChunk)
+		t.chunks = append(t.chunks, new([tableChunk]session))
+		for i := int32(tableChunk - 1); i >= 0; i-- {
+			t.free = append(t.free, base+i)
+		}
+	}
+	slot := t.free[len(t.free)-1]
+	t.free = t.free[:len(t.free)-1]
+	t.used++
+	s := t.at(slot)
+	*s = session{slot: slot, gen: s.gen, tried: s.tried[:0]}
+	return s
+}
+
+// put takes back a session that nothing refers to but old events.
+func (t *table) put(s *session) {
+	*s = session{slot: s.slot, gen: s.gen + 1, tried: s.tried[:0]}
+	t.free = append(t.free, s.slot)
+	t.used--
+}
+
+func (t *table) at(slot int32) *session { return &t.chunks[slot/tableChunk][slot%tableChunk] }
+
+// find gives the session that ref names, or nil when it has ended.
+func (t *table) find(ref sessionRef) *session {
+	if int(ref.slot) >= len(t.chunks)*tableChunk {
+		return nil
+	}
+	if s := t.at(ref.slot); s.gen == ref.gen && s.phase != phaseFree {
+		return s
+	}
+	return nil
+}
+
+// each calls f for every session; f may end it.
+func (t *table) each(f func(*session)) {
+	for _, c := range t.chunks {
+		for i := range c {
+			if c[i].phase != phaseFree {
+				f(&c[i])
+			}
+		}
+	}
+}

@@ -1,0 +1,131 @@
+package proxy
+
+// The raw system calls of the loops, behind typed functions. All of them return at once (the sockets are non-blocking)
+// except epollWaitBlocking, so they skip the scheduler's bookkeeping; and none allocates.
+
+import (
+	"encoding/binary"
+	"net/netip"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/273ebdf9/lb/backends"
+)
+
+// recv reads what is there into buf. n is 0 with errno 0 at the end of the stream.
+func recv(fd int32, buf []byte) (n int, errno unix.Errno) {
+	for {
+		r, _, e := unix.RawSyscall6(unix.SYS_RECVFROM, uintptr(fd), uintptr(unsafe.Pointer(unsafe.SliceData(buf))), uintptr(len(buf)), unix.MSG_DONTWAIT, 0, 0)
+		if e != unix.EINTR {
+			return int(r), e
+		}
+	}
+}
+
+// send writes what the peer takes now. The caller never passes an empty buf.
+func send(fd int32, buf []byte) (n int, errno unix.Errno) {
+	for {
+		r, _, e := unix.RawSyscall6(unix.SYS_SENDTO, uintptr(fd), uintptr(unsafe.Pointer(unsafe.SliceData(buf))), uintptr(len(buf)), unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL, 0, 0)
+		if e != unix.EINTR {
+			return int(r), e
+		}
+	}
+}
+
+// splice moves up to n bytes from one fd to another, one of which is a pipe (splice(2)).
+func splice(from, to int32, n int, flags int) (int, unix.Errno) {
+	for {
+		r, _, e := unix.RawSyscall6(unix.SYS_SPLICE, uintptr(from), 0, uintptr(to), 0, uintptr(n), uintptr(flags|unix.SPLICE_F_MOVE|unix.SPLICE_F_NONBLOCK))
+		if e != unix.EINTR {
+			return int(r), e
+		}
+	}
+}
+
+// accept takes one connection off a listener's queue, non-blocking and close-on-exec, and the peer's address into sa.
+func accept(fd int32, sa *unix.RawSockaddrAny) (int32, unix.Errno) {
+	for {
+		size := uint32(unix.SizeofSockaddrAny)
+		r, _, e := unix.RawSyscall6(unix.SYS_ACCEPT4, uintptr(fd), uintptr(unsafe.Pointer(sa)), uintptr(unsafe.Pointer(&size)), unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0, 0)
+		if e != unix.EINTR {
+			return int32(r), e
+		}
+	}
+}
+
+// peerAddr reads the address that accept stored; the zero value for a Unix socket.
+func peerAddr(sa *unix.RawSockaddrAny) netip.AddrPort {
+	switch sa.Addr.Family {
+	case unix.AF_INET:
+		in := (*unix.RawSockaddrInet4)(unsafe.Pointer(sa))
+		return netip.AddrPortFrom(netip.AddrFrom4(in.Addr), networkPort(&in.Port))
+	case unix.AF_INET6:
+		in := (*unix.RawSockaddrInet6)(unsafe.Pointer(sa))
+		return netip.AddrPortFrom(netip.AddrFrom16(in.Addr).Unmap(), networkPort(&in.Port))
+	}
+	return netip.AddrPort{}
+}
+
+func networkPort(p *uint16) uint16 { return binary.BigEndian.Uint16((*[2]byte)(unsafe.Pointer(p))[:]) }
+
+// dialSocket makes a non-blocking, close-on-exec stream socket.
+func dialSocket(family int) (int32, unix.Errno) {
+	r, _, e := unix.RawSyscall(unix.SYS_SOCKET, uintptr(family), unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
+	return int32(r), e
+}
+
+// connect starts a connection: 0 when it is made, EINPROGRESS when the kernel will tell (connect(2)).
+func connect(fd int32, sa *backends.RawSockaddr) unix.Errno {
+	for {
+		_, _, e := unix.RawSyscall(unix.SYS_CONNECT, uintptr(fd), uintptr(unsafe.Pointer(&sa.Any)), uintptr(sa.Len))
+		if e != unix.EINTR {
+			return e
+		}
+	}
+}
+
+// socketError reads and clears SO_ERROR: how a connect in progress ended.
+func socketError(fd int32) unix.Errno {
+	v, err := unix.GetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_ERROR)
+	if err != nil {
+		return err.(unix.Errno)
+	}
+	return unix.Errno(v)
+}
+
+func closeFD(fd int32)       { unix.RawSyscall(unix.SYS_CLOSE, uintptr(fd), 0, 0) }
+func shutdownWrite(fd int32) { unix.RawSyscall(unix.SYS_SHUTDOWN, uintptr(fd), unix.SHUT_WR, 0) }
+
+// resetOnClose makes the coming close send RST instead of FIN on a TCP socket (SO_LINGER with 0 s, socket(7)).
+// A Unix socket has no such thing and ignores it.
+func resetOnClose(fd int32) {
+	unix.SetsockoptLinger(int(fd), unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1})
+}
+
+// epollCtl adds or modifies fd with the event's mask and data.
+func epollCtl(epfd int32, op int, fd int32, mask uint32, data token) unix.Errno {
+	ev := unix.EpollEvent{Events: mask, Fd: data.id, Pad: data.gen}
+	_, _, e := unix.RawSyscall6(unix.SYS_EPOLL_CTL, uintptr(epfd), uintptr(op), uintptr(fd), uintptr(unsafe.Pointer(&ev)), 0, 0)
+	return e
+}
+
+// epollWait looks for events for at most timeout ms without telling the scheduler. The processor stays with this
+// thread, so timeout must be short.
+func epollWait(epfd int32, events []unix.EpollEvent, timeout int) int {
+	r, _, e := unix.RawSyscall6(unix.SYS_EPOLL_PWAIT, uintptr(epfd), uintptr(unsafe.Pointer(unsafe.SliceData(events))), uintptr(len(events)), uintptr(timeout), 0, 0)
+	if e != 0 { // EINTR: the runtime wants something; the caller comes again
+		return 0
+	}
+	return int(r)
+}
+
+// epollWaitBlocking is epollWait through the scheduler, which may give the processor to others meanwhile. timeout is
+// in ms; -1 waits without end.
+func epollWaitBlocking(epfd int32, events []unix.EpollEvent, timeout int) int {
+	r, _, e := unix.Syscall6(unix.SYS_EPOLL_PWAIT, uintptr(epfd), uintptr(unsafe.Pointer(unsafe.SliceData(events))), uintptr(len(events)), uintptr(timeout), 0, 0)
+	if e != 0 {
+		return 0
+	}
+	return int(r)
+}
