@@ -1,0 +1,185 @@
+package bench
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"strings"
+	"time"
+)
+
+// Kind is what a peer is in the comparison.
+type Kind string
+
+const (
+	// KindLB is a build of lb, held against the rivals.
+	KindLB Kind = "lb"
+	// KindRival is a balancer that lb is held against.
+	KindRival Kind = "rival"
+	// KindReference is no balancer at all: it shows what the load and the backends reach by themselves.
+	KindReference Kind = "reference"
+)
+
+// Peer is one of those that are compared.
+type Peer struct {
+	// Name is unique within a comparison.
+	Name string
+	Kind Kind
+	// Command writes what the peer needs into the directory home and says how to start it, listening on addr and
+	// balancing over the backends. It is nil for a reference, which is not started.
+	Command func(home, addr string, backends []Backend) (Command, error)
+}
+
+// HAProxy returns haproxy in TCP mode with two threads and least connections; splice adds `option splice-auto`. It checks
+// no health, and logs nothing, as the cheapest it can be.
+func HAProxy(p Programs, name string, splice bool) Peer {
+	return Peer{Name: name, Kind: KindRival, Command: func(home, addr string, backends []Backend) (Command, error) {
+		file := filepath.Join(home, "haproxy.cfg")
+		if err := writeConfig(file, haproxyConfig(addr, backends, splice)); err != nil {
+			return Command{}, err
+		}
+		return Command{
+			Name: name, Path: p.HAProxy,
+			Args: []string{"-db", "-f", file}, // -db: stay in the foreground, one process
+			Log:  filepath.Join(home, "output.log"),
+		}, nil
+	}}
+}
+
+func haproxyConfig(addr string, backends []Backend, splice bool) string {
+	var b strings.Builder
+	b.WriteString(`global
+	nbthread 2
+	maxconn 4000
+defaults
+	mode tcp
+	timeout connect 5s
+	timeout client 1h
+	timeout server 1h
+`)
+	if splice {
+		b.WriteString("\toption splice-auto\n")
+	}
+	fmt.Fprintf(&b, "listen web\n\tbind %s\n\tbalance leastconn\n", addr)
+	for _, backend := range backends {
+		fmt.Fprintf(&b, "\tserver %s unix@%s\n", backend.Name, backend.Socket)
+	}
+	return b.String()
+}
+
+// NginxStream returns nginx's stream proxy with two workers, each with a listening socket of its own (reuseport), and least
+// connections over shared counts (zone). It logs nothing.
+func NginxStream(p Programs, name string) Peer {
+	return Peer{Name: name, Kind: KindRival, Command: func(home, addr string, backends []Backend) (Command, error) {
+		return nginxCommand(p, name, home, nginxStreamConfig(home, addr, backends, p.NginxStream))
+	}}
+}
+
+func nginxStreamConfig(home, addr string, backends []Backend, module string) string {
+	load := ""
+	if module != "" {
+		load = "load_module " + module + ";\n"
+	}
+	var b strings.Builder
+	b.WriteString(nginxMain(home, 2, load))
+	b.WriteString("stream {\n\tupstream app {\n\t\tzone app 64k;\n\t\tleast_conn;\n")
+	for _, backend := range backends {
+		fmt.Fprintf(&b, "\t\tserver unix:%s;\n", backend.Socket)
+	}
+	fmt.Fprintf(&b, "\t}\n\tserver {\n\t\tlisten %s reuseport;\n\t\tproxy_pass app;\n\t\tproxy_timeout 1h;\n\t}\n}\n", addr)
+	return b.String()
+}
+
+// LB returns a build of lb: the binary at path, with a number of event loops. It checks the backends' health, as it would
+// in use, and writes no access log.
+func LB(name, path string, loops int) Peer {
+	return Peer{Name: name, Kind: KindLB, Command: func(home, addr string, backends []Backend) (Command, error) {
+		file := filepath.Join(home, "lb.toml")
+		if err := writeConfig(file, lbConfig(home, addr, backends, loops)); err != nil {
+			return Command{}, err
+		}
+		return Command{
+			Name: name, Path: path,
+			Args: []string{"run", "-f", file},
+			Log:  filepath.Join(home, "output.log"),
+		}, nil
+	}}
+}
+
+func lbConfig(home, addr string, backends []Backend, loops int) string {
+	var b strings.Builder
+	fmt.Fprintf(&b, `[proxy]
+loops = %d
+[admin]
+socket = %q
+http = ""
+[log]
+access = "off"
+[listeners.web]
+bind = [%q]
+pool = "app"
+[pools.app]
+[pools.app.health]
+type = "connect"
+interval = "2s"
+`, loops, filepath.Join(home, "admin.sock"), addr)
+	for _, backend := range backends {
+		fmt.Fprintf(&b, "[[pools.app.backends]]\nname = %q\naddress = %q\n", backend.Name, "unix:"+backend.Socket)
+	}
+	return b.String()
+}
+
+// Direct returns the reference: clients connect to the backends themselves, which share one TCP port by SO_REUSEPORT.
+func Direct(name string) Peer { return Peer{Name: name, Kind: KindReference} }
+
+// startedPeer is a peer that is ready for clients.
+type startedPeer struct {
+	Peer
+	addr    string
+	process *Process // nil for a reference
+}
+
+// startPeer starts a peer in the directory home and waits until it passes a request through.
+func startPeer(ctx context.Context, peer Peer, home string, backends *Backends) (*startedPeer, error) {
+	s := &startedPeer{Peer: peer, addr: backends.Direct}
+	if peer.Command == nil {
+		return s, nil
+	}
+	var err error
+	if s.addr, err = FreeAddr(); err != nil {
+		return nil, err
+	}
+	command, err := peer.Command(home, s.addr, backends.List)
+	if err != nil {
+		return nil, err
+	}
+	if s.process, err = Start(command); err != nil {
+		return nil, err
+	}
+	err = s.process.WaitReady(ctx, readyLimit, func(ctx context.Context) error {
+		// A balancer that does not know its backends yet may accept and say nothing.
+		ctx, cancel := context.WithTimeout(ctx, time.Second)
+		defer cancel()
+		return Probe(ctx, s.addr, "/small")
+	})
+	if err != nil {
+		return nil, errors.Join(err, s.stop())
+	}
+	return s, nil
+}
+
+// pids returns the processes of the peer, none for a reference.
+func (s *startedPeer) pids() ([]int, error) {
+	if s.process == nil {
+		return nil, nil
+	}
+	return Tree(s.process.PID())
+}
+
+func (s *startedPeer) stop() error {
+	if s.process == nil {
+		return nil
+	}
+	return s.process.Stop(stopGrace)
+}

@@ -1,0 +1,127 @@
+package bench
+
+import (
+	"errors"
+	"io"
+	"net"
+	"os"
+	"strconv"
+	"strings"
+	"testing"
+)
+
+func TestFindPrograms_NamesEveryPackage(t *testing.T) {
+	t.Setenv("PATH", t.TempDir())
+	_, err := FindPrograms(t.Context(), true, true)
+	if err == nil {
+		t.Skip("the servers are found beside PATH, and wrk too")
+	}
+	if !errors.Is(err, ErrMissing) || !strings.Contains(err.Error(), "apt-get install wrk") {
+		t.Errorf("got %v; want one that names the apt-get command", err)
+	}
+	all := &missingError{[]string{"a", "b"}, []string{"pa", "pb"}}
+	if got := all.Error(); !strings.Contains(got, "cannot find a, b; install with: apt-get install pa pb") {
+		t.Errorf("got %q", got)
+	}
+}
+
+func TestInstall_PassesOtherErrorsOn(t *testing.T) {
+	broken := errors.New("broken")
+	if err := Install(t.Context(), broken, io.Discard); err != broken {
+		t.Errorf("got %v; want %v", err, broken)
+	}
+}
+
+func TestParseNginxStream(t *testing.T) {
+	f := func(options, module string, ok bool) {
+		t.Helper()
+		got, gotOK := parseNginxStream("nginx version: nginx/1.22.1\nconfigure arguments: " + options + "\n")
+		if got != module || gotOK != ok {
+			t.Errorf("%s: got %q, %v; want %q, %v", options, got, gotOK, module, ok)
+		}
+	}
+	f("--prefix=/p --modules-path=/m --with-stream=dynamic", "/m/ngx_stream_module.so", true)
+	f("--prefix=/p --with-stream=dynamic", "/p/modules/ngx_stream_module.so", true)
+	f("--with-stream --with-stream_ssl_module", "", true)
+	f("--with-stream_ssl_module", "", false)
+}
+
+func TestParseVersion(t *testing.T) {
+	f := func(out, want string) {
+		t.Helper()
+		if got := parseVersion("x", out); got != want {
+			t.Errorf("%q: got %q; want %q", out, got, want)
+		}
+	}
+	f("HAProxy version 2.6.12-1+deb12u4 2026/10/17 - https://haproxy.org/\nKnown bugs", "x 2.6.12-1+deb12u4")
+	f("nginx version: nginx/1.22.1\n", "x 1.22.1")
+	f("wrk debian/4.1.0-3+b2 [epoll] Copyright", "x 4.1.0-3+b2")
+	f("", "x (unknown version)")
+}
+
+func TestConfigs(t *testing.T) {
+	backends := []Backend{{"w1", "/d/w1.sock"}, {"w2", "/d/w2.sock"}}
+	f := func(config string, wants ...string) {
+		t.Helper()
+		for _, want := range wants {
+			if !strings.Contains(config, want) {
+				t.Errorf("no %q in:\n%s", want, config)
+			}
+		}
+	}
+	plain, spliced := haproxyConfig("127.0.0.1:1", backends, false), haproxyConfig("127.0.0.1:1", backends, true)
+	f(plain, "nbthread 2\n", "mode tcp\n", "balance leastconn\n", "bind 127.0.0.1:1\n", "server w2 unix@/d/w2.sock\n")
+	if strings.Contains(plain, "splice") || spliced == plain {
+		t.Error("only one of the two haproxys may splice")
+	}
+	f(spliced, "option splice-auto\n")
+	f(nginxStreamConfig("/h", "127.0.0.1:1", backends, "/m.so"),
+		"load_module /m.so;", "worker_processes 2;", "least_conn;", "zone app 64k;", "listen 127.0.0.1:1 reuseport;", "server unix:/d/w2.sock;")
+	if strings.Contains(nginxStreamConfig("/h", "127.0.0.1:1", backends, ""), "load_module") {
+		t.Error("a built-in stream needs no module")
+	}
+	f(lbConfig("/h", "127.0.0.1:1", backends, 3),
+		"[proxy]\nloops = 3\n", "socket = \"/h/admin.sock\"\n", "bind = [\"127.0.0.1:1\"]\n",
+		"[[pools.app.backends]]\nname = \"w2\"\naddress = \"unix:/d/w2.sock\"\n")
+	f(backendConfig("/h", "/www", "/d/w1.sock", "127.0.0.1:1"),
+		"worker_processes 1;", "sendfile on;", "listen unix:/d/w1.sock", "return 200 \"ok\\n\"")
+}
+
+func TestAllCases_AreServed(t *testing.T) {
+	for _, kase := range AllCases() {
+		if BodySize(kase.Path) < 0 {
+			t.Errorf("case %s: nobody serves %s", kase.Name, kase.Path)
+		}
+	}
+	if got := BodySize("/other"); got != -1 {
+		t.Errorf("got size %d of an unknown path; want -1", got)
+	}
+}
+
+func TestFreeAddr_IsFreeAndNotEphemeral(t *testing.T) {
+	low, err := os.ReadFile("/proc/sys/net/ipv4/ip_local_port_range")
+	if err != nil {
+		t.Fatal(err)
+	}
+	first, err := strconv.Atoi(strings.Fields(string(low))[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	if first <= 10000 {
+		t.Skip("nearly all ports are ephemeral here")
+	}
+	for range 20 {
+		addr, err := FreeAddr()
+		if err != nil {
+			t.Fatal(err)
+		}
+		ln, err := net.Listen("tcp", addr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ln.Close()
+		if port := ln.Addr().(*net.TCPAddr).Port; port < 1024 || port >= first {
+			t.Errorf("got port %d; want one below the ephemeral ones from %d", port, first)
+		}
+	}
+}
