@@ -4,27 +4,41 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"path/filepath"
 	"strconv"
+	"strings"
 )
 
 // Config is how lb is controlled and observed, [admin]. Take DefaultConfig and change it.
 type Config struct {
-	// Socket is the path of the control socket; the CLI speaks to it. Default "/run/lb/admin.sock"; "" is off.
+	// Socket is the absolute path of the control socket; the CLI speaks to it. Its directory is made if only that is
+	// missing. Default "/run/lb/admin.sock"; "" is off.
 	Socket string `toml:"socket"`
-	// SocketMode is the permission of the control socket, in octal. Default "0660".
+	// SocketMode is the permission of the control socket, in octal. Who may write to it may look and change weights
+	// and states; only root and the user that runs lb may do more. Default "0660".
 	SocketMode string `toml:"socket_mode"`
-	// HTTP is the address that serves /metrics and the read-only API. Default "127.0.0.1:9901"; "" is off.
+	// HTTP is the address that serves /metrics and the read-only API. A request's Host must be a loopback name or
+	// address, the host named here, or the address it came to. Default "127.0.0.1:9901"; "" is off.
 	HTTP string `toml:"http"`
 }
 
+// DefaultSocket is where the control socket is when nobody says otherwise.
+const DefaultSocket = "/run/lb/admin.sock"
+
 // DefaultConfig has every default set.
 func DefaultConfig() Config {
-	return Config{Socket: "/run/lb/admin.sock", SocketMode: "0660", HTTP: "127.0.0.1:9901"}
+	return Config{Socket: DefaultSocket, SocketMode: "0660", HTTP: "127.0.0.1:9901"}
 }
 
 // Validate finds every fault. Each error's text starts with the key.
 func (c *Config) Validate() error {
 	var errs []error
+	if c.Socket != "" && !filepath.IsAbs(c.Socket) {
+		errs = append(errs, fmt.Errorf("socket: %q is no absolute path; write one such as %q, or \"\" for off", c.Socket, DefaultSocket))
+	}
+	if strings.ContainsRune(c.Socket, 0) {
+		errs = append(errs, fmt.Errorf("socket: NUL byte in the path %q", c.Socket))
+	}
 	if len(c.Socket) > 107 {
 		errs = append(errs, fmt.Errorf("socket: the path has %d bytes; a Unix socket's has at most 107", len(c.Socket)))
 	}
@@ -32,7 +46,11 @@ func (c *Config) Validate() error {
 		errs = append(errs, fmt.Errorf("socket_mode: %q is not an octal permission such as \"0660\"", c.SocketMode))
 	}
 	if c.HTTP != "" {
-		if _, _, err := net.SplitHostPort(c.HTTP); err != nil {
+		_, port, err := net.SplitHostPort(c.HTTP)
+		if err == nil {
+			_, err = strconv.ParseUint(port, 10, 16)
+		}
+		if err != nil {
 			errs = append(errs, fmt.Errorf("http: %q is not host:port; write \"127.0.0.1:9901\", or \"\" for off", c.HTTP))
 		}
 	}

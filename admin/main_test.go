@@ -1,0 +1,107 @@
+package admin
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"runtime"
+	"testing"
+	"time"
+
+	"github.com/273ebdf9/lb/backends"
+)
+
+// TestMain checks that the tests left no goroutine and no descriptor behind.
+func TestMain(m *testing.M) {
+	if os.Getenv(holderVariable) != "" {
+		holdSocket()
+	}
+	// What the runtime keeps open for good (its poller, random numbers) is opened before the count.
+	if l, err := net.Listen("tcp", "127.0.0.1:0"); err == nil {
+		l.Close()
+	}
+	goroutines, fds := runtime.NumGoroutine(), openFDs()
+	code := m.Run()
+	for deadline := time.Now().Add(5 * time.Second); code == 0; runtime.Gosched() {
+		g, f := runtime.NumGoroutine(), openFDs()
+		if g <= goroutines && f <= fds {
+			break
+		}
+		if time.Now().After(deadline) {
+			stacks := make([]byte, 1<<20)
+			fmt.Fprintf(os.Stderr, "left behind: %d goroutines, %d descriptors\n%s", g-goroutines, f-fds, stacks[:runtime.Stack(stacks, true)])
+			code = 1
+		}
+	}
+	os.Exit(code)
+}
+
+// anyPolicy chooses the first eligible backend.
+type anyPolicy struct{ members []*backends.Backend }
+
+func (p *anyPolicy) Reset(members []*backends.Backend) { p.members = members }
+func (p *anyPolicy) Update(*backends.Backend)          {}
+func (p *anyPolicy) Pick(*backends.Request) *backends.Backend {
+	for _, b := range p.members {
+		if b.Eligible() {
+			return b
+		}
+	}
+	return nil
+}
+
+// newPool makes a pool with backends of the given names, which are up.
+func newPool(t testing.TB, name string, members ...string) *backends.Pool {
+	t.Helper()
+	p := backends.NewPool(name, backends.DefaultConfig(), new(anyPolicy))
+	for _, m := range members {
+		cfg := backends.DefaultBackendConfig()
+		cfg.Name, cfg.Address = m, "unix:/run/"+m+".sock"
+		if _, err := p.Add(cfg, backends.HealthUp); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return p
+}
+
+// socketPath gives a path for a control socket in a folder of its own.
+func socketPath(t testing.TB) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "lb-admin-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	return filepath.Join(dir, "admin.sock")
+}
+
+// newServer makes a server on a control socket of its own and, with http, on a free loopback port.
+func newServer(t testing.TB, src Sources, http bool) (s *Server, socket, address string) {
+	t.Helper()
+	cfg := Config{Socket: socketPath(t), SocketMode: "0660"}
+	if http {
+		cfg.HTTP = "127.0.0.1:0"
+	}
+	s, err := NewServer(cfg, src)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s, cfg.Socket, s.Addrs()[len(s.Addrs())-1].String()
+}
+
+// serve serves s until the end of the test.
+func serve(t testing.TB, s *Server) {
+	t.Helper()
+	served := make(chan error, 1)
+	go func() { served <- s.Serve() }()
+	t.Cleanup(func() {
+		if err := s.Close(context.Background()); err != nil {
+			t.Errorf("Close: got %v; want nil", err)
+		}
+		if err := <-served; err != nil {
+			t.Errorf("Serve: got %v; want nil after Close", err)
+		}
+	})
+}

@@ -1,0 +1,266 @@
+package admin
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"os"
+	"regexp"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/273ebdf9/lb/backends"
+)
+
+// sample is one line of the text format.
+type sample struct {
+	name, labels string
+	value        float64
+}
+
+// parsed is a page of metrics that keeps the rules of the text format.
+type parsed struct {
+	types   map[string]string // by family
+	samples []sample
+}
+
+var (
+	sampleForm = regexp.MustCompile(`^([a-z_:][a-z0-9_:]*)(\{(?:[a-z_]+="(?:[^"\\\n]|\\[\\n"])*",?)+\})? (\S+)$`)
+	leForm     = regexp.MustCompile(`,?le="([^"]*)"`)
+)
+
+// parse reads metrics and fails the test for each broken rule: HELP and TYPE once and before the samples, the samples
+// of a family together and none twice, counters with their ending and nothing else with it.
+func parse(t *testing.T, text string) parsed {
+	t.Helper()
+	p := parsed{types: map[string]string{}}
+	helped, seen, family := map[string]bool{}, map[string]bool{}, ""
+	for n, line := range strings.Split(strings.TrimSuffix(text, "\n"), "\n") {
+		fault := func(format string, args ...any) {
+			t.Errorf("line %d %q: %s", n+1, line, fmt.Sprintf(format, args...))
+		}
+		if rest, ok := strings.CutPrefix(line, "# HELP "); ok {
+			name, help, _ := strings.Cut(rest, " ")
+			if helped[name] || help == "" {
+				fault("want one HELP with a text for each family")
+			}
+			helped[name], family = true, name
+			continue
+		}
+		if rest, ok := strings.CutPrefix(line, "# TYPE "); ok {
+			name, typ, _ := strings.Cut(rest, " ")
+			if p.types[name] != "" || name != family {
+				fault("want one TYPE for each family, behind its HELP")
+			}
+			if strings.HasSuffix(name, "_total") != (typ == "counter") {
+				fault("want _total at the end of counters and of nothing else")
+			}
+			p.types[name] = typ
+			continue
+		}
+		m := sampleForm.FindStringSubmatch(line)
+		if m == nil {
+			fault("want a sample")
+			continue
+		}
+		of := m[1]
+		if typ := p.types[family]; typ == "histogram" || typ == "summary" {
+			for _, suffix := range []string{"_bucket", "_sum", "_count"} {
+				of = strings.TrimSuffix(of, suffix)
+			}
+		}
+		if of != family || p.types[family] == "" {
+			fault("want a sample of the family %q", family)
+		}
+		if seen[m[1]+m[2]] {
+			fault("want each sample once")
+		}
+		seen[m[1]+m[2]] = true
+		value, err := strconv.ParseFloat(m[3], 64)
+		if err != nil {
+			fault("want a number: %v", err)
+		}
+		p.samples = append(p.samples, sample{m[1], m[2], value})
+	}
+	p.checkHistograms(t)
+	return p
+}
+
+// checkHistograms wants every histogram's bounds and buckets to grow, the last bound to be +Inf and its bucket the count.
+func (p *parsed) checkHistograms(t *testing.T) {
+	t.Helper()
+	type state struct{ le, n float64 }
+	last := map[string]state{}
+	for _, s := range p.samples {
+		family, isBucket := strings.CutSuffix(s.name, "_bucket")
+		if !isBucket || p.types[family] != "histogram" {
+			continue
+		}
+		le, err := strconv.ParseFloat(leForm.FindStringSubmatch(s.labels)[1], 64)
+		if err != nil {
+			t.Errorf("%s%s: %v", s.name, s.labels, err)
+		}
+		key := family + strings.TrimSuffix(leForm.ReplaceAllString(s.labels, ""), "{}")
+		if before, ok := last[key]; ok && (le <= before.le || s.value < before.n) {
+			t.Errorf("%s%s: got %v at %v behind %v at %v; want both to grow", s.name, s.labels, s.value, le, before.n, before.le)
+		}
+		last[key] = state{le, s.value}
+	}
+	for key, end := range last {
+		family, labels, _ := strings.Cut(key, "{")
+		if labels != "" {
+			labels = "{" + labels
+		}
+		if got := p.value(t, family+"_count"+labels); got != end.n || !isInf(end.le) {
+			t.Errorf("%s: got count %v, last bucket %v at %v; want the same at +Inf", key, got, end.n, end.le)
+		}
+		p.value(t, family+"_sum"+labels)
+	}
+}
+
+func isInf(f float64) bool { return f > 1e300 }
+
+// value gives the value of a sample by name and labels, as they stand in the text.
+func (p *parsed) value(t *testing.T, series string) float64 {
+	t.Helper()
+	for _, s := range p.samples {
+		if s.name+s.labels == series {
+			return s.value
+		}
+	}
+	t.Errorf("metrics: got no %s; want it", series)
+	return 0
+}
+
+func scrape(t *testing.T, src Sources) (parsed, string) {
+	t.Helper()
+	var text bytes.Buffer
+	if err := src.writeMetrics(&text); err != nil {
+		t.Fatal(err)
+	}
+	// For a look with promtool: LB_METRICS=/tmp/m go test -run Metrics ./admin && promtool check metrics </tmp/m
+	if path := os.Getenv("LB_METRICS"); path != "" {
+		os.WriteFile(path, text.Bytes(), 0o644)
+	}
+	return parse(t, text.String()), text.String()
+}
+
+func TestMetrics_KeepTheRulesOfTheFormat(t *testing.T) {
+	p, _ := scrape(t, testSources(t))
+	for series, want := range map[string]float64{
+		`lb_sessions`:                                                                1,
+		`lb_max_sessions`:                                                            1000,
+		`lb_session_limit_reached_total`:                                             6,
+		`lb_pipes`:                                                                   3,
+		`lb_spliced_bytes_total`:                                                     4,
+		`lb_access_log_dropped_total`:                                                5,
+		`lb_accept_errors_total{reason="emfile"}`:                                    2,
+		`lb_accept_errors_total{reason="other"}`:                                     0,
+		`lb_listener_active{listener="web"}`:                                         1,
+		`lb_listener_connections_total{listener="web"}`:                              7,
+		`lb_listener_bytes_in_total{listener="web"}`:                                 11,
+		`lb_listener_bytes_out_total{listener="web"}`:                                22,
+		`lb_pool_active{pool="app"}`:                                                 1,
+		`lb_pool_selectable{pool="app"}`:                                             1,
+		`lb_pool_backends{pool="app"}`:                                               2,
+		`lb_pool_imbalance{pool="app"}`:                                              1,
+		`lb_backend_active{pool="app",backend="w1"}`:                                 1,
+		`lb_backend_weight{pool="app",backend="w1"}`:                                 100,
+		`lb_backend_selectable{pool="app",backend="w1"}`:                             1,
+		`lb_backend_selectable{pool="app",backend="w2"}`:                             0,
+		`lb_backend_connections_total{pool="app",backend="w1"}`:                      1,
+		`lb_backend_bytes_in_total{pool="app",backend="w1"}`:                         11,
+		`lb_backend_bytes_out_total{pool="app",backend="w1"}`:                        22,
+		`lb_backend_connect_errors_total{pool="app",backend="w2",reason="refused"}`:  1,
+		`lb_backend_connect_errors_total{pool="app",backend="w2",reason="timeout"}`:  0,
+		`lb_backend_health{pool="app",backend="w2",state="down"}`:                    1,
+		`lb_backend_health{pool="app",backend="w2",state="up"}`:                      0,
+		`lb_backend_health{pool="app",backend="w2",state="starting"}`:                0,
+		`lb_backend_admin{pool="app",backend="w2",state="drain"}`:                    1,
+		`lb_backend_admin{pool="app",backend="w2",state="ready"}`:                    0,
+		`lb_backend_probe_ok{pool="app",backend="w2"}`:                               0,
+		`lb_backend_probe_duration_seconds{pool="app",backend="w2"}`:                 0.5,
+		`lb_backend_connect_seconds_count{pool="app",backend="w1"}`:                  1,
+		`lb_backend_session_seconds_sum{pool="app",backend="w1"}`:                    2,
+		`lb_backend_session_seconds_bucket{pool="app",backend="w1",le="+Inf"}`:       1,
+		`lb_backend_session_seconds_bucket{pool="app",backend="w1",le="6.5536e-05"}`: 0,
+	} {
+		if got := p.value(t, series); got != want {
+			t.Errorf("%s: got %v; want %v", series, got, want)
+		}
+	}
+	if fds := p.value(t, "lb_open_fds"); fds < 3 {
+		t.Errorf("lb_open_fds: got %v; want at least stdin, stdout and stderr", fds)
+	}
+	for _, f := range runtimeFamilies {
+		if p.types[f.name] == "" {
+			t.Errorf("%s: got nothing; package metrics does not offer it any more", f.name)
+		}
+	}
+}
+
+func TestMetrics_CarryAnyNameInALabel(t *testing.T) {
+	pool := newPool(t, "app")
+	cfg := backends.DefaultBackendConfig()
+	cfg.Address = "unix:/run/a \"b\" \\ c\nd{}.sock"
+	if _, err := pool.Add(cfg, backends.HealthUp); err != nil {
+		t.Fatal(err)
+	}
+	p, _ := scrape(t, Sources{Pools: func() []*backends.Pool { return []*backends.Pool{pool} }})
+	p.value(t, `lb_backend_weight{pool="app",backend="unix:/run/a \"b\" \\ c\nd{}.sock"}`)
+}
+
+func TestMetrics_OfAnEmptyServerKeepTheRules(t *testing.T) {
+	scrape(t, Sources{})
+}
+
+func TestMetrics_ImbalanceIsOneWhenTheLoadFollowsTheWeights(t *testing.T) {
+	up := func(active int64, weight int) BackendStatus {
+		return BackendStatus{Active: active, Weight: weight, Selectable: true}
+	}
+	for _, tc := range []struct {
+		members []BackendStatus
+		want    float64
+	}{
+		{nil, 1},
+		{[]BackendStatus{up(0, 100), up(0, 100)}, 1},
+		{[]BackendStatus{up(5, 100), up(5, 100)}, 1},
+		{[]BackendStatus{up(1, 10), up(9, 90)}, 1},
+		{[]BackendStatus{up(10, 100), up(0, 100)}, 2},
+		{[]BackendStatus{up(5, 100), {Active: 50, Weight: 100}}, 1}, // a draining one does not count
+	} {
+		if got := imbalance(tc.members); got < tc.want-1e-9 || got > tc.want+1e-9 {
+			t.Errorf("imbalance of %+v: got %v; want %v", tc.members, got, tc.want)
+		}
+	}
+}
+
+func TestOpenFDs_CountsThem(t *testing.T) {
+	before := openFDs()
+	f, err := os.Open(os.DevNull)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := openFDs(); got != before+1 {
+		t.Errorf("descriptors after one more open: got %d; want %d", got, before+1)
+	}
+	f.Close()
+}
+
+func BenchmarkMetrics(b *testing.B) {
+	var members []string
+	for i := range 256 {
+		members = append(members, fmt.Sprintf("w%d", i))
+	}
+	pool := newPool(b, "app", members...)
+	for _, m := range pool.Backends() {
+		m.ConnectTime.Observe(time.Millisecond)
+	}
+	src := Sources{Pools: func() []*backends.Pool { return []*backends.Pool{pool} }}
+	b.ReportAllocs()
+	for b.Loop() {
+		src.writeMetrics(io.Discard)
+	}
+}

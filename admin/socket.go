@@ -1,0 +1,195 @@
+package admin
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"os"
+	"path/filepath"
+	"strconv"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+var (
+	// ErrSocketInUse: another process listens on the control socket.
+	ErrSocketInUse = errors.New("admin: another lb listens on it; stop it, or give this one another admin.socket")
+	// ErrNotSocket: there is something else at the control socket's path.
+	ErrNotSocket = errors.New("admin: there is a file that is no socket; remove it, or choose another admin.socket")
+	// ErrSocketLocked: somebody holds the lock on the directory of the control socket.
+	ErrSocketLocked = errors.New("admin: another process holds a lock on its directory")
+)
+
+// socketBacklog is how many callers may wait to be accepted.
+const socketBacklog = 64
+
+// lockPatience is how long another lb may take to make or remove a socket in the same directory.
+const lockPatience = 2 * time.Second
+
+// controlSocket is a listening Unix socket and the file that names it.
+type controlSocket struct {
+	*net.UnixListener
+	path string
+	dev  uint64
+	ino  uint64
+}
+
+// listenControl makes the control socket. A socket file that nobody listens on is what a dead lb left: it is replaced.
+//
+// Nobody can connect before the mode is right, for a bound socket refuses until listen(2). Of two that start at the
+// same time one finds the other's socket alive, for each holds a lock on the directory from the look to the listen(2).
+func listenControl(path string, mode fs.FileMode) (*controlSocket, error) {
+	fail := func(err error) (*controlSocket, error) {
+		if os.IsPermission(err) {
+			err = fmt.Errorf("%w; run as a user who may, or set admin.socket to a path of your own", err)
+		}
+		return nil, fmt.Errorf("cannot listen on control socket %q: %w", path, err)
+	}
+	dir := filepath.Dir(path)
+	if err := os.Mkdir(dir, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
+		return fail(err)
+	}
+	unlock, err := lockDir(dir, lockPatience)
+	if err != nil {
+		return fail(err)
+	}
+	defer unlock()
+	if err := removeStale(path); err != nil {
+		return fail(err)
+	}
+	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+	if err != nil {
+		return fail(os.NewSyscallError("socket", err))
+	}
+	file := os.NewFile(uintptr(fd), path)
+	defer file.Close() // the listener below has a duplicate
+	if err := unix.Bind(fd, &unix.SockaddrUnix{Name: path}); err != nil {
+		return fail(os.NewSyscallError("bind", err))
+	}
+	s := &controlSocket{path: path}
+	if err := s.publish(fd, file, mode); err != nil {
+		os.Remove(path)
+		return fail(err)
+	}
+	return s, nil
+}
+
+// publish gives the bound socket its mode and opens it to callers.
+func (s *controlSocket) publish(fd int, file *os.File, mode fs.FileMode) error {
+	if err := s.setMode(mode); err != nil {
+		return err
+	}
+	if err := unix.Listen(fd, socketBacklog); err != nil {
+		return os.NewSyscallError("listen", err)
+	}
+	l, err := net.FileListener(file)
+	if err != nil {
+		return err
+	}
+	s.UnixListener = l.(*net.UnixListener)
+	return nil
+}
+
+// setMode gives the file its mode whatever the umask was, and notes which file it is. It goes through a descriptor of
+// the file itself: by path, a symbolic link put in its place would turn the mode onto another file.
+func (s *controlSocket) setMode(mode fs.FileMode) error {
+	fd, err := unix.Open(s.path, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return os.NewSyscallError("open", err)
+	}
+	defer unix.Close(fd)
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		return os.NewSyscallError("fstat", err)
+	}
+	if st.Mode&unix.S_IFMT != unix.S_IFSOCK {
+		return ErrNotSocket
+	}
+	s.dev, s.ino = st.Dev, st.Ino
+	// fchmod(2) refuses an O_PATH descriptor; its name in /proc is the way round (open(2), O_PATH).
+	return os.Chmod("/proc/self/fd/"+strconv.Itoa(fd), mode)
+}
+
+// Close stops listening and removes the file, unless it has become another's.
+func (s *controlSocket) Close() error {
+	unlock, err := lockDir(filepath.Dir(s.path), lockPatience)
+	if err != nil {
+		return errors.Join(err, s.UnixListener.Close())
+	}
+	defer unlock()
+	var st unix.Stat_t
+	if unix.Lstat(s.path, &st) == nil && st.Dev == s.dev && st.Ino == s.ino {
+		os.Remove(s.path)
+	}
+	return s.UnixListener.Close()
+}
+
+// removeStale removes a socket that nobody listens on.
+func removeStale(path string) error {
+	info, err := os.Lstat(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if info.Mode().Type() != fs.ModeSocket {
+		return ErrNotSocket
+	}
+	alive, err := listening(path)
+	if err != nil {
+		return err
+	}
+	if alive {
+		return ErrSocketInUse
+	}
+	return os.Remove(path)
+}
+
+// listening says whether a process listens on the socket. A refusal is the only sign that none does: a full backlog
+// (EAGAIN) and a socket of another type (EPROTOTYPE) have an owner.
+func listening(path string) (bool, error) {
+	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+	if err != nil {
+		return false, os.NewSyscallError("socket", err)
+	}
+	defer unix.Close(fd)
+	switch err := unix.Connect(fd, &unix.SockaddrUnix{Name: path}); err {
+	case unix.ECONNREFUSED:
+		return false, nil
+	case nil, unix.EAGAIN, unix.EPROTOTYPE:
+		return true, nil
+	default:
+		return false, os.NewSyscallError("connect", err)
+	}
+}
+
+// lockDir takes the advisory lock of a directory and waits for it for as long as patience. It is held for moments; the
+// kernel drops it if the process dies.
+func lockDir(dir string, patience time.Duration) (unlock func(), err error) {
+	fd, err := unix.Open(dir, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, &fs.PathError{Op: "open", Path: dir, Err: err}
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	for {
+		err := unix.Flock(fd, unix.LOCK_EX|unix.LOCK_NB)
+		switch {
+		case err == nil:
+			return func() { unix.Close(fd) }, nil // the lock goes with its last descriptor
+		case err != unix.EWOULDBLOCK && err != unix.EINTR:
+			unix.Close(fd)
+			return nil, &fs.PathError{Op: "flock", Path: dir, Err: err}
+		}
+		select {
+		case <-ctx.Done():
+			unix.Close(fd)
+			return nil, ErrSocketLocked
+		case <-time.After(5 * time.Millisecond):
+		}
+	}
+}
