@@ -43,6 +43,7 @@ type loop struct {
 	table   table
 	wheel   *wheel
 	pipes   pipePool
+	limits  relayLimits
 	ready   []readyRef   // directions that used up their turn
 	dirty   []sessionRef // sessions with bytes the shared counters do not have
 	countAt time.Duration
@@ -93,6 +94,8 @@ func newLoop(p *Proxy, id int) (*loop, error) {
 		events:  make([]unix.EpollEvent, 256),
 		scratch: make([]byte, scratchSize),
 		wheel:   newWheel(),
+		pipes:   pipePool{size: pipeSize},
+		limits:  relayLimits{turnBytes, spliceAfter, spliceWorth},
 	}
 	if e := epollCtl(l.epfd, unix.EPOLL_CTL_ADD, l.wakefd, unix.EPOLLIN|unix.EPOLLET, token{id: inboxID}); e != 0 {
 		unix.Close(epfd)

@@ -18,6 +18,13 @@ const (
 	spliceWorth = 32 << 10
 )
 
+// relayLimits are a loop's own copy of the limits above, so that a test reaches every path with few bytes.
+type relayLimits struct {
+	turnBytes   int
+	spliceAfter uint8
+	spliceWorth int
+}
+
 // pump carries what can be carried now in the direction that reads from end src. It may end the session: it says
 // whether the session lives on.
 //
@@ -34,7 +41,7 @@ func (l *loop) pump(s *session, src int) bool {
 		return true
 	}
 	for turn := 0; from.flags&endReadable != 0; {
-		if turn >= turnBytes {
+		if turn >= l.limits.turnBytes {
 			l.later(s, src)
 			return true
 		}
@@ -63,7 +70,7 @@ func (l *loop) pump(s *session, src int) bool {
 		short := n < len(l.scratch)
 		if short {
 			d.full = 0
-		} else if d.full++; d.full >= spliceAfter {
+		} else if d.full++; d.full >= l.limits.spliceAfter {
 			d.flags |= dirSplicing
 		}
 		w, errno := send(to.fd, l.scratch[:n])
@@ -179,7 +186,7 @@ func (l *loop) pumpSplice(s *session, src int) (n int, alive, goOn bool) {
 	s.lastFrom = uint8(src)
 	d.piped = int32(n)
 	l.p.Stats.SplicedBytes.Add(uint64(n))
-	if n < spliceWorth {
+	if n < l.limits.spliceWorth {
 		d.flags &^= dirSplicing
 		d.full = 0
 	}

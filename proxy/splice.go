@@ -24,6 +24,7 @@ type pipe struct {
 
 // pipePool lends pipes to the directions of one loop.
 type pipePool struct {
+	size int // of a new pipe
 	idle []*pipe
 	open int
 }
@@ -43,7 +44,7 @@ func (p *pipePool) get(stats *Stats) *pipe {
 		return nil
 	}
 	x := &pipe{r: int32(fds[0]), w: int32(fds[1])}
-	size, err := unix.FcntlInt(uintptr(x.w), unix.F_SETPIPE_SZ, pipeSize)
+	size, err := unix.FcntlInt(uintptr(x.w), unix.F_SETPIPE_SZ, p.size)
 	if err != nil { // above the user's limit: take what it has
 		size, err = unix.FcntlInt(uintptr(x.w), unix.F_GETPIPE_SZ, 0)
 		if err != nil {
