@@ -1,0 +1,308 @@
+package health
+
+import (
+	"bufio"
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/netip"
+	"os"
+	"strconv"
+	"time"
+
+	"github.com/273ebdf9/lb/backends"
+	"golang.org/x/sys/unix"
+)
+
+// result is what one probe found.
+type result struct {
+	outcome Outcome
+	reason  string
+	agent   *agentLine // what an agent said; nil if it was not understood, or is none
+}
+
+func success(format string, args ...any) result {
+	return result{outcome: Success, reason: fmt.Sprintf(format, args...)}
+}
+
+func failure(format string, args ...any) result {
+	return result{outcome: Failure, reason: fmt.Sprintf(format, args...)}
+}
+
+// probe looks at b once, within p.Timeout. It is the only place of the package that does I/O.
+func probe(ctx context.Context, p *plan, b *backends.Backend) result {
+	ctx, cancel := context.WithTimeout(ctx, p.Timeout)
+	defer cancel()
+	conn, err := dial(ctx, p, b)
+	if err != nil {
+		return p.connectFault(err)
+	}
+	defer conn.Close()
+	if tcp, ok := conn.(*net.TCPConn); ok {
+		// Close with RST: a probe a second would leave sixty sockets a backend in TIME_WAIT (tcp(7), SO_LINGER).
+		_ = tcp.SetLinger(0) // no more than those sockets is lost
+	}
+	if deadline, ok := ctx.Deadline(); ok {
+		_ = conn.SetDeadline(deadline) // fails only on a closed connection
+	}
+	// A deadline does not hear of a cancelled context.
+	stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })
+	defer stop()
+
+	switch p.Type {
+	case typeSendExpect:
+		return p.sendExpect(conn)
+	case typeHTTP:
+		return p.httpStatus(conn, p.httpHost(b))
+	case typeAgent:
+		return p.askAgent(conn)
+	}
+	return success("connected")
+}
+
+// retrySaturated is how long a probe that wants an answer waits before it tries a full backlog again.
+const retrySaturated = 20 * time.Millisecond
+
+// dial connects to what the plan probes of b. A full backlog ends a "connect" at once; the other types want an answer,
+// so that they try again until their time is over.
+func dial(ctx context.Context, p *plan, b *backends.Backend) (net.Conn, error) {
+	network, address := p.destination(b)
+	dialer := net.Dialer{KeepAlive: -1, FallbackDelay: -1}
+	var full error
+	for {
+		conn, err := dialer.DialContext(ctx, network, address)
+		switch {
+		case err == nil || p.Type == typeConnect:
+			return conn, err
+		case errors.Is(err, unix.EAGAIN):
+			full = err
+		case full != nil && isTimeout(err):
+			return nil, full
+		default:
+			return nil, err
+		}
+		select {
+		case <-ctx.Done():
+			return nil, full
+		case <-time.After(retrySaturated):
+		}
+	}
+}
+
+// destination is what package net dials for b. A host name that was resolved for the clients' connections is probed at
+// the address that those go to.
+func (p *plan) destination(b *backends.Backend) (network, address string) {
+	a := p.address
+	if a == (backends.Address{}) {
+		a = b.Address
+		if ip, ok := resolvedIP(b); ok {
+			a.Host = ip
+		}
+		if p.Port != 0 && !a.IsUnix() {
+			a.Port = uint16(p.Port)
+		}
+	}
+	return a.Network(), a.Dial()
+}
+
+// resolvedIP is the IP address that connections to b go to, if it is a TCP backend and known.
+func resolvedIP(b *backends.Backend) (string, bool) {
+	sa := b.Sockaddr()
+	if sa == nil {
+		return "", false
+	}
+	// After the family: the port, then the address of ip(7), or the flow, the address and the scope of ipv6(7).
+	var raw [26]byte
+	for i, c := range sa.Any.Addr.Data {
+		raw[i] = byte(c)
+	}
+	for i := range raw[14:] {
+		raw[14+i] = byte(sa.Any.Pad[i])
+	}
+	switch sa.Family {
+	case unix.AF_INET:
+		return netip.AddrFrom4([4]byte(raw[2:6])).String(), true
+	case unix.AF_INET6:
+		ip := netip.AddrFrom16([16]byte(raw[6:22]))
+		if scope := binary.NativeEndian.Uint32(raw[22:26]); scope != 0 {
+			ip = ip.WithZone(strconv.FormatUint(uint64(scope), 10))
+		}
+		return ip.String(), true
+	}
+	return "", false
+}
+
+// connectFault judges a connect that failed.
+func (p *plan) connectFault(err error) result {
+	var errno unix.Errno
+	switch {
+	case errors.Is(err, unix.EAGAIN) && p.Type == typeConnect:
+		return result{outcome: Inconclusive, reason: "saturated: its backlog is full"}
+	case errors.Is(err, unix.EAGAIN):
+		return failure("timeout after %v: its backlog was full", p.Timeout)
+	case isTimeout(err):
+		return failure("timeout after %v: not connected", p.Timeout)
+	case !errors.As(err, &errno):
+		return failure("%v", err) // a host name that is not found, for one
+	}
+	switch errno {
+	case unix.EMFILE, unix.ENFILE, unix.ENOBUFS, unix.ENOMEM, unix.EADDRNOTAVAIL:
+		return result{outcome: Inconclusive, reason: "cannot probe: " + errno.Error()} // lb's own want, not the backend's
+	}
+	return failure("%s", errno.Error())
+}
+
+// exchangeFault judges a connection that broke or stayed silent; got is what came until then.
+func (p *plan) exchangeFault(err error, want string, got []byte) result {
+	said := "no reply"
+	if len(got) > 0 {
+		said = quote(got)
+	}
+	var errno unix.Errno
+	switch {
+	case isTimeout(err):
+		return failure("timeout after %v: expected %s, got %s", p.Timeout, want, said)
+	case errors.As(err, &errno):
+		return failure("%s: expected %s, got %s", errno.Error(), want, said)
+	case len(got) == 0:
+		return failure("expected %s, but it closed the connection", want)
+	}
+	return failure("expected %s, got %s", want, said)
+}
+
+func isTimeout(err error) bool {
+	var timeout net.Error
+	return errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(err, context.DeadlineExceeded) ||
+		errors.As(err, &timeout) && timeout.Timeout()
+}
+
+// sendExpect sends p.send and reads until the reply has p.expect or cannot have it any more.
+func (p *plan) sendExpect(conn net.Conn) result {
+	if _, err := conn.Write(p.send); err != nil {
+		return p.exchangeFault(err, p.expect.String(), nil)
+	}
+	reply := make([]byte, 0, maxReply)
+	for {
+		n, err := conn.Read(reply[len(reply):cap(reply)])
+		reply = reply[:len(reply)+n]
+		ok, more := p.expect.match(reply)
+		switch {
+		case ok:
+			return success("got %s", quote(p.expect.want))
+		case err != nil:
+			return p.exchangeFault(err, p.expect.String(), reply)
+		case !more:
+			return failure("expected %s, got %s", p.expect, quote(reply))
+		}
+	}
+}
+
+const (
+	// maxHeader bounds an HTTP response's header, in bytes.
+	maxHeader = 64 << 10
+	// maxInterim bounds the 1xx responses before the one that counts (RFC 9110, section 15.2).
+	maxInterim = 5
+)
+
+// httpHost is the Host header for a request to b.
+func (p *plan) httpHost(b *backends.Backend) string {
+	if p.HTTPHost != "" {
+		return p.HTTPHost
+	}
+	a := b.Address
+	if p.address != (backends.Address{}) {
+		a = p.address
+	} else if p.Port != 0 {
+		a.Port = uint16(p.Port)
+	}
+	if a.IsUnix() {
+		return "localhost"
+	}
+	return a.Dial()
+}
+
+// httpStatus sends the request and judges the status. The body is left unread.
+func (p *plan) httpStatus(conn net.Conn, host string) result {
+	const want = "an HTTP response"
+	_, err := fmt.Fprintf(conn, "%s %s HTTP/1.1\r\nHost: %s\r\nUser-Agent: lb\r\nAccept: */*\r\nConnection: close\r\n\r\n",
+		p.HTTPMethod, p.HTTPPath, host)
+	if err != nil {
+		return p.exchangeFault(err, want, nil)
+	}
+	reader := bufio.NewReaderSize(io.LimitReader(conn, maxHeader), maxReply)
+	// What it starts with is kept, for the reason: net/http takes it out of the reader.
+	start, err := reader.Peek(len("HTTP/1."))
+	if err != nil {
+		return p.exchangeFault(err, want, start)
+	}
+	start, _ = reader.Peek(min(reader.Buffered(), maxQuote+1))
+	start = append([]byte(nil), start...)
+	for range maxInterim {
+		response, err := http.ReadResponse(reader, &http.Request{Method: p.HTTPMethod})
+		var broken *net.OpError // a timeout or a reset
+		switch {
+		case errors.As(err, &broken):
+			return p.exchangeFault(err, want, start)
+		case errors.Is(err, io.ErrUnexpectedEOF):
+			return failure("expected %s, got only the start of its header: %s", want, quote(start))
+		case err != nil:
+			return failure("expected %s, got %s", want, quote(start))
+		}
+		// Not response.Body.Close: that reads the body to its end.
+		code := response.StatusCode
+		if code >= 100 && code <= 199 && code != http.StatusSwitchingProtocols {
+			continue
+		}
+		if !p.status.has(code) {
+			return failure("http status %d, want %s", code, p.status)
+		}
+		return success("http status %d", code)
+	}
+	return failure("expected %s, got more than %d interim ones", want, maxInterim)
+}
+
+// askAgent sends p.send, if any, and reads one line. A line is whole only with its end: a half one could say another
+// number.
+func (p *plan) askAgent(conn net.Conn) result {
+	const want = "a whole line from the agent"
+	if _, err := conn.Write(p.send); err != nil {
+		return p.exchangeFault(err, want, nil)
+	}
+	line := make([]byte, 0, maxLine)
+	for {
+		n, err := conn.Read(line[len(line):cap(line)])
+		line = line[:len(line)+n]
+		if end := indexLineEnd(line); end >= 0 {
+			return judgeAgent(string(line[:end]))
+		}
+		if err != nil {
+			return p.exchangeFault(err, want, line)
+		}
+		if len(line) == maxLine {
+			return failure("expected %s, got %d bytes without an end: %s", want, maxLine, quote(line))
+		}
+	}
+}
+
+func indexLineEnd(b []byte) int {
+	for i, c := range b {
+		if c == '\n' || c == '\r' {
+			return i
+		}
+	}
+	return -1
+}
+
+// judgeAgent judges an agent's line by itself. An agent that answers is alive; what it says of the backend's health is
+// weighed in record.heed, as it depends on what it said before.
+func judgeAgent(line string) result {
+	a := parseAgentLine(line)
+	if a.unknown != "" && !a.understood() {
+		return failure("expected a line of the agent protocol, got %s", quote([]byte(line)))
+	}
+	return result{outcome: Success, reason: a.String(), agent: &a}
+}

@@ -1,0 +1,318 @@
+package health
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/273ebdf9/lb/backends"
+)
+
+// record is what the signs of life of one backend have come to. It decides; it does no I/O, reads no clock, and has no
+// lock: its watch guards it.
+//
+// A change of health needs a run of equal results: rise successes, or fall failures. Three things decide alone: the
+// first result of all (fresh), an agent's word, and a run of failed connects of clients (passive).
+type record struct {
+	health backends.HealthState
+	reason string // why health last changed
+
+	successes, failures int
+
+	fresh   bool // nothing has decided since the start, or since maint
+	held    bool // the worker said that it starts or stops; only its word ends that
+	paused  bool // the admin state is maint
+	passive bool // taken down by failed connects of clients
+
+	restored bool // another process's counts go on here
+
+	agentDown  bool                // the last health word of the agent was not "up"
+	agentAdmin backends.AdminState // what the agent set; ready if nothing
+
+	// epoch changes whenever a probe under way looks at something that is no longer so. Its result is dropped.
+	epoch uint64
+	next  time.Time // when the next probe or miss is due; zero when nothing is
+
+	last     time.Time
+	duration time.Duration
+	outcome  Outcome
+	said     string
+}
+
+// begin starts the schedule; spread is how long the first probe may wait, so that many do not come at once.
+func (r *record) begin(p *plan, now time.Time, spread time.Duration) {
+	if !r.restored {
+		r.fresh = true
+	} else if r.next.After(now) && p.Type != typeNotify && !r.held {
+		// Go on in step, unless the wall clock was set meanwhile. A heartbeat has its whole interval again: what came in
+		// between is read first.
+		r.next = earlier(r.next, now.Add(p.longest()))
+		return
+	}
+	r.schedule(p, now, spread)
+}
+
+// schedule says what comes next, for a record whose present plan is not known to be right.
+func (r *record) schedule(p *plan, now time.Time, first time.Duration) {
+	r.next = time.Time{}
+	switch {
+	case r.held:
+	case p.Type == typeNotify:
+		r.next = now.Add(p.Interval)
+	case p.Type != typeNone:
+		r.next = now.Add(first)
+	case r.health == backends.HealthDown:
+		r.next = now.Add(p.PassiveHold)
+	case r.health == backends.HealthStarting:
+		r.to(backends.HealthUp, "not probed")
+	}
+}
+
+// replan goes on under a new plan: states and counts stay, and what is due comes no later than the new intervals say.
+func (r *record) replan(old, p *plan, now time.Time) {
+	if old.Type != p.Type {
+		r.epoch++
+		r.agentDown = false
+		r.schedule(p, now, 0)
+		return
+	}
+	switch {
+	case r.next.IsZero():
+	case p.Type == typeNotify:
+		r.next = now.Add(p.Interval)
+	case p.Type == typeNone:
+		r.next = earlier(r.next, now.Add(p.PassiveHold))
+	default:
+		r.next = earlier(r.next, now.Add(r.interval(p)))
+	}
+}
+
+// due does what is due at now, with the backend in that admin state, and says whether to probe it.
+func (r *record) due(p *plan, now time.Time, admin backends.AdminState) (probe bool) {
+	if r.next.IsZero() || now.Before(r.next) {
+		return false
+	}
+	if p.Type == typeNone {
+		r.next, r.passive = time.Time{}, false
+		r.to(backends.HealthUp, fmt.Sprintf("was down for %v", p.PassiveHold))
+		return false
+	}
+	resumed := r.observe(admin)
+	switch {
+	case r.paused && !(p.Type == typeAgent && r.agentAdmin == backends.AdminMaint):
+		r.next = now.Add(p.Interval) // to see whether it still is
+		return false
+	case p.Type != typeNotify: // in maint too, if the agent asked for it: it is the one that can end it
+		return true
+	case resumed:
+		r.next = now.Add(p.Interval)
+	default:
+		r.miss(p, now)
+	}
+	return false
+}
+
+// observe pauses the counting in maint, and starts it anew after that: what was seen before says nothing any more. It
+// says whether it started anew.
+func (r *record) observe(admin backends.AdminState) (resumed bool) {
+	switch was := r.paused; {
+	case admin == backends.AdminMaint:
+		r.paused = true
+		r.successes, r.failures = 0, 0
+	case was:
+		r.paused, r.fresh = false, true
+		r.epoch++
+		return true
+	}
+	return false
+}
+
+// adminChanged observes at once what due would see later.
+func (r *record) adminChanged(p *plan, now time.Time, admin backends.AdminState) {
+	if p.Type != typeNone && r.observe(admin) {
+		r.schedule(p, now, 0)
+	}
+}
+
+// miss counts an interval without a heartbeat. The absence of a sign never decides alone.
+func (r *record) miss(p *plan, now time.Time) {
+	r.next = now.Add(p.Interval)
+	if r.health == backends.HealthStarting {
+		return // it has not said that it is ready
+	}
+	r.fresh = false
+	r.failures++
+	silent := time.Duration(r.failures) * p.Interval
+	r.note(now, 0, Failure, fmt.Sprintf("no heartbeat for %v", silent))
+	if r.successes = 0; r.failures >= p.Fall {
+		r.to(backends.HealthDown, r.said)
+	}
+}
+
+// beat counts a heartbeat.
+func (r *record) beat(p *plan, now time.Time, admin backends.AdminState) {
+	if p.Type != typeNotify || r.held {
+		return
+	}
+	r.observe(admin)
+	r.next = now.Add(p.Interval)
+	r.result(p, now, 0, result{outcome: Success, reason: "heartbeat"}, false)
+}
+
+// probed takes in the result of a probe that started at start, and schedules the next. Final decides without a run.
+func (r *record) probed(p *plan, start, now time.Time, found result, final bool, jitter func(time.Duration) time.Duration) {
+	r.result(p, start, now.Sub(start), found, final)
+	next := start.Add(jitter(r.interval(p)))
+	if next.Before(now) {
+		next = now
+	}
+	r.next = next
+}
+
+// result counts, and decides.
+func (r *record) result(p *plan, at time.Time, took time.Duration, found result, final bool) {
+	r.note(at, took, found.outcome, found.reason)
+	if r.paused {
+		return
+	}
+	switch found.outcome {
+	case Success:
+		r.failures = 0
+		r.successes++
+		// What clients could not reach is not up because an agent says so.
+		if r.successes >= p.Rise || r.fresh || final && !r.passive {
+			r.passive = false
+			r.to(backends.HealthUp, inARow(found.reason, r.successes))
+		}
+		r.fresh = false
+	case Failure:
+		r.successes = 0
+		r.failures++
+		if r.failures >= p.Fall || r.fresh || final {
+			r.to(backends.HealthDown, inARow(found.reason, r.failures))
+		}
+		r.fresh = false
+	}
+}
+
+func inARow(reason string, n int) string {
+	if n > 1 {
+		return fmt.Sprintf("%s (%d in a row)", reason, n)
+	}
+	return reason
+}
+
+// connectFailed takes an up backend down because clients cannot reach it, and has a probe look soon.
+func (r *record) connectFailed(p *plan, now time.Time, why backends.ConnectError, streak uint32) {
+	if r.held || r.health != backends.HealthUp {
+		return
+	}
+	r.passive, r.fresh = true, false
+	r.successes, r.failures = 0, 0
+	r.epoch++ // a probe under way may have looked before
+	reason := "connect failed: " + why.String()
+	if streak > 1 {
+		reason = fmt.Sprintf("%d connects in a row failed, the last: %s", streak, why)
+	}
+	r.to(backends.HealthDown, reason)
+	switch {
+	case p.Type == typeNone:
+		r.next = now.Add(p.PassiveHold)
+	case p.Type != typeNotify:
+		r.next = earlier(r.next, now.Add(p.FastInterval))
+	}
+}
+
+// heed weighs an agent's words, as HAProxy does: a health word decides at once, whatever the counts; "down" stands until
+// "up", however often the agent answers without either.
+func (r *record) heed(found result) (weighed result, final bool) {
+	if found.agent == nil {
+		return found, false
+	}
+	switch found.agent.health {
+	case "up":
+		r.agentDown = false
+		return found, true
+	case "":
+		if r.agentDown {
+			found.outcome = Inconclusive
+			found.reason += "; its last health word was not up"
+		}
+		return found, false
+	}
+	r.agentDown = true
+	found.outcome = Failure
+	return found, true
+}
+
+// hold waits for the worker's word in the given state.
+func (r *record) hold(health backends.HealthState, reason string) {
+	r.held, r.passive, r.fresh, r.agentDown = true, false, false, false
+	r.successes, r.failures = 0, 0
+	r.epoch++
+	r.next = time.Time{}
+	r.to(health, reason)
+}
+
+// ready ends a hold: the worker says that it takes connections. A first probe follows, and decides alone.
+func (r *record) ready(p *plan, now time.Time, reason string) {
+	r.held, r.passive, r.agentDown, r.fresh = false, false, false, true
+	r.successes, r.failures = 0, 0
+	r.epoch++
+	r.to(backends.HealthUp, reason)
+	r.schedule(p, now, 0)
+}
+
+func (r *record) to(health backends.HealthState, reason string) {
+	if r.health != health {
+		r.health, r.reason = health, reason
+	}
+}
+
+func (r *record) note(at time.Time, took time.Duration, outcome Outcome, said string) {
+	r.last, r.duration, r.outcome, r.said = at, took, outcome, said
+}
+
+// interval is from one probe's start to the next one's, before jitter: HAProxy's inter, fastinter and downinter.
+func (r *record) interval(p *plan) time.Duration {
+	switch {
+	case r.fresh,
+		r.health == backends.HealthUp && r.failures > 0,
+		r.health != backends.HealthUp && r.successes > 0:
+		return p.FastInterval
+	case r.health == backends.HealthDown:
+		return p.DownInterval
+	}
+	return p.Interval
+}
+
+func (r *record) status(p *plan) Status {
+	return Status{
+		Type: p.Type, Last: r.last, Duration: r.duration, Outcome: r.outcome, Reason: r.said,
+		Successes: r.successes, Failures: r.failures, Next: r.next,
+		Held: r.held, Paused: r.paused, Passive: r.passive,
+	}
+}
+
+func (r *record) save(name string) Saved {
+	return Saved{
+		Backend: name, Successes: r.successes, Failures: r.failures,
+		Fresh: r.fresh, Held: r.held, Passive: r.passive,
+		AgentDown: r.agentDown, AgentAdmin: r.agentAdmin,
+		Next: r.next.Round(0), // the monotonic clock means nothing to another process
+	}
+}
+
+func (r *record) restore(s Saved) {
+	r.successes, r.failures = max(s.Successes, 0), max(s.Failures, 0)
+	r.fresh, r.held, r.passive = s.Fresh, s.Held, s.Passive
+	r.agentDown, r.agentAdmin = s.AgentDown, s.AgentAdmin
+	r.next, r.restored = s.Next, true
+}
+
+// earlier is the earlier of two times, of which a zero one is none.
+func earlier(a, b time.Time) time.Time {
+	if a.IsZero() || b.Before(a) {
+		return b
+	}
+	return a
+}

@@ -1,0 +1,178 @@
+package health
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"github.com/273ebdf9/lb/backends"
+)
+
+// watch keeps one backend's record: its goroutine (run) waits for what is due and probes, anybody may bring news in
+// between.
+//
+// The mutex is held for counting only: never over a probe, and never over a call of the pool, whose OnChange may call
+// the Checker again.
+type watch struct {
+	checker *Checker
+	backend *backends.Backend
+	weight  int                // the backend's when it was added
+	kick    chan struct{}      // holds one: what is due has changed
+	stop    context.CancelFunc // ends run; nil before it runs; guarded by checker.mu
+
+	mu      sync.Mutex
+	plan    *plan
+	record  record
+	removed bool
+	told    backends.HealthState // what the pool has been told
+	telling bool                 // somebody is in tell's loop
+}
+
+// run waits and probes until ctx is done.
+func (w *watch) run(ctx context.Context) {
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for ctx.Err() == nil { // select would take what is due after a probe that was cut off
+		var due <-chan time.Time
+		if at := w.next(); !at.IsZero() {
+			timer.Reset(time.Until(at))
+			due = timer.C
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-w.kick:
+		case <-due:
+			w.tick(ctx)
+		}
+	}
+}
+
+func (w *watch) next() time.Time {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.record.next
+}
+
+// tick does what is due, if anything.
+func (w *watch) tick(ctx context.Context) {
+	w.mu.Lock()
+	p := w.plan
+	probe := w.record.due(p, time.Now(), w.backend.Admin())
+	epoch := w.record.epoch
+	w.mu.Unlock()
+	w.tell()
+	if !probe {
+		return
+	}
+	start := time.Now()
+	found := w.checker.probe(ctx, p, w.backend)
+	if ctx.Err() != nil {
+		return // it was cut off, which says nothing
+	}
+	w.report(epoch, start, found)
+}
+
+// report takes in what a probe found that started at start, unless the world has changed since.
+func (w *watch) report(epoch uint64, start time.Time, found result) {
+	if found.agent != nil && w.current(epoch) {
+		found.reason += w.obey(found.agent)
+	}
+	w.mu.Lock()
+	if w.record.epoch == epoch && !w.removed {
+		// By the admin state as it is now: it may have changed during the probe, or by the agent's own word.
+		w.record.observe(w.backend.Admin())
+		weighed, final := w.record.heed(found)
+		w.record.probed(w.plan, start, time.Now(), weighed, final, w.jitter)
+	}
+	w.mu.Unlock()
+	w.tell()
+}
+
+func (w *watch) current(epoch uint64) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.record.epoch == epoch && !w.removed
+}
+
+// jitter spreads an interval by the plan's part of it, either way. Called with mu held.
+func (w *watch) jitter(d time.Duration) time.Duration {
+	return d + time.Duration(float64(d)*w.plan.Jitter*(2*w.checker.random()-1))
+}
+
+// change brings news to the record, from any goroutine, and tells the pool what came of it.
+func (w *watch) change(news func(r *record, p *plan, now time.Time)) {
+	w.mu.Lock()
+	news(&w.record, w.plan, time.Now())
+	w.mu.Unlock()
+	w.tell()
+	w.wake()
+}
+
+// wake has run look at the clock again.
+func (w *watch) wake() {
+	select {
+	case w.kick <- struct{}{}:
+	default: // it will
+	}
+}
+
+// tell brings the pool to the record's health. One caller at a time does it, in order, for all: another returns at once,
+// and its change is told by the first.
+func (w *watch) tell() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.telling {
+		return
+	}
+	w.telling = true
+	for w.told != w.record.health && !w.removed {
+		w.told = w.record.health
+		to, reason := w.told, w.record.reason
+		w.mu.Unlock()
+		w.checker.pool.SetHealth(w.backend, to, reason)
+		w.mu.Lock()
+	}
+	w.telling = false
+}
+
+// obey does what an agent's line asks for beside health, and gives what is to be added to the reason.
+//
+// An admin state of the operator stands: the agent's words change a backend that is ready, or that the agent itself
+// took out. HAProxy lets "ready" undo either, so that a drain by hand lasts until the agent's next line.
+func (w *watch) obey(a *agentLine) (remarks string) {
+	c, b := w.checker, w.backend
+	if a.admin != nil {
+		w.mu.Lock()
+		is := b.Admin()
+		mine := is == backends.AdminReady || is == w.record.agentAdmin
+		if mine {
+			w.record.agentAdmin = *a.admin
+		} else {
+			w.record.agentAdmin = backends.AdminReady
+		}
+		w.mu.Unlock()
+		if mine {
+			c.pool.SetAdmin(b, *a.admin, a.String())
+		} else {
+			remarks += "; the operator's " + is.String() + " stands"
+		}
+	}
+	if a.percent != nil {
+		configured := w.weight
+		if c.ConfiguredWeight != nil {
+			configured = c.ConfiguredWeight(b)
+		}
+		if err := c.pool.SetWeight(b, a.weight(configured), a.String()); err != nil {
+			remarks += "; " + err.Error()
+		}
+	}
+	if a.maxConn != nil {
+		if c.SetMaxConns == nil {
+			remarks += "; maxconn is not supported"
+		} else if err := c.SetMaxConns(b, *a.maxConn, a.String()); err != nil {
+			remarks += "; " + err.Error()
+		}
+	}
+	return remarks
+}
