@@ -344,6 +344,36 @@ func TestChecker_StaleProbeOfAnOldWorkerIsDropped(t *testing.T) {
 	})
 }
 
+func TestChecker_ProbeUnderWayWhenAWorkerStartsIsDropped(t *testing.T) {
+	onFakeClock(t, func(t *testing.T, at func(time.Duration)) {
+		r := newRig(t, exact(nil), 1)
+		r.respond(func(*backends.Backend, *plan) result { time.Sleep(800 * time.Millisecond); return success("ok") })
+		r.run()
+		at(100 * time.Millisecond)
+		r.Starting(r.b[0], "starts")
+		at(10 * time.Second)
+		r.wantHealth(r.b[0], backends.HealthStarting)
+		r.wantProbes("0s b0")
+	})
+}
+
+// Without a word of its start there is a worker that was never heard of yet: it is not down for that.
+func TestChecker_FirstHeartbeatEndsStarting(t *testing.T) {
+	onFakeClock(t, func(t *testing.T, at func(time.Duration)) {
+		pool := newPool(t, backends.HealthStarting, "unix:@health-starting")
+		checker, err := NewChecker(pool, exact(notify))
+		if err != nil {
+			t.Fatal(err)
+		}
+		r := &rig{Checker: checker, t: t, pool: pool, b: pool.Backends(), start: time.Now()}
+		pool.OnChange = r.changed
+		r.run()
+		at(10500 * time.Millisecond)
+		r.Beat(r.b[0])
+		r.wantChanges("10.5s b0 health starting→up: heartbeat")
+	})
+}
+
 func TestChecker_MaintIsNotProbedAndStartsOver(t *testing.T) {
 	f := func(told bool, back string) {
 		t.Helper()
@@ -539,7 +569,7 @@ func TestChecker_CountsGoOnInAnotherProcess(t *testing.T) {
 		r.run()
 		at(5 * time.Second)
 		r.answers(refused)
-		at(25 * time.Second) // two failures each, of three
+		at(15 * time.Second) // one failure each, of three
 		r.Offline(r.b[1], "stops")
 		r.ConnectFailed(r.b[2], backends.ConnectRefused, 3)
 		saved := r.Export()
@@ -561,7 +591,8 @@ func TestChecker_CountsGoOnInAnotherProcess(t *testing.T) {
 		second.answers(refused)
 		second.run()
 		at(34 * time.Second)
-		second.wantChanges("5s b0 health up→down: connection refused (3 in a row)") // where it was due, by the first one's clock
+		// Two more failures, at 20 s and 30 s of the first one's clock.
+		second.wantChanges("15s b0 health up→down: connection refused (3 in a row)")
 		second.mu.Lock()
 		for _, p := range second.probes {
 			if p[len(p)-2:] == "b1" {
@@ -581,7 +612,7 @@ func TestChecker_CountsGoOnInAnotherProcess(t *testing.T) {
 func TestChecker_HeartbeatHasItsWholeIntervalAfterImport(t *testing.T) {
 	onFakeClock(t, func(t *testing.T, at func(time.Duration)) {
 		r := newRig(t, exact(notify), 1)
-		r.Import([]Saved{{Backend: "b0", Failures: 2, Next: time.Now().Add(-time.Second)}})
+		r.Import([]Saved{{Backend: "b0", Failures: 2, Next: time.Now().Add(100 * time.Millisecond)}})
 		r.run()
 		at(900 * time.Millisecond)
 		r.wantChanges()
@@ -609,6 +640,37 @@ func TestChecker_OnChangeMayCallBack(t *testing.T) {
 		r.Offline(b, "stops")
 		r.wantChanges("0s b0 health up→down: stops", "0s b0 health down→starting: again")
 	})
+}
+
+// Two changes at once are told one after the other, and the second caller does not wait for the first one's.
+func TestChecker_ChangesAreToldInOrder(t *testing.T) {
+	onFakeClock(t, func(t *testing.T, at func(time.Duration)) {
+		r := newRig(t, exact(nil), 1)
+		b := r.b[0]
+		told := r.pool.OnChange
+		r.pool.OnChange = func(c backends.Change) {
+			if c.To == "down" {
+				time.Sleep(time.Second)
+			}
+			told(c)
+		}
+		var wg sync.WaitGroup
+		wg.Go(func() { r.Offline(b, "stops") })
+		at(500 * time.Millisecond)
+		r.Ready(b, "is back")
+		r.wantChanges()
+		wg.Wait()
+		r.wantChanges("1s b0 health up→down: stops", "1s b0 health down→up: is back")
+	})
+}
+
+// News that was on its way when its backend was removed changes nothing.
+func TestChecker_NewsAfterRemoveIsDropped(t *testing.T) {
+	r := newRig(t, exact(nil), 1)
+	w := r.get(r.b[0])
+	r.Remove(r.b[0])
+	w.change(func(record *record, _ *plan, _ time.Time) { record.hold(backends.HealthDown, "stops") })
+	r.wantHealth(r.b[0], backends.HealthUp)
 }
 
 // Whatever comes from wherever at the same time, the pool ends with what the records say.

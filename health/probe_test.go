@@ -195,28 +195,32 @@ func TestProbe_SendExpect(t *testing.T) {
 
 func TestProbe_Timeout(t *testing.T) {
 	f := func(reply, typ, reason string) {
-		t.Helper()
-		got := look(t, says(t, false, reply), func(c *Config) {
-			if c.Type, c.Timeout = typ, 30*time.Millisecond; typ == "send-expect" {
-				c.Expect = "220"
-			}
+		t.Run(typ, func(t *testing.T) {
+			t.Parallel() // they wait
+			got := look(t, says(t, false, reply), func(c *Config) {
+				if c.Type, c.Timeout = typ, 250*time.Millisecond; typ == "send-expect" {
+					c.Expect = "220"
+				}
+			})
+			wantResult(t, got, Failure, reason)
 		})
-		wantResult(t, got, Failure, reason)
 	}
-	f("", "send-expect", `timeout after 30ms: expected "220", got no reply`)
-	f("22", "send-expect", `timeout after 30ms: expected "220", got "22"`)
-	f("", "http", "timeout after 30ms: expected an HTTP response, got no reply")
-	f("HTTP/1.1 200 OK\r\nA: b\r\n", "http", `timeout after 30ms: expected an HTTP response, got "HTTP/1.1 200 OK\r\nA: b\r\n"`)
-	f("up", "agent", `timeout after 30ms: expected a whole line from the agent, got "up"`)
+	f("", "send-expect", `timeout after 250ms: expected "220", got no reply`)
+	f("22", "send-expect", `timeout after 250ms: expected "220", got "22"`)
+	f("", "http", "timeout after 250ms: expected an HTTP response, got no reply")
+	f("HTTP/1.1 200 OK\r\nA: b\r\n", "http", `timeout after 250ms: expected an HTTP response, got "HTTP/1.1 200 OK\r\nA: b\r\n"`)
+	f("up", "agent", `timeout after 250ms: expected a whole line from the agent, got "up"`)
 }
 
 func TestProbe_IsCutOffWithItsContext(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	address := serve(t, "tcp", "127.0.0.1:0", func(conn net.Conn) {
-		cancel() // it is connected, and waits for a line
-		_, _ = io.Copy(io.Discard, conn)
+		reader := bufio.NewReader(conn)
+		_, _ = reader.ReadString('\n')
+		cancel() // it waits for a line
+		_, _ = io.Copy(io.Discard, reader)
 	})
-	c := exact(func(c *Config) { c.Type, c.Timeout = "agent", time.Hour })
+	c := exact(func(c *Config) { c.Type, c.Send, c.Timeout = "agent", "b0\n", time.Hour })
 	p, err := c.plan()
 	if err != nil {
 		t.Fatal(err)
@@ -229,13 +233,8 @@ func TestProbe_HTTP(t *testing.T) {
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		asked <- r.Method + " " + r.Host + r.RequestURI
 		w.WriteHeader(http.StatusEarlyHints) // an interim one first
-		switch r.URL.Path {
-		case "/busy":
+		if r.URL.Path == "/busy" {
 			w.WriteHeader(http.StatusServiceUnavailable)
-		case "/endless":
-			_, _ = io.WriteString(w, "a body that does not end")
-			w.(http.Flusher).Flush()
-			<-r.Context().Done()
 		}
 	}))
 	defer server.Close()
@@ -257,7 +256,14 @@ func TestProbe_HTTP(t *testing.T) {
 	f("/busy?a=b", nil, "GET "+address+"/busy?a=b", Failure, "http status 503, want 200-399")
 	f("/busy", func(c *Config) { c.HTTPStatus = "2xx,503" }, "GET "+address+"/busy", Success, "http status 503")
 	f("/", func(c *Config) { c.HTTPMethod, c.HTTPHost = "HEAD", "app.example" }, "HEAD app.example/", Success, "http status 200")
-	f("/endless", nil, "GET "+address+"/endless", Success, "http status 200") // the body is not waited for
+
+	// The body is not waited for.
+	endless := says(t, true, "HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\na part")
+	began := time.Now()
+	wantResult(t, look(t, endless, func(c *Config) { c.Type, c.Timeout = "http", 5*time.Second }), Success, "http status 200")
+	if took := time.Since(began); took > 4*time.Second {
+		t.Errorf("the probe took %v", took)
+	}
 }
 
 func TestProbe_HTTPThatIsNone(t *testing.T) {
