@@ -17,8 +17,9 @@ const (
 	// reads, which doubles the wake-ups (measured: 34 against 29 µs a request).
 	sessionEvents = unix.EPOLLIN | unix.EPOLLPRI | unix.EPOLLRDHUP | unix.EPOLLET
 
-	// shortWait is how long a loop waits with its processor in hand before it blocks through the scheduler.
-	shortWait = 2 // ms
+	// longestRawWait is how long a loop waits with its processor in hand before it blocks through the scheduler. It is
+	// longer than a scheduler tick, so that its timer is hardly ever the one the hardware is set to.
+	longestRawWait = 10 // ms
 
 	// countEvery is how often bytes of running sessions are added to the shared counters.
 	countEvery = time.Second
@@ -58,7 +59,6 @@ type loop struct {
 	fullPause bool          // paused at max_sessions: resume as soon as there is room
 
 	sessions atomic.Int64 // of this loop; written by it alone
-	sleeping atomic.Bool
 
 	inbox struct {
 		mu   sync.Mutex
@@ -155,36 +155,43 @@ func (l *loop) run() {
 
 // wait gives the number of events. It returns with none when a timer is due.
 //
-// It first looks for a short while in a raw system call, which keeps the processor (the Go scheduler's P) with this
-// thread: handing it away and back at each of the short sleeps of a busy loop costs a futex storm (measured: 29
-// against 20 µs a request). Only when nothing came does it block through the scheduler, so that an idle process sleeps.
+// A loop that is about to sleep first lets others run (sched_yield(2)): the clients and backends it has just fed answer
+// meanwhile, and their answers are taken in one round instead of one sleep and wake-up each. Then it waits for up to
+// longestRawWait in a raw system call, which keeps the processor (the Go scheduler's P) with this thread: handing it
+// away and back at each short sleep of a busy loop costs a futex storm. Only when nothing came does it block through
+// the scheduler, so that an idle process really sleeps. docs/decisions.md has the measurements.
 func (l *loop) wait() int {
-	if len(l.ready) > 0 {
-		return epollWait(l.epfd, l.events, 0)
+	if n := epollWait(l.epfd, l.events, 0); n > 0 || len(l.ready) > 0 {
+		return n
 	}
-	timeout := -1
-	if d := l.wheel.wait(l.now); d >= 0 {
-		timeout = int((d + time.Millisecond - 1) / time.Millisecond)
+	timeout := l.untilDue()
+	if timeout == 0 {
+		return 0
 	}
-	if len(l.dirty) > 0 {
-		d := int(max(l.countAt-l.now, 0)/time.Millisecond) + 1
-		if timeout < 0 || d < timeout {
-			timeout = d
-		}
+	schedYield()
+	raw := longestRawWait
+	if timeout > 0 && timeout < raw {
+		raw = timeout
 	}
-	if l.resumeAt != 0 {
-		d := int(max(l.resumeAt-l.now, 0)/time.Millisecond) + 1
-		if timeout < 0 || d < timeout {
-			timeout = d
-		}
-	}
-	if timeout >= 0 && timeout <= shortWait {
-		return epollWait(l.epfd, l.events, timeout)
-	}
-	if n := epollWait(l.epfd, l.events, shortWait); n > 0 {
+	if n := epollWait(l.epfd, l.events, raw); n > 0 || raw == timeout {
 		return n
 	}
 	return epollWaitBlocking(l.epfd, l.events, timeout)
+}
+
+// untilDue is how many ms the loop may sleep before a timer, the counters or a pause want it; -1 is without end.
+func (l *loop) untilDue() int {
+	due := l.wheel.due()
+	if len(l.dirty) > 0 {
+		due = min(due, l.countAt)
+	}
+	if l.resumeAt != 0 {
+		due = min(due, l.resumeAt)
+	}
+	if due == never {
+		return -1
+	}
+	return int((max(due-l.now, 0) + time.Millisecond - 1) / time.Millisecond)
 }
 
 // dispatch handles one event.

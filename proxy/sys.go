@@ -129,3 +129,6 @@ func epollWaitBlocking(epfd int32, events []unix.EpollEvent, timeout int) int {
 	}
 	return int(r)
 }
+
+// schedYield lets other runnable threads go first (sched_yield(2)); it returns at once when there is none.
+func schedYield() { unix.RawSyscall(unix.SYS_SCHED_YIELD, 0, 0, 0) }

@@ -76,12 +76,15 @@ func (w *wheel) cancel(s *session) {
 	}
 }
 
-// wait is how long until a slot wants to be looked at; -1 when no timer is armed.
-func (w *wheel) wait(now time.Duration) time.Duration {
+// never is a deadline that does not come.
+const never = time.Duration(math.MaxInt64)
+
+// due is when a slot wants to be looked at; never when no timer is armed.
+func (w *wheel) due() time.Duration {
 	if w.earliest == math.MaxInt64 {
-		return -1
+		return never
 	}
-	return max(time.Duration(w.earliest)*wheelTick-now, 0)
+	return time.Duration(w.earliest) * wheelTick
 }
 
 // expire disarms every timer whose deadline has passed and calls fire for each, which may arm and cancel at will.
