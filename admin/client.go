@@ -37,10 +37,22 @@ func NewClient(socket string) *Client {
 	return c
 }
 
-// Status is GET /v1/status.
+// Status asks for listeners, pools and backends.
 func (c *Client) Status(ctx context.Context) (*Status, error) {
 	st := new(Status)
-	return st, c.get(ctx, "/v1/status", st)
+	if err := c.get(ctx, "/v1/status", st); err != nil {
+		return nil, err
+	}
+	return st, nil
+}
+
+// StatusJSON is Status as lb sent it, with what a newer lb has and this Status lacks.
+func (c *Client) StatusJSON(ctx context.Context) (json.RawMessage, error) {
+	var raw json.RawMessage
+	if err := c.get(ctx, "/v1/status", &raw); err != nil {
+		return nil, err
+	}
+	return raw, nil
 }
 
 // get asks for path and reads the answer into v. A refusal of lb is an *Error; an lb that cannot be asked is ErrUnreachable.
