@@ -1,0 +1,257 @@
+package sdnotify
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+func TestParse(t *testing.T) {
+	f := func(text string, want Message) {
+		t.Helper()
+		got, err := Parse([]byte(text))
+		if err != nil || got != want {
+			t.Errorf("Parse(%q): got %+v, %v; want %+v", text, got, err, want)
+		}
+	}
+	f("", Message{})
+	f("READY=1", Message{Ready: true})
+	f("READY=0\n", Message{})
+	f("READY=1\nSTATUS=serving\nWATCHDOG=1\n", Message{Ready: true, Status: "serving", HasStatus: true, Watchdog: true})
+	f("STOPPING=1\nERRNO=2", Message{Stopping: true, Errno: 2})
+	f("RELOADING=1\nMONOTONIC_USEC=5", Message{Reloading: true, Monotonic: 5 * time.Microsecond})
+	f("WATCHDOG=trigger", Message{Trigger: true})
+	f("WATCHDOG_USEC=3000000", Message{WatchdogInterval: 3 * time.Second})
+	f("MAINPID=1\nFDSTORE=1\nFDNAME=x\nX_OWN=a=b\nBARRIER=1", Message{Barrier: true})
+	f("STATUS=a\x1b[2Jb", Message{Status: "a [2Jb", HasStatus: true})
+	f("STATUS="+strings.Repeat("a", 300), Message{Status: strings.Repeat("a", 256), HasStatus: true})
+}
+
+func TestParse_RefusesGarbage(t *testing.T) {
+	for _, text := range []string{"READY", "=1", "READY=1\nrubbish", "A=\x00", "\xff=1", "ERRNO=x", "WATCHDOG_USEC=-1", "WATCHDOG_USEC=99999999999999999999"} {
+		if m, err := Parse([]byte(text)); !errors.Is(err, ErrGarbage) || m != (Message{}) {
+			t.Errorf("Parse(%q): got %+v, %v; want ErrGarbage", text, m, err)
+		}
+	}
+}
+
+func FuzzParse(f *testing.F) {
+	f.Add([]byte("READY=1\nSTATUS=x\nWATCHDOG_USEC=12\nERRNO=1"))
+	f.Add([]byte("STATUS=é\nMONOTONIC_USEC=7\nRELOADING=1"))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		m, err := Parse(data)
+		if err != nil {
+			return
+		}
+		again, err := Parse(m.Format())
+		if err != nil || again != m {
+			t.Fatalf("got %+v, %v; want %+v", again, err, m)
+		}
+		if len(m.Status) > maxStatus {
+			t.Fatalf("status has %d bytes; want at most %d", len(m.Status), maxStatus)
+		}
+	})
+}
+
+type note struct {
+	pid int
+	m   Message
+}
+
+// receive runs a Receiver whose notes come through the channel.
+func receive(t *testing.T) (*Receiver, chan note) {
+	t.Helper()
+	r, err := Listen(filepath.Join(t.TempDir(), "notify"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	notes := make(chan note, 1000)
+	r.Notify = func(pid int, m Message) bool { notes <- note{pid, m}; return true }
+	run(t, r)
+	return r, notes
+}
+
+func run(t *testing.T, r *Receiver) {
+	done := make(chan error)
+	go func() { done <- r.Run() }()
+	t.Cleanup(func() {
+		r.Close()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+func TestReceiver_TakesThePidFromTheKernel(t *testing.T) {
+	r, notes := receive(t)
+	s := NewSender(r.Path())
+	defer s.Close()
+	if err := s.send([]byte("READY=1\nMAINPID=1"), nil); err != nil {
+		t.Fatal(err)
+	}
+	if got := <-notes; got.pid != os.Getpid() || !got.m.Ready {
+		t.Errorf("got %+v; want READY of pid %d", got, os.Getpid())
+	}
+}
+
+func TestReceiver_BarrierIsAnsweredAndFDsAreClosed(t *testing.T) {
+	r, _ := receive(t)
+	s := NewSender(r.Path())
+	defer s.Close()
+	before := openFDs(t)
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	for range 20 {
+		if err := s.Barrier(ctx); err != nil {
+			t.Fatal(err)
+		}
+	}
+	null, err := os.Open(os.DevNull)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer null.Close()
+	many := make([]int, maxFDs)
+	for i := range many {
+		many[i] = int(null.Fd())
+	}
+	if err := s.send([]byte("FDSTORE=1"), unix.UnixRights(many...)); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Barrier(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if got := r.Counts().Closed; got != 21+maxFDs {
+		t.Errorf("closed %d descriptors; want %d", got, 21+maxFDs)
+	}
+	if after := openFDs(t); after > before+2 { // the sender's own, and null
+		t.Errorf("%d descriptors are open; %d were before", after, before)
+	}
+}
+
+// A hostile sender changes nothing, is counted, and does not keep others out.
+func TestReceiver_SurvivesHostileDatagrams(t *testing.T) {
+	r, err := Listen(filepath.Join(t.TempDir(), "notify"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var known atomic.Uint64
+	r.Notify = func(pid int, m Message) bool {
+		if m.Status == "friend" {
+			known.Add(1)
+			return true
+		}
+		return false
+	}
+	run(t, r)
+	s := NewSender(r.Path())
+	defer s.Close()
+	send := func(data []byte) {
+		t.Helper()
+		if err := s.send(data, nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	const n = 20_000
+	for range n {
+		send([]byte("READY=1"))
+	}
+	for range 100 {
+		send(bytes.Repeat([]byte("STATUS=x\n"), 64<<10/9))
+		send([]byte{0, 1, 2, 0xff})
+		send([]byte("READY"))
+	}
+	send([]byte("STATUS=friend"))
+	if err := s.Barrier(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	got := r.Counts()
+	want := Counts{Received: n + 302, Unknown: n + 1, Garbage: 200, TooLong: 100, Closed: 1}
+	if got.Unknown == n { // the barrier's own message may not be counted yet
+		got.Unknown++
+	}
+	if got != want || known.Load() != 1 {
+		t.Errorf("got %+v and %d known; want %+v and 1", got, known.Load(), want)
+	}
+}
+
+func TestSender_FindsASupervisorThatWasStartedAnew(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "notify")
+	s := NewSender(path)
+	defer s.Close()
+	if err := s.Send(Message{Ready: true}); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("without a supervisor: got %v; want ErrNotExist", err)
+	}
+	for range 2 {
+		r, err := Listen(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got := make(chan Message, 1)
+		r.Notify = func(_ int, m Message) bool { got <- m; return true }
+		done := make(chan error)
+		go func() { done <- r.Run() }()
+		if err := s.Send(Message{Watchdog: true}); err != nil {
+			t.Fatal(err)
+		}
+		if m := <-got; !m.Watchdog {
+			t.Errorf("got %+v; want WATCHDOG=1", m)
+		}
+		r.Close()
+		<-done
+	}
+}
+
+func TestSender_WithoutSocketTellsNobody(t *testing.T) {
+	var none *Sender
+	for _, s := range []*Sender{none, NewSender("")} {
+		if err := errors.Join(s.Send(Message{Ready: true}), s.Barrier(context.Background())); err != nil {
+			t.Error(err)
+		}
+		s.Close()
+	}
+}
+
+func TestFromFile_GoesOnWithTheSocket(t *testing.T) {
+	r, err := Listen(filepath.Join(t.TempDir(), "notify"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	f, err := r.File()
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := NewSender(r.Path())
+	defer s.Close()
+	if err := s.Send(Message{Ready: true}); err != nil { // waits in the queue
+		t.Fatal(err)
+	}
+	r.Close()
+	again, err := FromFile(r.Path(), f)
+	if err != nil {
+		t.Fatal(err)
+	}
+	notes := make(chan int, 1)
+	again.Notify = func(pid int, m Message) bool { notes <- pid; return true }
+	run(t, again)
+	if pid := <-notes; pid != os.Getpid() {
+		t.Errorf("got pid %d; want %d", pid, os.Getpid())
+	}
+}
+
+func openFDs(t *testing.T) int {
+	t.Helper()
+	entries, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return len(entries)
+}
