@@ -1,0 +1,171 @@
+package config
+
+import (
+	"reflect"
+	"slices"
+	"strings"
+
+	"github.com/273ebdf9/lb/backends"
+)
+
+// check finds the faults of a decoded config: those that the Config types find in themselves, and those between them.
+func (d *decoder) check(c *Config) {
+	d.validate("", reflect.ValueOf(c).Elem())
+	users := d.checkListeners(c)
+	d.checkBinds(c)
+	for i := range c.Pools {
+		d.checkPool(&c.Pools[i], users[c.Pools[i].Name])
+	}
+}
+
+// validate calls Validate of v and of every struct in it. A fault at a key that has one already is left out: the key
+// still has its default, and what is wrong with that is not the writer's.
+func (d *decoder) validate(path string, v reflect.Value) {
+	if c, ok := v.Addr().Interface().(interface{ Validate() error }); ok {
+		for _, f := range slices.DeleteFunc(relativeFaults(path, c.Validate()), func(f Fault) bool { return d.isFaulty(f.Path) }) {
+			d.fault(f.Path, "%s", f.Message)
+		}
+	}
+	for _, f := range fieldsOf(v.Type()) {
+		if _, ok := tableType(f); !ok {
+			continue
+		}
+		value, key := v.FieldByIndex(f.Index), join(path, f.key)
+		switch {
+		case f.named:
+			for i := range value.Len() {
+				d.validate(join(key, value.Index(i).FieldByName("Name").String()), value.Index(i))
+			}
+		case f.Type.Kind() == reflect.Slice:
+			for i := range value.Len() {
+				d.validate(index(key, i), value.Index(i))
+			}
+		case f.Type.Kind() == reflect.Pointer:
+			if !value.IsNil() {
+				d.validate(key, value.Elem())
+			}
+		default:
+			d.validate(key, value)
+		}
+	}
+}
+
+// relativeFaults are the errors of a Validate, each of which begins with its key relative to path.
+func relativeFaults(path string, err error) []Fault {
+	if err == nil {
+		return nil
+	}
+	if joined, ok := err.(interface{ Unwrap() []error }); ok {
+		var faults []Fault
+		for _, e := range joined.Unwrap() {
+			faults = append(faults, relativeFaults(path, e)...)
+		}
+		return faults
+	}
+	key, message, ok := strings.Cut(err.Error(), ": ")
+	if !ok {
+		return []Fault{{Path: path, Message: oneLine(err.Error())}}
+	}
+	return []Fault{{Path: strings.TrimPrefix(path+"."+key, "."), Message: oneLine(message)}}
+}
+
+func (d *decoder) checkName(path, noun, name string) {
+	if !backends.ValidName(name) {
+		d.fault(path, "%s cannot name a %s; write 1 to 64 letters, digits, dots, dashes or underscores, a letter or digit first",
+			brief(name), noun)
+	}
+}
+
+// poolsOf are the pools that a listener sends connections to, by the path of the key that says so.
+func poolsOf(l *Listener) map[string]string {
+	if l.Pool == "" {
+		return nil
+	}
+	return map[string]string{join(join("listeners", l.Name), "pool"): l.Pool}
+}
+
+// checkListeners finds listeners without a pool. It returns the listeners that use each pool.
+func (d *decoder) checkListeners(c *Config) (users map[string][]*Listener) {
+	if len(c.Listeners) == 0 && !d.isFaulty("listeners") {
+		d.fault("listeners", "missing; add a [listeners.NAME] with bind and pool")
+	}
+	var pools []string
+	exists := map[string]bool{}
+	for i := range c.Pools {
+		pools = append(pools, c.Pools[i].Name)
+		exists[c.Pools[i].Name] = true
+	}
+	users = map[string][]*Listener{}
+	for i := range c.Listeners {
+		l := &c.Listeners[i]
+		for path, pool := range poolsOf(l) {
+			switch near := nearest(pool, pools); {
+			case exists[pool]:
+				users[pool] = append(users[pool], l)
+			case d.isFaulty(path), len(pools) == 0 && d.isFaulty("pools"):
+			case near != "":
+				d.fault(path, "there is no pool %s; did you mean %q?", brief(pool), near)
+			default:
+				d.fault(path, "there is no pool %s; add [%s] or name another", brief(pool), join("pools", pool))
+			}
+		}
+		d.checkName(join("listeners", l.Name), "listener", l.Name)
+	}
+	return users
+}
+
+// checkPool checks a pool that the listeners use.
+func (d *decoder) checkPool(p *Pool, users []*Listener) {
+	path := join("pools", p.Name)
+	if len(p.Backends) == 0 && !d.isFaulty(join(path, "backends")) {
+		d.fault(join(path, "backends"), "missing; add a [[%s.backends]] with an address", path)
+	}
+	if len(users) == 0 {
+		d.warn(path, "no listener uses this pool")
+	}
+	if p.IdleTimeout > 0 && p.IdleTimeout < p.ConnectTimeout {
+		d.warn(d.firstSet(path, "idle_timeout", "connect_timeout"), "idle_timeout %s is below connect_timeout %s",
+			formatDuration(p.IdleTimeout), formatDuration(p.ConnectTimeout))
+	}
+	if p.Health.Type != "none" && p.Health.Type != "notify" && p.Health.Timeout > p.Health.Interval {
+		d.warn(d.firstSet(join(path, "health"), "timeout", "interval"), "timeout %s is above interval %s",
+			formatDuration(p.Health.Timeout), formatDuration(p.Health.Interval))
+	}
+	d.checkAddresses(p, users)
+	d.checkName(path, "pool", p.Name)
+}
+
+// checkAddresses warns of a backend that is there twice, which takes a double share, and finds one that is its own
+// listener: connections would go in a circle.
+func (d *decoder) checkAddresses(p *Pool, users []*Listener) {
+	path := func(i int) string { return join(index(join(join("pools", p.Name), "backends"), i), "address") }
+	first := map[backends.Address]int{}
+	for i, b := range p.Backends {
+		a, err := backends.ParseAddress(b.Address)
+		if err != nil {
+			continue
+		}
+		if other, ok := first[normal(a)]; ok {
+			d.warn(path(i), "%s is the address of backends[%d] too", a, other)
+			continue
+		}
+		first[normal(a)] = i
+	}
+	for _, l := range users {
+		for _, s := range l.Bind {
+			if a, err := backends.ParseAddress(s); err == nil {
+				if i, ok := first[normal(a)]; ok {
+					d.fault(path(i), "%s is the listener %q itself: connections would go in a circle", a, l.Name)
+				}
+			}
+		}
+	}
+}
+
+// firstSet is the path of the first of two keys of a table, or of the second where only that is in the file.
+func (d *decoder) firstSet(table, first, second string) string {
+	if path := join(table, second); !d.isSet(join(table, first)) && d.isSet(path) {
+		return path
+	}
+	return join(table, first)
+}

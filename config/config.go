@@ -1,0 +1,171 @@
+// Package config reads lb's configuration: strict TOML into a checked Config.
+//
+// What the keys are, their defaults and their checks belong to the packages that they configure, as their Config types,
+// DefaultConfig and Validate; this package puts them together, and adds what no single one can check. Every fault of a
+// file is found in one go, with its line, its TOML path and what to write instead. The package starts no goroutine, and
+// never changes or watches a file.
+package config
+
+import (
+	"fmt"
+	"reflect"
+
+	"github.com/273ebdf9/lb/admin"
+	"github.com/273ebdf9/lb/backends"
+	"github.com/273ebdf9/lb/health"
+	"github.com/273ebdf9/lb/internal/logs"
+	"github.com/273ebdf9/lb/proxy"
+)
+
+//go:generate go run ./internal/reference ../docs/config.md
+
+// Config is a whole configuration. Load and Parse return only checked ones.
+//
+// A key or table is added where it belongs: a field with a toml tag in one of the Config types here or of the packages.
+// A new Config type is also added to newDefaults. Absent tables have their defaults; a pointer to a struct is an optional
+// table, nil when absent.
+type Config struct {
+	// Proxy is how lb carries connections.
+	Proxy proxy.Config `toml:"proxy"`
+	// Admin is how lb is controlled and observed.
+	Admin admin.Config `toml:"admin"`
+	// Log is what lb writes about itself and its sessions.
+	Log logs.Config `toml:"log"`
+	// Listeners are the addresses that clients connect to, one table for each listener, in the order of the file. At
+	// least one.
+	Listeners []Listener `toml:"listeners,named"`
+	// Pools are the sets of backends that connections go to, one table for each pool, in the order of the file.
+	Pools []Pool `toml:"pools,named"`
+
+	// Warnings are what is legal and probably wrong, in the order of the file.
+	Warnings []Fault `toml:"-"`
+}
+
+// Listener is one [listeners.NAME].
+type Listener struct {
+	Name string `toml:"-"`
+	proxy.ListenerConfig
+}
+
+// Pool is one [pools.NAME]. Its Backends and its Config.Backends are one slice.
+type Pool struct {
+	Name string `toml:"-"`
+	backends.Config
+	// Health is how lb finds out which of the pool's backends are alive.
+	Health health.Config `toml:"health"`
+	// Backends are the places that the pool sends connections to, one table for each, in order. At least one.
+	Backends []backends.BackendConfig `toml:"backends"`
+}
+
+// newDefaults has the defaults of every Config type.
+func newDefaults() defaultsByType {
+	return byType(
+		proxy.DefaultConfig(),
+		proxy.DefaultListenerConfig(),
+		admin.DefaultConfig(),
+		logs.DefaultConfig(),
+		backends.DefaultConfig(),
+		backends.DefaultBackendConfig(),
+		health.DefaultConfig(),
+	)
+}
+
+// Load reads the file at path, at most 1 MiB. The error is of the operating system when the file cannot be read, and an
+// *Error that lists every fault when it is not a valid config.
+func Load(path string) (*Config, error) {
+	data, err := readFile(path)
+	if err != nil {
+		return nil, err
+	}
+	return Parse(path, data)
+}
+
+// Parse reads a config. The name stands for it in faults, as the path does for Load. The error is an *Error that lists
+// every fault; of faults in the syntax there is only the first.
+func Parse(name string, data []byte) (*Config, error) {
+	c, faults := parse(data)
+	for i := range faults {
+		faults[i].File = name
+	}
+	if len(faults) > 0 {
+		return nil, &Error{Faults: faults}
+	}
+	for i := range c.Warnings {
+		c.Warnings[i].File = name
+	}
+	return c, nil
+}
+
+func parse(data []byte) (*Config, []Fault) {
+	if f, ok := checkText(data); !ok {
+		return nil, []Fault{f}
+	}
+	text := string(data)
+	at, tooDeep := locate(text)
+	if tooDeep > 0 {
+		return nil, []Fault{{Line: tooDeep, Message: fmt.Sprintf("nested more than %d deep; no key of lb is", maxDepth)}}
+	}
+	var raw map[string]any
+	if err := decodeTOML(text, &raw); err != nil {
+		return nil, []Fault{syntaxFault(text, err)}
+	}
+
+	c := &Config{}
+	d := decoder{defaults: newDefaults(), tables: Tables(), at: at, faulty: map[string]bool{}}
+	d.defaults.set(reflect.ValueOf(c).Elem())
+	d.value("", raw, reflect.ValueOf(c).Elem())
+	for i := range c.Pools {
+		c.Pools[i].Config.Backends = c.Pools[i].Backends
+	}
+	d.check(c)
+	sortFaults(d.faults)
+	sortFaults(d.warnings)
+	c.Warnings = d.warnings
+	return c, d.faults
+}
+
+// Pool is the pool of that name, or nil.
+func (c *Config) Pool(name string) *Pool {
+	for i := range c.Pools {
+		if c.Pools[i].Name == name {
+			return &c.Pools[i]
+		}
+	}
+	return nil
+}
+
+// Listener is the listener of that name, or nil.
+func (c *Config) Listener(name string) *Listener {
+	for i := range c.Listeners {
+		if c.Listeners[i].Name == name {
+			return &c.Listeners[i]
+		}
+	}
+	return nil
+}
+
+// defaultsByType has the default of each Config type.
+type defaultsByType map[reflect.Type]reflect.Value
+
+func byType(defaults ...any) defaultsByType {
+	m := defaultsByType{}
+	for _, v := range defaults {
+		m[reflect.TypeOf(v)] = reflect.ValueOf(v)
+	}
+	return m
+}
+
+// set gives v its default, and so do the structs inside of a struct that has none of its own.
+func (m defaultsByType) set(v reflect.Value) {
+	if def, ok := m[v.Type()]; ok {
+		v.Set(def)
+		return
+	}
+	if v.Kind() == reflect.Struct {
+		for i := range v.NumField() {
+			if v.Type().Field(i).IsExported() {
+				m.set(v.Field(i))
+			}
+		}
+	}
+}
