@@ -59,6 +59,9 @@ func ParseAddress(s string) (Address, error) {
 // IsUnix says whether the address is a Unix socket, by path or abstract.
 func (a Address) IsUnix() bool { return a.Path != "" }
 
+// IsHostName says whether the address has to be looked up before it can be connected to.
+func (a Address) IsHostName() bool { return !a.IsUnix() && a.Host != "" && !isIP(a.Host) }
+
 // Network is "unix" or "tcp", as package net has it.
 func (a Address) Network() string {
 	if a.IsUnix() {

@@ -1,0 +1,50 @@
+# make help lists the targets.
+GO ?= go
+BIN := bin
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+LDFLAGS := -s -w -X main.buildVersion=$(VERSION)
+# Pinned tools; go run fetches and caches them.
+STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.7.0
+
+.DEFAULT_GOAL := help
+.PHONY: help build run test race check e2e bench fuzz clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+build: ## bin/lb, static
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $(BIN)/lb ./cmd/lb
+
+run: build ## build, start four sample processes and lb in front of them
+	CGO_ENABLED=0 $(GO) build -trimpath -o $(BIN)/hello ./examples/hello
+	examples/run.sh $(BIN)/lb $(BIN)/hello config.example.toml
+
+test: ## all Go tests; needs no other program
+	$(GO) test ./...
+
+race: ## all Go tests under the race detector, three times
+	$(GO) test -race -count=3 ./...
+
+check: ## gofmt, vet, staticcheck, and the import table
+	@test -z "$$(gofmt -l $$(git ls-files '*.go'))" || { echo 'gofmt differs:'; gofmt -l $$(git ls-files '*.go'); exit 1; }
+	$(GO) vet ./...
+	$(GO) vet -tags e2e ./tests/...
+	$(GO) run $(STATICCHECK) ./...
+	$(GO) test -count=1 ./tests/arch
+
+e2e: build ## test the built binary with real programs (installs those it lacks with apt-get)
+	tests/e2e/install.sh
+	LB_BINARY=$(CURDIR)/$(BIN)/lb $(GO) test -tags e2e -count=1 -timeout 20m ./tests/e2e/...
+
+bench: build ## lb, haproxy and nginx side by side; BENCHFLAGS="-cases keepalive -rounds 3" for less
+	$(GO) run ./bench/cmd/peers -install -lb $(BIN)/lb $(BENCHFLAGS)
+
+FUZZTIME ?= 30s
+fuzz: ## run every fuzz target for FUZZTIME each
+	@set -e; for p in $$($(GO) list ./...); do \
+		for f in $$($(GO) test -list '^Fuzz' $$p | grep '^Fuzz' || true); do \
+			echo "$$p $$f"; $(GO) test -run '^$$' -fuzz "^$$f$$" -fuzztime $(FUZZTIME) $$p; \
+		done; done
+
+clean: ## remove what was built
+	rm -rf $(BIN)

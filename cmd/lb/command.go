@@ -1,0 +1,166 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/273ebdf9/lb/admin"
+	"github.com/273ebdf9/lb/config"
+)
+
+// The exit codes of every command.
+const (
+	exitDone   = 0
+	exitFailed = 1 // refused or failed; the reason is on stderr
+	exitUsage  = 2 // no such command, flag or argument
+)
+
+// askTimeout is how long a command waits for the answer of a running lb.
+const askTimeout = 10 * time.Second
+
+// execute runs the command that args name and gives its exit code.
+func execute(args []string, stdout, stderr io.Writer) int {
+	root := newRoot()
+	root.SetArgs(args)
+	root.SetOut(stdout)
+	root.SetErr(stderr)
+	cmd, err := root.ExecuteC()
+	var failed *failure
+	switch {
+	case err == nil:
+		return exitDone
+	case errors.As(err, &failed):
+		printFailure(stderr, failed.cause)
+		return exitFailed
+	default:
+		fmt.Fprintf(stderr, "lb: %v\nRun %q for help.\n", err, cmd.CommandPath()+" --help")
+		return exitUsage
+	}
+}
+
+func newRoot() *cobra.Command {
+	root := &cobra.Command{
+		Use:           "lb",
+		Version:       build().String(),
+		Short:         "A Layer-4 TCP load balancer for one host's fleet of app processes",
+		Long:          "lb balances TCP connections over one host's fleet of app processes.\n\nExit codes: 0 done, 1 refused or failed, 2 wrong usage.",
+		SilenceErrors: true,
+		SilenceUsage:  true,
+	}
+	root.SetVersionTemplate("{{.Version}}\n")
+	root.AddCommand(newRunCommand(), newCheckCommand(), newStatusCommand(), newVersionCommand())
+	root.InitDefaultHelpCmd()
+	root.InitDefaultCompletionCmd()
+	for _, cmd := range append(root.Commands(), root) {
+		switch {
+		case cmd.HasSubCommands():
+			cmd.RunE, cmd.Args = needCommand, cobra.ArbitraryArgs
+		case cmd.Name() == "help":
+			cmd.RunE = help
+		}
+	}
+	// needCommand makes a command runnable, which is no use to tell of.
+	root.SetUsageTemplate(strings.Replace(root.UsageTemplate(), "{{if .Runnable}}", "{{if and .Runnable (not .HasAvailableSubCommands)}}", 1))
+	return root
+}
+
+// needCommand is the action of a command that has only sub-commands. Left to itself, cobra shows help and succeeds.
+func needCommand(cmd *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return errors.New("which command?")
+	}
+	cmd.SuggestionsMinimumDistance = 2
+	if near := cmd.SuggestionsFor(args[0]); len(near) > 0 {
+		return fmt.Errorf("there is no command %q; did you mean %q?", args[0], near[0])
+	}
+	return fmt.Errorf("there is no command %q", args[0])
+}
+
+// help is the action of lb help. Cobra's own succeeds for a command that does not exist.
+func help(cmd *cobra.Command, args []string) error {
+	of, rest, err := cmd.Root().Find(args)
+	if err != nil || len(rest) > 0 {
+		return fmt.Errorf("there is no command %q", strings.Join(args, " "))
+	}
+	of.InitDefaultHelpFlag()
+	return of.Help()
+}
+
+// failure is an error of a command's own work. Every other one is cobra's, and about usage.
+type failure struct{ cause error }
+
+func (f *failure) Error() string { return f.cause.Error() }
+func (f *failure) Unwrap() error { return f.cause }
+
+// action makes a cobra action of a command that takes no arguments.
+func action(do func(cmd *cobra.Command) error) func(*cobra.Command, []string) error {
+	return func(cmd *cobra.Command, _ []string) error {
+		if err := do(cmd); err != nil {
+			return &failure{err}
+		}
+		return nil
+	}
+}
+
+// errSaid is the failure of a command that has said why already.
+var errSaid = errors.New("said already")
+
+// printFailure says why a command failed. The faults of a config stand alone, one a line, as editors read them.
+func printFailure(w io.Writer, err error) {
+	var faults *config.Error
+	switch {
+	case errors.Is(err, errSaid):
+	case errors.As(err, &faults):
+		fmt.Fprintln(w, faults)
+	default:
+		fmt.Fprintln(w, "lb:", err)
+	}
+}
+
+func newRunCommand() *cobra.Command {
+	var file string
+	cmd := &cobra.Command{
+		Use:                   "run -f FILE",
+		Short:                 "Serve in the foreground until a signal ends it",
+		Long:                  "Serve in the foreground until a signal ends it.\n\nSIGTERM lets sessions finish within proxy.stop_timeout; SIGINT, and a second signal, stop at once. SIGUSR1 reopens log files.",
+		Args:                  cobra.NoArgs,
+		DisableFlagsInUseLine: true,
+		RunE:                  action(func(*cobra.Command) error { return run(file) }),
+	}
+	addFileFlag(cmd, &file)
+	return cmd
+}
+
+// addFileFlag adds -f, which has to be given.
+func addFileFlag(cmd *cobra.Command, file *string) {
+	cmd.Flags().StringVarP(file, "file", "f", "", "the config `FILE`, in TOML")
+	cmd.MarkFlagRequired("file")
+	cmd.MarkFlagFilename("file", "toml")
+}
+
+// addSocketFlag adds -s to a command that asks a running lb.
+func addSocketFlag(cmd *cobra.Command, socket *string) {
+	def := os.Getenv("LB_SOCKET")
+	if def == "" {
+		def = admin.DefaultSocket
+	}
+	cmd.Flags().StringVarP(socket, "socket", "s", def, "the control `SOCKET` of lb; also LB_SOCKET")
+	cmd.MarkFlagFilename("socket")
+}
+
+// addJSONFlag adds --json.
+func addJSONFlag(cmd *cobra.Command, asJSON *bool) {
+	cmd.Flags().BoolVar(asJSON, "json", false, "print JSON")
+}
+
+// askContext bounds a question to a running lb.
+func askContext() (context.Context, context.CancelFunc) {
+	return context.WithTimeout(context.Background(), askTimeout)
+}

@@ -1,0 +1,222 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/273ebdf9/lb/admin"
+)
+
+// lb runs a command line as main does.
+func lb(t *testing.T, args ...string) (code int, stdout, stderr string) {
+	t.Helper()
+	var out, errs bytes.Buffer
+	code = execute(args, &out, &errs)
+	return code, out.String(), errs.String()
+}
+
+// writeConfig writes a config and returns its path.
+func writeConfig(t *testing.T, text string) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "lb.toml")
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+const goodConfig = `
+[listeners.web]
+bind = ["127.0.0.1:8080"]
+pool = "app"
+
+[pools.app]
+[[pools.app.backends]]
+name = "w1"
+address = "unix:/run/app/w1.sock"
+[[pools.app.backends]]
+name = "w2"
+address = "unix:/run/app/w2.sock"
+`
+
+const unusedPool = `
+[pools.spare]
+[[pools.spare.backends]]
+address = "unix:/run/app/w3.sock"
+`
+
+func TestUsage_IsExitCode2AndSaysWhereHelpIs(t *testing.T) {
+	for _, tc := range []struct {
+		args string
+		want string
+	}{
+		{"", `which command?`},
+		{"nonsense", `there is no command "nonsense"`},
+		{"stauts", `did you mean "status"?`},
+		{"--nonsense", `unknown flag: --nonsense`},
+		{"status --nonsense", `unknown flag: --nonsense`},
+		{"status extra", `"extra"`},
+		{"run", `"file"`},
+		{"check -f", `-f`},
+		{"help nonsense", `there is no command "nonsense"`},
+		{"completion nonsense", `there is no command "nonsense"`},
+	} {
+		code, stdout, stderr := lb(t, strings.Fields(tc.args)...)
+		if code != exitUsage || stdout != "" || !strings.Contains(stderr, tc.want) || !strings.Contains(stderr, "--help") {
+			t.Errorf("lb %s: got %d, %q, %q; want 2 and an error with %q that names --help", tc.args, code, stdout, stderr, tc.want)
+		}
+	}
+}
+
+func TestHelp_IsShortAndListsEveryCommand(t *testing.T) {
+	code, stdout, stderr := lb(t, "--help")
+	if code != exitDone || stderr != "" || strings.Count(stdout, "\n") > 25 {
+		t.Errorf("lb --help: got %d, %d lines, %q; want 0 and at most 25 lines", code, strings.Count(stdout, "\n"), stderr)
+	}
+	for _, cmd := range newRoot().Commands() {
+		if !strings.Contains(stdout, "  "+cmd.Name()+" ") {
+			t.Errorf("lb --help: got %q; want it to list %q", stdout, cmd.Name())
+		}
+		if code, out, _ := lb(t, "help", cmd.Name()); code != exitDone || !strings.Contains(out, "Usage:") {
+			t.Errorf("lb help %s: got %d, %q; want its usage", cmd.Name(), code, out)
+		}
+	}
+}
+
+func TestCheck_CountsWhatAGoodFileHas(t *testing.T) {
+	file := writeConfig(t, goodConfig)
+	code, stdout, stderr := lb(t, "check", "-f", file)
+	if want := file + ": ok (1 listener, 1 pool, 2 backends)\n"; code != exitDone || stdout != want || stderr != "" {
+		t.Errorf("lb check: got %d, %q, %q; want 0 and %q", code, stdout, stderr, want)
+	}
+}
+
+func TestCheck_SaysEveryFaultOnALine(t *testing.T) {
+	file := writeConfig(t, strings.ReplaceAll(goodConfig, `pool = "app"`, "pool = \"app\"\nbacklog = -1\nnonsense = 1"))
+	code, stdout, stderr := lb(t, "check", "-f", file)
+	lines := strings.Split(strings.TrimSuffix(stderr, "\n"), "\n")
+	if code != exitFailed || stdout != "" || len(lines) != 2 {
+		t.Fatalf("lb check: got %d, %q, %q; want 1 and two lines", code, stdout, stderr)
+	}
+	for _, line := range lines {
+		if !strings.HasPrefix(line, file+":") || !strings.Contains(line, "listeners.web.") {
+			t.Errorf("line: got %q; want the file, the line and the key", line)
+		}
+	}
+	if code, _, again := lb(t, "run", "-f", file); code != exitFailed || again != stderr {
+		t.Errorf("lb run: got %d, %q; want 1 and the same faults as lb check", code, again)
+	}
+}
+
+func TestCheck_WarningsFailOnlyWhenStrict(t *testing.T) {
+	file := writeConfig(t, goodConfig+unusedPool)
+	code, stdout, stderr := lb(t, "check", "-f", file)
+	if code != exitDone || !strings.Contains(stdout, ": ok (1 listener, 2 pools, 3 backends)") || !strings.Contains(stderr, "pools.spare: warning: ") {
+		t.Errorf("lb check: got %d, %q, %q; want 0 and a warning of pools.spare", code, stdout, stderr)
+	}
+	code, stdout, stderr = lb(t, "check", "--strict", "-f", file)
+	if code != exitFailed || stdout != "" || !strings.Contains(stderr, "pools.spare: warning: ") {
+		t.Errorf("lb check --strict: got %d, %q, %q; want 1 and the warning", code, stdout, stderr)
+	}
+}
+
+func TestCheck_JSONHasTheSame(t *testing.T) {
+	bad := writeConfig(t, "nonsense = 1\n"+goodConfig)
+	for _, tc := range []struct {
+		file     string
+		args     []string
+		code     int
+		faults   int
+		warnings int
+	}{
+		{writeConfig(t, goodConfig), nil, exitDone, 0, 0},
+		{writeConfig(t, goodConfig+unusedPool), nil, exitDone, 0, 1},
+		{writeConfig(t, goodConfig+unusedPool), []string{"--strict"}, exitFailed, 0, 1},
+		{bad, nil, exitFailed, 1, 0},
+	} {
+		code, stdout, stderr := lb(t, append([]string{"check", "--json", "-f", tc.file}, tc.args...)...)
+		var got checkResult
+		if err := json.Unmarshal([]byte(stdout), &got); err != nil {
+			t.Fatalf("lb check --json: got %q, %v; want JSON", stdout, err)
+		}
+		if code != tc.code || got.OK != (code == exitDone) || len(got.Faults) != tc.faults || len(got.Warnings) != tc.warnings || stderr != "" {
+			t.Errorf("lb check --json: got %d, %s, %q; want %d with %d faults and %d warnings", code, stdout, stderr, tc.code, tc.faults, tc.warnings)
+		}
+	}
+}
+
+func TestCheck_FileThatCannotBeReadIsExitCode1(t *testing.T) {
+	code, stdout, stderr := lb(t, "check", "-f", "/nonexistent/lb.toml")
+	if code != exitFailed || stdout != "" || !strings.HasPrefix(stderr, "lb: ") || !strings.Contains(stderr, "/nonexistent/lb.toml") {
+		t.Errorf("lb check: got %d, %q, %q; want 1 and the path", code, stdout, stderr)
+	}
+}
+
+func TestVersion_SaysTheSameInTextAndJSON(t *testing.T) {
+	_, text, _ := lb(t, "version")
+	_, flag, _ := lb(t, "--version")
+	_, raw, _ := lb(t, "version", "--json")
+	var got buildFacts
+	if err := json.Unmarshal([]byte(raw), &got); err != nil || got.Version == "" || got.String()+"\n" != text || flag != text {
+		t.Errorf("version: got %q, %q and %q, %v; want one version in all", text, flag, raw, err)
+	}
+}
+
+func TestVersion_OfTheLinkerWins(t *testing.T) {
+	defer func(old string) { buildVersion = old }(buildVersion)
+	buildVersion = "1.2.3"
+	if got := version(); got != "1.2.3" {
+		t.Errorf("version: got %q; want the linker's 1.2.3", got)
+	}
+	if got := (buildFacts{Version: "1.2.3", Revision: "0123456789abcdef", Modified: true, Go: "go1", OS: "linux", Arch: "amd64"}).String(); got != "lb 1.2.3 (0123456789ab with changes, go1 linux/amd64)" {
+		t.Errorf("version: got %q; want the short commit in it", got)
+	}
+}
+
+// startAdmin serves a status at a control socket of its own.
+func startAdmin(t *testing.T) (socket string) {
+	t.Helper()
+	socket = filepath.Join(t.TempDir(), "a.sock")
+	s, err := admin.NewServer(admin.Config{Socket: socket, SocketMode: "0600"}, admin.Sources{
+		Listeners: func() []admin.ListenerStatus {
+			return []admin.ListenerStatus{{Name: "web", Addresses: []string{"127.0.0.1:8080"}, Pool: "app", Active: 3}}
+		},
+		Process: func() admin.ProcessStatus {
+			return admin.ProcessStatus{Version: "1.2.3", Started: time.Now(), Sessions: 3}
+		},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	served := make(chan error, 1)
+	go func() { served <- s.Serve() }()
+	t.Cleanup(func() {
+		s.Close(context.Background())
+		<-served
+	})
+	return socket
+}
+
+func TestStatus_AsksTheSocketOfTheFlagOrOfTheEnvironment(t *testing.T) {
+	socket := startAdmin(t)
+	code, stdout, stderr := lb(t, "status", "-s", socket)
+	if code != exitDone || !strings.Contains(stdout, "lb 1.2.3") || !strings.Contains(stdout, "127.0.0.1:8080") || stderr != "" {
+		t.Errorf("lb status -s: got %d, %q, %q; want 0 and the listener", code, stdout, stderr)
+	}
+	t.Setenv("LB_SOCKET", socket)
+	code, stdout, _ = lb(t, "status", "--json")
+	var st admin.Status
+	if err := json.Unmarshal([]byte(stdout), &st); code != exitDone || err != nil || st.Sessions != 3 || len(st.Listeners) != 1 {
+		t.Errorf("lb status --json with LB_SOCKET: got %d, %q, %v; want 0 and the status", code, stdout, err)
+	}
+	code, _, stderr = lb(t, "status", "-s", socket+".other")
+	if code != exitFailed || stderr != `lb: cannot reach lb at "`+socket+`.other": no such file: is lb running? name its socket with -s or LB_SOCKET`+"\n" {
+		t.Errorf("lb status of nothing: got %d, %q; want 1 and what to do", code, stderr)
+	}
+}

@@ -1,0 +1,53 @@
+package main
+
+import (
+	"github.com/273ebdf9/lb/admin"
+	"github.com/273ebdf9/lb/backends"
+	"github.com/273ebdf9/lb/health"
+)
+
+// sources are the facts that the control API shows.
+func (d *daemon) sources() admin.Sources {
+	return admin.Sources{
+		Pools:     func() []*backends.Pool { return d.pools },
+		Listeners: d.listenerStatus,
+		Process:   d.processStatus,
+		Probe:     d.probeStatus,
+		Log:       d.log,
+	}
+}
+
+func (d *daemon) listenerStatus() []admin.ListenerStatus {
+	var all []admin.ListenerStatus
+	for _, ln := range d.proxy.Listeners() {
+		all = append(all, admin.ListenerStatus{
+			Name: ln.Name, Addresses: ln.Addresses(), Pool: ln.Pool().Name,
+			Active: ln.Active(), Connections: ln.Counters.Connections.Load(),
+			BytesIn: ln.Counters.BytesIn.Load(), BytesOut: ln.Counters.BytesOut.Load(),
+		})
+	}
+	return all
+}
+
+func (d *daemon) processStatus() admin.ProcessStatus {
+	st := &d.proxy.Stats
+	return admin.ProcessStatus{
+		Version: version(), Started: d.started,
+		Sessions: d.proxy.Sessions(), MaxSessions: d.proxy.MaxSessions(),
+		SessionLimitReached: st.LimitReached.Load(),
+		AcceptErrors:        map[string]uint64{"resource": st.AcceptErrors.Load()},
+		Pipes:               st.Pipes.Load(), SplicedBytes: st.SplicedBytes.Load(),
+	}
+}
+
+func (d *daemon) probeStatus(b *backends.Backend) admin.ProbeStatus {
+	st := d.checkers[b.Pool()].Status(b)
+	if st.Outcome == health.None {
+		return admin.ProbeStatus{}
+	}
+	ps := admin.ProbeStatus{Time: st.Last, OK: st.Outcome != health.Failure, Duration: st.Duration.Seconds()}
+	if !ps.OK {
+		ps.Error = st.Reason
+	}
+	return ps
+}
