@@ -1,0 +1,85 @@
+// Package logs writes what lb says: events, and one line a session when asked for.
+//
+// A [Logger] is package slog's logger with a level that can change while lb runs and files that can be reopened. A
+// [Throttle] folds errors that repeat into one line with a count. An [AccessLog] takes an [Entry] from each session
+// that ends.
+//
+// Nothing here makes its caller wait for a disk or for whoever reads a pipe: lines go to a bounded queue, one goroutine
+// for each Logger and AccessLog writes them, and what does not fit is dropped and counted. Close waits until everything
+// is written. The package never reads a config file, catches no signal, and never ends the process.
+//
+// # The access log
+//
+// In text, a line is HAProxy's tcplog (its configuration manual, §8.2.2), so that what reads that reads this, and one
+// field more:
+//
+//	127.0.0.1:40312 [21/Sep/2026:08:12:33.123] web app/w1 0/1/1250 4210 -- 3/3/2/1/0 0/0 512
+//
+//	client           address and port; [address]:port for IPv6; "unix:0" for a client on a Unix socket
+//	[time]           when it was accepted, local time
+//	listener
+//	pool/backend     the backend it was carried to, or tried at last; "<NOSRV>" when there was none
+//	Tw/Tc/Tt         milliseconds waited in the pool's queue, until the backend connection was established, and from
+//	                 accept to the end; -1 for what it did not come to
+//	bytes            to the client
+//	termination      two letters: who or what ended the session, and in which phase; "--" is the normal end
+//	a/b/c/d/retries  sessions at this moment, this one included: of the process, the listener, the pool, the backend;
+//	                 and how many backends were tried in vain
+//	0/0              HAProxy's positions in its queues; always 0
+//	bytes            from the client
+//
+// In JSON, a line is one object with the same facts; seconds have microseconds, and null is what it did not come to:
+//
+//	{"time":"2026-09-21T08:12:33.123456+02:00","client":"127.0.0.1:40312","listener":"web","pool":"app","backend":"w1",
+//	"queue_seconds":0.000000,"connect_seconds":0.001123,"session_seconds":1.250417,"bytes_in":512,"bytes_out":4210,
+//	"termination":"--","sessions":3,"listener_active":3,"pool_active":2,"backend_active":1,"retries":0}
+package logs
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+)
+
+// Logger is the log of events. Make it with New. Safe for concurrent use.
+type Logger struct {
+	*slog.Logger
+	level slog.LevelVar
+	out   *output
+	queue *lineQueue
+}
+
+// New opens the log that cfg, which must be valid, describes. The caller owes a Close.
+func New(cfg Config) (*Logger, error) {
+	out, err := openOutput(cfg.Output)
+	if err != nil {
+		return nil, fmt.Errorf("cannot open log.output: %w", err)
+	}
+	l := &Logger{out: out, queue: newLineQueue(out)}
+	l.level.Set(cfg.SlogLevel())
+	options := &slog.HandlerOptions{Level: &l.level}
+	if cfg.Format == "json" {
+		l.Logger = slog.New(slog.NewJSONHandler(l.queue, options))
+	} else {
+		l.Logger = slog.New(slog.NewTextHandler(l.queue, options))
+	}
+	l.queue.onDrop = func(lines uint64) { l.Warn("log lines were dropped: what reads the log is too slow", "lines", lines) }
+	go l.queue.run()
+	return l, nil
+}
+
+// SetLevel changes the least level that is written, from now on.
+func (l *Logger) SetLevel(level slog.Level) { l.level.Set(level) }
+
+// Reopen opens the file anew by its path, for after it was renamed by a log rotation. If that fails, the old file
+// stays in use. For stdout and stderr it does nothing.
+func (l *Logger) Reopen() error { return l.out.reopen() }
+
+// Close writes what is queued and closes the file. It gives up when ctx is done, with ctx's error; the goroutine that
+// writes is then left to the end of the process. Lines logged later are dropped.
+func (l *Logger) Close(ctx context.Context) error {
+	if err := l.queue.close(ctx); err != nil {
+		return fmt.Errorf("cannot flush the log: %w", err)
+	}
+	return l.out.close()
+}
