@@ -230,9 +230,11 @@ func (l *loop) relayEvent(s *session, e int, mask uint32) {
 	if s.ends[e].flags&endReadable != 0 && !l.pump(s, e) {
 		return
 	}
-	if mask&unix.EPOLLERR != 0 && s.dirs[e].blocked() {
-		// The error cannot be read while its direction is blocked, and no other event will come.
+	if d := &s.dirs[e]; mask&unix.EPOLLERR != 0 && (d.blocked() || d.flags&(dirEOF|dirBroken) != 0) {
+		// The error is not read while its direction is blocked, or any more, and no other event will come.
 		l.readFailed(s, e)
+	} else if mask&unix.EPOLLHUP != 0 && d.flags&dirEOF != 0 && e == backend && s.isUnix(backend) {
+		l.closeMirrored(s) // it had half-closed before
 	}
 }
 

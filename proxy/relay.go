@@ -167,8 +167,13 @@ func (l *loop) pumpSplice(s *session, src int) (n int, alive, goOn bool) {
 	n, errno := splice(from.fd, d.pipe.w, d.pipe.size, 0)
 	switch {
 	case errno == unix.EAGAIN:
-		from.flags &^= endReadable
 		l.returnPipe(d)
+		if from.flags&endUrgent != 0 { // splice does not pass the urgent mark: read on from there
+			d.flags &^= dirSplicing
+			d.full = 0
+		} else {
+			from.flags &^= endReadable
+		}
 		return 0, true, true
 	case errno == unix.EINVAL || errno == unix.ENOSYS: // this kind of socket cannot: copy, and do not try again
 		l.returnPipe(d)
@@ -240,14 +245,8 @@ func (l *loop) readEOF(s *session, src int) bool {
 		l.close(s, false)
 		return false
 	}
-	if src == backend && s.ends[backend].flags&endHungUp != 0 && s.backend.Address.IsUnix() {
-		// The backend has closed both ways: nobody will read what the client sends. Mirror it, as one close.
-		s.end = termNormal
-		reset := other.blocked() || other.flags&dirBroken != 0
-		if reset {
-			s.end = termBackendReset
-		}
-		l.close(s, reset)
+	if src == backend && s.ends[backend].flags&endHungUp != 0 && s.isUnix(backend) {
+		l.closeMirrored(s)
 		return false
 	}
 	if other.flags&dirBroken != 0 {
@@ -259,6 +258,18 @@ func (l *loop) readEOF(s *session, src int) bool {
 	s.halfOpen = true
 	l.armIdle(s)
 	return true
+}
+
+// closeMirrored ends a session whose Unix backend has closed both ways, all of its bytes being out: nobody will read
+// what the client sends. The client is closed as the backend was, at once.
+func (l *loop) closeMirrored(s *session) {
+	d := &s.dirs[client]
+	s.end = termNormal
+	reset := d.blocked() || d.flags&dirBroken != 0
+	if reset {
+		s.end = termBackendReset
+	}
+	l.close(s, reset)
 }
 
 // readFailed handles an error of the source, ECONNRESET as a rule: the other end gets a reset too.

@@ -1,0 +1,108 @@
+package proxy
+
+import (
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// SetRelayLimits makes the relay change its ways early; call it between New and Start.
+func (p *Proxy) SetRelayLimits(scratch, turn, spliceAfter, spliceWorth, pipe int) {
+	for _, l := range p.loops {
+		l.scratch = make([]byte, scratch)
+		l.limits.turnBytes, l.limits.spliceAfter, l.limits.spliceWorth = turn, uint8(spliceAfter), spliceWorth
+		l.pipes.size = pipe
+	}
+}
+
+// Holdings are what the sessions of a proxy hold for destinations that do not take it.
+type Holdings struct {
+	Sessions int
+	Armed    int // timers
+	Buffers  int
+	Held     int // bytes in buffers
+	Reserved int // capacity of the buffers
+	Pipes    int // with sessions, full or empty
+	Piped    int // bytes in pipes
+	Idle     int // pipes with nobody
+	Broken   int // directions whose destination takes nothing any more
+}
+
+// Holdings asks every loop.
+func (p *Proxy) Holdings() Holdings {
+	var h Holdings
+	for _, l := range p.loops {
+		l.call(func(l *loop) {
+			h.Idle += len(l.pipes.idle)
+			h.Armed += l.wheel.armed
+			l.table.each(func(s *session) {
+				h.Sessions++
+				for i := range s.dirs {
+					d := &s.dirs[i]
+					if d.held != nil {
+						h.Buffers++
+						h.Held += len(d.held.B) - int(d.off)
+						h.Reserved += cap(d.held.B)
+					}
+					if d.flags&dirBroken != 0 {
+						h.Broken++
+					}
+					if d.pipe != nil {
+						h.Pipes++
+						h.Piped += int(d.piped)
+					}
+				}
+			})
+		})
+	}
+	return h
+}
+
+// ShrinkBuffers gives both sockets of every session buffers of about n bytes.
+func (p *Proxy) ShrinkBuffers(n int) {
+	for _, l := range p.loops {
+		l.call(func(l *loop) {
+			l.table.each(func(s *session) {
+				for e := range s.ends {
+					if fd := int(s.ends[e].fd); fd >= 0 {
+						unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_SNDBUF, n)
+						unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF, n)
+					}
+				}
+			})
+		})
+	}
+}
+
+// LoopSessions is how many sessions each loop has.
+func (p *Proxy) LoopSessions() []int {
+	var n []int
+	for _, l := range p.loops {
+		l.call(func(l *loop) { n = append(n, l.table.used) })
+	}
+	return n
+}
+
+// InjectEvent makes every loop see an epoll event for both ends of every slot in use, as of the tenant before.
+func (p *Proxy) InjectStaleEvents(mask uint32) {
+	for _, l := range p.loops {
+		l.call(func(l *loop) {
+			for slot := range int32(len(l.table.chunks) * tableChunk) {
+				gen := l.table.at(slot).gen
+				for e := range int32(2) {
+					l.dispatch(&unix.EpollEvent{Events: mask, Fd: slot<<1 | e, Pad: gen - 1})
+				}
+			}
+		})
+	}
+}
+
+// TimeoutPrecision is how much later than its deadline a timeout may come.
+const TimeoutPrecision = wheelTick + 10*time.Millisecond
+
+// DenyPipes makes every loop do without pipes; call it between New and Start.
+func (p *Proxy) DenyPipes() {
+	for _, l := range p.loops {
+		l.pipes.open = maxPipes
+	}
+}

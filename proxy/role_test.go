@@ -1,0 +1,3 @@
+package proxy_test
+
+func playRole(role string) int { return 2 }
