@@ -30,20 +30,30 @@ type Backend struct {
 	SessionTime Histogram
 
 	pool     *Pool
-	index    int // place in the pool's members; guarded by the pool's mutex
 	sockaddr atomic.Pointer[RawSockaddr]
 
-	active   atomic.Int64
-	weight   atomic.Int32
-	maxConns atomic.Int32
-	admin    atomic.Uint32
-	health   atomic.Uint32
-	removed  atomic.Bool
-	since    atomic.Int64 // Unix ns of the last change of admin or health
-	reason   atomic.Pointer[string]
+	active    atomic.Int64
+	weight    atomic.Int32
+	effective atomic.Int64 // what EffectiveWeight gives
+	maxConns  atomic.Int32
+	admin     atomic.Uint32
+	health    atomic.Uint32
+	backup    atomic.Bool
+	removed   atomic.Bool
+	offered   atomic.Bool  // what Offered gives; set by Pool.refreshLocked alone
+	since     atomic.Int64 // Unix ns of the last change of admin or health
+	reason    atomic.Pointer[string]
+	config    atomic.Pointer[BackendConfig]
 
 	// failStreak counts connect failures since the last established connection.
 	failStreak atomic.Uint32
+
+	// Guarded by the pool's mutex.
+	index    int       // place in the pool's members
+	original bool      // was there before the pool's first connection
+	rose     bool      // has been up
+	upSince  time.Time // when it last came up; zero: since ever, for an original one
+	rampFrom time.Time // when its slow start began; zero: it is not starting slowly
 }
 
 // Pool is the pool that the backend belongs to.
@@ -58,8 +68,18 @@ func (b *Backend) Active() int64 { return b.active.Load() }
 // Weight is the current weight, 0..1000.
 func (b *Backend) Weight() int { return int(b.weight.Load()) }
 
-// EffectiveWeight is what policies compare by: Weight × WeightScale, less while the backend starts slowly.
-func (b *Backend) EffectiveWeight() int64 { return int64(b.weight.Load()) * WeightScale }
+// ConfiguredWeight is the weight that the configuration gives, which Pool.SetWeight does not change.
+func (b *Backend) ConfiguredWeight() int { return b.config.Load().Weight }
+
+// EffectiveWeight is what policies compare by: Weight × WeightScale, less while the backend starts slowly, and 0 only
+// if Weight is.
+func (b *Backend) EffectiveWeight() int64 { return b.effective.Load() }
+
+// Backup says whether the backend is only for when no other of its pool is selectable.
+func (b *Backend) Backup() bool { return b.backup.Load() }
+
+// Removed says whether the backend is no member of its pool any more. It finishes what it has.
+func (b *Backend) Removed() bool { return b.removed.Load() }
 
 // MaxConns is the limit on Active; 0 is none.
 func (b *Backend) MaxConns() int { return int(b.maxConns.Load()) }
@@ -82,15 +102,22 @@ func (b *Backend) Reason() string {
 }
 
 // Selectable says whether the backend may be given new connections: the operator wants it, it is up, it has weight.
-// Whether it has a free slot is a question of its own: see Eligible.
+// Whether the pool offers it, and whether it has a free slot, are questions of their own: see Offered and Eligible.
 func (b *Backend) Selectable() bool {
 	return b.Admin() == AdminReady && b.Health() == HealthUp && b.weight.Load() > 0 && !b.removed.Load()
 }
 
-// Eligible says whether the backend is selectable and below its max_conns.
-func (b *Backend) Eligible() bool {
+// Offered says whether the pool offers the backend to new connections at this moment: it is selectable, and no backup
+// as long as another is. With when_all_down = "any", and nobody selectable, each one is offered that the operator wants
+// and that has weight.
+func (b *Backend) Offered() bool { return b.offered.Load() }
+
+// Eligible says whether the backend is offered and below its max_conns.
+func (b *Backend) Eligible() bool { return b.offered.Load() && b.hasRoom() }
+
+func (b *Backend) hasRoom() bool {
 	limit := b.maxConns.Load()
-	return b.Selectable() && (limit == 0 || b.active.Load() < int64(limit))
+	return limit == 0 || b.active.Load() < int64(limit)
 }
 
 // Sockaddr is the address to connect to; nil while a host name has not been resolved.

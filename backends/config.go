@@ -3,6 +3,7 @@ package backends
 import (
 	"errors"
 	"fmt"
+	"math"
 	"regexp"
 	"slices"
 	"time"
@@ -17,15 +18,35 @@ const (
 	minTimeout = time.Millisecond
 )
 
-// Policies are the names that balance takes.
-var policies = []string{"leastconn"}
+// policies are the names that balance takes.
+var policies = []string{"leastconn", "random", "roundrobin", "source", "first"}
+
+// whenAllDown are the values that when_all_down takes.
+var whenAllDown = []string{whenReject, whenQueue, whenAny}
+
+const (
+	whenReject = "reject"
+	whenQueue  = "queue"
+	whenAny    = "any"
+)
 
 // Config is a pool's configuration, [pools.NAME]. Take DefaultConfig and change it: the zero value is not valid.
 type Config struct {
-	// Balance is the policy: "leastconn" (default).
+	// Balance is the policy, by which a new connection gets its backend: "leastconn" (default), the one with the fewest
+	// connections for its weight; "random", the less loaded of two drawn at random by weight; "roundrobin", in turn by
+	// weight; "source", the same one for the same client address, unless that one is out or has more than its share;
+	// "first", the first one in the order of the config that is below its max_conns.
 	Balance string `toml:"balance"`
 	// MaxConns is how many connections each backend may hold at once; 0 (default) is no limit.
 	MaxConns int `toml:"max_conns"`
+	// QueueSize is how many new connections may wait while every backend is at its max_conns, first come, first served.
+	// One more is closed at once. Default 1024; 0 is no queue.
+	QueueSize int `toml:"queue_size"`
+	// QueueTimeout is how long a connection may wait in the queue; then it is closed. Default 5s.
+	QueueTimeout time.Duration `toml:"queue_timeout"`
+	// SlowStart is how long a backend that comes up or is added takes to grow from a hundredth of its weight to all of
+	// it, unless all others are as new. Default "0s": it has its full weight at once.
+	SlowStart time.Duration `toml:"slow_start"`
 	// ConnectTimeout bounds the whole way from the accepted client to an established backend connection, over all
 	// the backends tried. Default 5s.
 	ConnectTimeout time.Duration `toml:"connect_timeout"`
@@ -33,7 +54,9 @@ type Config struct {
 	IdleTimeout time.Duration `toml:"idle_timeout"`
 	// HalfClosedTimeout is IdleTimeout for a session of which one side has closed its direction. Default 10m; "0s" is never.
 	HalfClosedTimeout time.Duration `toml:"half_closed_timeout"`
-	// WhenAllDown is what happens to a new connection when no backend is selectable: "reject" (default) closes it.
+	// WhenAllDown is what happens to a new connection when no backend is selectable: "reject" (default) closes it,
+	// "queue" lets it wait in the queue until one is up, "any" tries the backends whatever their health, but none that
+	// is in drain or maint or has weight 0.
 	WhenAllDown string `toml:"when_all_down"`
 	// Backends are the places to send connections to, in the order of the config.
 	Backends []BackendConfig `toml:"-"`
@@ -49,16 +72,20 @@ type BackendConfig struct {
 	Weight int `toml:"weight"`
 	// MaxConns is how many connections this backend may hold at once; 0 (default) is the pool's max_conns.
 	MaxConns int `toml:"max_conns"`
+	// Backup keeps the backend for when no other of the pool is selectable. Default false.
+	Backup bool `toml:"backup"`
 }
 
 // DefaultConfig is a pool without backends, with every default set.
 func DefaultConfig() Config {
 	return Config{
 		Balance:           "leastconn",
+		QueueSize:         1024,
+		QueueTimeout:      5 * time.Second,
 		ConnectTimeout:    5 * time.Second,
 		IdleTimeout:       time.Hour,
 		HalfClosedTimeout: 10 * time.Minute,
-		WhenAllDown:       "reject",
+		WhenAllDown:       whenReject,
 	}
 }
 
@@ -79,15 +106,24 @@ func (c *Config) Validate() error {
 	if !slices.Contains(policies, c.Balance) {
 		fault("balance: unknown policy %q; write one of %q", c.Balance, policies)
 	}
-	if c.MaxConns < 0 {
-		fault("max_conns: %d is negative; write 0 for no limit", c.MaxConns)
+	if err := checkMaxConns(c.MaxConns, "for no limit"); err != nil {
+		fault("max_conns: %w", err)
+	} else if c.Balance == "first" && c.MaxConns == 0 && !c.limitsEach() {
+		fault("max_conns: missing; \"first\" fills one backend after the other, so each needs a limit: here, or its own")
+	}
+	if c.QueueSize < 0 {
+		fault("queue_size: %d is negative; write 0 for no queue", c.QueueSize)
 	}
 	errs = append(errs,
+		CheckDuration("queue_timeout", c.QueueTimeout, false),
+		CheckDuration("slow_start", c.SlowStart, true),
 		CheckDuration("connect_timeout", c.ConnectTimeout, false),
 		CheckDuration("idle_timeout", c.IdleTimeout, true),
 		CheckDuration("half_closed_timeout", c.HalfClosedTimeout, true))
-	if c.WhenAllDown != "reject" {
-		fault("when_all_down: unknown value %q; write \"reject\"", c.WhenAllDown)
+	if !slices.Contains(whenAllDown, c.WhenAllDown) {
+		fault("when_all_down: unknown value %q; write one of %q", c.WhenAllDown, whenAllDown)
+	} else if c.WhenAllDown == whenQueue && c.QueueSize == 0 {
+		fault("when_all_down: \"queue\" needs a queue_size above 0")
 	}
 	seen := map[string]int{}
 	for i, b := range c.Backends {
@@ -103,6 +139,11 @@ func (c *Config) Validate() error {
 		seen[name] = i
 	}
 	return errors.Join(errs...)
+}
+
+// limitsEach says whether each backend has a max_conns of its own.
+func (c *Config) limitsEach() bool {
+	return len(c.Backends) > 0 && !slices.ContainsFunc(c.Backends, func(b BackendConfig) bool { return b.MaxConns == 0 })
 }
 
 // EffectiveName is Name, or the address where no name is given.
@@ -129,10 +170,20 @@ func (b *BackendConfig) validate() error {
 	if b.Weight < 0 || b.Weight > MaxWeight {
 		fault("weight: %d is not within 0..%d", b.Weight, MaxWeight)
 	}
-	if b.MaxConns < 0 {
-		fault("max_conns: %d is negative; write 0 for the pool's", b.MaxConns)
+	if err := checkMaxConns(b.MaxConns, "for the pool's"); err != nil {
+		fault("max_conns: %w", err)
 	}
 	return errors.Join(errs...)
+}
+
+func checkMaxConns(n int, zero string) error {
+	switch {
+	case n < 0:
+		return fmt.Errorf("%d is negative; write 0 %s", n, zero)
+	case n > math.MaxInt32:
+		return fmt.Errorf("%d is above %d; write 0 %s", n, math.MaxInt32, zero)
+	}
+	return nil
 }
 
 // CheckDuration is the one rule for durations in the config: at least 1 ms, or 0 where zeroOK. The message tells the

@@ -12,48 +12,32 @@ import (
 	"time"
 )
 
-var (
-	// ErrNoneUp: no backend of the pool is selectable.
-	ErrNoneUp = errors.New("backends: no backend is selectable")
-	// ErrSaturated: backends are selectable, but each is at its max_conns or was tried by this connection already.
-	ErrSaturated = errors.New("backends: every selectable backend is full or was tried")
-	// ErrUnknown: the pool has no backend of that name.
-	ErrUnknown = errors.New("backends: no such backend")
-)
-
-// Request is what a policy may know of the connection that wants a backend.
-type Request struct {
-	// Client is the client's address; the zero value on a Unix listener.
-	Client netip.Addr
-	// Tried are the backends that this connection could not reach. A policy never picks one of them.
-	Tried []*Backend
-}
-
-// Policy orders a pool's backends. The pool calls it with its mutex held: no method may block, call the pool, or be
-// called from elsewhere. Implementations are in package balancer.
-type Policy interface {
-	// Pick gives a backend that is Eligible and not in req.Tried, or nil when there is none. It does not acquire.
-	Pick(req *Request) *Backend
-	// Update tells that b's active count, weight, limit or state changed.
-	Update(b *Backend)
-	// Reset gives the members anew, with each one's Index set; the policy may keep the slice and must not change it.
-	Reset(members []*Backend)
-}
+// ErrUnknown: the pool has no such backend.
+var ErrUnknown = errors.New("backends: no such backend")
 
 // Pool is a named set of backends with one balancing policy. All methods are safe for concurrent use.
 type Pool struct {
 	// Name is the pool's name in the config.
 	Name string
-	// OnChange, if set, is told of every change of a backend; set it before the first connection. It runs on the
-	// goroutine that made the change, with no lock held, and must not block.
+	// OnChange, if set, is told of every change of a backend, one at a time and in the order of the changes; set it
+	// before the first connection. It runs with no lock held on a goroutine that makes changes, which tells those of
+	// the others too: a method may return before its change was told. It must not block, and may call the pool.
 	OnChange func(Change)
+	// Queue counts what became of the connections that had to wait.
+	Queue QueueCounters
 
-	config  atomic.Pointer[Config]
+	config  atomic.Pointer[Config]     // written under mu
 	members atomic.Pointer[[]*Backend] // written under mu, never changed in place
+	waiting atomic.Int64               // length of the queue; written under mu
 
-	mu     sync.Mutex
-	policy Policy
-	byName map[string]*Backend
+	mu      sync.Mutex
+	policy  Policy
+	byName  map[string]*Backend
+	queue   queue
+	served  bool     // somebody has asked for a backend
+	ramp    ramp     // the clock of slow starts
+	changes []Change // not told yet
+	telling bool     // a goroutine tells changes
 }
 
 // nextID numbers backends over all pools.
@@ -111,14 +95,13 @@ func (p *Pool) Add(cfg BackendConfig, health HealthState) (*Backend, error) {
 	if err != nil {
 		return nil, err
 	}
+	now := time.Now()
 	b := &Backend{ID: nextID.Add(1), Name: cfg.EffectiveName(), Address: addr, pool: p}
+	b.config.Store(&cfg)
 	b.weight.Store(int32(cfg.Weight))
-	b.maxConns.Store(int32(cfg.MaxConns))
-	if cfg.MaxConns == 0 {
-		b.maxConns.Store(int32(p.Config().MaxConns))
-	}
+	b.backup.Store(cfg.Backup)
 	b.health.Store(uint32(health))
-	b.since.Store(time.Now().UnixNano())
+	b.since.Store(now.UnixNano())
 	if addr.IsUnix() || isIP(addr.Host) {
 		if err := b.Resolve(context.Background()); err != nil {
 			return nil, err
@@ -131,9 +114,41 @@ func (p *Pool) Add(cfg BackendConfig, health HealthState) (*Backend, error) {
 		return nil, fmt.Errorf("cannot add backend %q to pool %q: the name is taken", b.Name, p.Name)
 	}
 	p.byName[b.Name] = b
+	b.maxConns.Store(p.limit(&cfg))
+	b.original = !p.served
+	b.effective.Store(b.fullWeight())
 	p.setMembersLocked(append(slices.Clone(p.Backends()), b))
-	p.mu.Unlock()
+	if health == HealthUp {
+		p.riseLocked(b, now)
+	}
+	p.noteLocked(b, "added", "", addr.String(), "", 0)
+	p.settleAndUnlock()
 	return b, nil
+}
+
+// Remove takes b out of the pool: it gets nothing new, and keeps its slots until each is released. The error is
+// ErrUnknown when it is no member.
+func (p *Pool) Remove(b *Backend, reason string) error {
+	p.mu.Lock()
+	if err := p.memberLocked("remove", b); err != nil {
+		p.mu.Unlock()
+		return err
+	}
+	b.removed.Store(true)
+	b.offered.Store(false)
+	delete(p.byName, b.Name)
+	p.setMembersLocked(slices.DeleteFunc(slices.Clone(p.Backends()), func(x *Backend) bool { return x == b }))
+	p.noteLocked(b, "removed", b.Address.String(), "", reason, 0)
+	p.settleAndUnlock()
+	return nil
+}
+
+// memberLocked is an error when b is no member.
+func (p *Pool) memberLocked(verb string, b *Backend) error {
+	if p.byName[b.Name] != b {
+		return fmt.Errorf("cannot %s backend %q of pool %q: %w", verb, b.Name, p.Name, ErrUnknown)
+	}
+	return nil
 }
 
 // setMembersLocked publishes a new membership.
@@ -145,43 +160,82 @@ func (p *Pool) setMembersLocked(members []*Backend) {
 	p.policy.Reset(members)
 }
 
+// limit is the max_conns of a backend with that configuration.
+func (p *Pool) limit(cfg *BackendConfig) int32 {
+	if cfg.MaxConns != 0 {
+		return int32(cfg.MaxConns)
+	}
+	return int32(p.Config().MaxConns)
+}
+
 func isIP(host string) bool {
 	_, err := netip.ParseAddr(host)
 	return err == nil
 }
 
-// Acquire chooses a backend for a new connection and takes one of its slots. The caller owes exactly one Release.
-// Errors are ErrNoneUp and ErrSaturated. It allocates nothing (BenchmarkAcquire in package balancer).
-func (p *Pool) Acquire(req *Request) (*Backend, error) {
+// SetPolicy has the pool choose by another policy from now on, which knows nothing but the backends as they are. The
+// name is what Config has as Balance.
+func (p *Pool) SetPolicy(name string, policy Policy) {
 	p.mu.Lock()
-	b := p.policy.Pick(req)
-	if b == nil {
-		p.mu.Unlock()
-		if n, _ := p.Selectable(); n == 0 {
-			return nil, ErrNoneUp
+	defer p.mu.Unlock()
+	cfg := *p.Config()
+	cfg.Balance = name
+	p.config.Store(&cfg)
+	p.policy = policy
+	policy.Reset(p.Backends())
+}
+
+// Configure changes the pool's settings while it runs. cfg is valid; its Backends are not read, and Balance is not
+// either: see SetPolicy. A changed max_conns reaches the backends that have none of their own, and replaces what
+// SetMaxConns had set. A queue that is longer than its new size stays until it has been served.
+func (p *Pool) Configure(cfg Config, reason string) {
+	p.mu.Lock()
+	old := p.Config()
+	cfg.Balance = old.Balance
+	p.config.Store(&cfg)
+	if cfg.MaxConns != old.MaxConns {
+		for _, b := range p.Backends() {
+			if own := b.config.Load(); own.MaxConns == 0 {
+				p.setMaxConnsLocked(b, p.limit(own), reason)
+			}
 		}
-		return nil, ErrSaturated
 	}
-	b.active.Add(1)
-	p.policy.Update(b)
-	p.mu.Unlock()
-	return b, nil
+	p.settleAndUnlock()
 }
 
-// Release gives back a slot of b that Acquire took.
-func (p *Pool) Release(b *Backend) {
+// ConfigureBackend gives b a changed configuration while it runs. What cfg has as before stays as SetWeight and
+// SetMaxConns have set it. Errors are ErrUnknown, and one that says that name and address cannot change.
+func (p *Pool) ConfigureBackend(b *Backend, cfg BackendConfig, reason string) error {
+	if addr, err := ParseAddress(cfg.Address); err != nil {
+		return err
+	} else if addr != b.Address || cfg.EffectiveName() != b.Name {
+		return fmt.Errorf("cannot make backend %q at %v of backend %q at %v: remove the one and add the other", cfg.EffectiveName(), addr, b.Name, b.Address)
+	}
+	if cfg.Weight < 0 || cfg.Weight > MaxWeight {
+		return weightError(b, cfg.Weight)
+	}
 	p.mu.Lock()
-	if b.active.Add(-1) < 0 {
+	if err := p.memberLocked("configure", b); err != nil {
 		p.mu.Unlock()
-		panic("BUG: backends: slot released twice")
+		return err
 	}
-	if !b.removed.Load() {
-		p.policy.Update(b)
+	old := b.config.Swap(&cfg)
+	if cfg.Weight != old.Weight {
+		p.setWeightLocked(b, cfg.Weight, reason)
 	}
-	p.mu.Unlock()
+	if cfg.MaxConns != old.MaxConns {
+		p.setMaxConnsLocked(b, p.limit(&cfg), reason)
+	}
+	if cfg.Backup != old.Backup {
+		b.backup.Store(cfg.Backup)
+		p.noteLocked(b, "backup", strconv.FormatBool(old.Backup), strconv.FormatBool(cfg.Backup), reason, 0)
+	}
+	p.settleAndUnlock()
+	return nil
 }
 
-// SetHealth changes b's health state; no change if it has that state already. Reason is what the event says.
+// SetHealth changes b's health state; no change if it has that state already, or is no member any more. Reason is what
+// the event says.
 func (p *Pool) SetHealth(b *Backend, to HealthState, reason string) (changed bool) {
 	p.mu.Lock()
 	from := b.Health()
@@ -189,15 +243,21 @@ func (p *Pool) SetHealth(b *Backend, to HealthState, reason string) (changed boo
 		p.mu.Unlock()
 		return false
 	}
+	now := time.Now()
 	b.health.Store(uint32(to))
-	held := b.changedLocked(reason)
-	p.policy.Update(b)
-	p.mu.Unlock()
-	p.tell(b, "health", from.String(), to.String(), reason, held)
+	held := b.changedLocked(now, reason)
+	if to == HealthUp {
+		p.riseLocked(b, now)
+		p.queue.forgive(b)
+	} else {
+		p.endRampLocked(b)
+	}
+	p.noteLocked(b, "health", from.String(), to.String(), reason, held)
+	p.settleAndUnlock()
 	return true
 }
 
-// SetAdmin changes b's admin state; no change if it has that state already.
+// SetAdmin changes b's admin state; no change if it has that state already, or is no member any more.
 func (p *Pool) SetAdmin(b *Backend, to AdminState, reason string) (changed bool) {
 	p.mu.Lock()
 	from := b.Admin()
@@ -205,49 +265,149 @@ func (p *Pool) SetAdmin(b *Backend, to AdminState, reason string) (changed bool)
 		p.mu.Unlock()
 		return false
 	}
+	now := time.Now()
 	b.admin.Store(uint32(to))
-	held := b.changedLocked(reason)
-	p.policy.Update(b)
-	p.mu.Unlock()
-	p.tell(b, "admin", from.String(), to.String(), reason, held)
+	held := b.changedLocked(now, reason)
+	if from == AdminMaint && b.Health() == HealthUp { // it was off, and who knows what was done to it
+		p.riseLocked(b, now)
+	}
+	p.noteLocked(b, "admin", from.String(), to.String(), reason, held)
+	p.settleAndUnlock()
 	return true
 }
 
-// SetWeight changes b's weight, which must be within 0..MaxWeight.
+// SetWeight changes b's weight, which must be within 0..MaxWeight. The error is ErrUnknown when b is no member any more.
 func (p *Pool) SetWeight(b *Backend, weight int, reason string) error {
 	if weight < 0 || weight > MaxWeight {
-		return fmt.Errorf("cannot set weight of backend %q: %d is not within 0..%d", b.Name, weight, MaxWeight)
+		return weightError(b, weight)
 	}
 	p.mu.Lock()
-	from := b.Weight()
-	if from == weight {
+	if err := p.memberLocked("set weight of", b); err != nil {
 		p.mu.Unlock()
-		return nil
+		return err
 	}
-	b.weight.Store(int32(weight))
-	p.policy.Update(b)
-	p.mu.Unlock()
-	p.tell(b, "weight", strconv.Itoa(from), strconv.Itoa(weight), reason, 0)
+	p.setWeightLocked(b, weight, reason)
+	p.settleAndUnlock()
 	return nil
 }
 
+func weightError(b *Backend, weight int) error {
+	return fmt.Errorf("cannot set weight of backend %q: %d is not within 0..%d", b.Name, weight, MaxWeight)
+}
+
+func (p *Pool) setWeightLocked(b *Backend, weight int, reason string) {
+	from := b.Weight()
+	if from == weight {
+		return
+	}
+	b.weight.Store(int32(weight))
+	p.weighLocked(b, time.Now())
+	p.noteLocked(b, "weight", strconv.Itoa(from), strconv.Itoa(weight), reason, 0)
+}
+
+// SetMaxConns changes how many connections b may hold at once; 0 is no limit. Those above a lower limit stay. The error
+// is ErrUnknown when b is no member any more.
+func (p *Pool) SetMaxConns(b *Backend, n int, reason string) error {
+	if err := checkMaxConns(n, "for no limit"); err != nil {
+		return fmt.Errorf("cannot set max_conns of backend %q: %w", b.Name, err)
+	}
+	p.mu.Lock()
+	if err := p.memberLocked("set max_conns of", b); err != nil {
+		p.mu.Unlock()
+		return err
+	}
+	p.setMaxConnsLocked(b, int32(n), reason)
+	p.settleAndUnlock()
+	return nil
+}
+
+func (p *Pool) setMaxConnsLocked(b *Backend, n int32, reason string) {
+	from := b.maxConns.Swap(n)
+	if from == n {
+		return
+	}
+	p.policy.Update(b)
+	p.noteLocked(b, "max_conns", strconv.Itoa(int(from)), strconv.Itoa(int(n)), reason, 0)
+}
+
 // changedLocked notes when and why a state changed, and gives how long the one before had stood.
-func (b *Backend) changedLocked(reason string) time.Duration {
-	now := time.Now()
+func (b *Backend) changedLocked(now time.Time, reason string) time.Duration {
 	held := now.Sub(b.Since())
 	b.since.Store(now.UnixNano())
 	b.reason.Store(&reason)
 	return held
 }
 
-func (p *Pool) tell(b *Backend, field, from, to, reason string, held time.Duration) {
+// settleAndUnlock ends a critical section that changed a backend or the membership: it works out whom the pool offers
+// now, hands free slots to those who wait, unlocks, and tells.
+func (p *Pool) settleAndUnlock() {
+	p.rampLocked(time.Now())
+	p.refreshLocked()
+	var granted grants
+	if p.queue.head != nil {
+		p.grantAllLocked(&granted)
+	}
+	p.mu.Unlock()
+	granted.call()
+	p.tell()
+}
+
+// refreshLocked works out which members are offered, and tells the policy where that changed. Backups have no policy
+// of their own: they are offered or not, and a policy looks at nobody who is not.
+func (p *Pool) refreshLocked() {
+	members := p.Backends()
+	var primary, backup bool
+	for _, b := range members {
+		if b.Selectable() {
+			if b.backup.Load() {
+				backup = true
+			} else {
+				primary = true
+			}
+		}
+	}
+	anyHealth := !primary && !backup && p.Config().WhenAllDown == whenAny
+	for _, b := range members {
+		offered := b.Selectable() && (!primary || !b.backup.Load())
+		if anyHealth {
+			offered = b.Admin() == AdminReady && b.weight.Load() > 0
+		}
+		if b.offered.Swap(offered) != offered {
+			p.policy.Update(b)
+		}
+	}
+}
+
+// noteLocked adds a change to those that tell will tell.
+func (p *Pool) noteLocked(b *Backend, field, from, to, reason string, held time.Duration) {
 	if p.OnChange == nil {
 		return
 	}
 	left, total := p.Selectable()
-	p.OnChange(Change{
+	p.changes = append(p.changes, Change{
 		Time: time.Now(), Pool: p.Name, Backend: b.Name,
 		Field: field, From: from, To: to, Reason: reason, Held: held,
 		Left: left, Total: total,
 	})
+}
+
+// tell tells what has been noted, in order. One goroutine at a time does it for all, so that the last that OnChange
+// hears of a backend is how it is.
+func (p *Pool) tell() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.telling {
+		return
+	}
+	p.telling = true
+	for len(p.changes) > 0 {
+		batch := p.changes
+		p.changes = nil
+		p.mu.Unlock()
+		for _, c := range batch {
+			p.OnChange(c)
+		}
+		p.mu.Lock()
+	}
+	p.telling = false
 }

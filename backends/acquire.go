@@ -1,0 +1,138 @@
+package backends
+
+// Hot path: one Acquire and one Release a connection. BenchmarkPick in package balancer holds their cost and that they
+// allocate nothing.
+
+import (
+	"errors"
+	"net/netip"
+	"slices"
+)
+
+var (
+	// ErrNoneUp: no backend of the pool is selectable.
+	ErrNoneUp = errors.New("backends: no backend is selectable")
+	// ErrSaturated: backends are selectable, but each is at its max_conns or was tried by this connection already.
+	ErrSaturated = errors.New("backends: every selectable backend is full or was tried")
+	// ErrQueued: the connection waits; its Waiter's Grant will be called.
+	ErrQueued = errors.New("backends: waits for a backend")
+	// ErrQueueFull: the connection would have to wait, and as many as queue_size allows do already.
+	ErrQueueFull = errors.New("backends: the queue is full; see queue_size")
+)
+
+// Request is what a policy may know of the connection that wants a backend.
+type Request struct {
+	// Client is the client's address; the zero value on a Unix listener.
+	Client netip.Addr
+	// Tried are the backends that this connection could not reach. A policy never picks one of them.
+	Tried []*Backend
+}
+
+// Policy orders a pool's backends. The pool calls it with its mutex held: no method may block, call the pool, or be
+// called from elsewhere. Implementations are in package balancer.
+type Policy interface {
+	// Pick gives a backend that is Eligible and not in req.Tried, or nil when there is none. It does not acquire.
+	Pick(req *Request) *Backend
+	// Update tells that b's active count, weight, limit or state changed. It may come without a change.
+	Update(b *Backend)
+	// Reset gives the members anew, with each one's Index set; the policy may keep the slice and must not change it.
+	Reset(members []*Backend)
+}
+
+// Acquire chooses a backend for a new connection and takes one of its slots. The caller owes exactly one Release.
+// Errors are ErrNoneUp and ErrSaturated.
+func (p *Pool) Acquire(req *Request) (*Backend, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	b := p.pickLocked(req)
+	if b == nil {
+		if anyOffered, _ := p.offeredLocked(req); !anyOffered {
+			return nil, ErrNoneUp
+		}
+		return nil, ErrSaturated
+	}
+	p.takeLocked(b)
+	return b, nil
+}
+
+// AcquireOrWait is Acquire for a connection that can wait. When every backend that it has not tried is at its
+// max_conns, or nobody is selectable and when_all_down is "queue", it puts w at the end of the queue and the error is
+// ErrQueued: the caller then waits for w.Grant, or ends the wait with Leave. Other errors are ErrNoneUp, ErrQueueFull,
+// and ErrSaturated when every selectable backend was tried or queue_size is 0; then w is not used. It does not keep req.
+func (p *Pool) AcquireOrWait(req *Request, w *Waiter) (*Backend, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	// A newcomer overtakes nobody: whatever is free here is of no use to those who wait (see queue).
+	if b := p.pickLocked(req); b != nil {
+		p.takeLocked(b)
+		return b, nil
+	}
+	return nil, p.enqueueLocked(req, w)
+}
+
+// Release gives back a slot of b that Acquire took, to the oldest connection that waits for one.
+func (p *Pool) Release(b *Backend) {
+	p.mu.Lock()
+	if b.active.Add(-1) < 0 {
+		p.mu.Unlock()
+		panic("BUG: backends: slot released twice")
+	}
+	if !b.removed.Load() {
+		p.policy.Update(b)
+	}
+	if p.queue.head == nil {
+		p.mu.Unlock()
+		return
+	}
+	var granted grants
+	p.grantLocked(b, &granted)
+	p.mu.Unlock()
+	granted.call()
+}
+
+// pickLocked chooses a backend, or nil.
+func (p *Pool) pickLocked(req *Request) *Backend {
+	p.served = true
+	b := p.policy.Pick(req)
+	if b == nil && len(req.Tried) > 0 {
+		b = p.pickBackupLocked(req)
+	}
+	return b
+}
+
+// pickBackupLocked is for a connection that has tried everybody whom the pool offers: they may be up no more, and
+// nobody has noticed yet. It gives the least loaded backup, or nil.
+func (p *Pool) pickBackupLocked(req *Request) *Backend {
+	if _, untried := p.offeredLocked(req); untried {
+		return nil
+	}
+	var best *Backend
+	for _, b := range p.Backends() {
+		if b.offered.Load() || !b.Selectable() || !b.hasRoom() || slices.Contains(req.Tried, b) {
+			continue
+		}
+		if best == nil || (b.Active()+1)*best.EffectiveWeight() < (best.Active()+1)*b.EffectiveWeight() {
+			best = b
+		}
+	}
+	return best
+}
+
+// offeredLocked says whether a backend is offered, free or not, and whether one is that the connection has not tried.
+func (p *Pool) offeredLocked(req *Request) (offered, untried bool) {
+	for _, b := range p.Backends() {
+		if b.offered.Load() {
+			offered = true
+			if !slices.Contains(req.Tried, b) {
+				return true, true
+			}
+		}
+	}
+	return offered, false
+}
+
+// takeLocked takes a slot of b.
+func (p *Pool) takeLocked(b *Backend) {
+	b.active.Add(1)
+	p.policy.Update(b)
+}
