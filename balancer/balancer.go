@@ -11,12 +11,28 @@ import (
 	"github.com/273ebdf9/lb/backends"
 )
 
-// New makes the policy of that name, with no backends yet: "leastconn".
+// New makes the policy of that name, with no backends yet: "leastconn", "random", "roundrobin", "source" or "first".
 func New(name string) (backends.Policy, error) {
 	switch name {
 	case "leastconn":
 		return new(LeastConn), nil
+	case "random":
+		return new(Random), nil
+	case "roundrobin":
+		return new(RoundRobin), nil
+	case "source":
+		return new(Source), nil
+	case "first":
+		return new(First), nil
 	default:
 		return nil, fmt.Errorf("cannot make policy %q: there is no such policy", name)
 	}
+}
+
+// weightOf is the weight by which a policy counts b: 0 while b is not eligible.
+func weightOf(b *backends.Backend) int64 {
+	if !b.Eligible() {
+		return 0
+	}
+	return b.EffectiveWeight()
 }

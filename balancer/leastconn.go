@@ -53,10 +53,7 @@ func (l *LeastConn) Reset(members []*backends.Backend) {
 func (l *LeastConn) load(b *backends.Backend) {
 	k := &l.keys[b.Index()]
 	k.load = b.Active() + 1
-	k.weight = 0
-	if b.Eligible() {
-		k.weight = b.EffectiveWeight()
-	}
+	k.weight = weightOf(b)
 }
 
 // better gives the one of two backends that goes first.
