@@ -16,6 +16,7 @@ import (
 	"github.com/273ebdf9/lb/balancer"
 	"github.com/273ebdf9/lb/config"
 	"github.com/273ebdf9/lb/health"
+	"github.com/273ebdf9/lb/internal/logs"
 	"github.com/273ebdf9/lb/proxy"
 )
 
@@ -23,6 +24,9 @@ import (
 type daemon struct {
 	cfg     *config.Config
 	log     *slog.Logger
+	events  *logs.Logger    // behind log
+	access  *logs.AccessLog // nil when off
+	repeats *logs.Throttle  // for errors that may come in masses
 	started time.Time
 
 	pools    []*backends.Pool
@@ -37,12 +41,11 @@ type daemon struct {
 
 // newDaemon builds every part and starts none.
 func newDaemon(cfg *config.Config) (*daemon, error) {
-	d := &daemon{
-		cfg: cfg, started: time.Now(),
-		log:      slog.New(slog.NewTextHandler(os.Stderr, nil)),
-		checkers: map[*backends.Pool]*health.Checker{},
-	}
+	d := &daemon{cfg: cfg, started: time.Now(), checkers: map[*backends.Pool]*health.Checker{}}
 	d.background, d.cancel = context.WithCancel(context.Background())
+	if err := d.openLogs(); err != nil {
+		return nil, err
+	}
 	for _, pc := range cfg.Pools {
 		if err := d.addPool(pc); err != nil {
 			return nil, err
@@ -53,7 +56,12 @@ func newDaemon(cfg *config.Config) (*daemon, error) {
 		return nil, err
 	}
 	px.OnConnectFailure = d.connectFailed
-	px.OnAcceptError = func(_ *proxy.Listener, err error) { d.log.Error("accepting pauses", "error", err) }
+	if d.access != nil {
+		px.OnSession = d.sessionEnded
+	}
+	px.OnAcceptError = func(ln *proxy.Listener, err error) {
+		d.repeats.Log(slog.LevelError, "accept "+ln.Name, "accepting pauses", "error", err)
+	}
 	px.OnLimit = func(n int64) {
 		d.log.Warn("session limit reached: newcomers wait until sessions end; raise RLIMIT_NOFILE or proxy.max_sessions", "max_sessions", n)
 	}
@@ -135,6 +143,7 @@ func (d *daemon) stop(ctx context.Context) {
 	d.admin.Close(canceled())
 	d.running.Wait()
 	d.log.Info("stopped", "sessions_closed", killed)
+	d.closeLogs()
 }
 
 // pool finds a pool by name; the config is checked, so it is there.
@@ -147,5 +156,3 @@ func (d *daemon) pool(name string) *backends.Pool {
 	panic("BUG: lb: no pool " + name)
 }
 
-// reopenLogs opens log files anew, after logrotate(8) has renamed them.
-func (d *daemon) reopenLogs() {}

@@ -32,11 +32,12 @@ func (d *daemon) listenerStatus() []admin.ListenerStatus {
 func (d *daemon) processStatus() admin.ProcessStatus {
 	st := &d.proxy.Stats
 	return admin.ProcessStatus{
-		Version: version(), Started: d.started,
+		Version: version(), Revision: build().Revision, Started: d.started,
 		Sessions: d.proxy.Sessions(), MaxSessions: d.proxy.MaxSessions(),
 		SessionLimitReached: st.LimitReached.Load(),
 		AcceptErrors:        map[string]uint64{"resource": st.AcceptErrors.Load()},
 		Pipes:               st.Pipes.Load(), SplicedBytes: st.SplicedBytes.Load(),
+		AccessLogDropped: d.access.Dropped(),
 	}
 }
 

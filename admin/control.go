@@ -1,0 +1,92 @@
+package admin
+
+import (
+	"context"
+	"time"
+)
+
+// Control are the changes that a Server can make; cmd/lb sets the functions. Each waits for the outcome and returns
+// what is now true; an error means that nothing was changed, and says what to do. A nil function is a change that this
+// lb cannot make (501). All are safe for concurrent use. by names who asked, for the event log: "uid 0", "token".
+type Control struct {
+	// SetWeight changes the weight of POOL/BACKEND: absolute, or in percent of the configured weight.
+	SetWeight func(pool, backend string, weight int, percent bool, by string) (BackendStatus, error)
+	// SetAdmin changes the admin state of POOL/BACKEND: "ready", "drain" or "maint".
+	SetAdmin func(pool, backend, state, by string) (BackendStatus, error)
+	// SetMaxConns changes the limit of POOL/BACKEND, 0 for none.
+	SetMaxConns func(pool, backend string, n int, by string) (BackendStatus, error)
+	// AddBackend adds a backend to a pool, RemoveBackend takes one away; its sessions go on.
+	AddBackend    func(pool string, b NewBackend, by string) (BackendStatus, error)
+	RemoveBackend func(pool, backend, by string) error
+	// SetSplit changes the weights of a listener's split.
+	SetSplit func(listener string, weights map[string]int, by string) (map[string]int, error)
+	// SetListenerMaxConns changes how many sessions a listener may have, 0 for no limit.
+	SetListenerMaxConns func(listener string, n int, by string) error
+
+	// Sessions lists the running sessions that the filter admits, the oldest first, at most limit of them; total is how
+	// many there are.
+	Sessions func(f SessionFilter, limit int) (list []SessionStatus, total int, err error)
+	// Kill closes the sessions that the filter admits, spread at random over the given time, and returns when all are
+	// closed, with how many there were. ctx ends the wait and the killing.
+	Kill func(ctx context.Context, f SessionFilter, over time.Duration, by string) (int, error)
+
+	// Reload reads the config file anew and applies the differences, or with dryRun only tells them.
+	Reload func(ctx context.Context, dryRun bool, by string) (ReloadResult, error)
+	// Stop begins a graceful stop, or with now an immediate one. It does not wait for the end.
+	Stop func(now bool, by string) error
+	// SetLogLevel changes the least level of the event log: "debug", "info", "warn", "error".
+	SetLogLevel func(level, by string) error
+}
+
+// NewBackend is a backend to add while lb runs. Weight nil is the default.
+type NewBackend struct {
+	Name     string `json:"name"`
+	Address  string `json:"address"`
+	Weight   *int   `json:"weight,omitempty"`
+	MaxConns int    `json:"max_conns,omitempty"`
+	Backup   bool   `json:"backup,omitempty"`
+}
+
+// SessionFilter chooses sessions; an empty field admits all.
+type SessionFilter struct {
+	ID      string
+	Pool    string
+	Backend string        // with Pool
+	Older   time.Duration // running for at least this long
+}
+
+// SessionStatus is one running session.
+type SessionStatus struct {
+	ID       string    `json:"id"` // for kill; unique while lb runs
+	Client   string    `json:"client"`
+	Listener string    `json:"listener"`
+	Pool     string    `json:"pool"`
+	Backend  string    `json:"backend"` // empty while it waits for one
+	State    string    `json:"state"`   // "header", "queued", "connecting", "relaying"
+	Started  time.Time `json:"started"`
+	Age      float64   `json:"age_seconds"`
+	Idle     float64   `json:"idle_seconds"` // since the last byte
+	BytesIn  uint64    `json:"bytes_in"`
+	BytesOut uint64    `json:"bytes_out"`
+}
+
+// ReloadResult is what a reload did, or with dry_run would do.
+type ReloadResult struct {
+	DryRun bool `json:"dry_run"`
+	// Changes are the differences, one a line: "pools.app.backends.w1.weight: 100 → 50".
+	Changes []string `json:"changes"`
+	// Warnings are what is legal and probably wrong in the new config.
+	Warnings []string `json:"warnings"`
+	// Kept are run-time changes that stand against the config, one a line.
+	Kept []string `json:"kept,omitempty"`
+}
+
+// Event is one change of state, as `lb events` shows it.
+type Event struct {
+	ID      uint64    `json:"id"` // counts up by one
+	Time    time.Time `json:"time"`
+	Level   string    `json:"level"` // "info", "warn" or "error"
+	Kind    string    `json:"kind"`  // "health", "admin", "weight", "reload", …
+	Subject string    `json:"subject"`
+	Text    string    `json:"text"`
+}
