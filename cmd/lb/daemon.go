@@ -155,4 +155,3 @@ func (d *daemon) pool(name string) *backends.Pool {
 	}
 	panic("BUG: lb: no pool " + name)
 }
-
