@@ -3,6 +3,7 @@ package proxy
 import (
 	"errors"
 	"fmt"
+	"strconv"
 	"time"
 
 	"github.com/273ebdf9/lb/backends"
@@ -83,9 +84,9 @@ func (c *ListenerConfig) Validate() error {
 }
 
 func (c *ListenerConfig) unixMode() (uint32, error) {
-	var mode uint32
-	if _, err := fmt.Sscanf(c.UnixMode, "%o", &mode); err != nil || mode > 0o777 {
+	mode, err := strconv.ParseUint(c.UnixMode, 8, 32)
+	if err != nil || mode > 0o777 {
 		return 0, fmt.Errorf("unix_mode: %q is not an octal permission such as \"0660\"", c.UnixMode)
 	}
-	return mode, nil
+	return uint32(mode), nil
 }

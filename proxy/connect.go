@@ -21,38 +21,45 @@ type accepted struct {
 // open makes a session of an accepted connection and connects it to a backend.
 func (l *loop) open(c accepted) {
 	s := l.table.take()
-	s.listener, s.pool, s.client = c.listener, c.listener.pool, c.client
+	s.listener, s.pool, s.client = c.listener, c.listener.route(c.client.Addr()), c.client
 	s.ends[client].fd, s.ends[backend].fd = c.fd, -1
-	s.start, s.active = l.now, l.now
+	s.start, s.active, s.budget = l.now, l.now, l.now
 	s.phase = phaseConnecting
 	l.sessions.Store(int64(l.table.used))
 	l.connect(s)
 }
 
-// connect tries backends until one takes the connection or is on its way, or there is none left.
+// connect tries backends until one takes the connection or is on its way, or there is none left, or it has to wait for
+// one in the pool's queue.
 func (l *loop) connect(s *session) {
 	for {
 		l.req.Client, l.req.Tried = s.client.Addr(), s.tried
-		b, err := s.pool.Acquire(&l.req)
+		w := l.waiter()
+		w.Session = s.ref().pack()
+		b, err := s.pool.AcquireOrWait(&l.req, w)
 		if err != nil {
-			s.end = termRefused
-			l.close(s, false)
+			l.noBackend(s, w, err)
 			return
 		}
-		s.backend, s.chosen = b, l.now
-		why, errno := l.dial(s, b)
-		switch errno {
-		case 0:
-			l.established(s)
-			return
-		case unix.EINPROGRESS:
-			l.wheel.arm(s, l.connectDeadline(s))
-			return
-		}
-		if !l.connectFailed(s, why) {
+		if !l.attempt(s, b) {
 			return
 		}
 	}
+}
+
+// attempt dials b, one of whose slots the session has been given. It says whether to try another backend.
+func (l *loop) attempt(s *session, b *backends.Backend) bool {
+	s.backend, s.chosen = b, l.now
+	why, errno := l.dial(s, b)
+	switch errno {
+	case 0:
+		l.established(s)
+		return false
+	case unix.EINPROGRESS:
+		l.wheel.arm(s, l.connectDeadline(s))
+		return false
+	}
+	return l.connectFailed(s, why)
 }
 
 // dial starts the connection to b.
@@ -140,7 +147,7 @@ func (l *loop) connectFailed(s *session, why backends.ConnectError) bool {
 	if l.p.OnConnectFailure != nil {
 		l.p.OnConnectFailure(b, why, streak)
 	}
-	if l.now >= s.start+s.pool.Config().ConnectTimeout {
+	if l.now >= s.budget+s.pool.Config().ConnectTimeout {
 		s.end = termConnectLate
 		l.close(s, false)
 		return false
@@ -157,7 +164,7 @@ func (l *loop) connectFailed(s *session, why backends.ConnectError) bool {
 // connectDeadline is when to give the current attempt up: at the end of the connect budget, or at half of what is
 // left of it while there is another backend to try.
 func (l *loop) connectDeadline(s *session) time.Duration {
-	end := s.start + s.pool.Config().ConnectTimeout
+	end := s.budget + s.pool.Config().ConnectTimeout
 	if n, _ := s.pool.Selectable(); n > len(s.tried)+1 {
 		return l.now + (end-l.now)/2
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"os"
 	"strings"
 	"sync/atomic"
@@ -23,6 +24,7 @@ type Listener struct {
 	Counters backends.Counters
 
 	pool      *backends.Pool
+	split     atomic.Pointer[backends.Split]
 	sockets   []socket
 	keepalive time.Duration
 	active    atomic.Int64
@@ -35,8 +37,23 @@ type socket struct {
 	path string // to remove when it is closed; empty for TCP and abstract sockets
 }
 
-// Pool is the pool that serves the listener.
+// Pool is the pool that serves the listener; see SetSplit.
 func (ln *Listener) Pool() *backends.Pool { return ln.pool }
+
+// SetSplit spreads new connections over the split's pools from now on, instead of Pool; nil ends that. Safe for
+// concurrent use.
+func (ln *Listener) SetSplit(s *backends.Split) { ln.split.Store(s) }
+
+// Split is what SetSplit was given; nil when all go to Pool.
+func (ln *Listener) Split() *backends.Split { return ln.split.Load() }
+
+// route gives the pool of a new connection.
+func (ln *Listener) route(client netip.Addr) *backends.Pool {
+	if s := ln.split.Load(); s != nil {
+		return s.Pick(client)
+	}
+	return ln.pool
+}
 
 // Active is how many sessions the listener has.
 func (ln *Listener) Active() int64 { return ln.active.Load() }

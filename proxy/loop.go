@@ -48,8 +48,10 @@ type loop struct {
 	ready   []readyRef   // directions that used up their turn
 	dirty   []sessionRef // sessions with bytes the shared counters do not have
 	countAt time.Duration
-	accepts []*acceptor // by token; nil where a listener was closed
-	pending []*acceptor // that have something to accept in this round
+	accepts []*acceptor        // by token; nil where a listener was closed
+	pending []*acceptor        // that have something to accept in this round
+	waiters []*backends.Waiter // free ones
+	grant   func(*backends.Waiter, *backends.Backend)
 	req     backends.Request
 	rec     Record
 	rsa     unix.RawSockaddrAny
@@ -75,8 +77,10 @@ type readyRef struct {
 
 // message is what reaches a loop from outside: a connection to take over, or something to do on the loop.
 type message struct {
-	do   func(*loop) // if set, all else is unset
-	conn accepted
+	do    func(*loop) // if set, all else is unset
+	grant *backends.Waiter
+	slot  *backends.Backend // of grant, acquired
+	conn  accepted
 }
 
 func newLoop(p *Proxy, id int) (*loop, error) {
@@ -97,6 +101,7 @@ func newLoop(p *Proxy, id int) (*loop, error) {
 		pipes:   pipePool{size: pipeSize},
 		limits:  relayLimits{turnBytes, spliceAfter, spliceWorth},
 	}
+	l.grant = l.postGrant
 	if e := epollCtl(l.epfd, unix.EPOLL_CTL_ADD, l.wakefd, unix.EPOLLIN|unix.EPOLLET, token{id: inboxID}); e != 0 {
 		unix.Close(epfd)
 		unix.Close(wakefd)
@@ -212,7 +217,11 @@ func (l *loop) dispatch(ev *unix.EpollEvent) {
 		return // a late event of a session that ended in this round
 	}
 	e := int(ev.Fd & 1)
-	if s.phase == phaseConnecting {
+	switch s.phase {
+	case phaseQueued:
+		l.queuedEvent(s, ev.Events)
+		return
+	case phaseConnecting:
 		l.connectEvent(s, e, ev.Events)
 		return
 	}
@@ -283,9 +292,12 @@ func (l *loop) readInbox() {
 	l.inbox.msgs = l.inboxSpare[:0]
 	l.inbox.mu.Unlock()
 	for i := range msgs {
-		if m := &msgs[i]; m.do != nil {
+		switch m := &msgs[i]; {
+		case m.do != nil:
 			m.do(l)
-		} else {
+		case m.grant != nil:
+			l.granted(m.grant, m.slot)
+		default:
 			l.open(m.conn)
 		}
 		msgs[i] = message{}
@@ -341,7 +353,11 @@ func (s *session) idleLimit() time.Duration {
 
 // expired handles a timer that has fired.
 func (l *loop) expired(s *session) {
-	if s.phase == phaseConnecting {
+	switch s.phase {
+	case phaseQueued:
+		l.queueTimeout(s)
+		return
+	case phaseConnecting:
 		l.connectTimeout(s)
 		return
 	}
@@ -384,6 +400,9 @@ func (l *loop) close(s *session, reset bool) {
 		}
 	}
 	l.wheel.cancel(s)
+	if s.waiter != nil {
+		l.leaveQueue(s)
+	}
 	if s.backend != nil {
 		s.count()
 		s.backend.SessionTime.Observe(l.now - s.start)
@@ -404,7 +423,7 @@ func (l *loop) report(s *session) {
 	l.rec = Record{
 		Start: l.p.epoch.Add(s.start), Client: s.client,
 		Listener: s.listener, Pool: s.pool, Backend: s.backend,
-		ConnectTime: -1, SessionTime: l.now - s.start,
+		QueueTime: s.queued, ConnectTime: -1, SessionTime: l.now - s.start,
 		BytesIn: s.dirs[client].bytes, BytesOut: s.dirs[backend].bytes,
 		Retries: int(s.retries), Termination: s.end, Sessions: l.p.sessions.Load(),
 	}

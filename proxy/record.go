@@ -34,6 +34,8 @@ var (
 	termClientGone   = Termination{'C', 'C'}
 	termRefused      = Termination{'S', 'C'}
 	termConnectLate  = Termination{'s', 'C'}
+	termQueue        = Termination{'s', 'Q'}
+	termQueueGone    = Termination{'C', 'Q'}
 	termResource     = Termination{'R', 'C'}
 	termKilled       = Termination{'K', 'D'}
 )
@@ -45,6 +47,7 @@ type Record struct {
 	Listener    *Listener
 	Pool        *backends.Pool
 	Backend     *backends.Backend // nil when none was reached
+	QueueTime   time.Duration     // in the pool's queue
 	ConnectTime time.Duration     // from accept to the established backend connection; -1 when there was none
 	SessionTime time.Duration     // from accept to the end
 	BytesIn     uint64            // from the client, delivered to the backend

@@ -21,6 +21,7 @@ type phase uint8
 
 const (
 	phaseFree       phase = iota
+	phaseQueued           // waits in the pool's queue for a slot of a backend
 	phaseConnecting       // a connect to a backend is in progress
 	phaseRelaying         // both ends are connected
 )
@@ -85,9 +86,13 @@ type session struct {
 	pool     *backends.Pool
 	backend  *backends.Backend // its slot is held; nil while none is chosen
 	tried    []*backends.Backend
+	waiter   *backends.Waiter // while phaseQueued
 	client   netip.AddrPort
 
 	start     time.Duration // accepted; since the proxy's epoch, as all below
+	budget    time.Duration // connect_timeout counts from here: accepted, or granted a slot after waiting
+	queuedAt  time.Duration // it began to wait in the queue
+	queued    time.Duration // how long it has waited there
 	chosen    time.Duration // the backend was chosen
 	connected time.Duration // the backend connection was established; 0 before
 	active    time.Duration // the last byte moved
@@ -103,6 +108,11 @@ func (s *session) token(e int) token { return token{s.slot<<1 | int32(e), s.gen}
 type sessionRef struct{ slot, gen int32 }
 
 func (s *session) ref() sessionRef { return sessionRef{s.slot, s.gen} }
+
+// pack is the ref as a waiter carries it.
+func (r sessionRef) pack() uint64 { return uint64(uint32(r.slot))<<32 | uint64(uint32(r.gen)) }
+
+func unpackRef(x uint64) sessionRef { return sessionRef{int32(x >> 32), int32(uint32(x))} }
 
 const tableChunk = 128
 

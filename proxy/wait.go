@@ -1,0 +1,104 @@
+package proxy
+
+// Connections that wait in a pool's queue for a slot of a backend. Nothing here runs unless max_conns is reached, or
+// nobody is up and when_all_down is "queue".
+
+import (
+	"errors"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/273ebdf9/lb/backends"
+)
+
+// waiter gives a waiter that is free. It stays in l.waiters until it is used.
+func (l *loop) waiter() *backends.Waiter {
+	if len(l.waiters) == 0 {
+		l.waiters = append(l.waiters, &backends.Waiter{Grant: l.grant})
+	}
+	return l.waiters[len(l.waiters)-1]
+}
+
+// noBackend handles AcquireOrWait's answer that there is none, or none now.
+func (l *loop) noBackend(s *session, w *backends.Waiter, err error) {
+	switch {
+	case errors.Is(err, backends.ErrQueued):
+		l.waiters = l.waiters[:len(l.waiters)-1]
+		s.waiter = w
+		s.phase = phaseQueued
+		s.queuedAt = l.now
+		if errno := l.register(s, client, sessionEvents); errno != 0 {
+			s.end = termResource
+			l.close(s, false)
+			return
+		}
+		l.wheel.arm(s, l.now+s.pool.Config().QueueTimeout)
+		return
+	case errors.Is(err, backends.ErrQueueFull), errors.Is(err, backends.ErrSaturated) && len(s.tried) == 0:
+		s.end = termQueue
+	default:
+		s.end = termRefused
+	}
+	l.close(s, false)
+}
+
+// postGrant is a Waiter's Grant: it runs on whatever goroutine has freed the slot.
+func (l *loop) postGrant(w *backends.Waiter, b *backends.Backend) {
+	l.post(message{grant: w, slot: b})
+}
+
+// granted goes on with a session that has waited, with a slot of b. If it has ended meanwhile, the slot goes back.
+func (l *loop) granted(w *backends.Waiter, b *backends.Backend) {
+	s := l.table.find(unpackRef(w.Session))
+	l.waiters = append(l.waiters, w)
+	if s == nil {
+		b.Pool().Release(b)
+		return
+	}
+	s.waiter = nil
+	s.phase = phaseConnecting
+	s.queued += l.now - s.queuedAt
+	s.budget = l.now
+	s.pool.Queue.Wait.Observe(l.now - s.queuedAt)
+	l.wheel.cancel(s)
+	if l.attempt(s, b) {
+		l.connect(s)
+	}
+}
+
+// leaveQueue ends the wait of a session that ends. If a grant is on its way, it finds nobody, and granted cleans up.
+func (l *loop) leaveQueue(s *session) {
+	s.queued += l.now - s.queuedAt
+	if s.pool.Leave(s.waiter) {
+		l.waiters = append(l.waiters, s.waiter)
+	}
+	s.waiter = nil
+}
+
+// queuedEvent handles an event of a client that waits. One that is gone frees its place. One that has sent something
+// and then its FIN may have said all it wants to say, and stays; one that has sent nothing before it has left.
+func (l *loop) queuedEvent(s *session, mask uint32) {
+	s.note(client, mask)
+	gone := mask&(unix.EPOLLERR|unix.EPOLLHUP) != 0
+	if !gone && mask&unix.EPOLLRDHUP != 0 {
+		n, err := unix.IoctlGetInt(int(s.ends[client].fd), unix.TIOCINQ)
+		gone = err == nil && n == 0
+	}
+	if gone {
+		s.end = termQueueGone
+		l.close(s, mask&unix.EPOLLERR != 0)
+	}
+}
+
+// queueTimeout handles a wait that was too long. A grant that is on its way wins.
+func (l *loop) queueTimeout(s *session) {
+	if !s.pool.Leave(s.waiter) {
+		return
+	}
+	l.waiters = append(l.waiters, s.waiter)
+	s.waiter = nil
+	s.queued += l.now - s.queuedAt
+	s.pool.Queue.Timeouts.Add(1)
+	s.end = termQueue
+	l.close(s, false)
+}
