@@ -83,7 +83,7 @@ func (p *Proxy) LoopSessions() []int {
 	return n
 }
 
-// InjectEvent makes every loop see an epoll event for both ends of every slot in use, as of the tenant before.
+// InjectStaleEvents makes every loop see an epoll event for both ends of every slot in use, as of the tenant before.
 func (p *Proxy) InjectStaleEvents(mask uint32) {
 	for _, l := range p.loops {
 		l.call(func(l *loop) {
@@ -104,5 +104,19 @@ const TimeoutPrecision = wheelTick + 10*time.Millisecond
 func (p *Proxy) DenyPipes() {
 	for _, l := range p.loops {
 		l.pipes.open = maxPipes
+	}
+}
+
+// BackendEvent makes the only session see one epoll event of its backend's socket, after prepare has run while the
+// loop sees nothing.
+func (p *Proxy) BackendEvent(mask uint32, prepare func()) {
+	for _, l := range p.loops {
+		l.call(func(l *loop) {
+			l.table.each(func(s *session) {
+				prepare()
+				t := s.token(backend)
+				l.dispatch(&unix.EpollEvent{Events: mask, Fd: t.id, Pad: t.gen})
+			})
+		})
 	}
 }
