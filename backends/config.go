@@ -54,10 +54,18 @@ type Config struct {
 	IdleTimeout time.Duration `toml:"idle_timeout"`
 	// HalfClosedTimeout is IdleTimeout for a session of which one side has closed its direction. Default 10m; "0s" is never.
 	HalfClosedTimeout time.Duration `toml:"half_closed_timeout"`
+	// MaxSessionAge ends a session this long after it was connected, spread by up to a tenth either way so that sessions
+	// that began together do not end together. Default "0s": never.
+	MaxSessionAge time.Duration `toml:"max_session_age"`
+	// SendProxy tells the backend the client's address in a PROXY header, "v1" (text) or "v2" (binary, with the TLVs that
+	// came from the client's own header). Default "": none.
+	SendProxy string `toml:"send_proxy"`
 	// WhenAllDown is what happens to a new connection when no backend is selectable: "reject" (default) closes it,
 	// "queue" lets it wait in the queue until one is up, "any" tries the backends whatever their health, but none that
 	// is in drain or maint or has weight 0.
 	WhenAllDown string `toml:"when_all_down"`
+	// TCPConfig is about the connections to the pool's TCP backends.
+	TCPConfig
 	// Backends are the places to send connections to, in the order of the config.
 	Backends []BackendConfig `toml:"-"`
 }
@@ -85,6 +93,7 @@ func DefaultConfig() Config {
 		ConnectTimeout:    5 * time.Second,
 		IdleTimeout:       time.Hour,
 		HalfClosedTimeout: 10 * time.Minute,
+		TCPConfig:         DefaultTCPConfig(),
 		WhenAllDown:       whenReject,
 	}
 }
@@ -119,11 +128,16 @@ func (c *Config) Validate() error {
 		CheckDuration("slow_start", c.SlowStart, true),
 		CheckDuration("connect_timeout", c.ConnectTimeout, false),
 		CheckDuration("idle_timeout", c.IdleTimeout, true),
-		CheckDuration("half_closed_timeout", c.HalfClosedTimeout, true))
+		CheckDuration("half_closed_timeout", c.HalfClosedTimeout, true),
+		CheckDuration("max_session_age", c.MaxSessionAge, true),
+		c.TCPConfig.Check())
 	if !slices.Contains(whenAllDown, c.WhenAllDown) {
 		fault("when_all_down: unknown value %q; write one of %q", c.WhenAllDown, whenAllDown)
 	} else if c.WhenAllDown == whenQueue && c.QueueSize == 0 {
 		fault("when_all_down: \"queue\" needs a queue_size above 0")
+	}
+	if c.SendProxy != "" && c.SendProxy != "v1" && c.SendProxy != "v2" {
+		fault("send_proxy: unknown version %q; write \"v1\", \"v2\", or \"\" for none", c.SendProxy)
 	}
 	seen := map[string]int{}
 	for i, b := range c.Backends {

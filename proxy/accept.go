@@ -3,6 +3,7 @@ package proxy
 // Hot path of new connections. BenchmarkConnect and `make bench` hold its cost.
 
 import (
+	"slices"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -20,6 +21,7 @@ const (
 // acceptor is a listening socket in one loop.
 type acceptor struct {
 	ln     *Listener
+	socket *socket
 	fd     int32
 	id     int32 // its token
 	batch  int   // how many to accept at once: 1, more while the queue proves deep
@@ -27,12 +29,23 @@ type acceptor struct {
 	in     bool  // in the epoll set
 }
 
-// watch puts every socket of ln into the loop's epoll set. EPOLLEXCLUSIVE wakes one loop for a connection, not all
+// watch puts a socket of ln into the loop's epoll set. EPOLLEXCLUSIVE wakes one loop for a connection, not all
 // (epoll_ctl(2)); it cannot be modified, only removed and added.
-func (l *loop) watch(ln *Listener) {
-	for _, s := range ln.sockets {
-		a := &acceptor{ln: ln, fd: s.fd, id: int32(firstListenerID - len(l.accepts)), batch: 1}
-		l.accepts = append(l.accepts, a)
+func (l *loop) watch(ln *Listener, s *socket) {
+	for _, a := range l.accepts {
+		if a != nil && a.socket == s { // it goes from one listener to another
+			a.ln = ln
+			return
+		}
+	}
+	i := slices.Index(l.accepts, nil)
+	if i < 0 {
+		i = len(l.accepts)
+		l.accepts = append(l.accepts, nil)
+	}
+	a := &acceptor{ln: ln, socket: s, fd: s.fd, id: int32(firstListenerID - i), batch: 1}
+	l.accepts[i] = a
+	if l.resumeAt == 0 {
 		l.resume(a)
 	}
 }
@@ -50,10 +63,10 @@ func (l *loop) pause(a *acceptor) {
 	}
 }
 
-// unwatch accepts what waits in ln's queues and takes its sockets out of the epoll set. The sockets may be closed then.
-func (l *loop) unwatch(ln *Listener) {
+// unwatch accepts what waits in the socket's queue and takes it out of the epoll set. It may be closed then.
+func (l *loop) unwatch(s *socket) {
 	for i, a := range l.accepts {
-		if a == nil || a.ln != ln {
+		if a == nil || a.socket != s {
 			continue
 		}
 		l.pause(a)
@@ -97,7 +110,7 @@ func (l *loop) acceptOne(a *acceptor) bool {
 		l.pauseAccepts(false)
 		return false
 	}
-	c := accepted{fd: fd, client: peerAddr(&l.rsa), listener: a.ln}
+	c := accepted{fd: fd, unix: l.rsa.Addr.Family == unix.AF_UNIX, client: peerAddr(&l.rsa), listener: a.ln}
 	a.ln.active.Add(1)
 	l.p.sessions.Add(1)
 	if other := l.lessLoaded(); other != nil {

@@ -41,20 +41,30 @@ type ListenerConfig struct {
 	// Bind are the addresses to listen on: "127.0.0.1:8080", "[::]:8080", ":8080" (every address, IPv4 and IPv6),
 	// "unix:/path", "unix:@name". At least one.
 	Bind []string `toml:"bind"`
-	// Pool is the name of the pool that serves the listener. Required.
+	// Pool is the name of the pool that serves the listener. Required, unless there is a split.
 	Pool string `toml:"pool"`
+	// Split spreads the connections over several pools by weight, 0..1000, instead of Pool: { blue = 90, green = 10 }.
+	Split map[string]int `toml:"split"`
+	// SplitBy is what a split gives its sides: "connection" (default), each in turn, exact in proportion; "client", each
+	// client address, so that a client stays with its side as long as the weights stay.
+	SplitBy string `toml:"split_by"`
 	// Backlog is how many connections the kernel queues until lb accepts them; it caps it at net.core.somaxconn.
 	// Default 4096.
 	Backlog int `toml:"backlog"`
 	// UnixMode is the permission of the sockets that Bind makes with unix:/path, in octal. Default "0666".
 	UnixMode string `toml:"unix_mode"`
-	// Keepalive is how long a TCP connection is silent before the kernel probes the client. Default 75s; "0s" is off.
-	Keepalive time.Duration `toml:"keepalive"`
+	// TCPConfig is about the connections of TCP clients.
+	backends.TCPConfig
+	// AccessConfig is who may connect.
+	AccessConfig
 }
 
 // DefaultListenerConfig is a listener with every default set, no address and no pool.
 func DefaultListenerConfig() ListenerConfig {
-	return ListenerConfig{Backlog: 4096, UnixMode: "0666", Keepalive: 75 * time.Second}
+	return ListenerConfig{
+		SplitBy: "connection", Backlog: 4096, UnixMode: "0666",
+		TCPConfig: backends.DefaultTCPConfig(), AccessConfig: DefaultAccessConfig(),
+	}
 }
 
 // Validate finds every fault. Each error's text starts with the key.
@@ -68,8 +78,17 @@ func (c *ListenerConfig) Validate() error {
 			errs = append(errs, fmt.Errorf("bind[%d]: %w", i, err))
 		}
 	}
-	if c.Pool == "" {
+	switch {
+	case c.Pool == "" && len(c.Split) == 0:
 		errs = append(errs, errors.New("pool: missing; name the pool that serves this listener"))
+	case c.Pool != "" && len(c.Split) > 0:
+		errs = append(errs, errors.New("split: there is a pool too; write one of them"))
+	}
+	if len(c.Split) > 0 {
+		errs = append(errs, backends.ValidateSplit(c.Split))
+	}
+	if c.SplitBy != "connection" && c.SplitBy != "client" {
+		errs = append(errs, fmt.Errorf("split_by: unknown value %q; write \"connection\" or \"client\"", c.SplitBy))
 	}
 	if c.Backlog < 1 {
 		errs = append(errs, fmt.Errorf("backlog: %d is not a positive number", c.Backlog))
@@ -77,10 +96,7 @@ func (c *ListenerConfig) Validate() error {
 	if _, err := c.unixMode(); err != nil {
 		errs = append(errs, err)
 	}
-	if c.Keepalive != 0 && c.Keepalive < time.Second {
-		errs = append(errs, fmt.Errorf("keepalive: %v is below 1s; write \"75s\", or \"0s\" for off", c.Keepalive))
-	}
-	return errors.Join(errs...)
+	return errors.Join(append(errs, c.TCPConfig.Check(), c.AccessConfig.validate())...)
 }
 
 func (c *ListenerConfig) unixMode() (uint32, error) {

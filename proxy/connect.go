@@ -3,6 +3,7 @@ package proxy
 // Hot path of new connections. BenchmarkConnect and `make bench` hold its cost.
 
 import (
+	"math/rand/v2"
 	"net/netip"
 	"time"
 
@@ -14,6 +15,7 @@ import (
 // accepted is a client connection that has no session yet.
 type accepted struct {
 	fd       int32
+	unix     bool
 	client   netip.AddrPort
 	listener *Listener
 }
@@ -21,11 +23,29 @@ type accepted struct {
 // open makes a session of an accepted connection and connects it to a backend.
 func (l *loop) open(c accepted) {
 	s := l.table.take()
-	s.listener, s.pool, s.client = c.listener, c.listener.route(c.client.Addr()), c.client
+	s.listener, s.client = c.listener, c.client
 	s.ends[client].fd, s.ends[backend].fd = c.fd, -1
-	s.start, s.active, s.budget = l.now, l.now, l.now
+	if c.unix {
+		s.ends[client].flags = endUnix
+	}
+	s.start, s.active = l.now, l.now
 	s.phase = phaseConnecting
+	l.opened++
+	s.id = l.opened*uint64(len(l.p.loops)) + uint64(l.id)
 	l.sessions.Store(int64(l.table.used))
+	set := c.listener.settings.Load()
+	if set.cfg.AcceptProxy {
+		l.awaitHeader(s, set)
+	} else if l.admit(s, set) {
+		l.begin(s, set)
+	}
+}
+
+// begin looks for a backend for a session that was let in.
+func (l *loop) begin(s *session, set *settings) {
+	s.phase = phaseConnecting
+	s.pool = set.route(s.client.Addr())
+	s.budget = l.now
 	l.connect(s)
 }
 
@@ -73,12 +93,12 @@ func (l *loop) dial(s *session, b *backends.Backend) (backends.ConnectError, uni
 		return backends.ConnectResource, errno
 	}
 	s.ends[backend] = end{fd: fd}
-	if sa.Family != unix.AF_UNIX {
+	if sa.Family == unix.AF_UNIX {
+		s.ends[backend].flags = endUnix
+	} else {
 		unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_NODELAY, 1)
 		unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_OOBINLINE, 1)
-		if ka := s.listener.keepalive; ka > 0 {
-			setKeepalive(int(fd), ka)
-		}
+		setTCP(int(fd), &s.pool.Config().TCPConfig)
 	}
 	errno = connect(fd, sa)
 	if errno == unix.EINPROGRESS {
@@ -210,7 +230,14 @@ func (l *loop) established(s *session) {
 	s.active = l.now
 	s.backend.Connected(l.now - s.chosen)
 	s.listener.Counters.Connections.Add(1)
+	cfg := s.pool.Config()
+	if cfg.MaxSessionAge > 0 {
+		s.expires = l.now + jitter(cfg.MaxSessionAge)
+	}
 	l.armIdle(s)
+	if cfg.SendProxy != "" && !l.sendHeader(s, cfg.SendProxy) {
+		return
+	}
 	if s.ends[client].flags&endRegistered == 0 {
 		// Most clients speak first and their bytes are here by now: carry them before the sockets are registered,
 		// so that registering reports nothing.
@@ -241,4 +268,9 @@ func (l *loop) established(s *session) {
 	if s.ends[backend].flags&endReadable != 0 {
 		l.pump(s, backend)
 	}
+}
+
+// jitter spreads d by up to a tenth either way.
+func jitter(d time.Duration) time.Duration {
+	return d + time.Duration((rand.Float64()-0.5)/5*float64(d))
 }

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"net/netip"
 	"os"
 	"strings"
 	"sync/atomic"
@@ -16,89 +15,81 @@ import (
 	"github.com/273ebdf9/lb/backends"
 )
 
-// Listener is an address, or several, that clients connect to, and the pool that serves them. Made by Proxy.Listen.
+// Listener is an address, or several, that clients connect to, and what is done with them. Made by Proxy.Listen.
 type Listener struct {
 	// Name is the listener's name in the config.
 	Name string
 	// Counters are what it has carried.
 	Counters backends.Counters
+	// Refused counts the connections that were closed before a backend was chosen, by Refusal.
+	Refused [NumRefusals]atomic.Uint64
 
-	pool      *backends.Pool
-	split     atomic.Pointer[backends.Split]
-	sockets   []socket
-	keepalive time.Duration
-	active    atomic.Int64
+	settings atomic.Pointer[settings]
+	sockets  atomic.Pointer[[]*socket] // written under Proxy.mu, never changed in place
+	active   atomic.Int64
 }
 
 // socket is one bound and listening socket.
 type socket struct {
 	fd   int32
+	bind string // as in the config
 	addr string // as bound, with the port that the kernel chose
 	path string // to remove when it is closed; empty for TCP and abstract sockets
 }
 
-// Pool is the pool that serves the listener; see SetSplit.
-func (ln *Listener) Pool() *backends.Pool { return ln.pool }
-
-// SetSplit spreads new connections over the split's pools from now on, instead of Pool; nil ends that. Safe for
-// concurrent use.
-func (ln *Listener) SetSplit(s *backends.Split) { ln.split.Store(s) }
-
-// Split is what SetSplit was given; nil when all go to Pool.
-func (ln *Listener) Split() *backends.Split { return ln.split.Load() }
-
-// route gives the pool of a new connection.
-func (ln *Listener) route(client netip.Addr) *backends.Pool {
-	if s := ln.split.Load(); s != nil {
-		return s.Pick(client)
+// configure makes a changed configuration hold for a socket that stays open. What it has accepted keeps the old one.
+func (s *socket) configure(cfg *ListenerConfig) {
+	unix.Listen(int(s.fd), cfg.Backlog) // on a listening socket it only changes the backlog (listen(2))
+	if s.path == "" {
+		setTCP(int(s.fd), &cfg.TCPConfig)
+	} else if mode, err := cfg.unixMode(); err == nil {
+		os.Chmod(s.path, os.FileMode(mode))
 	}
-	return ln.pool
 }
+
+func (s *socket) close() {
+	if s.path != "" {
+		os.Remove(s.path)
+	}
+	closeFD(s.fd)
+}
+
+// Pool is the pool that serves the listener; nil when a split does.
+func (ln *Listener) Pool() *backends.Pool { return ln.settings.Load().pool }
+
+// Split spreads the listener's connections over several pools; nil when all go to Pool.
+func (ln *Listener) Split() *backends.Split { return ln.settings.Load().split }
+
+// Config is the listener's current configuration. The caller must not change it.
+func (ln *Listener) Config() *ListenerConfig { return &ln.settings.Load().cfg }
 
 // Active is how many sessions the listener has.
 func (ln *Listener) Active() int64 { return ln.active.Load() }
 
+// MaxConns is how many it may have; 0 is no limit.
+func (ln *Listener) MaxConns() int { return int(ln.settings.Load().maxConns.Load()) }
+
+// SetMaxConns changes the limit until the next change of the configuration; 0 is none.
+func (ln *Listener) SetMaxConns(n int) { ln.settings.Load().maxConns.Store(int64(n)) }
+
 // Addresses are where it listens, in the order of the config, with the port that the kernel chose where it was 0.
 func (ln *Listener) Addresses() []string {
-	addrs := make([]string, len(ln.sockets))
-	for i, s := range ln.sockets {
-		addrs[i] = s.addr
+	var addrs []string
+	for _, s := range *ln.sockets.Load() {
+		addrs = append(addrs, s.addr)
 	}
 	return addrs
 }
 
-// openListener binds and listens; on an error nothing stays open.
-func openListener(name string, cfg ListenerConfig, pool *backends.Pool) (*Listener, error) {
-	ln := &Listener{Name: name, pool: pool, keepalive: cfg.Keepalive}
-	for _, bind := range cfg.Bind {
-		s, err := openSocket(bind, cfg)
-		if err != nil {
-			ln.closeSockets()
-			return nil, fmt.Errorf("cannot open listener %q: %w", name, err)
-		}
-		ln.sockets = append(ln.sockets, s)
-	}
-	return ln, nil
-}
-
-func (ln *Listener) closeSockets() {
-	for _, s := range ln.sockets {
-		if s.path != "" {
-			os.Remove(s.path)
-		}
-		closeFD(s.fd)
-	}
-}
-
 // openSocket makes one listening socket. What can be inherited by accepted sockets is set here, once.
-func openSocket(bind string, cfg ListenerConfig) (_ socket, err error) {
+func openSocket(bind string, cfg *ListenerConfig) (_ *socket, err error) {
 	addr, err := backends.ParseAddress(bind)
 	if err != nil {
-		return socket{}, err
+		return nil, err
 	}
 	sa, err := listenSockaddr(addr)
 	if err != nil {
-		return socket{}, err
+		return nil, err
 	}
 	family := unix.AF_UNIX
 	switch sa.(type) {
@@ -109,18 +100,18 @@ func openSocket(bind string, cfg ListenerConfig) (_ socket, err error) {
 	}
 	fd, err := unix.Socket(family, unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
-		return socket{}, fmt.Errorf("cannot make a socket for %q: %w", bind, err)
+		return nil, fmt.Errorf("cannot make a socket for %q: %w", bind, err)
 	}
 	defer func() {
 		if err != nil {
 			unix.Close(fd)
 		}
 	}()
-	s := socket{fd: int32(fd), addr: bind}
+	s := &socket{fd: int32(fd), bind: bind, addr: bind}
 	if addr.IsUnix() {
 		if !strings.HasPrefix(addr.Path, "@") {
 			if err := removeStale(addr.Path); err != nil {
-				return socket{}, err
+				return nil, err
 			}
 			s.path = addr.Path
 		}
@@ -135,24 +126,22 @@ func openSocket(bind string, cfg ListenerConfig) (_ socket, err error) {
 		unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1)
 		unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1)
 		unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_OOBINLINE, 1)
-		if cfg.Keepalive > 0 {
-			setKeepalive(fd, cfg.Keepalive)
-		}
+		setTCP(fd, &cfg.TCPConfig)
 	}
 	if err := unix.Bind(fd, sa); err != nil {
-		return socket{}, bindError(bind, err)
+		return nil, bindError(bind, err)
 	}
 	if s.path != "" {
 		mode, err := cfg.unixMode()
 		if err != nil {
-			return socket{}, err
+			return nil, err
 		}
 		if err := os.Chmod(s.path, os.FileMode(mode)); err != nil {
-			return socket{}, fmt.Errorf("cannot set the mode of %q: %w", bind, err)
+			return nil, fmt.Errorf("cannot set the mode of %q: %w", bind, err)
 		}
 	}
 	if err := unix.Listen(fd, cfg.Backlog); err != nil {
-		return socket{}, bindError(bind, err)
+		return nil, bindError(bind, err)
 	}
 	if bound, err := unix.Getsockname(fd); err == nil {
 		switch b := bound.(type) {
@@ -228,11 +217,15 @@ func removeStale(path string) error {
 	return os.Remove(path)
 }
 
-// setKeepalive makes the kernel probe a silent peer after idle, then every idle/4, and give it up after 4 more (tcp(7)).
-func setKeepalive(fd int, idle time.Duration) {
-	seconds := int(idle / time.Second)
-	unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_KEEPALIVE, 1)
-	unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_KEEPIDLE, seconds)
-	unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_KEEPINTVL, max(seconds/4, 1))
-	unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_KEEPCNT, 4)
+// setTCP sets what cfg says; a socket that a listener accepts inherits it.
+func setTCP(fd int, cfg *backends.TCPConfig) {
+	on := 0
+	if cfg.Keepalive > 0 {
+		on = 1
+		unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_KEEPIDLE, int(cfg.Keepalive/time.Second))
+		unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_KEEPINTVL, int(cfg.KeepaliveInterval/time.Second))
+		unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_KEEPCNT, cfg.KeepaliveCount)
+	}
+	unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_KEEPALIVE, on)
+	unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(cfg.TCPUserTimeout/time.Millisecond))
 }

@@ -54,6 +54,9 @@ type loop struct {
 	grant   func(*backends.Waiter, *backends.Backend)
 	req     backends.Request
 	rec     Record
+	opened  uint64 // sessions so far
+	headers proxyHeaderReader
+	header  []byte // the buffer of PROXY headers that are sent
 	rsa     unix.RawSockaddrAny
 	quit    bool
 
@@ -218,6 +221,9 @@ func (l *loop) dispatch(ev *unix.EpollEvent) {
 	}
 	e := int(ev.Fd & 1)
 	switch s.phase {
+	case phaseHeader:
+		l.headerEvent(s, ev.Events)
+		return
 	case phaseQueued:
 		l.queuedEvent(s, ev.Events)
 		return
@@ -335,11 +341,23 @@ func (s *session) count() {
 // armIdle sets the timer to the earliest moment at which the session could have been idle for too long. Moving bytes
 // does not touch the timer: when it fires, s.active tells how long the silence really was.
 func (l *loop) armIdle(s *session) {
-	if limit := s.idleLimit(); limit > 0 {
-		l.wheel.arm(s, s.active+limit)
+	if at := s.deadline(); at != never {
+		l.wheel.arm(s, at)
 	} else {
 		l.wheel.cancel(s)
 	}
+}
+
+// deadline is when the session has been idle or alive for too long, if nothing moves until then.
+func (s *session) deadline() time.Duration {
+	at := never
+	if limit := s.idleLimit(); limit > 0 {
+		at = s.active + limit
+	}
+	if s.expires > 0 {
+		at = min(at, s.expires)
+	}
+	return at
 }
 
 // idleLimit is how long the session may be silent; 0 is for ever.
@@ -354,6 +372,9 @@ func (s *session) idleLimit() time.Duration {
 // expired handles a timer that has fired.
 func (l *loop) expired(s *session) {
 	switch s.phase {
+	case phaseHeader:
+		l.refuse(s, RefusedHeaderTimeout)
+		return
 	case phaseQueued:
 		l.queueTimeout(s)
 		return
@@ -361,16 +382,14 @@ func (l *loop) expired(s *session) {
 		l.connectTimeout(s)
 		return
 	}
-	limit := s.idleLimit()
-	if limit == 0 {
-		return
-	}
-	if s.active+limit > l.now {
-		l.wheel.arm(s, s.active+limit)
+	if s.deadline() > l.now {
+		l.armIdle(s)
 		return
 	}
 	s.end = termClientIdle
-	if s.dirs[client].blocked() || s.lastFrom == client && !s.dirs[backend].blocked() {
+	if s.expires > 0 && s.expires <= l.now {
+		s.end = termAge
+	} else if s.dirs[client].blocked() || s.lastFrom == client && !s.dirs[backend].blocked() {
 		s.end = termBackendIdle
 	}
 	l.close(s, false)
@@ -403,6 +422,7 @@ func (l *loop) close(s *session, reset bool) {
 	if s.waiter != nil {
 		l.leaveQueue(s)
 	}
+	s.source.release()
 	if s.backend != nil {
 		s.count()
 		s.backend.SessionTime.Observe(l.now - s.start)

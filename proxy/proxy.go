@@ -13,6 +13,7 @@ import (
 	"errors"
 	"fmt"
 	"runtime"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -134,7 +135,7 @@ func (p *Proxy) MaxSessions() int64 { return p.maxSessions }
 func (p *Proxy) Listeners() []*Listener {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return append([]*Listener(nil), p.listeners...)
+	return slices.Clone(p.listeners)
 }
 
 // Start starts the loops.
@@ -150,26 +151,6 @@ func (p *Proxy) runLoop(l *loop) {
 	l.run()
 }
 
-// Listen opens a listener and begins to accept. The proxy must have been started.
-func (p *Proxy) Listen(name string, cfg ListenerConfig, pool *backends.Pool) (*Listener, error) {
-	ln, err := openListener(name, cfg, pool)
-	if err != nil {
-		return nil, err
-	}
-	p.mu.Lock()
-	if p.stopped {
-		p.mu.Unlock()
-		ln.closeSockets()
-		return nil, ErrStopped
-	}
-	defer p.mu.Unlock() // so that Stop waits until the loops know the listener
-	p.listeners = append(p.listeners, ln)
-	for _, l := range p.loops {
-		l.call(func(l *loop) { l.watch(ln) })
-	}
-	return ln, nil
-}
-
 // Stop closes the listeners, after accepting what waited in their queues, and waits until the sessions have ended.
 // When ctx is done, it closes those that are left. It gives how many it closed. The loops have ended when it returns.
 func (p *Proxy) Stop(ctx context.Context) (killed int64, err error) {
@@ -179,15 +160,11 @@ func (p *Proxy) Stop(ctx context.Context) (killed int64, err error) {
 		return 0, ErrStopped
 	}
 	p.stopped = true
-	listeners := p.listeners
+	for _, ln := range p.listeners {
+		p.closeSockets(*ln.sockets.Load())
+	}
 	p.mu.Unlock()
 
-	for _, ln := range listeners {
-		for _, l := range p.loops {
-			l.call(func(l *loop) { l.unwatch(ln) })
-		}
-		ln.closeSockets()
-	}
 	for p.sessions.Load() > 0 {
 		select {
 		case <-p.drained:

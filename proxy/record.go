@@ -20,24 +20,30 @@ import (
 //	P  lb refused it by a rule or a limit
 //	D  lb closed it as its backend went down or away
 //	K  lb closed it for the operator, or as it stopped
+//	                                     R  before it was let in: rules, limits, PROXY header
 type Termination [2]byte
 
 // String is the two letters.
 func (t Termination) String() string { return string(t[:]) }
 
 var (
-	termNormal       = Termination{'-', '-'}
-	termClientReset  = Termination{'C', 'D'}
-	termBackendReset = Termination{'S', 'D'}
-	termClientIdle   = Termination{'c', 'D'}
-	termBackendIdle  = Termination{'s', 'D'}
-	termClientGone   = Termination{'C', 'C'}
-	termRefused      = Termination{'S', 'C'}
-	termConnectLate  = Termination{'s', 'C'}
-	termQueue        = Termination{'s', 'Q'}
-	termQueueGone    = Termination{'C', 'Q'}
-	termResource     = Termination{'R', 'C'}
-	termKilled       = Termination{'K', 'D'}
+	termNormal          = Termination{'-', '-'}
+	termClientReset     = Termination{'C', 'D'}
+	termBackendReset    = Termination{'S', 'D'}
+	termClientIdle      = Termination{'c', 'D'}
+	termBackendIdle     = Termination{'s', 'D'}
+	termClientGone      = Termination{'C', 'C'}
+	termRefused         = Termination{'S', 'C'}
+	termConnectLate     = Termination{'s', 'C'}
+	termAge             = Termination{'P', 'D'}
+	termDown            = Termination{'D', 'D'}
+	termRefusedByRule   = Termination{'P', 'R'}
+	termHeaderLate      = Termination{'c', 'R'}
+	termClientGoneEarly = Termination{'C', 'R'}
+	termQueue           = Termination{'s', 'Q'}
+	termQueueGone       = Termination{'C', 'Q'}
+	termResource        = Termination{'R', 'C'}
+	termKilled          = Termination{'K', 'D'}
 )
 
 // Record is what is known of a session when it has ended.
@@ -45,7 +51,7 @@ type Record struct {
 	Start       time.Time      // when it was accepted
 	Client      netip.AddrPort // the zero value on a Unix listener
 	Listener    *Listener
-	Pool        *backends.Pool
+	Pool        *backends.Pool    // nil when it was refused before one was chosen
 	Backend     *backends.Backend // nil when none was reached
 	QueueTime   time.Duration     // in the pool's queue
 	ConnectTime time.Duration     // from accept to the established backend connection; -1 when there was none

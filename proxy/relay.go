@@ -339,9 +339,4 @@ func (l *loop) disarmOut(s *session, e int) {
 }
 
 // isUnix says whether the end is a Unix socket.
-func (s *session) isUnix(e int) bool {
-	if e == client {
-		return !s.client.IsValid()
-	}
-	return s.backend.Address.IsUnix()
-}
+func (s *session) isUnix(e int) bool { return s.ends[e].flags&endUnix != 0 }

@@ -21,6 +21,7 @@ type phase uint8
 
 const (
 	phaseFree       phase = iota
+	phaseHeader           // waits for the client's PROXY header
 	phaseQueued           // waits in the pool's queue for a slot of a backend
 	phaseConnecting       // a connect to a backend is in progress
 	phaseRelaying         // both ends are connected
@@ -35,6 +36,7 @@ const (
 	endUrgent                 // EPOLLPRI: a short read may stop at the urgent mark, so it proves nothing (tcp(7))
 	endArmedOut               // EPOLLOUT is in its epoll mask
 	endRegistered             // it is in the epoll set
+	endUnix                   // a Unix socket, not TCP
 )
 
 // end is one of the two sockets.
@@ -82,12 +84,15 @@ type session struct {
 	retries  uint8
 	end      Termination
 
-	listener *Listener
-	pool     *backends.Pool
-	backend  *backends.Backend // its slot is held; nil while none is chosen
-	tried    []*backends.Backend
-	waiter   *backends.Waiter // while phaseQueued
-	client   netip.AddrPort
+	listener  *Listener
+	pool      *backends.Pool
+	backend   *backends.Backend // its slot is held; nil while none is chosen
+	tried     []*backends.Backend
+	waiter    *backends.Waiter // while phaseQueued
+	client    netip.AddrPort
+	forwarded *forwarded // what the client's PROXY header said; nil as a rule
+	source    sourceRef  // its place among the counted sources; the zero value as a rule
+	id        uint64     // for the operator; unique in the process
 
 	start     time.Duration // accepted; since the proxy's epoch, as all below
 	budget    time.Duration // connect_timeout counts from here: accepted, or granted a slot after waiting
@@ -96,6 +101,14 @@ type session struct {
 	chosen    time.Duration // the backend was chosen
 	connected time.Duration // the backend connection was established; 0 before
 	active    time.Duration // the last byte moved
+	expires   time.Duration // max_session_age is over; 0 is never
+}
+
+// forwarded is what a PROXY header said beside the client's address.
+type forwarded struct {
+	peer   netip.AddrPort // who sent the header
+	server netip.AddrPort // where the client had connected to; the zero value when it was not told
+	tlvs   []byte
 }
 
 // token is what epoll hands back with an event: which session and end, or, with a negative id, which listener or the

@@ -23,6 +23,26 @@ func recv(fd int32, buf []byte) (n int, errno unix.Errno) {
 	}
 }
 
+// peek reads what is there into buf and leaves it in the socket.
+func peek(fd int32, buf []byte) (n int, errno unix.Errno) {
+	for {
+		r, _, e := unix.RawSyscall6(unix.SYS_RECVFROM, uintptr(fd), uintptr(unsafe.Pointer(unsafe.SliceData(buf))), uintptr(len(buf)), unix.MSG_DONTWAIT|unix.MSG_PEEK, 0, 0)
+		if e != unix.EINTR {
+			return int(r), e
+		}
+	}
+}
+
+// localAddr is the address that the socket is bound to; the zero value for a Unix socket.
+func localAddr(fd int32) netip.AddrPort {
+	var sa unix.RawSockaddrAny
+	size := uint32(unix.SizeofSockaddrAny)
+	if _, _, e := unix.RawSyscall(unix.SYS_GETSOCKNAME, uintptr(fd), uintptr(unsafe.Pointer(&sa)), uintptr(unsafe.Pointer(&size))); e != 0 {
+		return netip.AddrPort{}
+	}
+	return peerAddr(&sa)
+}
+
 // send writes what the peer takes now. The caller never passes an empty buf.
 func send(fd int32, buf []byte) (n int, errno unix.Errno) {
 	for {

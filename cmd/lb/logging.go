@@ -53,10 +53,13 @@ func (d *daemon) closeLogs() {
 // sessionEnded writes the access log's line. It runs on a loop.
 func (d *daemon) sessionEnded(r *proxy.Record) {
 	e := logs.Entry{
-		Start: r.Start, Client: r.Client, Listener: r.Listener.Name, Pool: r.Pool.Name,
+		Start: r.Start, Client: r.Client, Listener: r.Listener.Name,
 		QueueTime: r.QueueTime, ConnectTime: r.ConnectTime, SessionTime: r.SessionTime,
 		BytesIn: r.BytesIn, BytesOut: r.BytesOut, Termination: r.Termination, Retries: r.Retries,
-		Sessions: r.Sessions, ListenerActive: r.Listener.Active(), PoolActive: r.Pool.Active(),
+		Sessions: r.Sessions, ListenerActive: r.Listener.Active(),
+	}
+	if r.Pool != nil { // else it was refused before one was chosen
+		e.Pool, e.PoolActive = r.Pool.Name, r.Pool.Active()
 	}
 	if r.Backend != nil {
 		e.Backend, e.BackendActive = r.Backend.Name, r.Backend.Active()

@@ -1,0 +1,115 @@
+package proxy
+
+import (
+	"net/netip"
+	"slices"
+	"time"
+
+	"github.com/273ebdf9/lb/backends"
+)
+
+// SessionInfo is one running session at one moment.
+type SessionInfo struct {
+	ID       uint64 // unique in the process
+	Client   netip.AddrPort
+	Listener string
+	Pool     string // empty while its PROXY header is awaited
+	Backend  string // empty while none is chosen
+	Phase    string // "header", "queued", "connecting" or "relaying"
+	Start    time.Time
+	Idle     time.Duration // since the last byte
+	BytesIn  uint64        // from the client
+	BytesOut uint64        // to the client
+}
+
+var phaseNames = [...]string{phaseFree: "", phaseHeader: "header", phaseQueued: "queued", phaseConnecting: "connecting", phaseRelaying: "relaying"}
+
+// SessionList lists the running sessions, the oldest first. Each loop is asked at its own moment. It costs a loop about as
+// much as it has sessions; none once the proxy has stopped.
+func (p *Proxy) SessionList() []SessionInfo {
+	var all []SessionInfo
+	p.onLoops(func(l *loop) {
+		now := p.since()
+		l.table.each(func(s *session) {
+			info := SessionInfo{
+				ID: s.id, Client: s.client, Listener: s.listener.Name, Phase: phaseNames[s.phase],
+				Start: p.epoch.Add(s.start), Idle: now - s.active,
+				BytesIn: s.dirs[client].bytes, BytesOut: s.dirs[backend].bytes,
+			}
+			if s.pool != nil {
+				info.Pool = s.pool.Name
+			}
+			if s.backend != nil {
+				info.Backend = s.backend.Name
+			}
+			all = append(all, info)
+		})
+	})
+	slices.SortFunc(all, func(a, b SessionInfo) int { return a.Start.Compare(b.Start) })
+	return all
+}
+
+// Kill closes the sessions with these ids, as far as they run, and gives how many it closed. Their termination is "KD".
+func (p *Proxy) Kill(ids []uint64) int {
+	want := make(map[uint64]bool, len(ids))
+	for _, id := range ids {
+		want[id] = true
+	}
+	return p.closeAll(func(s *session) bool { return want[s.id] }, termKilled)
+}
+
+// CloseBackend closes the sessions of a backend that is down or gone, and gives how many there were. Their termination
+// is "DD".
+func (p *Proxy) CloseBackend(b *backends.Backend) int {
+	return p.closeAll(func(s *session) bool { return s.backend == b && s.phase == phaseRelaying }, termDown)
+}
+
+func (p *Proxy) closeAll(which func(*session) bool, end Termination) int {
+	n := 0
+	p.onLoops(func(l *loop) {
+		l.table.each(func(s *session) {
+			if which(s) {
+				n++
+				s.end = end
+				l.close(s, false)
+			}
+		})
+	})
+	return n
+}
+
+// Turning says whether every loop comes round within the timeout.
+func (p *Proxy) Turning(timeout time.Duration) bool {
+	p.mu.Lock()
+	stopped := p.stopped
+	p.mu.Unlock()
+	if stopped {
+		return true
+	}
+	round := make(chan struct{}, len(p.loops))
+	for _, l := range p.loops {
+		l.post(message{do: func(*loop) { round <- struct{}{} }})
+	}
+	late := time.NewTimer(timeout)
+	defer late.Stop()
+	for range p.loops {
+		select {
+		case <-round:
+		case <-late.C:
+			return false
+		}
+	}
+	return true
+}
+
+// onLoops runs f on each loop in turn and waits for it; not at all once the proxy has stopped.
+func (p *Proxy) onLoops(f func(*loop)) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.stopped {
+		return
+	}
+	for _, l := range p.loops {
+		l.call(f)
+	}
+}

@@ -1,0 +1,177 @@
+package proxy
+
+import (
+	"fmt"
+	"slices"
+
+	"github.com/273ebdf9/lb/backends"
+)
+
+// ListenerSpec is what a listener shall be. Either Pool or Split is set.
+type ListenerSpec struct {
+	Name   string
+	Config ListenerConfig // valid
+	Pool   *backends.Pool
+	Split  *backends.Split
+}
+
+// Transition is a change of the listeners that is prepared: everything that can fail has been done, and nothing is
+// different yet. It ends with Commit or Abort, one of them, once.
+type Transition struct {
+	p      *Proxy
+	next   []*Listener
+	change []change
+	opened []*socket // that are new
+	closed []*socket // that nobody wants any more
+}
+
+// change is what becomes of one listener.
+type change struct {
+	ln       *Listener
+	settings *settings
+	sockets  []*socket
+	watch    []*socket // of sockets, those that the loops do not watch yet
+}
+
+// Prepare makes ready for the listeners to be what specs say, all of them: it opens the sockets that are not open. A
+// socket is kept where a listener of the same name has the same bind address. On an error nothing has changed. No other
+// Prepare may run until the Transition has ended.
+func (p *Proxy) Prepare(specs []ListenerSpec) (*Transition, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.stopped {
+		return nil, ErrStopped
+	}
+	t := &Transition{p: p}
+	kept := map[*socket]bool{}
+	for i := range specs {
+		if err := t.add(&specs[i], kept); err != nil {
+			t.Abort()
+			return nil, err
+		}
+	}
+	for _, ln := range p.listeners {
+		for _, s := range *ln.sockets.Load() {
+			if !kept[s] {
+				t.closed = append(t.closed, s)
+			}
+		}
+	}
+	return t, nil
+}
+
+// add prepares one listener.
+func (t *Transition) add(spec *ListenerSpec, kept map[*socket]bool) error {
+	ln := &Listener{Name: spec.Name}
+	var old *settings
+	var have []*socket
+	if i := slices.IndexFunc(t.p.listeners, func(ln *Listener) bool { return ln.Name == spec.Name }); i >= 0 {
+		ln = t.p.listeners[i]
+		old, have = ln.settings.Load(), *ln.sockets.Load()
+	}
+	set, err := newSettings(spec, old, t.p)
+	if err != nil {
+		return err
+	}
+	c := change{ln: ln, settings: set}
+	for _, bind := range spec.Config.Bind {
+		if i := slices.IndexFunc(have, func(s *socket) bool { return s.bind == bind }); i >= 0 {
+			kept[have[i]] = true
+			c.sockets = append(c.sockets, have[i])
+			continue
+		}
+		if s := t.p.socketAt(bind); s != nil { // another listener's, which has it no more: a bind address is there once
+			kept[s] = true
+			c.sockets = append(c.sockets, s)
+			c.watch = append(c.watch, s)
+			continue
+		}
+		s, err := openSocket(bind, &spec.Config)
+		if err != nil {
+			return fmt.Errorf("cannot open listener %q: %w", spec.Name, err)
+		}
+		t.opened = append(t.opened, s)
+		c.sockets = append(c.sockets, s)
+		c.watch = append(c.watch, s)
+	}
+	t.next = append(t.next, ln)
+	t.change = append(t.change, c)
+	return nil
+}
+
+// Commit makes the change. New connections see it at once; sessions go on as they are. What waits in the queue of a
+// socket that goes is accepted first.
+func (t *Transition) Commit() {
+	p := t.p
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.stopped {
+		for _, s := range t.opened {
+			s.close()
+		}
+		return
+	}
+	for _, c := range t.change {
+		c.settings.begin()
+		c.ln.settings.Store(c.settings)
+		c.ln.sockets.Store(&c.sockets)
+		for _, s := range c.sockets {
+			if !slices.Contains(t.opened, s) {
+				s.configure(&c.settings.cfg)
+			}
+		}
+	}
+	for _, c := range t.change {
+		for _, s := range c.watch {
+			for _, l := range p.loops {
+				l.call(func(l *loop) { l.watch(c.ln, s) })
+			}
+		}
+	}
+	p.listeners = t.next
+	p.closeSockets(t.closed)
+}
+
+// socketAt finds an open socket by its bind address; nil if there is none. The caller holds mu.
+func (p *Proxy) socketAt(bind string) *socket {
+	for _, ln := range p.listeners {
+		for _, s := range *ln.sockets.Load() {
+			if s.bind == bind {
+				return s
+			}
+		}
+	}
+	return nil
+}
+
+// Abort closes what Prepare opened.
+func (t *Transition) Abort() {
+	for _, s := range t.opened {
+		s.close()
+	}
+}
+
+// closeSockets accepts what waits and closes. The caller holds mu.
+func (p *Proxy) closeSockets(sockets []*socket) {
+	for _, s := range sockets {
+		for _, l := range p.loops {
+			l.call(func(l *loop) { l.unwatch(s) })
+		}
+		s.close()
+	}
+}
+
+// Listen opens one listener more and begins to accept. The proxy must have been started.
+func (p *Proxy) Listen(name string, cfg ListenerConfig, pool *backends.Pool) (*Listener, error) {
+	var specs []ListenerSpec
+	for _, ln := range p.Listeners() {
+		set := ln.settings.Load()
+		specs = append(specs, ListenerSpec{Name: ln.Name, Config: set.cfg, Pool: set.pool, Split: set.split})
+	}
+	t, err := p.Prepare(append(specs, ListenerSpec{Name: name, Config: cfg, Pool: pool}))
+	if err != nil {
+		return nil, err
+	}
+	t.Commit()
+	return t.next[len(t.next)-1], nil
+}
