@@ -7,5 +7,6 @@
 //
 // Ownership: a Pool's mutex guards its membership, its policy and its wait queue. What a reader outside may look at
 // (active count, weight, states, counters) is atomic, written only through Pool and Backend methods. The package
-// starts no goroutine, does no network I/O but [Backend.Resolve], and never calls a hook with its mutex held.
+// starts no goroutine but a timer's while a backend starts slowly, does no network I/O but [Backend.Resolve], and never
+// calls a hook with its mutex held.
 package backends

@@ -60,6 +60,9 @@ func TestSource_MovesOnlyTheClientsOfALostBackend(t *testing.T) {
 		if math.Abs(all-share) > 0.05*share || others > 0 {
 			t.Errorf("seed %d: one of %d went: %.4f of the clients moved, %.4f of them others'; want %.4f ± 5 %%, none of them others'", seed, n, all, others, share)
 		}
+		if all, _ := moved(during, homes(t, p, clients), nil); all > 0 {
+			t.Errorf("seed %d: while it is out, %.4f of the clients move about; want none", seed, all)
+		}
 		got := map[*backends.Backend]float64{}
 		for i := range before {
 			if before[i] == lost {

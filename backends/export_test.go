@@ -1,0 +1,8 @@
+package backends
+
+// RampRuns says whether the clock of slow starts runs.
+func (p *Pool) RampRuns() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.ramp.running
+}
