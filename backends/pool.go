@@ -91,39 +91,58 @@ func (p *Pool) Active() int64 {
 // Add makes a backend from cfg and puts it into the pool with the given health. An address that is no host name is
 // resolved at once; the caller runs Resolve for the others.
 func (p *Pool) Add(cfg BackendConfig, health HealthState) (*Backend, error) {
-	addr, err := ParseAddress(cfg.Address)
+	b, err := p.NewBackend(cfg, health)
 	if err != nil {
 		return nil, err
 	}
-	now := time.Now()
-	b := &Backend{ID: nextID.Add(1), Name: cfg.EffectiveName(), Address: addr, pool: p}
-	b.config.Store(&cfg)
-	b.weight.Store(int32(cfg.Weight))
-	b.backup.Store(cfg.Backup)
-	b.health.Store(uint32(health))
-	b.since.Store(now.UnixNano())
-	if addr.IsUnix() || isIP(addr.Host) {
-		if err := b.Resolve(context.Background()); err != nil {
-			return nil, err
-		}
-	}
-
 	p.mu.Lock()
 	if p.byName[b.Name] != nil {
 		p.mu.Unlock()
 		return nil, fmt.Errorf("cannot add backend %q to pool %q: the name is taken", b.Name, p.Name)
 	}
-	p.byName[b.Name] = b
-	b.maxConns.Store(p.limit(&cfg))
-	b.original = !p.served
-	b.effective.Store(b.fullWeight())
 	p.setMembersLocked(append(slices.Clone(p.Backends()), b))
-	if health == HealthUp {
-		p.riseLocked(b, now)
-	}
-	p.noteLocked(b, "added", "", addr.String(), "", 0)
+	p.joinLocked(b, "", time.Now())
 	p.settleAndUnlock()
 	return b, nil
+}
+
+// NewBackend makes a backend from cfg that is no member yet: Arrange makes it one. An address that is no host name is
+// resolved at once; the caller runs Resolve for the others.
+func (p *Pool) NewBackend(cfg BackendConfig, health HealthState) (*Backend, error) {
+	addr, err := ParseAddress(cfg.Address)
+	if err != nil {
+		return nil, err
+	}
+	b := &Backend{ID: nextID.Add(1), Name: cfg.EffectiveName(), Address: addr, pool: p}
+	b.presetConfig(cfg)
+	b.health.Store(uint32(health))
+	b.since.Store(time.Now().UnixNano())
+	if addr.IsUnix() || isIP(addr.Host) {
+		if err := b.Resolve(context.Background()); err != nil {
+			return nil, err
+		}
+	}
+	return b, nil
+}
+
+// presetConfig gives a configuration to b, which is no member yet.
+func (b *Backend) presetConfig(cfg BackendConfig) {
+	b.config.Store(&cfg)
+	b.weight.Store(int32(cfg.Weight))
+	b.effective.Store(b.fullWeight())
+	b.backup.Store(cfg.Backup)
+}
+
+// joinLocked makes b, whom setMembersLocked has put among the members, one of them in all else.
+func (p *Pool) joinLocked(b *Backend, reason string, now time.Time) {
+	p.byName[b.Name] = b
+	b.maxConns.Store(p.limit(b.config.Load()))
+	b.original = !p.served
+	if b.Health() == HealthUp {
+		p.riseLocked(b, now)
+	}
+	p.policy.Update(b)
+	p.noteLocked(b, "added", "", b.Address.String(), reason, 0)
 }
 
 // Remove takes b out of the pool: it gets nothing new, and keeps its slots until each is released. The error is
@@ -134,13 +153,18 @@ func (p *Pool) Remove(b *Backend, reason string) error {
 		p.mu.Unlock()
 		return err
 	}
+	p.setMembersLocked(slices.DeleteFunc(slices.Clone(p.Backends()), func(x *Backend) bool { return x == b }))
+	p.leaveLocked(b, reason)
+	p.settleAndUnlock()
+	return nil
+}
+
+// leaveLocked makes b, whom setMembersLocked has taken out, a member no more in all else.
+func (p *Pool) leaveLocked(b *Backend, reason string) {
 	b.removed.Store(true)
 	b.offered.Store(false)
 	delete(p.byName, b.Name)
-	p.setMembersLocked(slices.DeleteFunc(slices.Clone(p.Backends()), func(x *Backend) bool { return x == b }))
 	p.noteLocked(b, "removed", b.Address.String(), "", reason, 0)
-	p.settleAndUnlock()
-	return nil
 }
 
 // memberLocked is an error when b is no member.
@@ -190,17 +214,22 @@ func (p *Pool) SetPolicy(name string, policy Policy) {
 // SetMaxConns had set. A queue that is longer than its new size stays until it has been served.
 func (p *Pool) Configure(cfg Config, reason string) {
 	p.mu.Lock()
+	cfg.Balance = p.Config().Balance
+	p.configureLocked(cfg, reason)
+	p.settleAndUnlock()
+}
+
+func (p *Pool) configureLocked(cfg Config, reason string) {
 	old := p.Config()
-	cfg.Balance = old.Balance
 	p.config.Store(&cfg)
-	if cfg.MaxConns != old.MaxConns {
-		for _, b := range p.Backends() {
-			if own := b.config.Load(); own.MaxConns == 0 {
-				p.setMaxConnsLocked(b, p.limit(own), reason)
-			}
+	if cfg.MaxConns == old.MaxConns {
+		return
+	}
+	for _, b := range p.Backends() {
+		if own := b.config.Load(); own.MaxConns == 0 && p.byName[b.Name] == b { // Arrange has not let all join yet
+			p.setMaxConnsLocked(b, p.limit(own), reason)
 		}
 	}
-	p.settleAndUnlock()
 }
 
 // ConfigureBackend gives b a changed configuration while it runs. What cfg has as before stays as SetWeight and
@@ -219,6 +248,12 @@ func (p *Pool) ConfigureBackend(b *Backend, cfg BackendConfig, reason string) er
 		p.mu.Unlock()
 		return err
 	}
+	p.configureBackendLocked(b, cfg, reason)
+	p.settleAndUnlock()
+	return nil
+}
+
+func (p *Pool) configureBackendLocked(b *Backend, cfg BackendConfig, reason string) {
 	old := b.config.Swap(&cfg)
 	if cfg.Weight != old.Weight {
 		p.setWeightLocked(b, cfg.Weight, reason)
@@ -230,8 +265,6 @@ func (p *Pool) ConfigureBackend(b *Backend, cfg BackendConfig, reason string) er
 		b.backup.Store(cfg.Backup)
 		p.noteLocked(b, "backup", strconv.FormatBool(old.Backup), strconv.FormatBool(cfg.Backup), reason, 0)
 	}
-	p.settleAndUnlock()
-	return nil
 }
 
 // SetHealth changes b's health state; no change if it has that state already, or is no member any more. Reason is what
