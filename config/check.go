@@ -78,10 +78,15 @@ func (d *decoder) checkName(path, noun, name string) {
 
 // poolsOf are the pools that a listener sends connections to, by the path of the key that says so.
 func poolsOf(l *Listener) map[string]string {
-	if l.Pool == "" {
-		return nil
+	path := join("listeners", l.Name)
+	pools := map[string]string{}
+	if l.Pool != "" {
+		pools[join(path, "pool")] = l.Pool
 	}
-	return map[string]string{join(join("listeners", l.Name), "pool"): l.Pool}
+	for name := range l.Split {
+		pools[join(join(path, "split"), name)] = name
+	}
+	return pools
 }
 
 // checkListeners finds listeners without a pool. It returns the listeners that use each pool.

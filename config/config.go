@@ -62,10 +62,12 @@ func newDefaults() defaultsByType {
 	return byType(
 		proxy.DefaultConfig(),
 		proxy.DefaultListenerConfig(),
+		proxy.DefaultAccessConfig(),
 		admin.DefaultConfig(),
 		logs.DefaultConfig(),
 		backends.DefaultConfig(),
 		backends.DefaultBackendConfig(),
+		backends.DefaultTCPConfig(),
 		health.DefaultConfig(),
 	)
 }

@@ -259,6 +259,10 @@ func (d *decoder) list(path string, raw any, v reflect.Value) {
 		d.wrongType(path, raw, "a list", form)
 		return
 	}
+	if array.Len() == 0 { // nil, as it is where the key is absent and as the defaults have it
+		v.SetZero()
+		return
+	}
 	v.Set(reflect.MakeSlice(v.Type(), array.Len(), array.Len()))
 	for i := range array.Len() {
 		d.defaults.set(v.Index(i))
@@ -271,6 +275,10 @@ func (d *decoder) mapping(path string, raw any, v reflect.Value) {
 	table, ok := raw.(map[string]any)
 	if !ok {
 		d.wrongType(path, raw, "a table", "")
+		return
+	}
+	if len(table) == 0 { // as for lists
+		v.SetZero()
 		return
 	}
 	v.Set(reflect.MakeMapWithSize(v.Type(), len(table)))

@@ -11,8 +11,8 @@ import (
 
 // The example's form: above a key stand comments; a key that is commented out shows its default.
 var (
-	keyOff  = regexp.MustCompile(`^# ([a-z_]+) = (.*)$`)
-	keyLive = regexp.MustCompile(`^([a-z_]+) = (.*)$`)
+	keyOff  = regexp.MustCompile(`^# ([a-z0-9_]+) = (.*)$`)
+	keyLive = regexp.MustCompile(`^([a-z0-9_]+) = (.*)$`)
 )
 
 func readExample(t *testing.T) []string {

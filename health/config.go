@@ -63,6 +63,9 @@ type Config struct {
 	Fall int `toml:"fall"`
 	// Initial is the state until the first probe: "up" (default) or "down".
 	Initial string `toml:"initial"`
+	// OnDown is what happens to the running sessions of a backend that goes down: "keep" (default) leaves them to
+	// themselves, "close" closes them, so that their clients find another backend at once.
+	OnDown string `toml:"on_down"`
 	// PassiveFall is how many connects of clients in a row must fail until the backend is taken down at once, without
 	// waiting for a probe. Default 3; 0 is never. A full backlog is no failure. Rise probes bring it back; the first
 	// connect of a client after that decides alone, as the run of failures ends only with an established connection.
@@ -102,6 +105,7 @@ func DefaultConfig() Config {
 		Rise:        2,
 		Fall:        3,
 		Initial:     "up",
+		OnDown:      "keep",
 		PassiveFall: 3,
 		PassiveHold: 10 * time.Second,
 		HTTPMethod:  "GET",
@@ -160,6 +164,9 @@ func (c *Config) plan() (*plan, error) {
 	}
 	if c.Initial != "up" && c.Initial != "down" {
 		fault("initial: unknown state %q; write \"up\" or \"down\"", c.Initial)
+	}
+	if c.OnDown != "keep" && c.OnDown != "close" {
+		fault("on_down: unknown value %q; write \"keep\" or \"close\"", c.OnDown)
 	}
 	if c.PassiveFall < 0 {
 		fault("passive_fall: %d is negative; write 0 for never", c.PassiveFall)
