@@ -20,6 +20,11 @@ type Config struct {
 	// HTTP is the address that serves /metrics and the read-only API. A request's Host must be a loopback name or
 	// address, the host named here, or the address it came to. Default "127.0.0.1:9901"; "" is off.
 	HTTP string `toml:"http"`
+	// StateFile is the absolute path of the file in which lb remembers what was changed while it ran (weights, admin
+	// states, limits, splits, added and removed backends), so that it outlives a restart. A value that the config has
+	// changed since is the config's. The directory must exist, and lb must be able to write to it. Default "": nothing
+	// outlives a restart.
+	StateFile string `toml:"state_file"`
 }
 
 // DefaultSocket is where the control socket is when nobody says otherwise.
@@ -44,6 +49,13 @@ func (c *Config) Validate() error {
 	}
 	if mode, err := strconv.ParseUint(c.SocketMode, 8, 32); err != nil || mode > 0o777 {
 		errs = append(errs, fmt.Errorf("socket_mode: %q is not an octal permission such as \"0660\"", c.SocketMode))
+	}
+	switch {
+	case c.StateFile == "":
+	case !filepath.IsAbs(c.StateFile):
+		errs = append(errs, fmt.Errorf("state_file: %q is no absolute path; write one such as \"/var/lib/lb/state\", or \"\" for none", c.StateFile))
+	case strings.HasSuffix(c.StateFile, "/"), strings.ContainsRune(c.StateFile, 0):
+		errs = append(errs, fmt.Errorf("state_file: %q is no path of a file", c.StateFile))
 	}
 	if c.HTTP != "" {
 		_, port, err := net.SplitHostPort(c.HTTP)
