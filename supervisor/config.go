@@ -1,0 +1,287 @@
+package supervisor
+
+import (
+	"errors"
+	"fmt"
+	"os/user"
+	"regexp"
+	"runtime"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+const (
+	readyConnect = "connect"
+	readyNotify  = "notify"
+
+	orphansAdopt = "adopt"
+	orphansStop  = "stop"
+
+	// maxCount is the most workers of a pool.
+	maxCount = 1024
+)
+
+// Config is the processes that lb runs for a pool, [pools.NAME.workers]. Take DefaultConfig and change it: the zero value
+// is not valid.
+type Config struct {
+	// Command is the program and its arguments; no shell is involved. A program without a slash is looked for in PATH.
+	// {socket} becomes the path of a Unix socket that the program must bind itself, a new one at each start; {port} a free
+	// TCP port on 127.0.0.1 that it must bind; {slot} the worker's number. Without {socket} and {port} lb binds the socket
+	// and hands it over, listening, as descriptor 3 (LISTEN_FDS, as systemd's socket activation). Required.
+	Command []string `toml:"command"`
+	// Count is how many workers run. Default 0: as many as there are CPUs.
+	Count int `toml:"count"`
+	// Env is added to lb's own environment, and the placeholders of Command are filled in here too. LB_WORKER_ID,
+	// LB_SOCKET, NOTIFY_SOCKET, WATCHDOG_USEC, WATCHDOG_PID, LISTEN_FDS, LISTEN_PID and LISTEN_FDNAMES are set by lb.
+	Env map[string]string `toml:"env"`
+	// Dir is the working directory. A symbolic link is followed anew at each start of a worker, so that a deploy can swap
+	// it. Default "": lb's own.
+	Dir string `toml:"dir"`
+	// User is the name or number of the user that the workers run as; needs root. Default "": lb's own.
+	User string `toml:"user"`
+	// Group is the name or number of their group; needs root. Default "": the User's own, with its supplementary groups.
+	Group string `toml:"group"`
+	// Umask is their file mode mask, in octal: "027". Default "": lb's own.
+	Umask string `toml:"umask"`
+	// Nice is added to lb's own niceness, -40..39; a negative one needs root. Default 0.
+	Nice int `toml:"nice"`
+	// RlimitNofile is how many descriptors each may open. Default 0: what lb was started with.
+	RlimitNofile uint64 `toml:"rlimit_nofile"`
+	// Ready is what tells that a worker can take connections: "connect" (default), that it accepts one, or READY=1 on
+	// NOTIFY_SOCKET if that comes first; "notify", only READY=1.
+	Ready string `toml:"ready"`
+	// StartTimeout is how long a worker may take to be ready; then it is stopped, and that counts as a crash. Default 30s.
+	StartTimeout time.Duration `toml:"start_timeout"`
+	// StopTimeout is how long a worker that takes nothing new may take to finish its connections; then it is stopped
+	// nevertheless. Default 30s.
+	StopTimeout time.Duration `toml:"stop_timeout"`
+	// StopSignal asks a worker to end, once its connections are finished: "TERM" (default), "INT", "QUIT", "HUP", "USR1"
+	// or "USR2".
+	StopSignal string `toml:"stop_signal"`
+	// KillTimeout is how long it may take to end after that signal; then its whole process group is killed. Default 10s.
+	KillTimeout time.Duration `toml:"kill_timeout"`
+	// KillAfter is how long a worker may be down, by its heartbeat or its probes, until it gets SIGABRT, for a dump of what
+	// it hangs in, and KillTimeout later SIGKILL, and another one is started. Default 30s; "0s" is never.
+	KillAfter time.Duration `toml:"kill_after"`
+	// MaxDraining is how many replaced workers of the pool may finish their connections at once; with one more the oldest
+	// is stopped. Default 32; 0 is no limit.
+	MaxDraining int `toml:"max_draining"`
+	// Orphans is what becomes of the workers of an lb that was killed, when it is started again: "adopt" (default) goes on
+	// with them, "stop" stops them and starts others.
+	Orphans string `toml:"orphans"`
+	// Recycle replaces workers by age or use.
+	Recycle RecycleConfig `toml:"recycle"`
+	// Watchdog is the interval of the heartbeat that is asked of the workers (WATCHDOG_USEC). 0: none is asked. It follows
+	// from the pool's health, and is no key of its own.
+	Watchdog time.Duration `toml:"-"`
+}
+
+// RecycleConfig is when a worker is replaced though nothing is wrong with it, [pools.NAME.workers.recycle]: its successor
+// first, and one worker of the pool at a time.
+type RecycleConfig struct {
+	// Conns is after how many connections. Default 0: never.
+	Conns uint64 `toml:"conns"`
+	// Age is after how long. Default "0s": never.
+	Age time.Duration `toml:"age"`
+	// Jitter spreads both by up to this part either way, 0..0.5, so that workers do not come of age together. Default 0.2.
+	Jitter float64 `toml:"jitter"`
+}
+
+// DefaultConfig has every default set, and no command.
+func DefaultConfig() Config {
+	return Config{
+		Ready:        readyConnect,
+		StartTimeout: 30 * time.Second,
+		StopTimeout:  30 * time.Second,
+		StopSignal:   "TERM",
+		KillTimeout:  10 * time.Second,
+		KillAfter:    30 * time.Second,
+		MaxDraining:  32,
+		Orphans:      orphansAdopt,
+		Recycle:      RecycleConfig{Jitter: 0.2},
+	}
+}
+
+// EffectiveCount is Count, or the number of CPUs.
+func (c *Config) EffectiveCount() int {
+	if c.Count == 0 {
+		return runtime.NumCPU()
+	}
+	return c.Count
+}
+
+var (
+	envName = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`)
+	octal   = regexp.MustCompile(`^0?[0-7]{1,3}$`)
+	// ownEnv is what lb itself tells its workers.
+	ownEnv = []string{"LB_WORKER_ID", "LB_SOCKET", "NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES"}
+	// stopSignals are the values of stop_signal.
+	stopSignals = []string{"TERM", "INT", "QUIT", "HUP", "USR1", "USR2"}
+)
+
+// Validate finds every fault. Each error's text starts with the key. It looks at nothing outside of the Config but for
+// the user and the group.
+func (c *Config) Validate() error {
+	var errs []error
+	fault := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
+	duration := func(key string, d time.Duration, zeroOK bool) {
+		if err := checkDuration(key, d, zeroOK); err != nil {
+			errs = append(errs, err)
+		}
+	}
+	if len(c.Command) == 0 || c.Command[0] == "" {
+		fault("command: missing; write [\"./app\", \"argument\"]")
+	}
+	for i, arg := range c.Command {
+		if strings.ContainsRune(arg, 0) {
+			fault("command[%d]: NUL byte", i)
+		}
+	}
+	if c.names("{socket}") && c.names("{port}") {
+		fault("command: {socket} and {port} cannot both be used: a worker listens in one place")
+	}
+	if c.Count < 0 || c.Count > maxCount {
+		fault("count: %d is not within 1..%d, nor 0 for one a CPU", c.Count, maxCount)
+	}
+	for name, value := range c.Env {
+		switch {
+		case !envName.MatchString(name):
+			fault("env: %q cannot name a variable", name)
+		case slices.Contains(ownEnv, name):
+			fault("env.%s: is set by lb", name)
+		case strings.ContainsRune(value, 0):
+			fault("env.%s: NUL byte", name)
+		}
+	}
+	if strings.ContainsRune(c.Dir, 0) {
+		fault("dir: NUL byte")
+	}
+	if _, err := c.identity(); err != nil {
+		errs = append(errs, err)
+	}
+	if c.Umask != "" && !octal.MatchString(c.Umask) {
+		fault("umask: %q is no octal number; write \"022\"", c.Umask)
+	}
+	if c.Nice < -40 || c.Nice > 39 {
+		fault("nice: %d is not within -40..39", c.Nice)
+	}
+	if c.RlimitNofile != 0 && c.RlimitNofile < 16 {
+		fault("rlimit_nofile: %d is below 16; write 0 for lb's own", c.RlimitNofile)
+	}
+	oneOf := func(key, value string, known []string) {
+		if !slices.Contains(known, value) {
+			fault("%s: unknown value %q; write one of %q", key, value, known)
+		}
+	}
+	oneOf("ready", c.Ready, []string{readyConnect, readyNotify})
+	oneOf("stop_signal", c.StopSignal, stopSignals)
+	oneOf("orphans", c.Orphans, []string{orphansAdopt, orphansStop})
+	duration("start_timeout", c.StartTimeout, false)
+	duration("stop_timeout", c.StopTimeout, false)
+	duration("kill_timeout", c.KillTimeout, false)
+	duration("kill_after", c.KillAfter, true)
+	duration("recycle.age", c.Recycle.Age, true)
+	if c.MaxDraining < 0 {
+		fault("max_draining: %d is negative; write 0 for no limit", c.MaxDraining)
+	}
+	if !(c.Recycle.Jitter >= 0 && c.Recycle.Jitter <= 0.5) { // also NaN
+		fault("recycle.jitter: %v is not within 0..0.5", c.Recycle.Jitter)
+	}
+	return errors.Join(errs...)
+}
+
+// checkDuration is the rule of backends.CheckDuration, which this package does not import.
+func checkDuration(key string, d time.Duration, zeroOK bool) error {
+	switch {
+	case d == 0 && zeroOK, d >= time.Millisecond:
+		return nil
+	case d < 0:
+		return fmt.Errorf("%s: %v is negative", key, d)
+	case d == 0:
+		return fmt.Errorf("%s: must be more than 0; write a duration such as \"5s\"", key)
+	default:
+		return fmt.Errorf("%s: %v is below 1ms; a bare number counts nanoseconds: write \"%ds\" for seconds", key, d, int64(d))
+	}
+}
+
+// names says whether the command or the environment uses a placeholder.
+func (c *Config) names(placeholder string) bool {
+	for _, arg := range c.Command {
+		if strings.Contains(arg, placeholder) {
+			return true
+		}
+	}
+	for _, value := range c.Env {
+		if strings.Contains(value, placeholder) {
+			return true
+		}
+	}
+	return false
+}
+
+// identity is who a worker runs as.
+type identity struct {
+	set      bool // false: as lb itself
+	uid, gid int
+	groups   []int
+	name     string // for HOME, USER and LOGNAME; may be empty
+	home     string
+}
+
+// identity looks User and Group up.
+func (c *Config) identity() (identity, error) {
+	if c.User == "" && c.Group == "" {
+		return identity{}, nil
+	}
+	id := identity{set: true, uid: unix.Getuid(), gid: unix.Getgid()}
+	var err error
+	if c.User != "" {
+		u, lookup := user.Lookup(c.User)
+		if lookup != nil {
+			u, lookup = user.LookupId(c.User)
+		}
+		switch {
+		case lookup == nil:
+			id.uid, _ = strconv.Atoi(u.Uid)
+			id.gid, _ = strconv.Atoi(u.Gid)
+			id.name, id.home = u.Username, u.HomeDir
+			if list, e := u.GroupIds(); e == nil {
+				for _, g := range list {
+					if n, e := strconv.Atoi(g); e == nil {
+						id.groups = append(id.groups, n)
+					}
+				}
+			}
+		default:
+			id.uid, err = number("user", c.User)
+			id.gid = id.uid
+		}
+	}
+	if c.Group != "" && err == nil {
+		g, lookup := user.LookupGroup(c.Group)
+		if lookup != nil {
+			g, lookup = user.LookupGroupId(c.Group)
+		}
+		if lookup == nil {
+			id.gid, err = strconv.Atoi(g.Gid)
+		} else {
+			id.gid, err = number("group", c.Group)
+		}
+	}
+	if len(id.groups) == 0 {
+		id.groups = []int{id.gid}
+	}
+	return id, err
+}
+
+func number(key, s string) (int, error) {
+	n, err := strconv.ParseUint(s, 10, 31)
+	if err != nil {
+		return 0, fmt.Errorf("%s: this host knows no %s %q", key, key, s)
+	}
+	return int(n), nil
+}

@@ -1,0 +1,165 @@
+package supervisor
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"os/signal"
+	"runtime"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/273ebdf9/lb/internal/sdnotify"
+)
+
+// TestMain is three programs: the shim, a worker, and the tests, which fail when a goroutine, a descriptor or a child
+// outlives them.
+func TestMain(m *testing.M) {
+	if len(os.Args) > 2 && os.Args[1] == ExecArg {
+		Exec(os.Args[2:])
+	}
+	if len(os.Args) > 2 && os.Args[1] == "front" {
+		playFront(os.Args[2:])
+		return
+	}
+	if len(os.Args) > 1 && os.Args[1] == "worker" {
+		work(os.Args[2:])
+		return
+	}
+	fds := openFDs("self")
+	code := m.Run()
+	if code == 0 {
+		code = checkLeaks(len(fds))
+	}
+	os.Exit(code)
+}
+
+// work is a worker: an HTTP server that says its pid and directory. Words change what it does.
+func work(words []string) {
+	has := func(word string) bool {
+		for _, w := range words {
+			if w == word {
+				return true
+			}
+		}
+		return false
+	}
+	notify := sdnotify.FromEnv()
+	if has("deaf") {
+		signal.Ignore(syscall.SIGTERM)
+	}
+	if has("fail") {
+		fmt.Fprintln(os.Stderr, "no configuration")
+		os.Exit(3)
+	}
+	var ln net.Listener
+	var err error
+	switch {
+	case os.Getenv("PORT") != "":
+		ln, err = net.Listen("tcp", "127.0.0.1:"+os.Getenv("PORT"))
+	case os.Getenv("LISTEN_FDS") == "1":
+		if os.Getenv("LISTEN_PID") != fmt.Sprint(os.Getpid()) {
+			fmt.Fprintln(os.Stderr, "LISTEN_PID is another's")
+			os.Exit(1)
+		}
+		ln, err = net.FileListener(os.NewFile(3, "listener"))
+	default:
+		ln, err = net.Listen("unix", os.Getenv("LB_SOCKET"))
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	if has("notify") {
+		notify.Send(sdnotify.Message{Ready: true, Status: "serving", HasStatus: true, Watchdog: true})
+	}
+	if has("short") {
+		time.AfterFunc(500*time.Millisecond, func() { os.Exit(4) })
+	}
+	dir, _ := os.Readlink("/proc/self/cwd") // os.Getwd believes PWD
+	http.Serve(ln, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		switch r.URL.Path {
+		case "/flood":
+			line := []byte(strings.Repeat("x", 99) + "\n")
+			for range 100_000 {
+				os.Stdout.Write(line)
+			}
+		case "/stopping":
+			notify.Send(sdnotify.Message{Stopping: true})
+		case "/env":
+			fmt.Fprintln(w, strings.Join(os.Environ(), "\n"))
+			return
+		case "/print":
+			fmt.Println(r.URL.Query().Get("text"))
+		}
+		fmt.Fprintf(w, "%d %s", os.Getpid(), dir)
+	}))
+}
+
+func checkLeaks(fds int) int {
+	deadline := time.Now().Add(3 * time.Second)
+	for {
+		leaked := leakedGoroutines()
+		children := childrenOf(os.Getpid())
+		// The runtime's own epoll set and eventfd come with the first socket; the signal package keeps nothing.
+		if now := openFDs("self"); len(leaked) == 0 && len(now) <= fds+2 && len(children) == 0 {
+			return 0
+		} else if time.Now().After(deadline) {
+			fmt.Fprintf(os.Stderr, "leaked: %d fds (%d at start): %v\nchildren: %v\ngoroutines:\n%s\n", len(now), fds, now, children, strings.Join(leaked, "\n\n"))
+			return 1
+		}
+		time.Sleep(time.Millisecond) // goroutines that have been told to end are on their way
+	}
+}
+
+func leakedGoroutines() []string {
+	buf := make([]byte, 1<<20)
+	stacks := strings.Split(string(buf[:runtime.Stack(buf, true)]), "\n\n")
+	var leaked []string
+	for _, s := range stacks[1:] {
+		if strings.Contains(s, "273ebdf9/lb/") {
+			leaked = append(leaked, s)
+		}
+	}
+	return leaked
+}
+
+// openFDs are the descriptors of a process, with what they are.
+func openFDs(pid string) []string {
+	entries, _ := os.ReadDir("/proc/" + pid + "/fd")
+	var all []string
+	for _, e := range entries {
+		if target, err := os.Readlink("/proc/" + pid + "/fd/" + e.Name()); err == nil {
+			all = append(all, e.Name()+" "+target)
+		}
+	}
+	return all
+}
+
+// childrenOf are the processes, zombies too, whose parent is pid.
+func childrenOf(pid int) []string {
+	entries, _ := os.ReadDir("/proc")
+	var all []string
+	for _, e := range entries {
+		text, err := os.ReadFile("/proc/" + e.Name() + "/stat")
+		if err != nil {
+			continue
+		}
+		s := string(text)
+		if f := strings.Fields(s[strings.LastIndexByte(s, ')')+1:]); len(f) > 1 && f[1] == fmt.Sprint(pid) {
+			all = append(all, e.Name()+" "+f[0])
+		}
+	}
+	return all
+}
+
+func background(t *testing.T, d time.Duration) context.Context {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), d)
+	t.Cleanup(cancel)
+	return ctx
+}

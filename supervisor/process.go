@@ -1,0 +1,237 @@
+package supervisor
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// process is a worker's process, as far as the pool needs it.
+type process struct {
+	pid     int
+	start   uint64 // when, in clock ticks since boot (proc_pid_stat(5)): tells it from another one of the same pid
+	signal  func(sig unix.Signal, group bool)
+	release func() // has the shim go on
+}
+
+// spawn starts w's process, stopped in the shim, and watches it.
+func (p *Pool) spawn(w *worker) (*process, error) {
+	dir, err := w.release.follow()
+	if err != nil {
+		return nil, fmt.Errorf("cannot use directory: %w", err)
+	}
+	w.dir = dir
+	id, err := w.release.config().identity()
+	if err != nil {
+		return nil, err
+	}
+	l := launch{
+		Set: id.set, UID: id.uid, GID: id.gid, Groups: id.groups, Umask: w.release.Umask, Nice: w.release.Nice,
+		Nofile: w.release.RlimitNofile,
+	}
+	for _, arg := range w.release.Command {
+		l.Command = append(l.Command, w.end.fill(arg))
+	}
+	null, err := os.Open(os.DevNull)
+	if err != nil {
+		return nil, fmt.Errorf("cannot start worker: %w", err)
+	}
+	defer null.Close()
+	out, in, err := outputPipe()
+	if err != nil {
+		return nil, fmt.Errorf("cannot start worker: %w", err)
+	}
+	defer unix.Close(in)
+	var gate [2]int
+	if err := unix.Pipe2(gate[:], unix.O_CLOEXEC); err != nil {
+		out.Close()
+		return nil, fmt.Errorf("cannot start worker: %w", err)
+	}
+	defer unix.Close(gate[0])
+	files := []uintptr{null.Fd(), uintptr(in), uintptr(in)}
+	if w.end.fd >= 0 {
+		unix.SetNonblock(w.end.fd, false) // as the worker before may have left it; programs expect it to block
+		files = append(files, uintptr(w.end.fd))
+		l.Listen = 1
+	}
+	files = append(files, uintptr(gate[0]))
+	text, err := json.Marshal(l)
+	if err != nil {
+		panic("BUG: supervisor: a launch that is no JSON: " + err.Error())
+	}
+	pidfd := -1
+	argv := slices.Concat(p.Shim, []string{string(text)})
+	pid, err := syscall.ForkExec(argv[0], argv, &syscall.ProcAttr{
+		Dir: dir, Env: p.environment(w, id), Files: files,
+		Sys: &syscall.SysProcAttr{Setpgid: true, PidFD: &pidfd},
+	})
+	if err == nil && pidfd < 0 {
+		pidfd, err = unix.PidfdOpen(pid, 0)
+	}
+	if err != nil {
+		out.Close()
+		unix.Close(gate[1])
+		return nil, fmt.Errorf("cannot start worker: %w", err)
+	}
+	start, _ := startTime(pid)
+	w.out = p.readOutput(w.slot.number, pid, out)
+	proc := p.watch(w, pid, start, pidfd, w.out)
+	proc.release = func() {
+		unix.Write(gate[1], []byte{1}) // no reader: it was killed, which its watch sees
+		unix.Close(gate[1])
+	}
+	return proc, nil
+}
+
+// environment is lb's own, without what lb's own supervisor told it, then the config's, then what lb tells its workers.
+func (p *Pool) environment(w *worker, id identity) []string {
+	env := map[string]string{}
+	for _, kv := range os.Environ() {
+		if name, value, ok := strings.Cut(kv, "="); ok && name != "" {
+			env[name] = value
+		}
+	}
+	for _, name := range []string{"INVOCATION_ID", "JOURNAL_STREAM", "MAINPID", "FDSTORE", "SYSTEMD_EXEC_PID"} {
+		delete(env, name)
+	}
+	for _, name := range ownEnv {
+		delete(env, name)
+	}
+	if id.name != "" {
+		env["USER"], env["LOGNAME"], env["HOME"] = id.name, id.name, id.home
+	}
+	switch {
+	case w.release.Pin != "":
+		env["PWD"] = w.dir
+	case w.release.Dir != "":
+		env["PWD"] = w.release.Dir // as typed, as a shell has it
+	}
+	for name, value := range w.release.Env {
+		env[name] = w.end.fill(value)
+	}
+	env["LB_WORKER_ID"] = strconv.Itoa(w.slot.number)
+	if w.end.path != "" {
+		env["LB_SOCKET"] = w.end.path
+	}
+	env["NOTIFY_SOCKET"] = p.receiver.Path()
+	if w.end.fd >= 0 {
+		env["LISTEN_FDS"], env["LISTEN_FDNAMES"] = "1", p.Name
+	}
+	if p.cfg.Watchdog > 0 {
+		env["WATCHDOG_USEC"] = strconv.FormatInt(p.cfg.Watchdog.Microseconds(), 10)
+	}
+	list := make([]string, 0, len(env))
+	for name, value := range env {
+		list = append(list, name+"="+value)
+	}
+	slices.Sort(list)
+	return list
+}
+
+// watch waits for the end of a process, a child or not, without a thread: its pidfd is in the runtime's epoll set. What
+// is left of its process group is killed before its pid is given back, and its last words are read.
+func (p *Pool) watch(w *worker, pid int, start uint64, pidfd int, out *output) *process {
+	unix.SetNonblock(pidfd, true) // os.NewFile takes what does not block into the epoll set
+	f := os.NewFile(uintptr(pidfd), "pidfd")
+	var mu sync.Mutex
+	ended := false // its pid may be another's
+	p.running.Go(func() {
+		defer f.Close()
+		stop := context.AfterFunc(p.over, func() { f.SetReadDeadline(time.Unix(1, 0)) })
+		defer stop()
+		if err := awaitEnd(f); err != nil {
+			return
+		}
+		mu.Lock()
+		reason := reap(pid)
+		ended = true
+		mu.Unlock()
+		if out != nil {
+			out.finish()
+		}
+		p.post(func() { p.fire(w, exited, reason) })
+	})
+	return &process{pid: pid, start: start, release: func() {}, signal: func(sig unix.Signal, group bool) {
+		mu.Lock()
+		defer mu.Unlock()
+		switch {
+		case ended:
+		case group:
+			unix.Kill(-pid, sig)
+		default:
+			unix.Kill(pid, sig)
+		}
+	}}
+}
+
+// awaitEnd returns when the process of a pidfd has ended, or an error when f was interrupted before.
+func awaitEnd(f *os.File) error {
+	raw, err := f.SyscallConn()
+	if err != nil {
+		return err
+	}
+	return raw.Read(func(fd uintptr) bool {
+		polled := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
+		n, e := unix.Poll(polled, 0)
+		return e == nil && n > 0
+	})
+}
+
+// reap takes the exit status of a process that has ended, and says it in words. As long as it is a zombie, neither its
+// pid nor the number of its group becomes another's; so what is left of the group is killed first.
+func reap(pid int) string {
+	unix.Kill(-pid, unix.SIGKILL)
+	var status unix.WaitStatus
+	for {
+		_, err := unix.Wait4(pid, &status, 0, nil)
+		if err == unix.EINTR {
+			continue
+		}
+		if err != nil {
+			return "ended (another lb had started it: no exit status)"
+		}
+		break
+	}
+	switch {
+	case status.Signaled() && status.CoreDump():
+		return fmt.Sprintf("signal: %v (core dumped)", status.Signal())
+	case status.Signaled():
+		return fmt.Sprintf("signal: %v", status.Signal())
+	default:
+		return fmt.Sprintf("exit status %d", status.ExitStatus())
+	}
+}
+
+// startTime is when the process was started, in clock ticks since boot, and whether it is one (a zombie is).
+func startTime(pid int) (uint64, error) {
+	text, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "stat"))
+	if err != nil {
+		return 0, err
+	}
+	s := string(text)
+	fields := strings.Fields(s[strings.LastIndexByte(s, ')')+1:]) // the name may have blanks and parentheses
+	if len(fields) < 20 {
+		return 0, errors.New("short /proc/pid/stat")
+	}
+	return strconv.ParseUint(fields[19], 10, 64)
+}
+
+// stopSignal is the signal of that name.
+func stopSignal(name string) unix.Signal {
+	sig := unix.SignalNum("SIG" + name)
+	if sig == 0 {
+		panic("BUG: supervisor: no signal " + name)
+	}
+	return sig
+}

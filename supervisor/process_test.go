@@ -1,0 +1,696 @@
+package supervisor
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/273ebdf9/lb/internal/sdnotify"
+)
+
+// workerConfig runs the test binary as worker.
+func workerConfig(words ...string) Config {
+	cfg := DefaultConfig()
+	cfg.Command = append([]string{"/proc/self/exe", "worker"}, words...)
+	if exe, err := os.Executable(); err == nil {
+		cfg.Command[0] = exe
+	}
+	cfg.Count = 2
+	cfg.KillTimeout = 2 * time.Second
+	return cfg
+}
+
+// stage is a pool of real processes.
+type stage struct {
+	t    *testing.T
+	pool *Pool
+	dir  *Dir
+
+	mu    sync.Mutex
+	lines []Line
+	beats int
+}
+
+func open(t *testing.T) *Dir {
+	t.Helper()
+	dir, err := OpenDir(filepath.Join(t.TempDir(), "run"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { dir.Close() })
+	return dir
+}
+
+func start(t *testing.T, dir *Dir, cfg Config) *stage {
+	t.Helper()
+	p, err := NewPool("app", cfg, dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &stage{t: t, pool: p, dir: dir}
+	p.Hooks.Output = func(l Line) {
+		s.mu.Lock()
+		s.lines = append(s.lines, l)
+		s.mu.Unlock()
+	}
+	p.Hooks.Beat = func(Backend) {
+		s.mu.Lock()
+		s.beats++
+		s.mu.Unlock()
+	}
+	if err := p.Start(); err != nil {
+		t.Fatal(err)
+	}
+	stopped := false
+	t.Cleanup(func() {
+		if !stopped {
+			s.stop()
+		}
+		stopped = true
+	})
+	return s
+}
+
+// stop ends the pool, and looks for what it left in the run-time directory.
+func (s *stage) stop() {
+	s.t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	s.pool.Stop(ctx)
+	entries, _ := os.ReadDir(s.dir.path)
+	for _, e := range entries {
+		if e.Name() != "lock" {
+			s.t.Errorf("left in the run-time directory: %s", e.Name())
+		}
+	}
+}
+
+// until waits for a status, without a clock of its own: each event wakes it.
+func (s *stage) until(what string, ok func(*Status) bool) {
+	s.t.Helper()
+	err := s.pool.await(background(s.t, 15*time.Second), func() error { return nil }, func() (bool, error) {
+		s.pool.publish()
+		return ok(s.pool.Status()), nil
+	}, nil)
+	if err != nil {
+		s.t.Fatalf("%s: %v; got %+v", what, err, s.pool.Status())
+	}
+}
+
+func allUp(st *Status) bool {
+	return !slices.ContainsFunc(st.Slots, func(s SlotStatus) bool { return s.State != "up" })
+}
+
+// get asks a worker.
+func get(t *testing.T, b Backend, path string) string {
+	t.Helper()
+	network, address := "tcp", b.Address
+	if p, ok := strings.CutPrefix(b.Address, "unix:"); ok {
+		network, address = "unix", p
+	}
+	client := http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return (&net.Dialer{}).DialContext(ctx, network, address)
+	}}}
+	resp, err := client.Get("http://worker" + path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(resp.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(body)
+}
+
+func TestWorker_ServesOnEachKindOfAddress(t *testing.T) {
+	f := func(change func(c *Config), wantPrefix string) {
+		t.Helper()
+		cfg := workerConfig()
+		change(&cfg)
+		s := start(t, open(t), cfg)
+		s.until("ready", allUp)
+		for _, slot := range s.pool.Status().Slots {
+			if !strings.HasPrefix(slot.Backend.Address, wantPrefix) {
+				t.Errorf("got address %q; want %s…", slot.Backend.Address, wantPrefix)
+			}
+			if got := get(t, slot.Backend, "/"); !strings.HasPrefix(got, strconv.Itoa(slot.PID)+" ") {
+				t.Errorf("got %q; want an answer of pid %d", got, slot.PID)
+			}
+		}
+	}
+	f(func(*Config) {}, "unix:/")
+	f(func(c *Config) { c.Command = append(c.Command, "{socket}") }, "unix:/")
+	f(func(c *Config) { c.Env = map[string]string{"PORT": "{port}"} }, "127.0.0.1:")
+	f(func(c *Config) { c.Ready = "notify"; c.Command = append(c.Command, "notify") }, "unix:/")
+}
+
+func TestWorker_GetsItsEnvironmentAndNothingElse(t *testing.T) {
+	t.Setenv("NOTIFY_SOCKET", "/run/systemd/notify")
+	t.Setenv("LISTEN_FDS", "7")
+	leak, err := os.Open("/etc/hostname")
+	if err != nil {
+		t.Skip(err)
+	}
+	defer leak.Close()
+	if _, err := unix.FcntlInt(leak.Fd(), unix.F_SETFD, 0); err != nil { // lb's own parent left one open
+		t.Fatal(err)
+	}
+	cfg := workerConfig("slot={slot}")
+	cfg.Watchdog = 3 * time.Second
+	cfg.Umask, cfg.Nice, cfg.RlimitNofile = "027", 3, 512
+	cfg.Env = map[string]string{"COLOR": "blue", "WHERE": "{slot}"}
+	dir := open(t)
+	s := start(t, dir, cfg)
+	s.until("ready", allUp)
+	w := s.pool.Status().Slots[1]
+	env := strings.Split(get(t, w.Backend, "/env"), "\n")
+	for _, want := range []string{
+		"LB_WORKER_ID=1", "LB_SOCKET=" + strings.TrimPrefix(w.Backend.Address, "unix:"), "NOTIFY_SOCKET=" + dir.path + "/app/notify",
+		"WATCHDOG_USEC=3000000", fmt.Sprintf("WATCHDOG_PID=%d", w.PID), "LISTEN_FDS=1", "LISTEN_FDNAMES=app",
+		fmt.Sprintf("LISTEN_PID=%d", w.PID), "COLOR=blue", "WHERE=1",
+	} {
+		if !slices.Contains(env, want) {
+			t.Errorf("the environment lacks %s", want)
+		}
+	}
+	status := readProc(t, w.PID, "status")
+	if !strings.Contains(status, "Umask:\t0027") {
+		t.Error("the umask is not 027")
+	}
+	if limits := readProc(t, w.PID, "limits"); !strings.Contains(strings.Join(strings.Fields(limits), " "), "Max open files 512 512") {
+		t.Errorf("got limits %s; want 512 files", limits)
+	}
+	if nice, _ := unix.Getpriority(unix.PRIO_PROCESS, w.PID); nice != 20-3 {
+		t.Errorf("got niceness %d; want 3", 20-nice)
+	}
+	if group, _ := unix.Getpgid(w.PID); group != w.PID {
+		t.Errorf("got process group %d; want its own", group)
+	}
+	for _, fd := range openFDs(strconv.Itoa(w.PID)) {
+		n, target, _ := strings.Cut(fd, " ")
+		switch {
+		case n == "0" && target == "/dev/null", (n == "1" || n == "2") && strings.HasPrefix(target, "pipe:"), n == "3" && strings.HasPrefix(target, "socket:"):
+		case strings.HasPrefix(target, "anon_inode:"), strings.HasPrefix(target, "/sys/fs/cgroup/cpu"): // Go's own
+		case strings.HasPrefix(target, "socket:"): // it serves
+		default:
+			t.Errorf("descriptor %s has leaked into the worker", fd)
+		}
+	}
+}
+
+func readProc(t *testing.T, pid int, name string) string {
+	t.Helper()
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/%s", pid, name))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(text)
+}
+
+func TestWorker_OfAnotherUserReachesItsSocketsAlone(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("needs root")
+	}
+	base, err := os.MkdirTemp("/tmp", "lb")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer os.RemoveAll(base)
+	os.Chmod(base, 0o755)
+	exe, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	text, err := os.ReadFile(exe)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(base+"/app", text, 0o755); err != nil { // where the other user can read it
+		t.Fatal(err)
+	}
+	dir, err := OpenDir(base + "/run")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer dir.Close()
+	cfg := workerConfig("notify", "{socket}")
+	cfg.Command[0] = base + "/app"
+	cfg.Ready, cfg.User, cfg.Dir = "notify", "65534", base
+	s := start(t, dir, cfg)
+	s.until("ready", allUp)
+	w := s.pool.Status().Slots[0]
+	if got := get(t, w.Backend, "/"); !strings.HasPrefix(got, strconv.Itoa(w.PID)) {
+		t.Errorf("got %q", got)
+	}
+	if status := strings.Join(strings.Fields(readProc(t, w.PID, "status")), " "); !strings.Contains(status, "Uid: 65534 65534 65534 65534") {
+		t.Error("it runs as another user than 65534")
+	}
+	st, err := os.Stat(s.pool.folder())
+	if err != nil || st.Mode().Perm() != 0o700 || st.Sys().(*syscall.Stat_t).Uid != 65534 {
+		t.Errorf("got %v, %v; want 0700 of 65534", st.Mode(), err)
+	}
+	s.stop()
+}
+
+func TestWorker_CrashIsSeenWithItsLastWords(t *testing.T) {
+	s := start(t, open(t), workerConfig("fail"))
+	s.until("deaths", func(st *Status) bool { return st.Slots[0].Deaths >= 2 && st.Slots[1].Deaths >= 2 })
+	last := s.pool.Status().Slots[0].Last
+	if last.Reason != "exit status 3" || !slices.Equal(last.Lines, []string{"no configuration"}) {
+		t.Errorf("got %+v; want exit status 3 and its line", last)
+	}
+}
+
+func TestWorker_CommandThatIsNotThere(t *testing.T) {
+	cfg := workerConfig()
+	cfg.Command = []string{"./no-such-program"}
+	s := start(t, open(t), cfg)
+	s.until("deaths", func(st *Status) bool { return st.Slots[0].Deaths >= 1 })
+	last := s.pool.Status().Slots[0].Last
+	if last.Reason != "exit status 127" || len(last.Lines) != 1 || !strings.Contains(last.Lines[0], "no-such-program") {
+		t.Errorf("got %+v; want 127 and the reason", last)
+	}
+}
+
+func TestWorker_KilledOneLeavesNoGroup(t *testing.T) {
+	cfg := workerConfig()
+	cfg.Command = []string{"/bin/sh", "-c", "sleep 1000 & echo $!; wait"}
+	cfg.Ready, cfg.Count = "notify", 1
+	s := start(t, open(t), cfg)
+	pid := 0
+	for deadline := time.Now().Add(10 * time.Second); pid == 0 && time.Now().Before(deadline); time.Sleep(time.Millisecond) {
+		if lines := s.pool.Lines(0); len(lines) > 0 {
+			pid, _ = strconv.Atoi(lines[0])
+		}
+	}
+	if pid == 0 {
+		t.Fatal("the worker said nothing")
+	}
+	s.stop()
+	for deadline := time.Now().Add(5 * time.Second); ; time.Sleep(time.Millisecond) {
+		stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+		if err != nil || strings.Contains(string(stat), ") Z ") { // this container's pid 1 may take its time
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("its child %d still lives", pid)
+		}
+	}
+}
+
+func TestWorker_FloodOfOutputIsCountedAndStopsNobody(t *testing.T) {
+	s := start(t, open(t), workerConfig())
+	s.until("ready", allUp)
+	slots := s.pool.Status().Slots
+	get(t, slots[0].Backend, "/flood")
+	if got := get(t, slots[0].Backend, "/print?text=after"); !strings.HasPrefix(got, strconv.Itoa(slots[0].PID)) {
+		t.Errorf("got %q", got)
+	}
+	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); time.Sleep(time.Millisecond) {
+		if lines := s.pool.Lines(0); len(lines) > 0 && lines[len(lines)-1] == "after" {
+			break
+		}
+	}
+	c := s.pool.Counters()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if c.Lines != 100_001 || c.Dropped < 50_000 || uint64(len(s.lines))+c.Dropped != c.Lines {
+		t.Errorf("got %+v and %d lines; want each of 100001 passed on or counted", c, len(s.lines))
+	}
+}
+
+func TestWorker_LongLinesAreCut(t *testing.T) {
+	cfg := workerConfig()
+	cfg.Count = 1
+	s := start(t, open(t), cfg)
+	s.until("ready", allUp)
+	get(t, s.pool.Status().Slots[0].Backend, "/print?text="+strings.Repeat("y", 20_000))
+	s.stop()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.lines) != 1 || len(s.lines[0].Text) != maxLine || !s.lines[0].Cut {
+		t.Errorf("got %d lines; want one, cut", len(s.lines))
+	}
+}
+
+func TestNotify_OthersChangeNothingAndAreCounted(t *testing.T) {
+	cfg := workerConfig("notify")
+	cfg.Ready = "notify"
+	s := start(t, open(t), cfg)
+	s.until("ready", allUp)
+	before := s.pool.Status()
+	enemy := sdnotify.NewSender(s.pool.receiver.Path()) // of this process, which is no worker
+	defer enemy.Close()
+	for range 5000 {
+		enemy.Send(sdnotify.Message{Stopping: true, Trigger: true, Watchdog: true})
+	}
+	if err := enemy.Barrier(background(t, 5*time.Second)); err != nil {
+		t.Fatal(err)
+	}
+	s.until("still up", allUp)
+	after := s.pool.Status()
+	for i := range after.Slots {
+		if after.Slots[i].PID != before.Slots[i].PID || after.Slots[i].Text != "serving" {
+			t.Errorf("got %+v; want it as before", after.Slots[i])
+		}
+	}
+	if c := s.pool.Counters().Notify; c.Unknown < 5000 || c.Received != c.Unknown+2 && c.Received != c.Unknown+3 {
+		t.Errorf("got %+v; want 5000 unknown", c)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.beats != 2 {
+		t.Errorf("got %d heartbeats; want 2, one a worker", s.beats)
+	}
+}
+
+func TestNotify_StoppingBringsASuccessor(t *testing.T) {
+	s := start(t, open(t), workerConfig())
+	s.until("ready", allUp)
+	w := s.pool.Status().Slots[0]
+	get(t, w.Backend, "/stopping")
+	s.until("replaced", func(st *Status) bool { return allUp(st) && st.Slots[0].PID != w.PID && len(st.Retired) == 0 })
+}
+
+func TestRestart_MovesEveryWorkerToWhereTheLinkLeads(t *testing.T) {
+	base := t.TempDir()
+	swap := func(v string) {
+		t.Helper()
+		os.Mkdir(filepath.Join(base, v), 0o755)
+		if err := errors.Join(os.Symlink(v, filepath.Join(base, "new")), os.Rename(filepath.Join(base, "new"), filepath.Join(base, "current"))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	swap("v1")
+	cfg := workerConfig()
+	cfg.Dir = filepath.Join(base, "current")
+	s := start(t, open(t), cfg)
+	s.until("ready", allUp)
+	check := func(v string) {
+		t.Helper()
+		for _, slot := range s.pool.Status().Slots {
+			if got := get(t, slot.Backend, "/"); !strings.HasSuffix(got, "/"+v) {
+				t.Errorf("slot %d: got %q; want %s", slot.Slot, got, v)
+			}
+		}
+	}
+	crash := func() {
+		t.Helper()
+		pid := s.pool.Status().Slots[0].PID
+		syscall.Kill(pid, syscall.SIGKILL)
+		s.until("crashed", func(st *Status) bool { return allUp(st) && st.Slots[0].PID != pid })
+	}
+	check("v1")
+	swap("v2")
+	o := DefaultRestartOptions()
+	if err := s.pool.Restart(background(t, 10*time.Second), o); err != nil {
+		t.Fatal(err)
+	}
+	check("v2")
+	crash()
+	check("v2")
+	o.Surge = 0
+	if err := s.pool.Rollback(background(t, 10*time.Second), o); err != nil {
+		t.Fatal(err)
+	}
+	check("v1")
+	crash()
+	check("v1")
+}
+
+func TestRestart_FailingCommandSaysWhy(t *testing.T) {
+	s := start(t, open(t), workerConfig())
+	s.until("ready", allUp)
+	before := s.pool.Status()
+	if _, err := s.pool.Update(workerConfig("fail")); err != nil {
+		t.Fatal(err)
+	}
+	err := s.pool.Restart(background(t, 10*time.Second), DefaultRestartOptions())
+	if !errors.Is(err, ErrRestart) || !strings.Contains(err.Error(), "exit status 3") || !strings.Contains(err.Error(), "no configuration") {
+		t.Errorf("got %v; want the exit status and the last line", err)
+	}
+	for i, slot := range s.pool.Status().Slots {
+		if slot.PID != before.Slots[i].PID {
+			t.Errorf("slot %d was replaced", i)
+		}
+	}
+}
+
+// playFront is an lb that runs the workers of a directory, says so, and waits to be killed.
+func playFront(args []string) {
+	dir, err := OpenDir(args[0])
+	if err != nil {
+		fmt.Println(err)
+		os.Exit(1)
+	}
+	p, err := NewPool("app", workerConfig(args[1:]...), dir)
+	if err == nil {
+		err = p.Start()
+	}
+	if err != nil {
+		fmt.Println(err)
+		os.Exit(1)
+	}
+	p.await(context.Background(), func() error { return nil }, func() (bool, error) {
+		p.publish()
+		return allUp(p.Status()), nil
+	}, nil)
+	for _, s := range p.Status().Slots {
+		fmt.Println(s.PID)
+	}
+	fmt.Println("up")
+	select {}
+}
+
+// front starts an lb in a directory and kills it when its workers are up. It gives their pids.
+func front(t *testing.T, path string, words ...string) []int {
+	t.Helper()
+	exe, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(exe, append([]string{"front", path}, words...)...)
+	cmd.Stderr = os.Stderr
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	var pids []int
+	for lines := bufio.NewScanner(out); lines.Scan(); {
+		if lines.Text() == "up" {
+			break
+		}
+		pid, err := strconv.Atoi(lines.Text())
+		if err != nil {
+			t.Fatal(lines.Text())
+		}
+		pids = append(pids, pid)
+	}
+	cmd.Process.Kill()
+	cmd.Wait()
+	if len(pids) == 0 {
+		t.Fatal("no workers")
+	}
+	return pids
+}
+
+func TestOrphans_AreAdoptedWithTheirSockets(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "run")
+	pids := front(t, path)
+	dir, err := OpenDir(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer dir.Close()
+	s := start(t, dir, workerConfig())
+	s.until("adopted", allUp)
+	for i, slot := range s.pool.Status().Slots {
+		if slot.PID != pids[i] {
+			t.Errorf("slot %d: got pid %d; want %d", i, slot.PID, pids[i])
+		}
+		get(t, slot.Backend, "/print?text=hello")
+	}
+	// A write to an output whose reader was killed must not have ended it; its lines come through again.
+	for deadline := time.Now().Add(5 * time.Second); len(s.pool.Lines(1)) == 0; time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("the output of an adopted worker is not read")
+		}
+	}
+	// What becomes of one is seen, and its socket goes on where the kernel lets it.
+	before := s.pool.Status().Slots[0].Backend
+	syscall.Kill(pids[0], syscall.SIGKILL)
+	s.until("replaced", func(st *Status) bool { return allUp(st) && st.Slots[0].PID != pids[0] })
+	if after := s.pool.Status().Slots[0].Backend; os.Geteuid() == 0 && after != before {
+		t.Errorf("got backend %v; want %v", after, before)
+	}
+	s.stop()
+	for _, pid := range pids {
+		if err := syscall.Kill(pid, 0); err == nil && !strings.Contains(readProc(t, pid, "stat"), ") Z ") {
+			t.Errorf("worker %d still lives", pid)
+		}
+	}
+}
+
+func TestOrphans_AreStoppedIfWanted(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "run")
+	pids := front(t, path, "deaf")
+	dir, err := OpenDir(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer dir.Close()
+	cfg := workerConfig()
+	cfg.Orphans, cfg.KillTimeout = "stop", 100*time.Millisecond
+	s := start(t, dir, cfg)
+	s.until("replaced", func(st *Status) bool {
+		return allUp(st) && !slices.Contains(pids, st.Slots[0].PID) && !slices.Contains(pids, st.Slots[1].PID)
+	})
+	if st := s.pool.Status(); st.Slots[0].Deaths != 0 || len(st.Retired) != 0 {
+		t.Errorf("got %+v; want no deaths", st)
+	}
+}
+
+func TestDetach_TheNextPoolGoesOn(t *testing.T) {
+	dir := open(t)
+	s := start(t, dir, workerConfig("notify"))
+	s.until("ready", allUp)
+	before := s.pool.Status()
+	files := s.pool.Detach()
+	if len(files) != 3 {
+		t.Errorf("got %d files; want the notify socket and two listeners", len(files))
+	}
+	p, err := NewPool("app", workerConfig("notify"), dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.Files = files
+	s.pool = p
+	if err := p.Start(); err != nil {
+		t.Fatal(err)
+	}
+	s.until("ready", allUp)
+	for i, slot := range p.Status().Slots {
+		if slot.PID != before.Slots[i].PID || slot.Backend != before.Slots[i].Backend {
+			t.Errorf("got %+v; want it as before", slot)
+		}
+	}
+	syscall.Kill(before.Slots[1].PID, syscall.SIGKILL)
+	s.until("replaced", func(st *Status) bool { return allUp(st) && st.Slots[1].PID != before.Slots[1].PID })
+	if st := p.Status().Slots[1]; st.Backend != before.Slots[1].Backend || st.Last.Reason != "signal: killed" {
+		t.Errorf("got %+v; want the same address, and how the child ended", st)
+	}
+}
+
+func TestOpenDir_IsForOneAtATime(t *testing.T) {
+	dir := open(t)
+	if _, err := OpenDir(dir.Path()); !errors.Is(err, ErrDirInUse) {
+		t.Errorf("got %v; want ErrDirInUse", err)
+	}
+	st, err := os.Stat(dir.Path())
+	if err != nil || st.Mode().Perm() != 0o700 {
+		t.Errorf("got mode %v, %v; want 0700", st.Mode(), err)
+	}
+}
+
+func TestReap_TakesWhatNobodyWaitsFor(t *testing.T) {
+	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
+		t.Skip(err)
+	}
+	defer unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0)
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	go func() {
+		Reap(ctx)
+		close(done)
+	}()
+	out, err := exec.Command("/bin/sh", "-c", "sleep 0 >/dev/null & echo $!").Output() // it is waited for here, its child by nobody
+	if err != nil {
+		t.Fatal(err)
+	}
+	pid := strings.TrimSpace(string(out))
+	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
+		if _, err := os.Stat("/proc/" + pid); err != nil {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatal("it is still a zombie")
+		}
+	}
+	cancel()
+	<-done
+}
+
+// Whatever is done to it, a pool leaves no process, descriptor, goroutine or file; the sum is in TestMain and stop.
+func TestPool_RandomCommandsLeaveNothing(t *testing.T) {
+	seed := time.Now().UnixNano()
+	t.Logf("seed %d", seed)
+	random := rand.New(rand.NewSource(seed))
+	cfg := workerConfig()
+	cfg.StopTimeout = 100 * time.Millisecond
+	s := start(t, open(t), cfg)
+	s.until("ready", allUp)
+	fds := len(openFDs("self"))
+	n := 0
+	for end := time.Now().Add(5 * time.Second); time.Now().Before(end); n++ {
+		ctx, cancel := context.WithTimeout(context.Background(), time.Duration(random.Intn(300))*time.Millisecond)
+		switch random.Intn(6) {
+		case 0:
+			s.pool.Scale(ctx, 1+random.Intn(4))
+		case 1:
+			o := DefaultRestartOptions()
+			o.Surge = random.Intn(3)
+			s.pool.Restart(ctx, o)
+		case 2:
+			s.pool.StopSlot(ctx, random.Intn(2))
+		case 3:
+			s.pool.StartSlot(ctx, random.Intn(2))
+		default:
+			if slots := s.pool.Status().Slots; len(slots) > 0 {
+				if pid := slots[random.Intn(len(slots))].PID; pid > 1 {
+					syscall.Kill(pid, []syscall.Signal{syscall.SIGKILL, syscall.SIGTERM, syscall.SIGSTOP}[random.Intn(3)])
+				}
+			}
+		}
+		cancel()
+	}
+	t.Logf("%d commands", n)
+	ctx := background(t, 20*time.Second)
+	if err := s.pool.Scale(ctx, 2); err != nil {
+		t.Logf("scale: %v", err)
+	}
+	for slot := range 2 {
+		s.pool.StartSlot(ctx, slot)
+	}
+	s.until("up again", func(st *Status) bool { return allUp(st) && len(st.Slots) == 2 && len(st.Retired) == 0 })
+	sockets, err := filepath.Glob(s.pool.folder() + "/*.sock")
+	if err != nil || len(sockets) != 2 {
+		t.Errorf("got sockets %q; want two", sockets)
+	}
+	if now := len(openFDs("self")); now > fds+1 {
+		t.Errorf("%d descriptors are open; %d were at first", now, fds)
+	}
+	if children := childrenOf(os.Getpid()); len(children) != 2 {
+		t.Errorf("got children %q; want the two workers", children)
+	}
+}

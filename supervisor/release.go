@@ -1,0 +1,71 @@
+package supervisor
+
+import (
+	"encoding/json"
+	"maps"
+	"path/filepath"
+	"slices"
+)
+
+// Release is what a worker is made from: the part of a Config that only another process can take on. It is plain data,
+// and never changed once made.
+type Release struct {
+	Command      []string          `json:"command"`
+	Env          map[string]string `json:"env,omitempty"`
+	Dir          string            `json:"dir,omitempty"`
+	Pin          string            `json:"pin,omitempty"` // instead of Dir: where it led when this release last worked
+	User         string            `json:"user,omitempty"`
+	Group        string            `json:"group,omitempty"`
+	Umask        string            `json:"umask,omitempty"`
+	Nice         int               `json:"nice,omitempty"`
+	RlimitNofile uint64            `json:"rlimit_nofile,omitempty"`
+}
+
+// release is c's.
+func (c *Config) release() *Release {
+	return &Release{
+		Command: slices.Clone(c.Command), Env: maps.Clone(c.Env), Dir: c.Dir, User: c.User, Group: c.Group, Umask: c.Umask,
+		Nice: c.Nice, RlimitNofile: c.RlimitNofile,
+	}
+}
+
+// config is a Config with the release's part, for the methods of one.
+func (r *Release) config() *Config {
+	return &Config{Command: r.Command, Env: r.Env, User: r.User, Group: r.Group}
+}
+
+// pinned is r with its directory as it was followed.
+func (r *Release) pinned(dir string) *Release {
+	c := *r
+	c.Pin = dir
+	return &c
+}
+
+// follow is the directory that a worker starts in; empty for lb's own.
+func (r *Release) follow() (string, error) {
+	switch {
+	case r.Pin != "":
+		return r.Pin, nil
+	case r.Dir == "":
+		return "", nil
+	}
+	dir, err := filepath.EvalSymlinks(r.Dir)
+	if err != nil {
+		return "", err
+	}
+	return filepath.Abs(dir)
+}
+
+// same says whether two releases make the same worker.
+func (r *Release) same(o *Release) bool { return r.key() == o.key() }
+
+func (r *Release) key() string {
+	if r == nil {
+		return ""
+	}
+	text, err := json.Marshal(r)
+	if err != nil {
+		panic("BUG: supervisor: a release that is no JSON: " + err.Error())
+	}
+	return string(text)
+}

@@ -1,0 +1,324 @@
+package supervisor
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"time"
+)
+
+// AllSlots is every slot of a pool, as RestartOptions.Slot.
+const AllSlots = -1
+
+// RestartOptions say how a restart goes. Take DefaultRestartOptions and change it.
+type RestartOptions struct {
+	// Slot is the one to restart; AllSlots (default) is all, but for those stopped by hand.
+	Slot int
+	// Surge is how many successors are started at once, after the first; below 1: all of them. Default 1.
+	Surge int
+	// Timeout bounds the whole restart; 0 (default) is no limit beyond each worker's start_timeout.
+	Timeout time.Duration
+	// Progress, if set, is told of each step, on the pool's goroutine; it must not block.
+	Progress func(Progress)
+}
+
+// DefaultRestartOptions restart all slots, one by one.
+func DefaultRestartOptions() RestartOptions { return RestartOptions{Slot: AllSlots, Surge: 1} }
+
+// Progress is one step of a restart.
+type Progress struct {
+	Slot   int
+	Step   string // "started", "replaced" or "failed"
+	PID    int    // of the new worker
+	Done   int    // how many slots are replaced
+	Total  int    // of how many
+	Reason string // of a failure
+}
+
+// attempt is one try to replace a slot's worker. It belongs to the pool's goroutine.
+type attempt struct {
+	slot    *slot
+	worker  *worker
+	decided bool
+	err     error
+	lines   []string // the last output of the one that failed
+}
+
+// roll is a restart under way.
+type roll struct {
+	options RestartOptions
+	release *Release
+	left    []*slot
+	flying  []*attempt
+	done    int
+	total   int
+}
+
+// Restart replaces the workers by ones of the current configuration, with the directory followed anew: the first one
+// alone, as the canary, then the others. Each successor is ready, and lives for a second, before it takes over; the one
+// before it then finishes what it has, which Restart does not wait for.
+//
+// When a successor fails, or ctx is done, those under way are ended, the workers that were not replaced yet stay, and
+// the error, which wraps ErrRestart or ctx's, has its reason and its last output. ErrBusy: another one is under way.
+func (p *Pool) Restart(ctx context.Context, o RestartOptions) error {
+	return p.rollOut(ctx, o, func() (*Release, error) { return p.cfg.release(), nil })
+}
+
+// Rollback restarts all slots with the command, environment and directory that last worked before those of now.
+// ErrNoPrevious: there are none. What it came to stays until the next Restart.
+func (p *Pool) Rollback(ctx context.Context, o RestartOptions) error {
+	o.Slot = AllSlots
+	return p.rollOut(ctx, o, func() (*Release, error) {
+		if p.previous == nil {
+			return nil, ErrNoPrevious
+		}
+		return p.previous, nil
+	})
+}
+
+func (p *Pool) rollOut(ctx context.Context, o RestartOptions, pick func() (*Release, error)) error {
+	if o.Timeout > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeoutCause(ctx, o.Timeout, fmt.Errorf("not done after %v: %w", o.Timeout, context.DeadlineExceeded))
+		defer cancel()
+	}
+	var r *roll
+	err := p.await(ctx, func() (err error) {
+		r, err = p.beginRoll(o, pick)
+		return err
+	}, func() (bool, error) { return p.step(r) }, func() { p.endRoll(r, "the restart was cut off") })
+	if err != nil {
+		return fmt.Errorf("cannot restart pool %q: %w", p.Name, err)
+	}
+	return nil
+}
+
+// beginRoll starts a restart.
+func (p *Pool) beginRoll(o RestartOptions, pick func() (*Release, error)) (*roll, error) {
+	if p.ending {
+		return nil, ErrStopped
+	}
+	if p.roll != nil {
+		return nil, ErrBusy
+	}
+	release, err := pick()
+	if err != nil {
+		return nil, err
+	}
+	r := &roll{options: o, release: release}
+	if o.Slot != AllSlots {
+		s, err := p.slotAt(o.Slot)
+		if err != nil {
+			return nil, err
+		}
+		if s.stopped {
+			return nil, ErrSlotStopped
+		}
+		r.left = []*slot{s}
+	} else {
+		for _, s := range p.slots {
+			if s.wanted {
+				r.left = append(r.left, s)
+			}
+		}
+	}
+	r.total = len(r.left)
+	if p.recycling != nil && !p.recycling.decided { // it would be in the way, and is done by the restart
+		p.fire(p.recycling.worker, retire, "a restart begins")
+	}
+	p.recycling = nil
+	p.roll = r
+	return r, nil
+}
+
+// step takes a restart on, and says whether it has come to its end.
+func (p *Pool) step(r *roll) (bool, error) {
+	if p.ending {
+		p.endRoll(r, "lb stops")
+		return true, ErrStopped
+	}
+	for i := 0; i < len(r.flying); i++ {
+		a := r.flying[i]
+		switch {
+		case !a.decided:
+			continue
+		case a.err != nil:
+			p.progress(r, a, "failed", a.err.Error())
+			p.endRoll(r, "another one of the restart failed")
+			if p.good != nil && r.done == 0 { // the directory may lead to what failed: crashes come back with what worked
+				p.pin()
+			}
+			err := fmt.Errorf("%w after %d of %d: %w", ErrRestart, r.done, r.total, a.err)
+			for _, line := range a.lines {
+				err = fmt.Errorf("%w\n  %s", err, line)
+			}
+			return true, err
+		}
+		r.done++
+		p.progress(r, a, "replaced", "")
+		r.flying = slices.Delete(r.flying, i, i+1)
+		i--
+	}
+	limit := r.options.Surge
+	if limit < 1 {
+		limit = len(p.slots)
+	}
+	if r.done == 0 {
+		limit = 1 // the canary
+	}
+	for len(r.left) > 0 && len(r.flying) < limit {
+		s := r.left[0]
+		r.left = r.left[1:]
+		if !s.wanted { // stopped or scaled away meanwhile
+			r.total--
+			continue
+		}
+		a := p.join(s, r.release, "restart")
+		r.flying = append(r.flying, a)
+		p.progress(r, a, "started", "")
+	}
+	if len(r.left) > 0 || len(r.flying) > 0 {
+		return false, nil
+	}
+	p.completed(r)
+	return true, nil
+}
+
+func (p *Pool) progress(r *roll, a *attempt, step, reason string) {
+	if r.options.Progress != nil {
+		r.options.Progress(Progress{Slot: a.slot.number, Step: step, PID: a.worker.pid(), Done: r.done, Total: r.total, Reason: reason})
+	}
+}
+
+// endRoll ends a restart, with the successors that are under way.
+func (p *Pool) endRoll(r *roll, reason string) {
+	if p.roll != r {
+		return
+	}
+	p.roll = nil
+	for _, a := range r.flying {
+		if !a.decided {
+			p.fire(a.worker, retire, reason)
+		}
+	}
+}
+
+// completed notes that a restart of all slots has worked.
+func (p *Pool) completed(r *roll) {
+	p.roll = nil
+	if r.options.Slot != AllSlots {
+		return
+	}
+	p.release = r.release
+	for _, s := range p.slots {
+		if s.current == nil { // stopped by hand: the next start is of the new one
+			s.release = r.release
+		}
+	}
+	good := r.release
+	for _, s := range p.slots {
+		if s.current != nil {
+			good = r.release.pinned(s.current.dir)
+			break
+		}
+	}
+	if p.good == nil || good.same(p.good) {
+		p.good = good
+		return
+	}
+	p.previous, p.good = p.good, good
+}
+
+// pin has all slots that run what last worked stay with it, wherever its directory leads now.
+func (p *Pool) pin() {
+	unpinned := p.good.pinned("")
+	for _, s := range p.slots {
+		if s.release.same(unpinned) {
+			s.release = p.good
+		}
+	}
+	if p.release.same(unpinned) {
+		p.release = p.good
+	}
+}
+
+// Update goes on under another configuration. Timeouts and limits hold at once; a changed count scales. It says whether
+// the workers that run are of another command, environment or directory than cfg's, so that a Restart is due; until then
+// whatever is started is still of the old ones. The error is cfg's, as Validate has it, and nothing has changed then.
+func (p *Pool) Update(cfg Config) (restart bool, err error) {
+	if err := cfg.Validate(); err != nil {
+		return false, fmt.Errorf("cannot run workers of pool %q: %w", p.Name, err)
+	}
+	err = p.await(context.Background(), func() error {
+		old := p.cfg
+		p.cfg = cfg
+		restart = !cfg.release().same(old.release()) || cfg.Watchdog != old.Watchdog || p.stale()
+		if cfg.Count != old.Count && !p.ending {
+			before := len(p.slots)
+			p.grow(cfg.EffectiveCount())
+			for _, s := range p.slots[min(before, len(p.slots)):] {
+				p.plan(s, 0, nil, "the count has changed")
+			}
+		}
+		return nil
+	}, now, nil)
+	return restart, err
+}
+
+// stale says whether a slot runs anything but what the configuration says.
+func (p *Pool) stale() bool {
+	want := p.cfg.release()
+	for _, s := range p.slots {
+		if s.current != nil && !s.current.release.pinned("").same(want) {
+			return true
+		}
+	}
+	return false
+}
+
+const (
+	recycleEvery = time.Second
+	// recycleAgain is how long after one that failed the next one is tried.
+	recycleAgain = 30 * time.Second
+)
+
+// tick looks for a worker that is due to be recycled. One at a time is.
+func (p *Pool) tick() {
+	p.ticker.Reset(recycleEvery)
+	if a := p.recycling; a != nil {
+		if !a.decided {
+			return
+		}
+		if a.err != nil {
+			p.recycleAt = time.Now().Add(recycleAgain)
+		}
+		p.recycling = nil
+	}
+	if p.roll != nil || p.ending || time.Now().Before(p.recycleAt) {
+		return
+	}
+	for _, s := range p.slots {
+		if reason := p.ripe(s); reason != "" {
+			p.recycling = p.join(s, s.release, reason)
+			return
+		}
+	}
+}
+
+// ripe says why s's worker is to be recycled; empty if it is not.
+func (p *Pool) ripe(s *slot) string {
+	w, c := s.current, p.cfg.Recycle
+	if w == nil || w.state != up || s.next != nil {
+		return ""
+	}
+	part := 1 + c.Jitter*w.spread
+	if c.Age > 0 && time.Since(w.upSince) >= time.Duration(float64(c.Age)*part) {
+		return fmt.Sprintf("recycled: up for %v", time.Since(w.upSince).Round(time.Second))
+	}
+	if c.Conns > 0 && p.Hooks.Connections != nil {
+		if n := p.Hooks.Connections(w.end.backend) - w.conns; float64(n) >= float64(c.Conns)*part {
+			return fmt.Sprintf("recycled: had %d connections", n)
+		}
+	}
+	return ""
+}

@@ -1,0 +1,261 @@
+package supervisor
+
+import (
+	"context"
+	"fmt"
+	"math"
+	"time"
+)
+
+const (
+	// forgetAfter is how long a worker must be up for its slot to forget its deaths.
+	forgetAfter = 30 * time.Second
+	// backoffCap is the longest wait between two starts.
+	backoffCap = 30 * time.Second
+	// failedAfter is how many quick deaths in a row make a slot show as failed.
+	failedAfter = 5
+)
+
+// slot is a place for one worker, with a number that stays. It belongs to the pool's goroutine.
+type slot struct {
+	number  int
+	wanted  bool     // it shall have a worker
+	stopped bool     // by hand
+	removed bool     // scaled away
+	current *worker  // the slot's own: waiting, starting or serving; nil if none
+	next    *worker  // shall replace it; nil if none
+	release *Release // what its workers run
+	deaths  int      // quick ones in a row
+	last    Exit     // the last worker's end
+}
+
+// Exit is how a worker ended.
+type Exit struct {
+	Time   time.Time
+	PID    int
+	Reason string   // "exit status 1", "signal: killed"
+	Lines  []string // the last lines of its output
+}
+
+// grow makes slots until there are n, and takes away those above.
+func (p *Pool) grow(n int) {
+	for len(p.slots) < n {
+		p.slots = append(p.slots, &slot{number: len(p.slots), wanted: true, release: p.release})
+	}
+	for _, s := range p.slots[n:] {
+		s.wanted, s.removed = false, true
+		p.retire(s, fmt.Sprintf("scaled to %d", n))
+	}
+	p.slots = p.slots[:n:n]
+}
+
+// retire ends the slot's workers gracefully. They finish what they have while another one may already run.
+func (p *Pool) retire(s *slot, reason string) {
+	for _, w := range []*worker{s.next, s.current} {
+		if w != nil {
+			p.fire(w, retire, reason)
+		}
+	}
+	s.current = nil
+}
+
+// newWorker makes a worker of s that runs r.
+func (p *Pool) newWorker(s *slot, r *Release) *worker {
+	w := &worker{slot: s, release: r, since: time.Now(), spread: 2*p.random() - 1}
+	p.workers = append(p.workers, w)
+	return w
+}
+
+// plan gives s its next worker, after a delay, at the address end; nil: a new one.
+func (p *Pool) plan(s *slot, delay time.Duration, end *endpoint, reason string) {
+	w := p.newWorker(s, s.release)
+	w.delay, w.end = delay, end
+	s.current = w
+	p.enter(w, waiting, reason)
+}
+
+// replace gives s its next worker while w, its own until now, finishes.
+func (p *Pool) replace(w *worker, reason string) {
+	s := w.slot
+	if s.current != w {
+		return
+	}
+	s.current = nil
+	if s.wanted && !p.ending {
+		p.plan(s, p.backoff(s, w), nil, reason)
+	}
+}
+
+// join starts a worker that shall replace s's own.
+func (p *Pool) join(s *slot, r *Release, reason string) *attempt {
+	a := &attempt{slot: s}
+	w := p.newWorker(s, r)
+	w.attempt, a.worker = a, w
+	s.next = w
+	p.enter(w, joining, reason)
+	p.tell(w, waiting)
+	p.start(w, reason)
+	return a
+}
+
+// takeOver makes w its slot's own worker.
+func (p *Pool) takeOver(w *worker) {
+	s := w.slot
+	old := s.current
+	s.current, s.next, s.release = w, nil, w.release
+	s.deaths = 0
+	w.decide(nil)
+	if old != nil {
+		p.fire(old, retire, "replaced")
+	}
+}
+
+// served notes that w's release works.
+func (p *Pool) served(w *worker) {
+	if p.good == nil {
+		p.good = w.release.pinned(w.dir)
+	}
+}
+
+// ended notes how w ended.
+func (s *slot) ended(w *worker) {
+	s.last = Exit{Time: time.Now(), PID: w.pid(), Reason: w.reason}
+	if w.out != nil {
+		s.last.Lines = w.out.last()
+	}
+}
+
+// backoff counts a death of w, s's own worker, and is how long its successor has to wait.
+func (p *Pool) backoff(s *slot, w *worker) time.Duration {
+	if w.started.IsZero() || w.orphan {
+		return 0
+	}
+	if !w.upSince.IsZero() && time.Since(w.upSince) >= forgetAfter {
+		s.deaths = 0
+	}
+	s.deaths++
+	return backoff(s.deaths, p.random())
+}
+
+// backoff is the wait after a number of quick deaths in a row; random, 0 <= random < 1, spreads it.
+func backoff(deaths int, random float64) time.Duration {
+	if deaths <= 1 {
+		return 0
+	}
+	d := math.Min(float64(time.Second)*math.Pow(1.5, float64(deaths-2)), float64(backoffCap))
+	return time.Duration(d * (0.8 + 0.4*random))
+}
+
+// slotAt finds a slot.
+func (p *Pool) slotAt(number int) (*slot, error) {
+	if number < 0 || number >= len(p.slots) {
+		return nil, fmt.Errorf("cannot find slot %d of pool %q: %w; it has 0 to %d", number, p.Name, ErrNoSlot, len(p.slots)-1)
+	}
+	return p.slots[number], nil
+}
+
+// Scale changes the number of slots: new ones are started, the ones with the highest numbers finish what they have and
+// go. It returns when the new ones have been ready, with an error when one ended before. The number stays until the
+// config's count changes.
+func (p *Pool) Scale(ctx context.Context, count int) error {
+	if count < 0 || count > maxCount {
+		return fmt.Errorf("cannot scale pool %q to %d workers: not within 0..%d", p.Name, count, maxCount)
+	}
+	var added []*slot
+	first := func() error {
+		if p.ending {
+			return ErrStopped
+		}
+		if p.roll != nil {
+			return ErrBusy
+		}
+		before := len(p.slots)
+		p.grow(count)
+		for _, s := range p.slots[min(before, count):] {
+			p.plan(s, 0, nil, fmt.Sprintf("scaled to %d", count))
+			added = append(added, s)
+		}
+		return nil
+	}
+	return p.await(ctx, first, func() (bool, error) {
+		for _, s := range added {
+			if s.removed || s.stopped {
+				continue
+			}
+			if s.deaths > 0 {
+				return true, fmt.Errorf("cannot scale pool %q: worker %d ended: %s", p.Name, s.number, s.last.describe())
+			}
+			if s.current == nil || s.current.state != up && s.current.state != silent {
+				return false, nil
+			}
+		}
+		return true, nil
+	}, nil)
+}
+
+// describe is the end in words, with the last lines.
+func (e *Exit) describe() string {
+	text := e.Reason
+	for _, line := range e.Lines {
+		text += "\n  " + line
+	}
+	return text
+}
+
+// Count is the number of slots.
+func (p *Pool) Count() int { return len(p.Status().Slots) }
+
+// StopSlot ends the slot's worker gracefully, and starts none there until StartSlot, even if lb is started anew. It
+// returns when its process has ended.
+func (p *Pool) StopSlot(ctx context.Context, number int) error {
+	var s *slot
+	return p.await(ctx, func() (err error) {
+		if s, err = p.slotAt(number); err != nil {
+			return err
+		}
+		s.wanted, s.stopped = false, true
+		p.retire(s, "stopped by hand")
+		return nil
+	}, func() (bool, error) {
+		for _, w := range p.workers {
+			if w.slot == s && !s.wanted {
+				return false, nil
+			}
+		}
+		return true, nil
+	}, nil)
+}
+
+// StartSlot starts the slot's worker, at once if it waits for its time after crashes, and returns when it is ready. Nothing
+// changes for one that runs.
+func (p *Pool) StartSlot(ctx context.Context, number int) error {
+	var s *slot
+	deaths := 0
+	return p.await(ctx, func() (err error) {
+		if s, err = p.slotAt(number); err != nil {
+			return err
+		}
+		if p.ending {
+			return ErrStopped
+		}
+		s.wanted, s.stopped = true, false
+		switch {
+		case s.current == nil:
+			s.deaths = 0
+			p.plan(s, 0, nil, "started by hand")
+		case s.current.state == waiting:
+			s.deaths = 0
+			p.fire(s.current, due, "started by hand")
+		}
+		deaths = s.deaths
+		return nil
+	}, func() (bool, error) {
+		switch {
+		case s.removed || s.stopped:
+			return true, fmt.Errorf("cannot start worker %d of pool %q: %w", number, p.Name, ErrSlotStopped)
+		case s.deaths > deaths:
+			return true, fmt.Errorf("cannot start worker %d of pool %q: it ended: %s", number, p.Name, s.last.describe())
+		}
+		return s.current != nil && (s.current.state == up || s.current.state == silent), nil
+	}, nil)
+}

@@ -1,0 +1,140 @@
+package supervisor
+
+import (
+	"time"
+
+	"github.com/273ebdf9/lb/internal/sdnotify"
+)
+
+// Status is what is known of a pool's workers. It is plain data, a copy.
+type Status struct {
+	Slots []SlotStatus
+	// Retired are the workers that have been replaced or are not wanted any more, and have not ended.
+	Retired []WorkerStatus
+	// Restarting says that a restart is under way, Done of Total.
+	Restarting  bool
+	Done, Total int
+	// Stale says that workers run that are not of the current command, environment or directory as typed.
+	Stale bool
+	// CanRollback says that Rollback has something to go back to.
+	CanRollback bool
+	// RecordError is why a killed lb's successor would not find all workers; empty: it would.
+	RecordError string
+
+	outputs []*output // of the slots' workers; nil for none
+}
+
+// SlotStatus is one slot.
+type SlotStatus struct {
+	WorkerStatus
+	// Deaths is how many quick ones there were in a row.
+	Deaths int
+	// Next is the worker that shall replace this one; nil if there is none.
+	Next *WorkerStatus
+	// Last is how the slot's last worker ended; its Time is zero if none did.
+	Last Exit
+}
+
+// WorkerStatus is one worker.
+type WorkerStatus struct {
+	Slot int
+	// State is as docs/workers-states.md has it, or "failed": waiting after five quick deaths, or "stopped": none runs.
+	State string
+	// Since is when it came into State, Reason why.
+	Since  time.Time
+	Reason string
+	// PID is 0 for one without a process.
+	PID     int
+	Started time.Time
+	// UpSince is when it was first ready; zero if it was not.
+	UpSince time.Time
+	// Text is what it says of itself, STATUS= of sd_notify.
+	Text string
+	// Backend is its address; the zero value if it has none.
+	Backend Backend
+	// Dir is the directory it runs in, links followed; empty for lb's own.
+	Dir     string
+	Command []string
+	// Due is when a waiting one starts.
+	Due time.Time
+}
+
+// Counters are what came from a pool's workers.
+type Counters struct {
+	Lines   uint64 // of output
+	Dropped uint64 // of these, dropped because there were too many at once
+	Notify  sdnotify.Counts
+}
+
+// Counters are the numbers so far.
+func (p *Pool) Counters() Counters {
+	c := Counters{Lines: p.lines.Load(), Dropped: p.dropped.Load()}
+	if p.receiver != nil {
+		c.Notify = p.receiver.Counts()
+	}
+	return c
+}
+
+// Status is the pool's workers as they were after the last event. The caller must not change it.
+func (p *Pool) Status() *Status { return p.status.Load() }
+
+// publish makes Status what is.
+func (p *Pool) publish() {
+	st := &Status{Stale: p.stale(), CanRollback: p.previous != nil}
+	if p.fault != nil {
+		st.RecordError = p.fault.Error()
+	}
+	if p.roll != nil {
+		st.Restarting, st.Done, st.Total = true, p.roll.done, p.roll.total
+	}
+	for _, s := range p.slots {
+		ss := SlotStatus{Deaths: s.deaths, Last: s.last}
+		ss.Slot, ss.State = s.number, "stopped"
+		var out *output
+		if w := s.current; w != nil {
+			out = w.out
+			ss.WorkerStatus = w.describe()
+			if w.state == waiting && s.deaths >= failedAfter {
+				ss.State = "failed"
+			}
+			if !w.upSince.IsZero() && time.Since(w.upSince) >= forgetAfter {
+				ss.Deaths = 0
+			}
+		}
+		if s.next != nil {
+			next := s.next.describe()
+			ss.Next = &next
+		}
+		st.Slots = append(st.Slots, ss)
+		st.outputs = append(st.outputs, out)
+	}
+	for _, w := range p.workers {
+		if w.slot.current != w && w.slot.next != w {
+			st.Retired = append(st.Retired, w.describe())
+		}
+	}
+	p.status.Store(st)
+}
+
+func (w *worker) describe() WorkerStatus {
+	ws := WorkerStatus{
+		Slot: w.slot.number, State: w.state.String(), Since: w.since, Reason: w.reason, PID: w.pid(), Started: w.started,
+		UpSince: w.upSince, Text: w.status, Dir: w.dir, Command: w.release.Command,
+	}
+	if w.end != nil {
+		ws.Backend = w.end.backend
+	}
+	if w.state == waiting {
+		ws.Due = w.since.Add(w.delay)
+	}
+	return ws
+}
+
+// Lines are the last lines of output of the slot's worker, oldest first; those of one that has
+// ended are in SlotStatus.Last.
+func (p *Pool) Lines(number int) []string {
+	if outs := p.status.Load().outputs; number >= 0 && number < len(outs) && outs[number] != nil {
+		return outs[number].last()
+	}
+	return nil
+}

@@ -1,0 +1,418 @@
+// Package supervisor starts, watches, restarts and stops worker processes, and receives their sd_notify messages.
+//
+// A [Pool] is the workers of one pool, in slots that keep their numbers. Each process of a slot is a worker; what can
+// happen to it is one table (machine.go, docs/workers-states.md). A slot's restart goes through two workers: the next one
+// proves itself while the old one serves, and takes over then.
+//
+// Ownership: one goroutine a pool owns all of its state and runs what is posted to its inbox: timers, exits, messages of
+// workers, commands. Each worker has a goroutine that waits for its end, one that reads its output, and one that probes
+// it until it is ready; the notify socket has one. Stop and Detach wait for all of them. Facts flow up through [Hooks],
+// called on the pool's goroutine, in order.
+//
+// The package never carries a client's byte, never decides on its own that a worker is unhealthy, and logs nothing.
+package supervisor
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/273ebdf9/lb/internal/sdnotify"
+)
+
+// Errors.
+var (
+	ErrStopped     = errors.New("supervisor: the workers are stopped")
+	ErrBusy        = errors.New("supervisor: a restart of this pool is under way")
+	ErrNoSlot      = errors.New("supervisor: no such slot")
+	ErrSlotStopped = errors.New("supervisor: the slot was stopped by hand; start it")
+	ErrNoPrevious  = errors.New("supervisor: nothing to roll back to: no restart has changed the command, the environment or the directory")
+	ErrRestart     = errors.New("supervisor: the restart failed")
+	ErrDirInUse    = errors.New("supervisor: another lb uses this run-time directory")
+)
+
+// Backend is an address at which a slot's worker takes connections. It is a comparable value, the same for as long as
+// the address lives: a worker that crashes hands the socket that lb bound for it to the next one.
+type Backend struct {
+	Pool string
+	Slot int
+	// Name is unique in the pool, and never used again by this lb: "SLOT.NUMBER".
+	Name string
+	// Address is "unix:/path" or "127.0.0.1:port".
+	Address string
+}
+
+// Hooks are the facts that flow up, and the questions that go there. Each may be nil. They are called on the pool's
+// goroutine, in order, but for Beat and Output; they must not block, and may call SetHealth, Status and Lines only.
+type Hooks struct {
+	// Added: there is a new address, which takes no connections yet.
+	Added func(b Backend)
+	// Starting: a worker has been started at b, which is not ready yet.
+	Starting func(b Backend, reason string)
+	// Ready: b takes connections from now on.
+	Ready func(b Backend, reason string)
+	// Beat: b's worker sent a heartbeat. Called on the goroutine of the notify socket.
+	Beat func(b Backend)
+	// Offline: b takes no new connections. It keeps those that it has.
+	Offline func(b Backend, reason string)
+	// Removed: b is no more, and its worker has ended.
+	Removed func(b Backend, reason string)
+	// Sessions is how many connections b has now. Nil: none, ever.
+	Sessions func(b Backend) int
+	// Connections is how many b has had, for recycle.conns. Nil: none.
+	Connections func(b Backend) uint64
+	// Output is a line that a worker wrote. Called on a goroutine of that worker, which waits for its return.
+	Output func(Line)
+	// Changed tells of every change of a worker's state.
+	Changed func(Change)
+}
+
+// Change is one change of a worker's state.
+type Change struct {
+	Time   time.Time
+	Pool   string
+	Slot   int
+	PID    int // 0: it has no process
+	From   string
+	To     string
+	Reason string
+}
+
+// Pool is the workers of one pool. Its methods are safe for concurrent use after Start.
+type Pool struct {
+	// Name is the pool's name in the config.
+	Name string
+	// Hooks are set before Start.
+	Hooks Hooks
+	// Shim is the command that a worker is started through; its program must call Exec with the arguments after it. Default:
+	// this program, with ExecArg. Set it before Start.
+	Shim []string
+	// Files are what Detach gave before an exec, by name; Start takes those of its pool and closes none of the others. Set it
+	// before Start.
+	Files map[string]*os.File
+	// Output counts.
+	lines, dropped atomic.Uint64
+
+	dir    *Dir
+	host   host
+	random func() float64 // 0 <= x < 1
+
+	wake     chan struct{} // holds one: the inbox has something
+	ended    chan struct{} // the pool's goroutine has ended
+	running  sync.WaitGroup
+	over     context.Context // done when the goroutines of workers shall end
+	cancel   context.CancelFunc
+	receiver *sdnotify.Receiver
+	pids     atomic.Pointer[map[int]*worker] // leaders of process groups; for the notify socket's goroutine
+	status   atomic.Pointer[Status]
+
+	mu     sync.Mutex
+	inbox  []func()
+	closed bool // nothing is taken any more
+
+	// Owned by the pool's goroutine.
+	cfg       Config
+	release   *Release // what new slots run
+	good      *Release // what last worked, its directory followed
+	previous  *Release // what worked before that
+	slots     []*slot
+	workers   []*worker // all that are not gone
+	serial    uint64    // of the last endpoint
+	roll      *roll     // the restart under way; nil if none
+	recycling *attempt
+	recycleAt time.Time // not before
+	waiters   []*waiter
+	looking   bool // a look at draining workers is due
+	ending    bool // nothing is started any more
+	detached  bool
+	ticker    *time.Timer
+	recorded  string // what the record says
+	fault     error  // why the last record could not be written
+}
+
+// host is what a pool does to the system. Tests put another one in.
+type host struct {
+	open   func(s *slot, r *Release) (*endpoint, error)
+	close  func(e *endpoint)
+	spawn  func(w *worker) (*process, error)
+	probe  func(ctx context.Context, e *endpoint) bool // true when e accepts; false when ctx is done
+	record func(text string) error
+}
+
+// NewPool makes the pool's workers, and starts none. The error is cfg's, as Validate has it.
+func NewPool(name string, cfg Config, dir *Dir) (*Pool, error) {
+	if err := cfg.Validate(); err != nil {
+		return nil, fmt.Errorf("cannot run workers of pool %q: %w", name, err)
+	}
+	p := &Pool{
+		Name: name, Shim: []string{"/proc/self/exe", ExecArg}, dir: dir, cfg: cfg, random: rand.Float64,
+		wake: make(chan struct{}, 1), ended: make(chan struct{}),
+	}
+	p.host = host{open: p.openEndpoint, close: closeEndpoint, spawn: p.spawn, probe: probeEndpoint, record: p.writeRecord}
+	p.over, p.cancel = context.WithCancel(context.Background())
+	p.release = cfg.release()
+	p.pids.Store(&map[int]*worker{})
+	p.status.Store(&Status{})
+	return p, nil
+}
+
+// folder is where the pool's sockets are.
+func (p *Pool) folder() string { return filepath.Join(p.dir.path, p.Name) }
+
+// Start makes the pool's directory and notify socket, finds the workers of an lb that was killed or replaced itself, and
+// starts the others. It does not wait until they are ready.
+func (p *Pool) Start() error {
+	if err := p.prepare(); err != nil {
+		return fmt.Errorf("cannot start workers of pool %q: %w", p.Name, err)
+	}
+	saved := p.readRecord()
+	p.begin(saved)
+	return nil
+}
+
+// prepare makes what the workers need of the file system.
+func (p *Pool) prepare() error {
+	id, err := p.cfg.identity()
+	if err != nil {
+		return err
+	}
+	if id.set && os.Geteuid() != 0 {
+		return errors.New("user: only root can start workers as another user or group")
+	}
+	if longest := filepath.Join(p.folder(), "1023.9999999999.sock"); len(longest) > maxUnixPath {
+		return fmt.Errorf("the run-time directory %q is too long: a Unix socket path has at most %d bytes", p.dir.path, maxUnixPath)
+	}
+	if err := os.Mkdir(p.folder(), 0o700); err != nil && !errors.Is(err, os.ErrExist) {
+		return err
+	}
+	if err := os.Chmod(p.folder(), 0o700); err != nil {
+		return err
+	}
+	path := filepath.Join(p.folder(), "notify")
+	if f := p.Files[path]; f != nil {
+		p.receiver, err = sdnotify.FromFile(path, f)
+	} else {
+		p.receiver, err = sdnotify.Listen(path)
+	}
+	if err != nil {
+		return err
+	}
+	if id.set { // they reach their sockets, and nobody else does
+		err = errors.Join(os.Lchown(p.folder(), id.uid, id.gid), os.Lchown(path, id.uid, id.gid), os.Chmod(p.dir.path, 0o711))
+	}
+	if err != nil {
+		p.receiver.Close()
+		return err
+	}
+	p.receiver.Notify = p.notified
+	p.running.Go(func() { p.receiver.Run() })
+	return nil
+}
+
+// begin fills the slots, with what was saved first, and runs the pool's goroutine.
+func (p *Pool) begin(saved *record) {
+	count := p.cfg.EffectiveCount()
+	if saved != nil && saved.Configured == p.cfg.Count && saved.Count > 0 {
+		count = saved.Count // of a scale; a changed config wins
+	}
+	p.grow(count)
+	if saved != nil {
+		p.adopt(saved)
+	}
+	for _, s := range p.slots {
+		if s.wanted && s.current == nil {
+			p.plan(s, 0, nil, "lb starts")
+		}
+	}
+	p.ticker = time.AfterFunc(recycleEvery, func() { p.post(p.tick) })
+	go p.run()
+}
+
+// run does what is posted, until the pool has ended.
+func (p *Pool) run() {
+	defer close(p.ended)
+	p.settle()
+	for range p.wake {
+		p.mu.Lock()
+		batch := p.inbox
+		p.inbox = nil
+		p.mu.Unlock()
+		for _, f := range batch {
+			f()
+		}
+		p.settle()
+		if p.detached || p.ending && len(p.workers) == 0 {
+			break
+		}
+	}
+	p.ticker.Stop()
+	p.mu.Lock()
+	p.closed = true
+	p.inbox = nil
+	p.mu.Unlock()
+}
+
+// settle publishes what a batch of events came to, and answers those who wait for it.
+func (p *Pool) settle() {
+	for again := true; again; {
+		again = false
+		for i := 0; i < len(p.waiters); i++ {
+			wt := p.waiters[i]
+			done, err := wt.check()
+			if !done {
+				continue
+			}
+			p.waiters = append(p.waiters[:i:i], p.waiters[i+1:]...)
+			wt.done <- err
+			again = true
+			break
+		}
+	}
+	p.publish()
+	p.saveRecord()
+}
+
+// post has the pool's goroutine run f, soon. It never blocks. It says whether there is such a goroutine.
+func (p *Pool) post(f func()) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.closed {
+		return false
+	}
+	p.inbox = append(p.inbox, f)
+	select {
+	case p.wake <- struct{}{}:
+	default:
+	}
+	return true
+}
+
+// waiter waits until check says that it is done. check runs on the pool's goroutine, after each batch of events.
+type waiter struct {
+	check func() (done bool, err error)
+	done  chan error // holds one
+}
+
+// await has the pool's goroutine run first, and returns what check comes to. If ctx is done before, it runs abort there
+// and returns ctx's error. The error is ErrStopped when the pool has ended.
+func (p *Pool) await(ctx context.Context, first func() error, check func() (bool, error), abort func()) error {
+	wt := &waiter{check: check, done: make(chan error, 1)}
+	ok := p.post(func() {
+		if err := first(); err != nil {
+			wt.done <- err
+			return
+		}
+		p.waiters = append(p.waiters, wt)
+	})
+	if !ok {
+		return ErrStopped
+	}
+	select {
+	case err := <-wt.done:
+		return err
+	case <-p.ended:
+		select {
+		case err := <-wt.done:
+			return err
+		default:
+			return ErrStopped
+		}
+	case <-ctx.Done():
+	}
+	stopped := make(chan error, 1)
+	p.post(func() {
+		for i, x := range p.waiters {
+			if x == wt {
+				p.waiters = append(p.waiters[:i:i], p.waiters[i+1:]...)
+				if abort != nil {
+					abort()
+				}
+				stopped <- context.Cause(ctx)
+				return
+			}
+		}
+		select {
+		case err := <-wt.done: // it was done after all
+			stopped <- err
+		default:
+			stopped <- context.Cause(ctx)
+		}
+	})
+	select {
+	case err := <-stopped:
+		return err
+	case <-p.ended:
+		return ErrStopped
+	}
+}
+
+// now is a check that is done at once.
+func now() (bool, error) { return true, nil }
+
+// Stop ends all workers: each takes nothing new, finishes its connections, gets its stop signal, and SIGKILL if it does
+// not obey. When ctx is done it kills them all. It returns when none is left, and the pool's files are gone.
+func (p *Pool) Stop(ctx context.Context) {
+	all := func(e event, reason string) {
+		for _, w := range append([]*worker(nil), p.workers...) {
+			p.fire(w, e, reason)
+		}
+	}
+	err := p.await(ctx, func() error {
+		p.ending = true
+		for _, s := range p.slots {
+			s.wanted = false
+		}
+		all(retire, "lb stops")
+		return nil
+	}, func() (bool, error) { return len(p.workers) == 0, nil }, func() { all(kill, "lb stops at once") })
+	if err != nil {
+		<-p.ended
+	}
+	<-p.ended
+	p.finish()
+	if p.receiver != nil {
+		p.receiver.Remove()
+		os.Remove(p.recordPath())
+		os.Remove(p.folder())
+	}
+}
+
+// Detach leaves the workers as they are, for the next lb to adopt: another one, or this process after an exec, which
+// takes over the files, by their names, as Pool.Files. Nothing of the pool runs any more when it returns.
+func (p *Pool) Detach() map[string]*os.File {
+	p.post(func() { p.detached = true })
+	<-p.ended
+	files := map[string]*os.File{}
+	for _, w := range p.workers {
+		if e := w.end; e != nil && e.fd >= 0 {
+			files[e.path] = os.NewFile(uintptr(e.fd), e.path)
+			e.fd = -1
+		}
+	}
+	if p.receiver != nil {
+		if f, err := p.receiver.File(); err == nil {
+			files[p.receiver.Path()] = f
+		}
+	}
+	for _, w := range p.workers {
+		w.stopTimer()
+		w.stopProbe()
+	}
+	p.finish()
+	return files
+}
+
+// finish ends every goroutine of the pool.
+func (p *Pool) finish() {
+	p.cancel()
+	if p.receiver != nil {
+		p.receiver.Close()
+	}
+	p.running.Wait()
+}

@@ -1,0 +1,413 @@
+package supervisor
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/273ebdf9/lb/internal/sdnotify"
+)
+
+// worker is one process of a slot, from the plan to start it until it is gone. It belongs to the pool's goroutine, but
+// for notes.
+type worker struct {
+	slot    *slot
+	release *Release
+	dir     string // Release.Dir as it was followed at the start
+	end     *endpoint
+	backend Backend       // of end; written before the process starts, and never again
+	delay   time.Duration // in waiting
+	state   state
+	since   time.Time // when it came into state
+	reason  string    // why
+	started time.Time // zero: no process
+	upSince time.Time // zero: not been up
+	conns   uint64    // that its address had before it
+	spread  float64   // -1..1, of recycle
+	status  string    // STATUS=
+	attempt *attempt  // that it was started for; nil when decided
+	process *process  // nil: none
+	out     *output
+	orphan  bool // of an lb before, and not wanted: its end is no death
+	quiet   int  // looks in a row that found no connection, in draining
+
+	timer *time.Timer
+	epoch uint64 // of state, so that a timer of another one is told apart
+	halt  context.CancelFunc
+
+	notes notes
+}
+
+// notes are what the worker's messages said that the pool's goroutine has not read yet. Each kind is kept once, so that
+// a flood of them takes no room.
+type notes struct {
+	mu                       sync.Mutex
+	posted                   bool
+	ready, stopping, trigger bool
+	status                   string
+	hasStatus                bool
+}
+
+func (w *worker) pid() int {
+	if w.process == nil {
+		return 0
+	}
+	return w.process.pid
+}
+
+// fire brings an event to w. The table says what follows.
+func (p *Pool) fire(w *worker, on event, reason string) {
+	r := transition(w.state, on)
+	if r == nil {
+		return
+	}
+	from := w.state
+	p.enter(w, r.to, reason)
+	p.tell(w, from)
+	for _, a := range r.do {
+		p.act(w, a, reason)
+	}
+}
+
+func (p *Pool) tell(w *worker, from state) {
+	if p.Hooks.Changed != nil {
+		p.Hooks.Changed(Change{Time: w.since, Pool: p.Name, Slot: w.slot.number, PID: w.pid(), From: from.String(), To: w.state.String(), Reason: w.reason})
+	}
+}
+
+// enter puts w into a state, with its timer.
+func (p *Pool) enter(w *worker, to state, reason string) {
+	w.stopTimer()
+	if w.state != to && (w.state == starting || w.state == joining) {
+		w.stopProbe()
+	}
+	w.state, w.since, w.reason = to, time.Now(), reason
+	switch to {
+	case up:
+		if w.upSince.IsZero() {
+			w.upSince = w.since
+		}
+	case draining:
+		w.quiet = 0
+		p.boundDraining()
+		p.lookSoon()
+	}
+	t := timers[to]
+	if !t.set {
+		return
+	}
+	d := t.after(&p.cfg, w)
+	if d == 0 {
+		return
+	}
+	epoch := w.epoch
+	why := map[event]string{
+		due: reason, late: fmt.Sprintf("not ready after %v (start_timeout)", d), settled: "lived for a second after it was ready",
+		hung: fmt.Sprintf("down for %v (kill_after)", d), drained: fmt.Sprintf("still has connections after %v (stop_timeout)", d),
+		overdue: fmt.Sprintf("did not end in %v (kill_timeout)", d),
+	}[t.event]
+	w.timer = time.AfterFunc(d, func() {
+		p.post(func() {
+			if w.epoch == epoch {
+				p.fire(w, t.event, why)
+			}
+		})
+	})
+}
+
+func (w *worker) stopTimer() {
+	w.epoch++
+	if w.timer != nil {
+		w.timer.Stop()
+		w.timer = nil
+	}
+}
+
+func (w *worker) stopProbe() {
+	if w.halt != nil {
+		w.halt()
+		w.halt = nil
+	}
+}
+
+// act does what a rule says.
+func (p *Pool) act(w *worker, a action, reason string) {
+	switch a {
+	case doSpawn:
+		p.start(w, reason)
+	case doServe:
+		if p.Hooks.Ready != nil {
+			p.Hooks.Ready(w.end.backend, reason)
+		}
+		p.served(w)
+	case doOffline:
+		if p.Hooks.Offline != nil {
+			p.Hooks.Offline(w.end.backend, reason)
+		}
+	case doReplace:
+		p.replace(w, reason)
+	case doTakeOver:
+		p.takeOver(w)
+	case doFail:
+		w.decide(fmt.Errorf("worker %d (pid %d): %s", w.slot.number, w.pid(), reason))
+	case doStop:
+		w.signal(stopSignal(p.cfg.StopSignal), false)
+		w.signal(unix.SIGCONT, true) // a stopped process could not obey
+	case doAbort:
+		w.signal(unix.SIGABRT, false)
+		w.signal(unix.SIGCONT, true)
+	case doKill:
+		w.signal(unix.SIGKILL, true)
+	case doBury:
+		p.bury(w, reason)
+	}
+}
+
+func (w *worker) signal(sig unix.Signal, group bool) {
+	if w.process != nil {
+		w.process.signal(sig, group)
+	}
+}
+
+// decide tells the attempt that w was started for what came of it.
+func (w *worker) decide(err error) {
+	if w.attempt == nil {
+		return
+	}
+	if err != nil && w.out != nil {
+		w.attempt.lines = w.out.last()
+	}
+	w.attempt.decided, w.attempt.err = true, err
+	w.attempt = nil
+}
+
+// start starts w's process. If it cannot, w has exited.
+func (p *Pool) start(w *worker, reason string) {
+	s := w.slot
+	fail := func(err error) {
+		p.post(func() { p.fire(w, exited, err.Error()) })
+	}
+	w.started = time.Now()
+	if w.end == nil {
+		end, err := p.host.open(s, w.release)
+		if err != nil {
+			fail(err)
+			return
+		}
+		w.end = end
+		if p.Hooks.Added != nil {
+			p.Hooks.Added(end.backend)
+		}
+	}
+	w.backend = w.end.backend
+	if p.Hooks.Starting != nil {
+		p.Hooks.Starting(w.end.backend, reason)
+	}
+	if p.Hooks.Connections != nil {
+		w.conns = p.Hooks.Connections(w.end.backend)
+	}
+	proc, err := p.host.spawn(w)
+	if err != nil {
+		fail(err)
+		return
+	}
+	w.process = proc
+	p.publishPIDs()
+	// Recorded before it runs the command: an lb that is killed in between leaves nobody behind, as the shim then ends.
+	p.saveRecord()
+	proc.release()
+	p.probe(w)
+}
+
+// probe asks w's address until it is ready.
+func (p *Pool) probe(w *worker) {
+	if p.cfg.Ready != readyConnect {
+		return
+	}
+	ctx, halt := context.WithCancel(p.over)
+	w.halt = halt
+	end := w.end
+	p.running.Go(func() {
+		if p.host.probe(ctx, end) {
+			p.post(func() { p.fire(w, ready, "accepts connections") })
+		}
+	})
+}
+
+// bury cleans up after w.
+func (p *Pool) bury(w *worker, reason string) {
+	s := w.slot
+	w.decide(fmt.Errorf("worker %d: %s", s.number, reason))
+	p.workers = slices.DeleteFunc(p.workers, func(x *worker) bool { return x == w })
+	p.publishPIDs()
+	if !w.started.IsZero() {
+		s.ended(w)
+	}
+	if s.next == w {
+		s.next = nil
+	}
+	again := s.current == w && s.wanted && !p.ending
+	if s.current == w {
+		s.current = nil
+	}
+	end := w.end
+	w.end = nil
+	if end != nil && (!again || end.fd < 0) {
+		p.dispose(end, reason)
+		end = nil
+	}
+	if again { // what waits in the queue of a socket that lb bound is for the next one
+		p.plan(s, p.backoff(s, w), end, reason)
+	}
+}
+
+// dispose ends an address.
+func (p *Pool) dispose(end *endpoint, reason string) {
+	p.host.close(end)
+	if p.Hooks.Removed != nil {
+		p.Hooks.Removed(end.backend, reason)
+	}
+}
+
+// publishPIDs tells the notify socket's goroutine whom it may know.
+func (p *Pool) publishPIDs() {
+	pids := make(map[int]*worker, len(p.workers))
+	for _, w := range p.workers {
+		if w.process != nil {
+			pids[w.process.pid] = w
+		}
+	}
+	p.pids.Store(&pids)
+}
+
+// notified takes a message, on the notify socket's goroutine. A process in a worker's process group speaks for it.
+func (p *Pool) notified(pid int, m sdnotify.Message) bool {
+	pids := *p.pids.Load()
+	w := pids[pid]
+	if w == nil {
+		group, err := unix.Getpgid(pid)
+		if err != nil {
+			return false
+		}
+		if w = pids[group]; w == nil {
+			return false
+		}
+	}
+	n := &w.notes
+	if m.Watchdog && p.Hooks.Beat != nil {
+		p.Hooks.Beat(w.backend)
+	}
+	if !m.Ready && !m.Stopping && !m.Trigger && !m.HasStatus {
+		return true
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.ready = n.ready || m.Ready
+	n.stopping = n.stopping || m.Stopping
+	n.trigger = n.trigger || m.Trigger
+	if m.HasStatus {
+		n.status, n.hasStatus = m.Status, true
+	}
+	if !n.posted {
+		n.posted = p.post(func() { p.readNotes(w) })
+	}
+	return true
+}
+
+// readNotes brings what messages said to w.
+func (p *Pool) readNotes(w *worker) {
+	n := &w.notes
+	n.mu.Lock()
+	isReady, stops, trigger := n.ready, n.stopping, n.trigger
+	if n.hasStatus {
+		w.status = n.status
+	}
+	n.posted, n.ready, n.stopping, n.trigger, n.hasStatus = false, false, false, false, false
+	n.mu.Unlock()
+	if isReady {
+		p.fire(w, ready, "READY=1")
+	}
+	if stops {
+		p.fire(w, offline, "STOPPING=1")
+	}
+	if trigger {
+		p.fire(w, broken, "WATCHDOG=trigger")
+	}
+}
+
+// SetHealth tells that health has the worker at the backend of that name up or down. A worker that stays down for
+// kill_after is killed and replaced. It never blocks.
+func (p *Pool) SetHealth(name string, isUp bool, reason string) {
+	p.post(func() {
+		for _, w := range p.workers {
+			if w.end != nil && w.end.backend.Name == name {
+				if isUp {
+					p.fire(w, recovered, reason)
+				} else {
+					p.fire(w, down, reason)
+				}
+				return
+			}
+		}
+	})
+}
+
+// drainLook is how often the connections of draining workers are counted.
+const drainLook = 50 * time.Millisecond
+
+// lookSoon has look run.
+func (p *Pool) lookSoon() {
+	if p.looking {
+		return
+	}
+	p.looking = true
+	time.AfterFunc(drainLook, func() { p.post(p.look) })
+}
+
+// look lets those stop that have no connections left. Two looks must agree: the front may still be hearing of it.
+func (p *Pool) look() {
+	p.looking = false
+	for _, w := range slices.Clone(p.workers) {
+		if w.state != draining {
+			continue
+		}
+		n := 0
+		if p.Hooks.Sessions != nil && w.end != nil {
+			n = p.Hooks.Sessions(w.end.backend)
+		}
+		if n > 0 {
+			w.quiet = 0
+		} else {
+			w.quiet++
+		}
+		if w.quiet >= 2 {
+			p.fire(w, drained, "no connections left")
+		} else {
+			p.lookSoon()
+		}
+	}
+}
+
+// boundDraining stops the oldest of more than max_draining.
+func (p *Pool) boundDraining() {
+	if p.cfg.MaxDraining == 0 {
+		return
+	}
+	n := 0
+	var oldest *worker
+	for _, w := range p.workers {
+		if w.state == draining {
+			n++
+			if oldest == nil || w.since.Before(oldest.since) {
+				oldest = w
+			}
+		}
+	}
+	if n > p.cfg.MaxDraining {
+		p.fire(oldest, drained, fmt.Sprintf("more than %d drain (max_draining)", p.cfg.MaxDraining))
+	}
+}
