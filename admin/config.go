@@ -17,9 +17,17 @@ type Config struct {
 	// SocketMode is the permission of the control socket, in octal. Who may write to it may look and change weights
 	// and states; only root and the user that runs lb may do more. Default "0660".
 	SocketMode string `toml:"socket_mode"`
-	// HTTP is the address that serves /metrics and the read-only API. A request's Host must be a loopback name or
-	// address, the host named here, or the address it came to. Default "127.0.0.1:9901"; "" is off.
+	// SocketGroup is the group of the control socket, by name or number; with the mode 0660 its members may use the CLI.
+	// lb must run as root or as a member. Default "": the group that lb runs as.
+	SocketGroup string `toml:"socket_group"`
+	// HTTP is the address that serves /metrics and the API: for reading, and with a token_file for changes too. A
+	// request's Host must be a loopback name or address, the host named here, or the address it came to. Default
+	// "127.0.0.1:9901"; "" is off.
 	HTTP string `toml:"http"`
+	// TokenFile is the absolute path of a file of one line, the token: at least 16 letters, digits and signs. Who sends
+	// it over HTTP as "Authorization: Bearer TOKEN" may change everything. The file must not be readable for all; lb
+	// reads it again when it has changed. Default "": over HTTP there is only reading.
+	TokenFile string `toml:"token_file"`
 	// StateFile is the absolute path of the file in which lb remembers what was changed while it ran (weights, admin
 	// states, limits, splits, added and removed backends), so that it outlives a restart. A value that the config has
 	// changed since is the config's. The directory must exist, and lb must be able to write to it. Default "": nothing
@@ -49,6 +57,12 @@ func (c *Config) Validate() error {
 	}
 	if mode, err := strconv.ParseUint(c.SocketMode, 8, 32); err != nil || mode > 0o777 {
 		errs = append(errs, fmt.Errorf("socket_mode: %q is not an octal permission such as \"0660\"", c.SocketMode))
+	}
+	if strings.ContainsAny(c.SocketGroup, ": \x00") {
+		errs = append(errs, fmt.Errorf("socket_group: %q is neither a name nor a number of a group", c.SocketGroup))
+	}
+	if c.TokenFile != "" && !filepath.IsAbs(c.TokenFile) {
+		errs = append(errs, fmt.Errorf("token_file: %q is no absolute path; write one such as \"/etc/lb/token\", or \"\" for none", c.TokenFile))
 	}
 	switch {
 	case c.StateFile == "":

@@ -1,5 +1,7 @@
 package admin
 
+// This file is what cmd/lb and a Server agree on for changes; the handlers are in change.go and sessions.go.
+
 import (
 	"context"
 	"time"
@@ -8,6 +10,10 @@ import (
 // Control are the changes that a Server can make; cmd/lb sets the functions. Each waits for the outcome and returns
 // what is now true; an error means that nothing was changed, and says what to do. A nil function is a change that this
 // lb cannot make (501). All are safe for concurrent use. by names who asked, for the event log: "uid 0", "token".
+//
+// Before it calls one, the Server has checked that pool, backend and listener exist and that numbers are in range. An
+// error made with Refuse has the HTTP status of its maker's choice; any other is a conflict (409). A BackendStatus may
+// be left empty: the Server shows the backend as its Sources have it afterwards.
 type Control struct {
 	// SetWeight changes the weight of POOL/BACKEND: absolute, or in percent of the configured weight.
 	SetWeight func(pool, backend string, weight int, percent bool, by string) (BackendStatus, error)
@@ -89,4 +95,6 @@ type Event struct {
 	Kind    string    `json:"kind"`  // "health", "admin", "weight", "reload", …
 	Subject string    `json:"subject"`
 	Text    string    `json:"text"`
+	// Dropped is how many events before this one a follower missed because he was too slow. Only in answers to him.
+	Dropped uint64 `json:"dropped,omitempty"`
 }

@@ -12,11 +12,12 @@ import (
 )
 
 // writeMetrics writes everything in the text format of Prometheus. Names of metrics and labels stay; new ones come.
-func (s *Sources) writeMetrics(w io.Writer) error {
+func (s *Sources) writeMetrics(w io.Writer, refused *refusals) error {
 	e := exposition{w: w}
 	e.process(s.process())
 	e.listeners(s.listeners())
 	e.pools(s, s.pools())
+	e.refusals(refused)
 	e.runtime()
 	return e.flush()
 }
@@ -66,12 +67,21 @@ func (e *exposition) listeners(listeners []ListenerStatus) {
 	}
 	each("lb_listener_active", gauge, "Sessions of the listener now.",
 		func(l *ListenerStatus) uint64 { return uint64(max(l.Active, 0)) })
+	each("lb_listener_max_conns", gauge, "The limit of lb_listener_active; 0 is none.",
+		func(l *ListenerStatus) uint64 { return uint64(max(l.MaxConns, 0)) })
 	each("lb_listener_connections_total", counter, "Client connections that the listener accepted.",
 		func(l *ListenerStatus) uint64 { return l.Connections })
 	each("lb_listener_bytes_in_total", counter, "Bytes from clients of the listener.",
 		func(l *ListenerStatus) uint64 { return l.BytesIn })
 	each("lb_listener_bytes_out_total", counter, "Bytes to clients of the listener.",
 		func(l *ListenerStatus) uint64 { return l.BytesOut })
+}
+
+func (e *exposition) refusals(c *refusals) {
+	e.family("lb_admin_refused_total", counter, "Requests that the control API refused, by reason.")
+	for i := range c {
+		e.count(labels("reason", refusalNames[i]), c[i].Load())
+	}
 }
 
 // member is a backend with what the metrics say of it.
@@ -85,7 +95,7 @@ func (e *exposition) pools(s *Sources, pools []*backends.Pool) {
 	var members []member
 	var statuses []PoolStatus
 	for _, p := range pools {
-		st := PoolStatus{Name: p.Name}
+		st := PoolStatus{Name: p.Name, Queue: queueStatus(p)}
 		for _, b := range p.Backends() {
 			m := member{b, labels("pool", p.Name, "backend", b.Name), s.backend(b)}
 			members = append(members, m)
@@ -98,6 +108,7 @@ func (e *exposition) pools(s *Sources, pools []*backends.Pool) {
 		statuses = append(statuses, st)
 	}
 	e.poolTotals(statuses)
+	e.queues(statuses, pools)
 	e.backendCounts(members)
 	e.backendStates(members)
 	e.backendTimes(members)
@@ -119,6 +130,30 @@ func (e *exposition) poolTotals(pools []PoolStatus) {
 	e.family("lb_pool_imbalance", gauge, "The most active slots per weight of a selectable backend, over those of all of the pool's; 1 is even.")
 	for i := range pools {
 		e.value(labels("pool", pools[i].Name), imbalance(pools[i].Backends))
+	}
+}
+
+func (e *exposition) queues(statuses []PoolStatus, pools []*backends.Pool) {
+	each := func(name string, typ metricType, help string, value func(*QueueStatus) uint64) {
+		e.family(name, typ, help)
+		for i := range statuses {
+			e.count(labels("pool", statuses[i].Name), value(&statuses[i].Queue))
+		}
+	}
+	each("lb_pool_queue_length", gauge, "Connections that wait for a backend of the pool.",
+		func(q *QueueStatus) uint64 { return uint64(max(q.Length, 0)) })
+	each("lb_pool_queue_size", gauge, "The limit of lb_pool_queue_length; 0 is no queue.",
+		func(q *QueueStatus) uint64 { return uint64(max(q.Size, 0)) })
+	each("lb_pool_queued_total", counter, "Connections that had to wait for a backend of the pool.",
+		func(q *QueueStatus) uint64 { return q.Queued })
+	each("lb_pool_queue_rejected_total", counter, "Connections that found the queue of the pool full.",
+		func(q *QueueStatus) uint64 { return q.Rejected })
+	each("lb_pool_queue_timeouts_total", counter, "Connections that waited in the queue of the pool in vain.",
+		func(q *QueueStatus) uint64 { return q.Timeouts })
+	e.family("lb_pool_queue_seconds", histogram, "Time in the queue of the pool, of those that were given a backend.")
+	for _, p := range pools {
+		h := p.Queue.Wait.Snapshot()
+		e.histogram(labels("pool", p.Name), &h)
 	}
 }
 
@@ -153,6 +188,8 @@ func (e *exposition) backendCounts(members []member) {
 		func(b *BackendStatus) uint64 { return uint64(b.MaxConns) })
 	each("lb_backend_weight", gauge, "The weight of the backend, 0 to 1000.",
 		func(b *BackendStatus) uint64 { return uint64(b.Weight) })
+	each("lb_backend_configured_weight", gauge, "The weight of the backend that the config gives.",
+		func(b *BackendStatus) uint64 { return uint64(b.ConfiguredWeight) })
 	each("lb_backend_connections_total", counter, "Connections established to the backend.",
 		func(b *BackendStatus) uint64 { return b.Connections })
 	each("lb_backend_bytes_in_total", counter, "Bytes from clients to the backend.",
@@ -234,7 +271,7 @@ func openFDs() int {
 	return len(entries) - 1 // not the one that reads the directory
 }
 
-func sortedKeys(m map[string]uint64) []string {
+func sortedKeys[V any](m map[string]V) []string {
 	keys := make([]string, 0, len(m))
 	for k := range m {
 		keys = append(keys, k)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"net"
 	"os"
+	"strconv"
 
 	"golang.org/x/sys/unix"
 )
@@ -15,20 +16,35 @@ type Peer struct {
 	Local    bool
 	PID      int32
 	UID, GID uint32
-	// Addr is his address, where he came over TCP.
-	Addr string
+	// Addr is his address, where he came over TCP; Token says that he sent the right one.
+	Addr  string
+	Token bool
 }
 
 // Access is what the peer may do. Who may open the control socket (its mode says who) may operate; root and the user
-// that runs lb may do everything. Over TCP there is only reading.
+// that runs lb may do everything. Over TCP there is only reading, and with the token everything.
 func (p Peer) Access() Access {
 	switch {
+	case p.Token:
+		return AccessAdmin
 	case !p.Local:
 		return AccessRead
 	case p.UID == 0 || p.UID == uint32(os.Geteuid()):
 		return AccessAdmin
 	default:
 		return AccessOperate
+	}
+}
+
+// String names the peer for the event log: "uid 0", "token" or an address.
+func (p Peer) String() string {
+	switch {
+	case p.Local:
+		return "uid " + strconv.FormatUint(uint64(p.UID), 10)
+	case p.Token:
+		return "token"
+	default:
+		return p.Addr
 	}
 }
 

@@ -3,9 +3,11 @@ package admin
 import (
 	"encoding/json"
 	"errors"
-	"fmt"
+	"io"
 	"net/http"
+	"os"
 	"strings"
+	"time"
 )
 
 // Access is what a route asks of its caller, and what a caller may do: each class includes those before it. The zero
@@ -13,9 +15,9 @@ import (
 type Access uint8
 
 const (
-	AccessRead    Access = iota // look: status, metrics
-	AccessOperate               // change what runs: weights, states, sessions
-	AccessAdmin                 // change what lb is: its config, its binary, its end
+	AccessRead    Access = iota // look: status, events, metrics
+	AccessOperate               // change what runs: weights, states, limits; see and close sessions
+	AccessAdmin                 // change what lb is: where it connects to, its config, its end
 )
 
 var accessNames = [...]string{"read", "operate", "admin"}
@@ -30,41 +32,90 @@ type route struct {
 	access  Access
 	handler http.HandlerFunc
 	doc     string
+
+	// What the OpenAPI document says besides.
+	query  []param // what may stand behind "?"
+	body   any     // a value of the type of the JSON body; nil is none
+	answer any     // a value of the type of the JSON answer
+	media  string  // of the answer; "" is application/json
+}
+
+// param is a query parameter.
+type param struct {
+	name, typ, doc string // typ is one of JSON Schema's
 }
 
 // routes is the whole API. A handler finds its caller with PeerFrom, and its path's wildcards with r.PathValue.
 func (s *Server) routes() []route {
+	const (
+		pool     = "/v1/pools/{pool}"
+		backend  = pool + "/backends/{backend}"
+		listener = "/v1/listeners/{listener}"
+		text     = "text/plain; charset=utf-8"
+	)
 	return []route{
-		{"GET", "/healthz", AccessRead, s.serveHealthz, `"ok" while lb runs`},
-		{"GET", "/metrics", AccessRead, s.serveMetrics, "metrics in the text format of Prometheus"},
-		{"GET", "/v1", AccessRead, reply(s.index), "this list"},
-		{"GET", "/v1/status", AccessRead, reply(s.status), "listeners, pools and backends"},
+		{method: "GET", path: "/healthz", handler: s.serveHealthz, doc: `"ok" while lb runs`, answer: "", media: text},
+		{method: "GET", path: "/metrics", handler: s.serveMetrics, doc: "metrics in the text format of Prometheus", answer: "", media: metricsMedia},
+		{method: "GET", path: "/v1", handler: s.reply(s.index), doc: "this list", answer: routeList{}},
+		{method: "GET", path: "/v1/openapi.json", handler: s.reply(s.openAPI), doc: "the API as an OpenAPI document", answer: map[string]any{}},
+		{method: "GET", path: "/v1/status", handler: s.reply(s.status), doc: "listeners, pools and backends", answer: Status{}},
+		{method: "GET", path: listener, handler: s.reply(s.getListener), doc: "one listener", answer: ListenerStatus{}},
+		{method: "GET", path: pool, handler: s.reply(s.getPool), doc: "one pool with its backends", answer: PoolStatus{}},
+		{method: "GET", path: backend, handler: s.reply(s.getBackend), doc: "one backend", answer: BackendStatus{}},
+		{method: "GET", path: "/v1/events", handler: s.serveEvents, doc: "what changed, the oldest first, one JSON value a line",
+			query: []param{
+				{"after", "integer", "only events with a greater ID"},
+				{"last", "integer", "only so many of the last ones"},
+				{"follow", "boolean", "go on with those to come"},
+			}, answer: Event{}, media: ndjson},
+
+		{method: "PUT", path: backend + "/weight", access: AccessOperate, handler: s.reply(s.setWeight),
+			doc: "change the weight of a backend", body: WeightChange{}, answer: BackendStatus{}},
+		{method: "PUT", path: backend + "/admin", access: AccessOperate, handler: s.reply(s.setAdmin),
+			doc: "change the admin state of a backend", body: AdminChange{}, answer: BackendStatus{}},
+		{method: "PUT", path: backend + "/max_conns", access: AccessOperate, handler: s.reply(s.setMaxConns),
+			doc: "change the limit of a backend", body: MaxConnsChange{}, answer: BackendStatus{}},
+		{method: "PUT", path: listener + "/split", access: AccessOperate, handler: s.reply(s.setSplit),
+			doc: "change the weights of a listener's split", body: SplitChange{}, answer: SplitChange{}},
+		{method: "PUT", path: listener + "/max_conns", access: AccessOperate, handler: s.reply(s.setListenerMaxConns),
+			doc: "change the limit of a listener", body: MaxConnsChange{}, answer: MaxConnsChange{}},
+		{method: "GET", path: "/v1/sessions", access: AccessOperate, handler: s.reply(s.listSessions), doc: "running sessions, the oldest first",
+			query: []param{
+				{"id", "string", "only the one with this ID"},
+				{"pool", "string", "only those of this pool"},
+				{"backend", "string", "only those of this backend of the pool"},
+				{"older", "string", `only those that have run for at least this long, such as "10m"`},
+				{"limit", "integer", "at most so many; 1000 when absent"},
+			}, answer: SessionList{}},
+		{method: "POST", path: "/v1/sessions/kill", access: AccessOperate, handler: s.killSessions,
+			doc: "close sessions, and answer when they are closed", body: KillRequest{}, answer: KillResult{}},
+		{method: "PUT", path: "/v1/log-level", access: AccessOperate, handler: s.reply(s.setLogLevel),
+			doc: "change the least level of the event log", body: LogLevelChange{}, answer: LogLevelChange{}},
+
+		{method: "POST", path: pool + "/backends", access: AccessAdmin, handler: s.reply(s.addBackend),
+			doc: "add a backend to a pool", body: NewBackend{}, answer: BackendStatus{}},
+		{method: "DELETE", path: backend, access: AccessAdmin, handler: s.reply(s.removeBackend),
+			doc: "take a backend out of its pool, and answer with the pool; its sessions go on", answer: PoolStatus{}},
+		{method: "POST", path: "/v1/reload", access: AccessAdmin, handler: s.slow(s.reload),
+			doc: "read the config anew and apply the differences, or with dry_run tell them", body: ReloadRequest{}, answer: ReloadResult{}},
+		{method: "POST", path: "/v1/stop", access: AccessAdmin, handler: s.reply(s.stop),
+			doc: "begin to stop; sessions may finish within proxy.stop_timeout", body: StopRequest{}, answer: StopResult{}},
 	}
 }
 
-// Error is a refusal of the API: the HTTP status and, as the JSON field "error", why, in words.
-type Error struct {
-	Status  int    `json:"-"`
-	Message string `json:"error"`
-}
-
-func (e *Error) Error() string { return e.Message }
-
-func refuse(status int, format string, args ...any) *Error {
-	return &Error{Status: status, Message: fmt.Sprintf(format, args...)}
-}
-
 // maxBody is how many bytes the body of a request may have. No request has more to say.
-const maxBody = 1 << 20
+const maxBody = 64 << 10
 
 // mux serves the table. Every request passes through here: the limit of its body, its route, its caller's access.
 func (s *Server) mux(routes []route) http.Handler {
 	mux := http.NewServeMux()
 	for _, rt := range routes {
 		mux.HandleFunc(rt.method+" "+rt.path, func(w http.ResponseWriter, r *http.Request) {
-			if have := PeerFrom(r.Context()).Access(); have < rt.access {
-				writeError(w, refuse(http.StatusForbidden, "%s %s needs %q access, and this caller has %q: %s",
-					rt.method, rt.path, rt.access, have, whoMay[rt.access]))
+			if refusal := s.mayNot(&rt, PeerFrom(r.Context())); refusal != nil {
+				if refusal.Status == http.StatusUnauthorized {
+					w.Header().Set("WWW-Authenticate", `Bearer realm="lb"`)
+				}
+				writeError(w, refusal)
 				return
 			}
 			rt.handler(w, r)
@@ -80,11 +131,22 @@ func (s *Server) mux(routes []route) http.Handler {
 	})
 }
 
-// whoMay tells a caller whose access does not suffice how to come instead.
-var whoMay = [...]string{
-	AccessRead:    "",
-	AccessOperate: "use the control socket",
-	AccessAdmin:   "use the control socket as root or as the user that runs lb",
+// mayNot refuses a caller whose access does not suffice, and tells him how to come instead.
+func (s *Server) mayNot(rt *route, p Peer) *Error {
+	have := p.Access()
+	if have >= rt.access {
+		return nil
+	}
+	if !p.Local {
+		s.refused.count(refusedNoToken)
+		if s.token != nil {
+			return refuse(http.StatusUnauthorized, "%s %s needs the token of admin.token_file, as Authorization: Bearer TOKEN, or the control socket", rt.method, rt.path)
+		}
+		return refuse(http.StatusForbidden, "%s %s needs %q access: use the control socket, or set admin.token_file and send the token", rt.method, rt.path, rt.access)
+	}
+	s.refused.count(refusedAccess)
+	return refuse(http.StatusForbidden, "%s %s needs %q access, and this caller has %q: use the control socket as root or as the user that runs lb",
+		rt.method, rt.path, rt.access, have)
 }
 
 // unknownRoute says whether the path or only its method is unknown.
@@ -104,29 +166,99 @@ func unknownRoute(mux *http.ServeMux, routes []route, r *http.Request) *Error {
 
 // reply makes a handler of a function that answers with a value to be sent as JSON, or with an error; an *Error says
 // its status itself.
-func reply(answer func(*http.Request) (any, error)) http.HandlerFunc {
+func (s *Server) reply(answer func(*http.Request) (any, error)) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		v, err := answer(r)
 		if err != nil {
-			writeError(w, err)
+			s.fail(w, err)
 			return
 		}
 		writeJSON(w, http.StatusOK, v)
 	}
 }
 
-func writeError(w http.ResponseWriter, err error) {
-	var refusal *Error
-	var tooLarge *http.MaxBytesError
-	switch {
-	case errors.As(err, &refusal):
-	case errors.As(err, &tooLarge):
-		refusal = refuse(http.StatusRequestEntityTooLarge, "the body has more than %d bytes", tooLarge.Limit)
-	default:
-		refusal = refuse(http.StatusInternalServerError, "%v", err)
+// slowest is how long the outcome of a change may take.
+const slowest = 10 * time.Minute
+
+// slow is reply for a function that may take up to slowest.
+func (s *Server) slow(answer func(*http.Request) (any, error)) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		s.reply(func(r *http.Request) (any, error) {
+			// The body is read within the limits of every other.
+			body, err := io.ReadAll(r.Body)
+			if err != nil {
+				return nil, err
+			}
+			r.Body = io.NopCloser(strings.NewReader(string(body)))
+			unhurried(http.NewResponseController(w), slowest)
+			return answer(r)
+		})(w, r)
 	}
-	writeJSON(w, refusal.Status, refusal)
 }
+
+// unhurried gives the answer of a request, whose body has been read, d more. The limit of reading goes too: its passing
+// would look as if the caller had left.
+func unhurried(rc *http.ResponseController, d time.Duration) {
+	rc.SetReadDeadline(time.Time{})
+	rc.SetWriteDeadline(time.Now().Add(d + writeTimeout))
+}
+
+// readBody reads the JSON value that the body is. A field that is not one of v's is an error.
+func readBody(r *http.Request, v any) error {
+	found, err := readJSON(r, v)
+	if err == nil && !found {
+		return refuse(http.StatusBadRequest, "the body is empty; write a JSON object")
+	}
+	return err
+}
+
+// readBodyIfAny is readBody, but an empty body leaves v as it is.
+func readBodyIfAny(r *http.Request, v any) error {
+	_, err := readJSON(r, v)
+	return err
+}
+
+func readJSON(r *http.Request, v any) (found bool, err error) {
+	dec := json.NewDecoder(r.Body)
+	dec.DisallowUnknownFields()
+	if err := dec.Decode(v); errors.Is(err, io.EOF) {
+		return false, nil
+	} else if err != nil {
+		return false, bodyError(err)
+	}
+	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
+		if err == nil {
+			err = errors.New("there is something behind the object")
+		}
+		return false, bodyError(err)
+	}
+	return true, nil
+}
+
+// bodyError is a 400 unless the body did not come as it should.
+func bodyError(err error) error {
+	var tooLarge *http.MaxBytesError
+	if errors.As(err, &tooLarge) || errors.Is(err, os.ErrDeadlineExceeded) {
+		return err
+	}
+	return refuse(http.StatusBadRequest, "the body is not what it should be: %s", strings.TrimPrefix(err.Error(), "json: "))
+}
+
+// fail answers with an error, and counts those that a stranger may be behind.
+func (s *Server) fail(w http.ResponseWriter, err error) {
+	refusal := asRefusal(err)
+	switch refusal.Status {
+	case http.StatusRequestEntityTooLarge:
+		s.refused.count(refusedBodySize)
+		w.Header().Set("Connection", "close")
+	case http.StatusRequestTimeout:
+		s.refused.count(refusedSlowBody)
+		w.Header().Set("Connection", "close")
+	}
+	writeError(w, refusal)
+}
+
+func writeError(w http.ResponseWriter, refusal *Error) { writeJSON(w, refusal.Status, refusal) }
 
 func writeJSON(w http.ResponseWriter, status int, v any) {
 	w.Header().Set("Content-Type", "application/json")
@@ -141,26 +273,42 @@ func (s *Server) serveHealthz(w http.ResponseWriter, _ *http.Request) {
 	w.Write([]byte("ok\n"))
 }
 
+// metricsMedia is the media type of the text format of Prometheus.
+const metricsMedia = "text/plain; version=0.0.4; charset=utf-8"
+
 func (s *Server) serveMetrics(w http.ResponseWriter, _ *http.Request) {
-	w.Header().Set("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
-	s.src.writeMetrics(w)
+	w.Header().Set("Content-Type", metricsMedia)
+	s.src.writeMetrics(w, &s.refused)
 }
 
-func (s *Server) status(*http.Request) (any, error) { return s.src.Status(), nil }
+func (s *Server) status(*http.Request) (any, error) {
+	st := s.src.Status()
+	s.rates.ofAll(&s.src, st)
+	return st, nil
+}
+
+// routeList is the answer of GET /v1.
+type routeList struct {
+	Routes []routeLine `json:"routes"`
+}
+
+type routeLine struct {
+	Method string `json:"method"`
+	Path   string `json:"path"`
+	Access string `json:"access"`
+	Doc    string `json:"doc"`
+}
 
 // index lists the routes.
 func (s *Server) index(*http.Request) (any, error) {
-	type line struct {
-		Method string `json:"method"`
-		Path   string `json:"path"`
-		Access string `json:"access"`
-		Doc    string `json:"doc"`
-	}
-	var list struct {
-		Routes []line `json:"routes"`
-	}
+	var list routeList
 	for _, rt := range s.routes() {
-		list.Routes = append(list.Routes, line{rt.method, rt.path, rt.access.String(), rt.doc})
+		list.Routes = append(list.Routes, routeLine{rt.method, rt.path, rt.access.String(), rt.doc})
 	}
 	return list, nil
+}
+
+// openAPI is the document of this table, made anew for the few who ask.
+func (s *Server) openAPI(*http.Request) (any, error) {
+	return describe(s.routes(), s.src.process().Version), nil
 }

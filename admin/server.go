@@ -21,16 +21,26 @@ const (
 	writeTimeout  = 30 * time.Second
 	idleTimeout   = 60 * time.Second
 	maxHeader     = 64 << 10
-	// maxConns is how many connections each listener holds at once; more wait in the kernel's queue.
-	maxConns = 64
+	// maxConns is how many connections the HTTP address holds at once, maxControlConns the control socket; more wait in
+	// the kernel's queue.
+	maxConns        = 64
+	maxControlConns = 192
 )
 
 // Server is the control API of one lb. Make it with NewServer.
 type Server struct {
-	src   Sources
-	ends  []serverEnd
-	close sync.Once
-	done  chan struct{} // closed when Close began
+	// Control are the changes that callers may make. Set it before Serve; the zero value offers none.
+	Control Control
+
+	src       Sources
+	token     *tokenFile // nil is none
+	ends      []serverEnd
+	events    eventLog
+	followers followers
+	refused   refusals
+	rates     rates
+	close     sync.Once
+	done      chan struct{} // closed when Close began
 }
 
 // serverEnd is one listener and what serves it.
@@ -40,21 +50,31 @@ type serverEnd struct {
 }
 
 // NewServer opens the control socket and the HTTP address of cfg, either of which may be off. Nobody is served before
-// Serve; the caller owes a Close in any case. Errors are those of the addresses, ErrSocketInUse and ErrNotSocket among
-// them; then nothing stays open.
+// Serve; the caller owes a Close in any case. Errors are those of the addresses and of the token's file, ErrSocketInUse,
+// ErrNotSocket and ErrToken among them; then nothing stays open.
 func NewServer(cfg Config, src Sources) (*Server, error) {
 	s := &Server{src: src, done: make(chan struct{})}
+	if cfg.TokenFile != "" {
+		s.token = &tokenFile{path: cfg.TokenFile}
+		if err := s.token.check(); err != nil {
+			return nil, err
+		}
+	}
 	handler := s.mux(s.routes())
 	if cfg.Socket != "" {
 		mode, err := strconv.ParseUint(cfg.SocketMode, 8, 9)
 		if err != nil {
 			return nil, fmt.Errorf("cannot listen on control socket %q: socket_mode: %w", cfg.Socket, err)
 		}
-		l, err := listenControl(cfg.Socket, fs.FileMode(mode))
+		group, err := groupID(cfg.SocketGroup)
+		if err != nil {
+			return nil, fmt.Errorf("cannot listen on control socket %q: %w", cfg.Socket, err)
+		}
+		l, err := listenControl(cfg.Socket, fs.FileMode(mode), group)
 		if err != nil {
 			return nil, err
 		}
-		s.add(l, handler)
+		s.add(l, maxControlConns, handler)
 	}
 	if cfg.HTTP != "" {
 		l, err := net.Listen("tcp", cfg.HTTP)
@@ -62,18 +82,24 @@ func NewServer(cfg Config, src Sources) (*Server, error) {
 			s.closeListeners()
 			return nil, fmt.Errorf("cannot listen on admin.http %q: %w", cfg.HTTP, err)
 		}
-		s.add(l, &guard{host: hostOnly(cfg.HTTP), next: handler})
+		s.add(l, maxConns, s.guarded(hostOnly(cfg.HTTP), handler))
 	}
 	return s, nil
 }
 
-func (s *Server) add(l net.Listener, handler http.Handler) {
+// guarded puts a guard before a handler.
+func (s *Server) guarded(host string, next http.Handler) *guard {
+	return &guard{host: host, token: s.token, refused: &s.refused, next: next}
+}
+
+// add adds a listener that holds up to conns connections.
+func (s *Server) add(l net.Listener, conns int, handler http.Handler) {
 	log := s.src.Log
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
 	s.ends = append(s.ends, serverEnd{
-		listener: limitConns(l, maxConns),
+		listener: limitConns(l, conns),
 		server: &http.Server{
 			Handler:           handler,
 			ConnContext:       withPeer,

@@ -131,10 +131,10 @@ func TestStatus_FieldNamesStay(t *testing.T) {
 	}
 	wantKeys(t, "status", top, "accept_errors access_log_dropped listeners max_sessions pid pipes pools revision session_limit_reached sessions spliced_bytes started uptime_seconds version")
 	first := func(v any) map[string]any { return v.([]any)[0].(map[string]any) }
-	wantKeys(t, "listener", first(top["listeners"]), "active addresses bytes_in bytes_out connections name pool")
+	wantKeys(t, "listener", first(top["listeners"]), "active addresses bytes_in bytes_out connections connections_per_second max_conns name pool")
 	pool := first(top["pools"])
-	wantKeys(t, "pool", pool, "active backends balance name selectable")
-	wantKeys(t, "backend", first(pool["backends"]), "active address admin bytes_in bytes_out connect_errors connect_p50_seconds connect_p99_seconds connections health last_probe max_conns name reason selectable share since weight")
+	wantKeys(t, "pool", pool, "active backends balance name queue selectable")
+	wantKeys(t, "backend", first(pool["backends"]), "active address admin backup bytes_in bytes_out configured_weight connect_errors connect_p50_seconds connect_p99_seconds connections connections_per_second health last_probe max_conns name reason selectable share since weight")
 	down := pool["backends"].([]any)[1].(map[string]any)
 	wantKeys(t, "probe", down["last_probe"].(map[string]any), "duration_seconds error ok time")
 	wantKeys(t, "connect errors", down["connect_errors"].(map[string]any), "other refused resource saturated timeout unreachable")
@@ -165,8 +165,8 @@ func TestStatus_OfAnEmptyServerHasListsAndNoNulls(t *testing.T) {
 func TestHTTP_ServesReadersOnly(t *testing.T) {
 	s, _, address := newServer(t, Sources{}, true)
 	called := false
-	routes := append(s.routes(), route{"POST", "/v1/test", AccessOperate, func(http.ResponseWriter, *http.Request) { called = true }, ""})
-	s.ends[1].server.Handler = &guard{next: s.mux(routes)}
+	routes := append(s.routes(), route{method: "POST", path: "/v1/test", access: AccessOperate, handler: func(http.ResponseWriter, *http.Request) { called = true }})
+	s.ends[1].server.Handler = s.guarded("", s.mux(routes))
 	serve(t, s)
 	if status, body := ask(t, "GET", address, "/v1/status", "", ""); status != http.StatusOK {
 		t.Errorf("GET /v1/status: got %d %s; want 200", status, body)
@@ -247,11 +247,11 @@ func TestRoutes_UnknownPathAndMethodSayWhatThereIs(t *testing.T) {
 
 func TestRoutes_BodyIsLimited(t *testing.T) {
 	s, _, address := newServer(t, Sources{}, true)
-	echo := reply(func(r *http.Request) (any, error) {
+	echo := s.reply(func(r *http.Request) (any, error) {
 		n, err := io.Copy(io.Discard, r.Body)
 		return n, err
 	})
-	s.ends[1].server.Handler = s.mux([]route{{"POST", "/echo", AccessRead, echo, ""}})
+	s.ends[1].server.Handler = s.mux([]route{{method: "POST", path: "/echo", handler: echo}})
 	serve(t, s)
 	for size, want := range map[int]int{maxBody: 200, maxBody + 1: 413} {
 		client := http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
@@ -268,10 +268,10 @@ func TestRoutes_BodyIsLimited(t *testing.T) {
 
 func TestPeer_OfTheControlSocketIsKnown(t *testing.T) {
 	s, socket, _ := newServer(t, Sources{}, false)
-	s.ends[0].server.Handler = s.mux([]route{{"GET", "/v1/status", AccessAdmin, reply(func(r *http.Request) (any, error) {
+	s.ends[0].server.Handler = s.mux([]route{{method: "GET", path: "/v1/status", access: AccessAdmin, handler: s.reply(func(r *http.Request) (any, error) {
 		p := PeerFrom(r.Context())
 		return nil, refuse(418, "%v %d %d %d", p.Local, p.PID, p.UID, p.GID)
-	}), ""}})
+	})}})
 	serve(t, s)
 	_, err := NewClient(socket).Status(t.Context())
 	var refusal *Error
@@ -330,7 +330,7 @@ func TestServer_CutsCallersWhoStall(t *testing.T) {
 				s := &Server{done: make(chan struct{})}
 				l := &pipeListener{conns: make(chan net.Conn), closed: make(chan struct{})}
 				echo := func(_ http.ResponseWriter, r *http.Request) { io.Copy(io.Discard, r.Body) }
-				s.add(l, s.mux([]route{{"POST", "/echo", AccessRead, echo, ""}}))
+				s.add(l, maxConns, s.mux([]route{{method: "POST", path: "/echo", handler: echo}}))
 				serve(t, s)
 				near, far := net.Pipe()
 				defer near.Close()
@@ -384,11 +384,11 @@ func TestServer_ManyIdleCallersDoNotTakeAllDescriptors(t *testing.T) {
 func TestServer_CloseWaitsForRequestsUnderWay(t *testing.T) {
 	s, socket, _ := newServer(t, Sources{}, false)
 	entered, leave := make(chan struct{}), make(chan struct{})
-	s.ends[0].server.Handler = s.mux([]route{{"GET", "/v1/status", AccessRead, reply(func(*http.Request) (any, error) {
+	s.ends[0].server.Handler = s.mux([]route{{method: "GET", path: "/v1/status", handler: s.reply(func(*http.Request) (any, error) {
 		close(entered)
 		<-leave
 		return Status{}, nil
-	}), ""}})
+	})}})
 	served := make(chan error, 1)
 	go func() { served <- s.Serve() }()
 	answered := make(chan error, 1)
@@ -412,10 +412,10 @@ func TestServer_CloseWaitsForRequestsUnderWay(t *testing.T) {
 func TestServer_CloseCutsRequestsAtItsDeadline(t *testing.T) {
 	s, socket, _ := newServer(t, Sources{}, false)
 	entered := make(chan struct{})
-	s.ends[0].server.Handler = s.mux([]route{{"GET", "/v1/status", AccessRead, func(_ http.ResponseWriter, r *http.Request) {
+	s.ends[0].server.Handler = s.mux([]route{{method: "GET", path: "/v1/status", handler: func(_ http.ResponseWriter, r *http.Request) {
 		close(entered)
 		<-r.Context().Done()
-	}, ""}})
+	}}})
 	served := make(chan error, 1)
 	go func() { served <- s.Serve() }()
 	answered := make(chan error, 1)

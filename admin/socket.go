@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"net"
 	"os"
+	"os/user"
 	"path/filepath"
 	"strconv"
 	"time"
@@ -41,7 +42,9 @@ type controlSocket struct {
 //
 // Nobody can connect before the mode is right, for a bound socket refuses until listen(2). Of two that start at the
 // same time one finds the other's socket alive, for each holds a lock on the directory from the look to the listen(2).
-func listenControl(path string, mode fs.FileMode) (*controlSocket, error) {
+//
+// group is the group of the file; negative is the one that the process has.
+func listenControl(path string, mode fs.FileMode, group int) (*controlSocket, error) {
 	fail := func(err error) (*controlSocket, error) {
 		if os.IsPermission(err) {
 			err = fmt.Errorf("%w; run as a user who may, or set admin.socket to a path of your own", err)
@@ -70,16 +73,16 @@ func listenControl(path string, mode fs.FileMode) (*controlSocket, error) {
 		return fail(os.NewSyscallError("bind", err))
 	}
 	s := &controlSocket{path: path}
-	if err := s.publish(fd, file, mode); err != nil {
+	if err := s.publish(fd, file, mode, group); err != nil {
 		os.Remove(path)
 		return fail(err)
 	}
 	return s, nil
 }
 
-// publish gives the bound socket its mode and opens it to callers.
-func (s *controlSocket) publish(fd int, file *os.File, mode fs.FileMode) error {
-	if err := s.setMode(mode); err != nil {
+// publish gives the bound socket its mode and its group, and opens it to callers.
+func (s *controlSocket) publish(fd int, file *os.File, mode fs.FileMode, group int) error {
+	if err := s.setMode(mode, group); err != nil {
 		return err
 	}
 	if err := unix.Listen(fd, socketBacklog); err != nil {
@@ -93,9 +96,9 @@ func (s *controlSocket) publish(fd int, file *os.File, mode fs.FileMode) error {
 	return nil
 }
 
-// setMode gives the file its mode whatever the umask was, and notes which file it is. It goes through a descriptor of
+// setMode gives the file its group, and its mode whatever the umask was, and notes which file it is. It goes through a descriptor of
 // the file itself: by path, a symbolic link put in its place would turn the mode onto another file.
-func (s *controlSocket) setMode(mode fs.FileMode) error {
+func (s *controlSocket) setMode(mode fs.FileMode, group int) error {
 	fd, err := unix.Open(s.path, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return os.NewSyscallError("open", err)
@@ -110,7 +113,28 @@ func (s *controlSocket) setMode(mode fs.FileMode) error {
 	}
 	s.dev, s.ino = st.Dev, st.Ino
 	// fchmod(2) refuses an O_PATH descriptor; its name in /proc is the way round (open(2), O_PATH).
-	return os.Chmod("/proc/self/fd/"+strconv.Itoa(fd), mode)
+	name := "/proc/self/fd/" + strconv.Itoa(fd)
+	if group >= 0 {
+		if err := os.Chown(name, -1, group); err != nil {
+			return fmt.Errorf("cannot give it the group %d of admin.socket_group: %w; run lb as root or as a member", group, errors.Unwrap(err))
+		}
+	}
+	return os.Chmod(name, mode)
+}
+
+// groupID finds a group by name or number; the empty name is -1.
+func groupID(group string) (int, error) {
+	if group == "" {
+		return -1, nil
+	}
+	if id, err := strconv.ParseUint(group, 10, 31); err == nil {
+		return int(id), nil
+	}
+	g, err := user.LookupGroup(group)
+	if err != nil {
+		return 0, fmt.Errorf("cannot find the group of admin.socket_group: %w; make it (groupadd %s), or name another", err, group)
+	}
+	return strconv.Atoi(g.Gid)
 }
 
 // Close stops listening and removes the file, unless it has become another's.

@@ -23,7 +23,19 @@ type PoolStatus struct {
 	Active int64 `json:"active"`
 	// Selectable is how many of its backends may be given new connections.
 	Selectable int             `json:"selectable"`
+	Queue      QueueStatus     `json:"queue"`
 	Backends   []BackendStatus `json:"backends"`
+}
+
+// QueueStatus is a pool's queue at one moment.
+type QueueStatus struct {
+	// Length is how many connections wait, Size how many may.
+	Length int `json:"length"`
+	Size   int `json:"size"`
+	// Queued counts those that had to wait, Rejected those that found the queue full, Timeouts those that waited in vain.
+	Queued   uint64 `json:"queued"`
+	Rejected uint64 `json:"rejected"`
+	Timeouts uint64 `json:"timeouts"`
 }
 
 // BackendStatus is one backend at one moment.
@@ -38,14 +50,21 @@ type BackendStatus struct {
 	Reason string    `json:"reason"`
 	// Selectable says whether it may be given new connections, max_conns aside.
 	Selectable bool `json:"selectable"`
-	// Weight is 0..1000. Share is its part, 0..1, of the weights of the pool's selectable backends; 0 if it is not one.
-	Weight int     `json:"weight"`
-	Share  float64 `json:"share"`
+	// Backup says that it is only for when no other is selectable.
+	Backup bool `json:"backup"`
+	// Weight is 0..1000, ConfiguredWeight what the config says.
+	Weight           int `json:"weight"`
+	ConfiguredWeight int `json:"configured_weight"`
+	// Share is its part, 0..1, of the weights of the backends that the pool offers at this moment, a slow start
+	// included; 0 if it is not one.
+	Share float64 `json:"share"`
 	// Active is how many slots it has given out: sessions, and connects under way. MaxConns is their limit; 0 is none.
 	Active   int64 `json:"active"`
 	MaxConns int   `json:"max_conns"`
-	// Connections counts the established ones.
-	Connections uint64 `json:"connections"`
+	// Connections counts the established ones. Rate is those a second, over the last seconds; the Server fills it in. It
+	// is null for the first who asks.
+	Connections uint64   `json:"connections"`
+	Rate        *float64 `json:"connections_per_second"`
 	// BytesIn counts bytes from clients, BytesOut bytes to them.
 	BytesIn  uint64 `json:"bytes_in"`
 	BytesOut uint64 `json:"bytes_out"`
@@ -103,44 +122,66 @@ func (s *Sources) pools() []*backends.Pool {
 }
 
 func (s *Sources) pool(p *backends.Pool) PoolStatus {
-	st := PoolStatus{Name: p.Name, Balance: p.Config().Balance, Backends: []BackendStatus{}}
-	var weights int
+	st := PoolStatus{Name: p.Name, Balance: p.Config().Balance, Queue: queueStatus(p), Backends: []BackendStatus{}}
+	all := offeredWeight(p)
 	for _, b := range p.Backends() {
 		bs := s.backend(b)
+		bs.Share = share(b, all)
 		if bs.Selectable {
 			st.Selectable++
-			weights += bs.Weight
 		}
 		st.Active += bs.Active
 		st.Backends = append(st.Backends, bs)
 	}
-	for i := range st.Backends {
-		if b := &st.Backends[i]; b.Selectable && weights > 0 { // a weight may have become 0 since Selectable was asked
-			b.Share = float64(b.Weight) / float64(weights)
+	return st
+}
+
+func queueStatus(p *backends.Pool) QueueStatus {
+	return QueueStatus{
+		Length: p.QueueLen(), Size: p.Config().QueueSize,
+		Queued: p.Queue.Queued.Load(), Rejected: p.Queue.Rejected.Load(), Timeouts: p.Queue.Timeouts.Load(),
+	}
+}
+
+// offeredWeight is the sum of the effective weights that p offers.
+func offeredWeight(p *backends.Pool) (sum int64) {
+	for _, b := range p.Backends() {
+		if b.Offered() {
+			sum += b.EffectiveWeight()
 		}
 	}
-	return st
+	return sum
+}
+
+// share is the part of b in all that its pool offers. It is no more than 1, though a weight may have changed meanwhile.
+func share(b *backends.Backend, all int64) float64 {
+	if all <= 0 || !b.Offered() {
+		return 0
+	}
+	return min(float64(b.EffectiveWeight())/float64(all), 1)
 }
 
 func (s *Sources) backend(b *backends.Backend) BackendStatus {
 	connect := b.ConnectTime.Snapshot()
 	st := BackendStatus{
-		Name:          b.Name,
-		Address:       b.Address.String(),
-		Admin:         b.Admin().String(),
-		Health:        b.Health().String(),
-		Since:         b.Since(),
-		Reason:        b.Reason(),
-		Selectable:    b.Selectable(),
-		Weight:        b.Weight(),
-		Active:        b.Active(),
-		MaxConns:      b.MaxConns(),
-		Connections:   b.Counters.Connections.Load(),
-		BytesIn:       b.Counters.BytesIn.Load(),
-		BytesOut:      b.Counters.BytesOut.Load(),
-		ConnectErrors: make(map[string]uint64, backends.NumConnectErrors),
-		ConnectP50:    connect.Quantile(0.5).Seconds(),
-		ConnectP99:    connect.Quantile(0.99).Seconds(),
+		Name:             b.Name,
+		Address:          b.Address.String(),
+		Admin:            b.Admin().String(),
+		Health:           b.Health().String(),
+		Since:            b.Since(),
+		Reason:           b.Reason(),
+		Selectable:       b.Selectable(),
+		Backup:           b.Backup(),
+		Weight:           b.Weight(),
+		ConfiguredWeight: b.ConfiguredWeight(),
+		Active:           b.Active(),
+		MaxConns:         b.MaxConns(),
+		Connections:      b.Counters.Connections.Load(),
+		BytesIn:          b.Counters.BytesIn.Load(),
+		BytesOut:         b.Counters.BytesOut.Load(),
+		ConnectErrors:    make(map[string]uint64, backends.NumConnectErrors),
+		ConnectP50:       connect.Quantile(0.5).Seconds(),
+		ConnectP99:       connect.Quantile(0.99).Seconds(),
 	}
 	for i := range backends.NumConnectErrors {
 		st.ConnectErrors[backends.ConnectError(i).String()] = b.ConnectErrors[i].Load()

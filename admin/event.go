@@ -1,0 +1,213 @@
+package admin
+
+import (
+	"encoding/json"
+	"net/http"
+	"slices"
+	"strconv"
+	"sync"
+	"time"
+)
+
+// eventLogSize is how many events lb remembers.
+const eventLogSize = 1024
+
+// eventLog remembers the last events and wakes those who follow. Nobody who reads can hold up a publisher: each reader
+// has his own place in the log, and what was overwritten before he came to it is lost for him, and counted. The zero
+// value is ready. Safe for concurrent use.
+type eventLog struct {
+	mu   sync.Mutex
+	ring []Event       // in order of IDs, from start on
+	from int           // index of the oldest
+	last uint64        // ID of the youngest; 0 before the first
+	wake chan struct{} // closed by the next publish; nil while nobody waits
+}
+
+// publish adds an event with the next ID and, where it has none, the time.
+func (l *eventLog) publish(e Event) Event {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.last++
+	e.ID, e.Dropped = l.last, 0
+	if e.Time.IsZero() {
+		e.Time = time.Now()
+	}
+	l.addLocked(e)
+	if l.wake != nil {
+		close(l.wake)
+		l.wake = nil
+	}
+	return e
+}
+
+func (l *eventLog) addLocked(e Event) {
+	if len(l.ring) < eventLogSize {
+		l.ring = append(l.ring, e)
+		return
+	}
+	l.ring[l.from] = e
+	l.from = (l.from + 1) % eventLogSize
+}
+
+// after gives up to most events with an ID above id, the oldest first; the first one says how many before it are gone.
+// Where there is none, wake is closed when there is. An id that was never given is one of an earlier lb: it counts as 0.
+func (l *eventLog) after(id uint64, most int) (events []Event, wake <-chan struct{}) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if id > l.last {
+		id = 0
+	}
+	n := int(min(l.last-id, uint64(len(l.ring))))
+	if n == 0 {
+		if l.wake == nil {
+			l.wake = make(chan struct{})
+		}
+		return nil, l.wake
+	}
+	for i := range min(n, most) {
+		events = append(events, l.ring[(l.from+len(l.ring)-n+i)%len(l.ring)])
+	}
+	if id > 0 { // who asks for all there is has missed nothing
+		events[0].Dropped = events[0].ID - id - 1
+	}
+	return events, nil
+}
+
+// tail gives the last n events, the oldest first.
+func (l *eventLog) tail(n int) []Event {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	n = max(0, min(n, len(l.ring)))
+	events := slices.Concat(l.ring[l.from:], l.ring[:l.from])
+	return events[len(events)-n:]
+}
+
+// Publish adds an event to those that GET /v1/events shows, and gives it as it was added: with its ID and, where it had
+// none, the time. It never waits for a reader. Safe for concurrent use, before Serve and after Close too.
+func (s *Server) Publish(e Event) Event { return s.events.publish(e) }
+
+// Events are the last events that were published, at most 1024, the oldest first.
+func (s *Server) Events() []Event { return s.events.tail(eventLogSize) }
+
+// RestoreEvents goes on from the events of an earlier lb, as its Events gave them; the next one has the ID behind
+// theirs. It is called before anything is published: what was published is forgotten.
+func (s *Server) RestoreEvents(events []Event) {
+	l := &s.events
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.ring, l.from, l.last = nil, 0, 0
+	for _, e := range events {
+		l.last = max(l.last, e.ID)
+		l.addLocked(e)
+	}
+}
+
+// eventBatch is how many events go to a follower at once.
+const eventBatch = 64
+
+// serveEvents writes events as JSON, one a line, and with follow=1 goes on until the caller or the server ends.
+func (s *Server) serveEvents(w http.ResponseWriter, r *http.Request) {
+	id, follow, err := s.eventsAsked(r)
+	if err != nil {
+		s.fail(w, err)
+		return
+	}
+	if follow {
+		release, err := s.followers.enter(PeerFrom(r.Context()))
+		if err != nil {
+			s.fail(w, err)
+			return
+		}
+		defer release()
+	}
+	rc := http.NewResponseController(w)
+	rc.SetReadDeadline(time.Time{}) // its passing would end the request
+	w.Header().Set("Content-Type", ndjson)
+	rc.Flush()
+	enc := json.NewEncoder(w)
+	enc.SetEscapeHTML(false)
+	for {
+		events, wake := s.events.after(id, eventBatch)
+		if wake != nil {
+			if !follow {
+				return
+			}
+			select {
+			case <-wake:
+				continue
+			case <-r.Context().Done():
+			case <-s.done:
+			}
+			return
+		}
+		rc.SetWriteDeadline(time.Now().Add(writeTimeout)) // a follower who does not read is cut
+		for _, e := range events {
+			if enc.Encode(e) != nil {
+				return
+			}
+			id = e.ID
+		}
+		if rc.Flush() != nil {
+			return
+		}
+	}
+}
+
+// ndjson is the media type of JSON values, one a line (github.com/ndjson/ndjson-spec).
+const ndjson = "application/x-ndjson"
+
+// eventsAsked reads the query: the ID to go on from, and whether to follow.
+func (s *Server) eventsAsked(r *http.Request) (after uint64, follow bool, err error) {
+	q := r.URL.Query()
+	if v := q.Get("follow"); v != "" {
+		if follow, err = strconv.ParseBool(v); err != nil {
+			return 0, false, refuse(http.StatusBadRequest, "follow: %q is neither 1 nor 0", v)
+		}
+	}
+	if v := q.Get("after"); v != "" {
+		if after, err = strconv.ParseUint(v, 10, 64); err != nil {
+			return 0, false, refuse(http.StatusBadRequest, "after: %q is no ID of an event", v)
+		}
+	}
+	if v := q.Get("last"); v != "" {
+		n, err := strconv.ParseUint(v, 10, 31)
+		if err != nil {
+			return 0, false, refuse(http.StatusBadRequest, "last: %q is no number of events", v)
+		}
+		after = max(after, s.events.before(n))
+	}
+	return after, follow, nil
+}
+
+// before is the ID that the last n events come after.
+func (l *eventLog) before(n uint64) uint64 {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.last - min(n, uint64(len(l.ring)))
+}
+
+// followers keeps those who follow from taking every connection, so that others can still be served.
+type followers struct {
+	mu    sync.Mutex
+	local int // over the control socket
+	tcp   int
+}
+
+// enter counts a follower in; release counts him out.
+func (f *followers) enter(p Peer) (release func(), err error) {
+	n, limit := &f.tcp, maxConns*2/3
+	if p.Local {
+		n, limit = &f.local, maxControlConns*2/3
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if *n >= limit {
+		return nil, refuse(http.StatusServiceUnavailable, "%d follow the events already; end one of them", *n)
+	}
+	*n++
+	return func() {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		*n--
+	}, nil
+}

@@ -1,0 +1,110 @@
+package admin
+
+import (
+	"sync"
+	"time"
+
+	"github.com/273ebdf9/lb/backends"
+)
+
+const (
+	// rateWindow is over how long a rate is taken; rateGap is how long at least.
+	rateWindow = 10 * time.Second
+	rateGap    = 400 * time.Millisecond
+)
+
+// rates tells new connections a second. It counts only when it is asked, and takes the rate since it was asked before,
+// within rateWindow: an lb that nobody looks at does nothing for it. Safe for concurrent use.
+type rates struct {
+	mu      sync.Mutex
+	samples []rateSample // rateGap apart, the oldest first
+}
+
+// rateSample is what the counters were at one moment.
+type rateSample struct {
+	time      time.Time
+	backends  map[uint32]uint64 // by ID
+	listeners map[string]uint64
+}
+
+// reference takes a sample if the last one is old enough, and gives the one to compare with; nil is none yet.
+func (r *rates) reference(src *Sources) *rateSample {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	now := time.Now()
+	for len(r.samples) > 0 && now.Sub(r.samples[0].time) > rateWindow {
+		r.samples = r.samples[1:]
+	}
+	if n := len(r.samples); n == 0 || now.Sub(r.samples[n-1].time) >= rateGap {
+		r.samples = append(r.samples, takeSample(src, now))
+	}
+	if oldest := &r.samples[0]; now.Sub(oldest.time) >= rateGap {
+		return oldest
+	}
+	return nil
+}
+
+func takeSample(src *Sources, now time.Time) rateSample {
+	x := rateSample{time: now, backends: map[uint32]uint64{}, listeners: map[string]uint64{}}
+	for _, p := range src.pools() {
+		for _, b := range p.Backends() {
+			x.backends[b.ID] = b.Counters.Connections.Load()
+		}
+	}
+	for _, l := range src.listeners() {
+		x.listeners[l.Name] = l.Connections
+	}
+	return x
+}
+
+// rate is the growth a second since the sample. What was not there then is new: it began with 0.
+func (x *rateSample) rate(before, now uint64) *float64 {
+	if x == nil || now < before {
+		return nil
+	}
+	v := float64(now-before) / time.Since(x.time).Seconds()
+	return &v
+}
+
+func (x *rateSample) backend(b *backends.Backend, st *BackendStatus) {
+	if x != nil {
+		st.Rate = x.rate(x.backends[b.ID], st.Connections)
+	}
+}
+
+func (x *rateSample) listener(st *ListenerStatus) {
+	if x != nil {
+		st.Rate = x.rate(x.listeners[st.Name], st.Connections)
+	}
+}
+
+func (x *rateSample) pool(p *backends.Pool, st *PoolStatus) {
+	for i := range st.Backends {
+		if b := p.Get(st.Backends[i].Name); b != nil {
+			x.backend(b, &st.Backends[i])
+		}
+	}
+}
+
+func (r *rates) ofBackend(src *Sources, b *backends.Backend, st *BackendStatus) {
+	r.reference(src).backend(b, st)
+}
+
+func (r *rates) ofListener(src *Sources, st *ListenerStatus) { r.reference(src).listener(st) }
+
+func (r *rates) ofPool(src *Sources, p *backends.Pool, st *PoolStatus) { r.reference(src).pool(p, st) }
+
+// ofAll fills in every rate of a status.
+func (r *rates) ofAll(src *Sources, st *Status) {
+	x := r.reference(src)
+	for i := range st.Listeners {
+		x.listener(&st.Listeners[i])
+	}
+	for _, p := range src.pools() {
+		for i := range st.Pools {
+			if st.Pools[i].Name == p.Name {
+				x.pool(p, &st.Pools[i])
+			}
+		}
+	}
+}

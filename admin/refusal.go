@@ -1,0 +1,66 @@
+package admin
+
+import (
+	"errors"
+	"fmt"
+	"net/http"
+	"os"
+	"sync/atomic"
+
+	"github.com/273ebdf9/lb/backends"
+)
+
+// Error is a refusal of the API: the HTTP status and, as the JSON field "error", why, in words.
+type Error struct {
+	Status  int    `json:"-"`
+	Message string `json:"error"`
+}
+
+func (e *Error) Error() string { return e.Message }
+
+// Refuse makes the refusal that a Control function returns when 409, a conflict, is not the status that says it best.
+func Refuse(status int, format string, args ...any) *Error { return refuse(status, format, args...) }
+
+func refuse(status int, format string, args ...any) *Error {
+	return &Error{Status: status, Message: fmt.Sprintf(format, args...)}
+}
+
+// refusalReason is why a request was refused that a stranger may have sent; the reason label of lb_admin_refused_total.
+type refusalReason uint8
+
+const (
+	refusedHost       refusalReason = iota // a Host that is not lb's
+	refusedOrigin                          // a page of another origin
+	refusedNoToken                         // a change over TCP without the token
+	refusedWrongToken                      // a token that is not the one
+	refusedAccess                          // a caller of the control socket who may not do this
+	refusedBodySize                        // a body of more than maxBody
+	refusedSlowBody                        // a body that did not come within readTimeout
+
+	numRefusalReasons = int(refusedSlowBody) + 1
+)
+
+var refusalNames = [numRefusalReasons]string{"host", "origin", "no_token", "wrong_token", "access", "body_size", "slow_body"}
+
+// refusals counts by reason. Safe for concurrent use.
+type refusals [numRefusalReasons]atomic.Uint64
+
+func (c *refusals) count(why refusalReason) { c[why].Add(1) }
+
+// asRefusal is the refusal that an error stands for.
+func asRefusal(err error) *Error {
+	var refusal *Error
+	var tooLarge *http.MaxBytesError
+	switch {
+	case errors.As(err, &refusal):
+		return refusal
+	case errors.As(err, &tooLarge):
+		return refuse(http.StatusRequestEntityTooLarge, "the body has more than %d bytes", tooLarge.Limit)
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		return refuse(http.StatusRequestTimeout, "the request did not come within %v", readTimeout)
+	case errors.Is(err, backends.ErrUnknown):
+		return refuse(http.StatusNotFound, "%v", err)
+	default:
+		return refuse(http.StatusInternalServerError, "%v", err)
+	}
+}
