@@ -99,7 +99,7 @@ func (c *traffic) shares(n, open int) map[*backends.Backend]float64 {
 
 func TestPolicies_ShareFollowsWeights(t *testing.T) {
 	for _, name := range []string{"leastconn", "random", "roundrobin", "source"} {
-		for seed := range uint64(8) {
+		for seed := range uint64(5) {
 			rng := rand.New(rand.NewPCG(seed, 1))
 			weights := someWeights(rng, 2+rng.IntN(15))
 			p := newPool(t, seededPolicy(t, name, rng), len(weights), 0, weights...)
@@ -145,7 +145,7 @@ func TestFirst_FillsInOrder(t *testing.T) {
 // gives an eligible backend that was not tried, if and only if there is one.
 func TestPolicies_PickWhomTheyMay(t *testing.T) {
 	for _, name := range policyNames {
-		seeds := uint64(30)
+		seeds := uint64(15)
 		if name == "source" {
 			seeds = 1 // a change of weight costs a millisecond or two
 		}

@@ -48,7 +48,7 @@ func moved(before, after []*backends.Backend, lost *backends.Backend) (all, othe
 
 func TestSource_MovesOnlyTheClientsOfALostBackend(t *testing.T) {
 	const n, share = 20, 1.0 / 20
-	for seed := range uint64(3) {
+	for seed := range uint64(2) {
 		clients := manyClients(seed)
 		p := newPool(t, new(Source), n, 0)
 		before := homes(t, p, clients)
