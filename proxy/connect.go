@@ -28,7 +28,7 @@ func (l *loop) open(c accepted) {
 	if c.unix {
 		s.ends[client].flags = endUnix
 	}
-	s.start, s.active = l.now, l.now
+	s.start, s.active, s.lastFrom = l.now, l.now, backend // the client is to speak
 	s.phase = phaseConnecting
 	l.opened++
 	s.id = l.opened*uint64(len(l.p.loops)) + uint64(l.id)

@@ -402,7 +402,8 @@ func (l *loop) close(s *session, reset bool) {
 		if x.fd < 0 {
 			continue
 		}
-		if reset && !s.isUnix(e) {
+		// An end that will not get all of its bytes must not take a FIN for the end of them.
+		if (reset || s.dirs[1-e].blocked()) && !s.isUnix(e) {
 			resetOnClose(x.fd)
 		}
 		closeFD(x.fd)

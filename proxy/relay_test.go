@@ -263,6 +263,12 @@ func blocked(t testing.TB, sent *atomic.Int64) int64 {
 	return last
 }
 
+// buffered is a socket with buffers of its own.
+type buffered interface {
+	SetReadBuffer(bytes int) error
+	SetWriteBuffer(bytes int) error
+}
+
 // trickle writes n bytes of a stream and counts them as they go.
 func trickle(c conn, s *stream, n int, sent *atomic.Int64) error {
 	for n > 0 {
@@ -277,7 +283,7 @@ func trickle(c conn, s *stream, n int, sent *atomic.Int64) error {
 }
 
 func TestSession_SlowReaderBlocksTheSender(t *testing.T) {
-	const total = 48 << 20 // more than the kernel buffers together
+	const total = 16 << 20 // more than the kernel buffers together, with small ones at both ends
 	for _, mode := range []string{"copy", "splice"} {
 		for _, towards := range []string{"backend", "client"} {
 			backendKinds(t, func(t *testing.T, kind string) {
@@ -286,8 +292,12 @@ func TestSession_SlowReaderBlocksTheSender(t *testing.T) {
 					read := make(chan struct{})
 					finished := make(chan error, 2)
 					up, down := newStream(1), newStream(1)
-					source := func(c conn) { finished <- trickle(c, up, total, &sent) }
+					source := func(c conn) {
+						c.(buffered).SetWriteBuffer(64 << 10)
+						finished <- trickle(c, up, total, &sent)
+					}
 					sink := func(c conn) {
+						c.(buffered).SetReadBuffer(64 << 10)
 						<-read
 						n, err := down.receiveFrom(c)
 						if err == nil && n != total {
