@@ -35,7 +35,7 @@ func ParseAddress(s string) (Address, error) {
 		name := strings.TrimPrefix(path, "@")
 		switch {
 		case name == "":
-			return Address{}, fmt.Errorf("cannot parse address %q: no path after unix:", s)
+			return Address{}, fmt.Errorf("cannot parse address %q: there is no path after \"unix:\"", s)
 		case len(path) > maxUnixPath:
 			return Address{}, fmt.Errorf("cannot parse address %q: a Unix socket path has at most %d bytes, this one has %d; use a shorter directory", s, maxUnixPath, len(path))
 		case strings.ContainsRune(path, 0):
