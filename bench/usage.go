@@ -109,15 +109,15 @@ func parseStat(line string) (procStat, error) {
 		return fail()
 	}
 	pid, err1 := strconv.Atoi(strings.TrimSpace(line[:open]))
-	parent, err2 := strconv.Atoi(fields[4-3])
-	utime, err3 := strconv.ParseUint(fields[14-3], 10, 63)
-	stime, err4 := strconv.ParseUint(fields[15-3], 10, 63)
-	start, err5 := strconv.ParseUint(fields[22-3], 10, 64)
+	parent, err2 := strconv.Atoi(fields[1])
+	utime, err3 := strconv.ParseUint(fields[11], 10, 63)
+	stime, err4 := strconv.ParseUint(fields[12], 10, 63)
+	start, err5 := strconv.ParseUint(fields[19], 10, 64)
 	if errors.Join(err1, err2, err3, err4, err5) != nil {
 		return fail()
 	}
 	return procStat{
-		pid: pid, parent: parent, dead: fields[3-3] == "Z" || fields[3-3] == "X",
+		pid: pid, parent: parent, dead: fields[0] == "Z" || fields[0] == "X",
 		user: time.Duration(utime) * statTick, system: time.Duration(stime) * statTick,
 		start: start,
 	}, nil
