@@ -184,6 +184,9 @@ func (p *Proxy) Stop(ctx context.Context) (killed int64, err error) {
 		}})
 	}
 	p.running.Wait()
+	for _, l := range p.loops {
+		l.returnGrants()
+	}
 	if fd := p.reserve.Load(); fd >= 0 {
 		closeFD(fd)
 	}

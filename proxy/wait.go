@@ -33,6 +33,7 @@ func (l *loop) noBackend(s *session, w *backends.Waiter, err error) {
 			return
 		}
 		l.wheel.arm(s, l.now+s.pool.Config().QueueTimeout)
+		l.leaveIfGone(s) // what was seen of it before comes as no event again
 		return
 	case errors.Is(err, backends.ErrQueueFull), errors.Is(err, backends.ErrSaturated) && len(s.tried) == 0:
 		s.end = termQueue
@@ -66,6 +67,19 @@ func (l *loop) granted(w *backends.Waiter, b *backends.Backend) {
 	}
 }
 
+// returnGrants gives back the slots whose grants came when the loop had ended already.
+func (l *loop) returnGrants() {
+	l.inbox.mu.Lock()
+	msgs := l.inbox.msgs
+	l.inbox.msgs = nil
+	l.inbox.mu.Unlock()
+	for _, m := range msgs {
+		if m.grant != nil {
+			m.slot.Pool().Release(m.slot)
+		}
+	}
+}
+
 // leaveQueue ends the wait of a session that ends. If a grant is on its way, it finds nobody, and granted cleans up.
 func (l *loop) leaveQueue(s *session) {
 	s.queued += l.now - s.queuedAt
@@ -75,18 +89,24 @@ func (l *loop) leaveQueue(s *session) {
 	s.waiter = nil
 }
 
-// queuedEvent handles an event of a client that waits. One that is gone frees its place. One that has sent something
-// and then its FIN may have said all it wants to say, and stays; one that has sent nothing before it has left.
+// queuedEvent handles an event of a client that waits.
 func (l *loop) queuedEvent(s *session, mask uint32) {
 	s.note(client, mask)
-	gone := mask&(unix.EPOLLERR|unix.EPOLLHUP) != 0
-	if !gone && mask&unix.EPOLLRDHUP != 0 {
+	l.leaveIfGone(s)
+}
+
+// leaveIfGone frees the place of a client that is gone. One that has sent something and then its FIN may have said all
+// it wants to say, and stays; one that has sent nothing before it has left.
+func (l *loop) leaveIfGone(s *session) {
+	flags := s.ends[client].flags
+	gone := flags&(endFailed|endHungUp) != 0
+	if !gone && flags&endHalfClosed != 0 {
 		n, err := unix.IoctlGetInt(int(s.ends[client].fd), unix.TIOCINQ)
 		gone = err == nil && n == 0
 	}
 	if gone {
 		s.end = termQueueGone
-		l.close(s, mask&unix.EPOLLERR != 0)
+		l.close(s, flags&endFailed != 0)
 	}
 }
 
