@@ -1,6 +1,7 @@
 package admin
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -46,6 +47,24 @@ func (c *Client) Status(ctx context.Context) (*Status, error) {
 	return st, nil
 }
 
+// Pool asks for one pool.
+func (c *Client) Pool(ctx context.Context, pool string) (*PoolStatus, error) {
+	st := new(PoolStatus)
+	if err := c.get(ctx, poolPath(pool), st); err != nil {
+		return nil, err
+	}
+	return st, nil
+}
+
+// PoolJSON is Pool as lb sent it.
+func (c *Client) PoolJSON(ctx context.Context, pool string) (json.RawMessage, error) {
+	var raw json.RawMessage
+	if err := c.get(ctx, poolPath(pool), &raw); err != nil {
+		return nil, err
+	}
+	return raw, nil
+}
+
 // StatusJSON is Status as lb sent it, with what a newer lb has and this Status lacks.
 func (c *Client) StatusJSON(ctx context.Context) (json.RawMessage, error) {
 	var raw json.RawMessage
@@ -55,29 +74,61 @@ func (c *Client) StatusJSON(ctx context.Context) (json.RawMessage, error) {
 	return raw, nil
 }
 
-// get asks for path and reads the answer into v. A refusal of lb is an *Error; an lb that cannot be asked is ErrUnreachable.
+// get asks for path and reads the answer into v.
 func (c *Client) get(ctx context.Context, path string, v any) error {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://lb"+path, nil)
+	return c.do(ctx, http.MethodGet, path, nil, v)
+}
+
+// do sends a request, with body as JSON unless it is nil, and reads the answer into v. A refusal of lb is an *Error; an
+// lb that cannot be asked is ErrUnreachable; a ctx that was cancelled is its error.
+func (c *Client) do(ctx context.Context, method, path string, body, v any) error {
+	resp, err := c.send(ctx, method, path, body)
 	if err != nil {
 		return err
 	}
-	resp, err := c.http.Do(req)
-	if err != nil {
-		return &unreachableError{socket: c.socket, cause: err}
-	}
 	defer resp.Body.Close()
-	body := json.NewDecoder(io.LimitReader(resp.Body, maxReply))
-	if resp.StatusCode != http.StatusOK {
-		refusal := &Error{Status: resp.StatusCode}
-		if body.Decode(refusal) != nil || refusal.Message == "" {
-			refusal.Message = fmt.Sprintf("lb at %q answered %s", c.socket, resp.Status)
+	if err := json.NewDecoder(io.LimitReader(resp.Body, maxReply)).Decode(v); err != nil {
+		if ctx.Err() != nil {
+			return ctx.Err()
 		}
-		return refusal
-	}
-	if err := body.Decode(v); err != nil {
 		return fmt.Errorf("cannot read the answer of lb at %q: %w", c.socket, err)
 	}
 	return nil
+}
+
+// send sends a request and gives the answer, whose body the caller closes, if lb did not refuse.
+func (c *Client) send(ctx context.Context, method, path string, body any) (*http.Response, error) {
+	var sent io.Reader
+	if body != nil {
+		text, err := json.Marshal(body)
+		if err != nil {
+			return nil, err
+		}
+		sent = bytes.NewReader(text)
+	}
+	req, err := http.NewRequestWithContext(ctx, method, "http://lb"+path, sent)
+	if err != nil {
+		return nil, err
+	}
+	if body != nil {
+		req.Header.Set("Content-Type", "application/json")
+	}
+	resp, err := c.http.Do(req)
+	if err != nil {
+		if errors.Is(err, context.Canceled) {
+			return nil, context.Canceled
+		}
+		return nil, &unreachableError{socket: c.socket, cause: err}
+	}
+	if resp.StatusCode != http.StatusOK {
+		defer resp.Body.Close()
+		refusal := &Error{Status: resp.StatusCode}
+		if json.NewDecoder(io.LimitReader(resp.Body, maxReply)).Decode(refusal) != nil || refusal.Message == "" {
+			refusal.Message = fmt.Sprintf("lb at %q answered %s", c.socket, resp.Status)
+		}
+		return nil, refusal
+	}
+	return resp, nil
 }
 
 // unreachableError says what went wrong and what to do about it.
@@ -100,7 +151,7 @@ func (e *unreachableError) advice() string {
 	case errors.Is(e.cause, syscall.ECONNREFUSED):
 		return "nobody listens on it: " + name
 	case errors.Is(e.cause, fs.ErrPermission):
-		return "permission denied: run as root, or as a user who may write to it (admin.socket_mode)"
+		return "permission denied: run as root, or as a user who may write to it (admin.socket_group, admin.socket_mode)"
 	case errors.Is(e.cause, context.DeadlineExceeded):
 		return "no answer in time: lb is stopped or very busy"
 	case errors.Is(e.cause, syscall.EAGAIN):

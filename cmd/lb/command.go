@@ -1,7 +1,6 @@
 package main
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -55,7 +54,13 @@ func newRoot() *cobra.Command {
 		SilenceUsage:  true,
 	}
 	root.SetVersionTemplate("{{.Version}}\n")
-	root.AddCommand(newRunCommand(), newCheckCommand(), newStatusCommand(), newVersionCommand())
+	for _, g := range commandGroups() {
+		root.AddGroup(&cobra.Group{ID: g.title, Title: g.title + ":"})
+		for _, cmd := range g.commands {
+			cmd.GroupID = g.title
+			root.AddCommand(cmd)
+		}
+	}
 	root.InitDefaultHelpCmd()
 	root.InitDefaultCompletionCmd()
 	for _, cmd := range append(root.Commands(), root) {
@@ -69,6 +74,22 @@ func newRoot() *cobra.Command {
 	// needCommand makes a command runnable, which is no use to tell of.
 	root.SetUsageTemplate(strings.Replace(root.UsageTemplate(), "{{if .Runnable}}", "{{if and .Runnable (not .HasAvailableSubCommands)}}", 1))
 	return root
+}
+
+// commandGroup is a part of the list of commands, as help shows it.
+type commandGroup struct {
+	title    string
+	commands []*cobra.Command
+}
+
+func commandGroups() []commandGroup {
+	return []commandGroup{
+		{"Serve", []*cobra.Command{newRunCommand(), newCheckCommand(), newVersionCommand()}},
+		{"Look at a running lb", []*cobra.Command{newStatusCommand(), newConnsCommand(), newEventsCommand()}},
+		{"Change what runs", []*cobra.Command{newWeightCommand(), newSplitCommand(), newDrainCommand(), newReadyCommand(), newMaintCommand(),
+			newAddCommand(), newRemoveCommand(), newSetLimitCommand(), newKillCommand()}},
+		{"Change lb itself", []*cobra.Command{newReloadCommand(), newStopCommand(), newLogLevelCommand()}},
+	}
 }
 
 // needCommand is the action of a command that has only sub-commands. Left to itself, cobra shows help and succeeds.
@@ -112,13 +133,22 @@ func action(do func(cmd *cobra.Command) error) func(*cobra.Command, []string) er
 // errSaid is the failure of a command that has said why already.
 var errSaid = errors.New("said already")
 
-// printFailure says why a command failed. The faults of a config stand alone, one a line, as editors read them.
+// printFailure says why a command failed. The faults of a config stand alone, one a line, as editors read them; so do
+// several lines that a running lb has sent.
 func printFailure(w io.Writer, err error) {
 	var faults *config.Error
+	var refusal *admin.Error
 	switch {
 	case errors.Is(err, errSaid):
 	case errors.As(err, &faults):
 		fmt.Fprintln(w, faults)
+	case errors.As(err, &refusal):
+		for i, line := range strings.Split(refusal.Message, "\n") {
+			if i == 0 && !strings.Contains(refusal.Message, "\n") {
+				line = "lb: " + line
+			}
+			fmt.Fprintln(w, printable(line))
+		}
 	default:
 		fmt.Fprintln(w, "lb:", err)
 	}
@@ -158,9 +188,4 @@ func addSocketFlag(cmd *cobra.Command, socket *string) {
 // addJSONFlag adds --json.
 func addJSONFlag(cmd *cobra.Command, asJSON *bool) {
 	cmd.Flags().BoolVar(asJSON, "json", false, "print JSON")
-}
-
-// askContext bounds a question to a running lb.
-func askContext() (context.Context, context.CancelFunc) {
-	return context.WithTimeout(context.Background(), askTimeout)
 }

@@ -61,7 +61,17 @@ func TestUsage_IsExitCode2AndSaysWhereHelpIs(t *testing.T) {
 		{"stauts", `did you mean "status"?`},
 		{"--nonsense", `unknown flag: --nonsense`},
 		{"status --nonsense", `unknown flag: --nonsense`},
-		{"status extra", `"extra"`},
+		{"status app extra", `accepts at most 1 arg`},
+		{"stop now", `"now"`},
+		{"weight app/w1", `accepts 2 arg`},
+		{"weight app 50", `"app" is not POOL/BACKEND`},
+		{"weight app/w1 half", `"half" is no weight`},
+		{"weight app/w1 50%%", `"50%" is no weight`},
+		{"split web blue", `"blue": write POOL=N`},
+		{"drain app/w1 --timeout 1s", `--timeout is for --wait`},
+		{"set-limit web -- -1", `"-1" is no limit`},
+		{"conns /w1", `"/w1" is neither POOL nor POOL/BACKEND`},
+		{"kill app/", `"app/" is not POOL/BACKEND`},
 		{"run", `"file"`},
 		{"check -f", `-f`},
 		{"help nonsense", `there is no command "nonsense"`},
@@ -76,8 +86,8 @@ func TestUsage_IsExitCode2AndSaysWhereHelpIs(t *testing.T) {
 
 func TestHelp_IsShortAndListsEveryCommand(t *testing.T) {
 	code, stdout, stderr := lb(t, "--help")
-	if code != exitDone || stderr != "" || strings.Count(stdout, "\n") > 25 {
-		t.Errorf("lb --help: got %d, %d lines, %q; want 0 and at most 25 lines", code, strings.Count(stdout, "\n"), stderr)
+	if code != exitDone || stderr != "" || strings.Count(stdout, "\n") > 45 {
+		t.Errorf("lb --help: got %d, %d lines, %q; want 0 and at most 45 lines", code, strings.Count(stdout, "\n"), stderr)
 	}
 	for _, cmd := range newRoot().Commands() {
 		if !strings.Contains(stdout, "  "+cmd.Name()+" ") {

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -17,44 +18,123 @@ import (
 )
 
 func newStatusCommand() *cobra.Command {
-	var socket string
-	var asJSON bool
-	cmd := &cobra.Command{
-		Use:   "status",
-		Short: "Show listeners, pools and backends of a running lb",
-		Args:  cobra.NoArgs,
-		RunE: action(func(cmd *cobra.Command) error {
-			return status(cmd.OutOrStdout(), socket, asJSON)
+	c := new(caller)
+	var watch bool
+	cmd := c.flags(&cobra.Command{
+		Use:               "status [POOL] [--watch]",
+		Short:             "Show listeners, pools and backends",
+		Args:              cobra.MaximumNArgs(1),
+		ValidArgsFunction: c.complete(first(completePools)),
+		RunE: c.action(func(c *call) error {
+			if watch {
+				return watchStatus(c)
+			}
+			return showStatus(c)
 		}),
-	}
-	addSocketFlag(cmd, &socket)
-	addJSONFlag(cmd, &asJSON)
+	})
+	cmd.Flags().BoolVarP(&watch, "watch", "w", false, "again every 2 seconds, until interrupted")
 	return cmd
 }
 
-func status(stdout io.Writer, socket string, asJSON bool) error {
-	ctx, cancel := askContext()
-	defer cancel()
-	client := admin.NewClient(socket)
-	if asJSON {
-		raw, err := client.StatusJSON(ctx)
+func showStatus(c *call) error {
+	text, err := statusText(c)
+	if err == nil {
+		_, err = io.WriteString(c.out, text)
+	}
+	return err
+}
+
+// watchInterval is how often a status is shown to who watches it.
+const watchInterval = 2 * time.Second
+
+// homeAndClear are the control functions CUP and ED of a terminal (ECMA-48).
+const homeAndClear = "\x1b[H\x1b[2J"
+
+// watchStatus shows the status again and again: in place on a terminal, else one after the other.
+func watchStatus(c *call) error {
+	tick := time.NewTicker(watchInterval)
+	defer tick.Stop()
+	for {
+		text, err := statusText(c)
+		if c.ctx.Err() != nil {
+			return nil // an interrupt is how it ends
+		}
 		if err != nil {
 			return err
 		}
-		var text bytes.Buffer
-		if err := json.Indent(&text, raw, "", "  "); err != nil {
+		switch {
+		case terminal(c.out):
+			text = homeAndClear + text
+		case !c.json:
+			text += "\n"
+		}
+		if _, err := io.WriteString(c.out, text); err != nil {
 			return err
 		}
-		text.WriteByte('\n')
-		_, err = text.WriteTo(stdout)
-		return err
+		select {
+		case <-tick.C:
+		case <-c.ctx.Done():
+			return nil
+		}
 	}
-	st, err := client.Status(ctx)
+}
+
+// statusText asks for the status of all or of the pool that was named.
+func statusText(c *call) (string, error) {
+	ctx, cancel := c.soon()
+	defer cancel()
+	switch {
+	case c.json && len(c.args) > 0:
+		return indented(c.PoolJSON(ctx, c.args[0]))
+	case c.json:
+		return indented(c.StatusJSON(ctx))
+	case len(c.args) > 0:
+		p, err := c.Pool(ctx, c.args[0])
+		if err == nil && terminal(c.out) && !hasRates(p.Backends) && pause(ctx, ratePause) {
+			p, err = c.Pool(ctx, c.args[0])
+		}
+		if err != nil {
+			return "", err
+		}
+		return renderPool(p, time.Now(), coloured(c.out)), nil
+	}
+	st, err := c.Status(ctx)
+	if err == nil && terminal(c.out) && len(st.Listeners) > 0 && st.Listeners[0].Rate == nil && pause(ctx, ratePause) {
+		st, err = c.Status(ctx)
+	}
 	if err != nil {
-		return err
+		return "", err
 	}
-	_, err = io.WriteString(stdout, renderStatus(st, time.Now(), coloured(stdout)))
-	return err
+	return renderStatus(st, time.Now(), coloured(c.out)), nil
+}
+
+// ratePause is how long a person waits for rates, which lb takes from one question to the next. Scripts do not wait.
+const ratePause = 500 * time.Millisecond
+
+// pause waits for d; false says that ctx was over first.
+func pause(ctx context.Context, d time.Duration) bool {
+	select {
+	case <-time.After(d):
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+func hasRates(members []admin.BackendStatus) bool {
+	return len(members) == 0 || members[0].Rate != nil
+}
+
+// indented lays JSON out for people.
+func indented(raw json.RawMessage, err error) (string, error) {
+	if err != nil {
+		return "", err
+	}
+	var text bytes.Buffer
+	if err := json.Indent(&text, raw, "", "  "); err != nil {
+		return "", err
+	}
+	return text.String() + "\n", nil
 }
 
 // coloured says whether to print colours: on a terminal, and unless NO_COLOR is set (no-color.org).
@@ -63,7 +143,11 @@ func coloured(w io.Writer) bool {
 	if !ok || os.Getenv("NO_COLOR") != "" || os.Getenv("TERM") == "dumb" {
 		return false
 	}
-	_, err := unix.IoctlGetTermios(int(f.Fd()), unix.TCGETS)
+	return isTerminal(int(f.Fd()))
+}
+
+func isTerminal(fd int) bool {
+	_, err := unix.IoctlGetTermios(fd, unix.TCGETS)
 	return err == nil
 }
 
@@ -74,29 +158,42 @@ func renderStatus(st *admin.Status, now time.Time, colour bool) string {
 		shortDuration(now.Sub(st.Started)), st.Sessions, count(int(st.MaxSessions), "session"))
 	b.WriteString("\n" + listenerTable(st.Listeners).render(colour))
 	for i := range st.Pools {
-		p := &st.Pools[i]
-		title := cell{text: fmt.Sprintf("pool %s, %s: %d of %s selectable, %d active", printable(p.Name), printable(p.Balance),
-			p.Selectable, count(len(p.Backends), "backend"), p.Active)}
-		if p.Selectable == 0 {
-			title.colour = red
-		}
-		b.WriteString("\n" + title.render(0, false, colour) + "\n" + backendTable(p.Backends, now).render(colour))
+		b.WriteString("\n" + renderPool(&st.Pools[i], now, colour))
 	}
 	return b.String()
 }
 
+func renderPool(p *admin.PoolStatus, now time.Time, colour bool) string {
+	title := cell{text: fmt.Sprintf("pool %s, %s: %d of %s selectable, %d active", printable(p.Name), printable(p.Balance),
+		p.Selectable, count(len(p.Backends), "backend"), p.Active)}
+	if p.Queue.Size > 0 {
+		title.text += fmt.Sprintf(", %d of %d queued", p.Queue.Length, p.Queue.Size)
+	}
+	switch {
+	case p.Selectable == 0:
+		title.colour = red
+	case p.Queue.Length > 0:
+		title.colour = yellow
+	}
+	return title.render(0, false, colour) + "\n" + backendTable(p.Backends, now).render(colour)
+}
+
 func listenerTable(listeners []admin.ListenerStatus) *table {
-	t := newTable("LISTENER", "ADDRESSES", "POOL", ">ACTIVE", ">CONNS", ">IN", ">OUT")
+	t := newTable("LISTENER", "ADDRESSES", "POOL", ">ACTIVE", ">RATE", ">CONNS", ">IN", ">OUT")
 	for i := range listeners {
 		l := &listeners[i]
-		t.add(cell{text: l.Name}, cell{text: strings.Join(l.Addresses, " ")}, cell{text: l.Pool}, number(l.Active),
-			number(l.Connections), cell{text: bytesText(l.BytesIn)}, cell{text: bytesText(l.BytesOut)})
+		to := l.Pool
+		if len(l.Split) > 0 {
+			to = splitText(l.Split)
+		}
+		t.add(cell{text: l.Name}, cell{text: strings.Join(l.Addresses, " ")}, cell{text: to},
+			cell{text: activeText(l.Active, l.MaxConns)}, cell{text: rateText(l.Rate)}, number(l.Connections), cell{text: bytesText(l.BytesIn)}, cell{text: bytesText(l.BytesOut)})
 	}
 	return t
 }
 
 func backendTable(members []admin.BackendStatus, now time.Time) *table {
-	t := newTable("BACKEND", "STATE", ">FOR", ">WEIGHT", ">SHARE", ">ACTIVE", ">CONNS", ">ERRORS", ">P50", ">P99", "PROBE", "WHY")
+	t := newTable("BACKEND", "STATE", ">FOR", ">WEIGHT", ">SHARE", ">ACTIVE", ">RATE", ">CONNS", ">ERRORS", ">P50", ">P99", "PROBE", "WHY")
 	for i := range members {
 		m := &members[i]
 		var failed uint64
@@ -107,19 +204,51 @@ func backendTable(members []admin.BackendStatus, now time.Time) *table {
 		if failed > 0 {
 			errors.colour = yellow
 		}
-		active := strconv.FormatInt(m.Active, 10)
-		if m.MaxConns > 0 {
-			active += "/" + strconv.Itoa(m.MaxConns)
-		}
-		t.add(cell{text: m.Name}, stateCell(m), cell{text: shortDuration(now.Sub(m.Since))}, number(m.Weight),
-			cell{text: shareText(m)}, cell{text: active}, number(m.Connections), errors,
+		t.add(cell{text: m.Name}, stateCell(m), cell{text: shortDuration(now.Sub(m.Since))}, cell{text: weightText(m)},
+			cell{text: shareText(m)}, cell{text: activeText(m.Active, m.MaxConns)}, cell{text: rateText(m.Rate)}, number(m.Connections), errors,
 			cell{text: secondsText(m.ConnectP50)}, cell{text: secondsText(m.ConnectP99)}, probeCell(m.LastProbe, now), cell{text: why(m)})
 	}
 	return t
 }
 
+// activeText is the number of sessions, and their limit where there is one.
+func activeText(active int64, limit int) string {
+	if limit > 0 {
+		return strconv.FormatInt(active, 10) + "/" + strconv.Itoa(limit)
+	}
+	return strconv.FormatInt(active, 10)
+}
+
+// weightText is the weight, and the configured one where that is another.
+func weightText(m *admin.BackendStatus) string {
+	if m.Weight != m.ConfiguredWeight {
+		return fmt.Sprintf("%d (config %d)", m.Weight, m.ConfiguredWeight)
+	}
+	return strconv.Itoa(m.Weight)
+}
+
+// rateText is new connections a second; "-" where that is not known yet.
+func rateText(rate *float64) string {
+	switch {
+	case rate == nil:
+		return "-"
+	case *rate < 9.95:
+		return strconv.FormatFloat(*rate, 'f', 1, 64) + "/s"
+	default:
+		return strconv.FormatFloat(*rate, 'f', 0, 64) + "/s"
+	}
+}
+
 // stateCell is one word where one says it all: what the operator wants comes first, unless that is "ready".
 func stateCell(m *admin.BackendStatus) cell {
+	c := plainStateCell(m)
+	if m.Backup {
+		c.text += ",backup"
+	}
+	return c
+}
+
+func plainStateCell(m *admin.BackendStatus) cell {
 	switch {
 	case m.Admin != "ready" && m.Health == "down":
 		return cell{m.Admin + ",down", red}
@@ -158,7 +287,7 @@ func why(m *admin.BackendStatus) string {
 }
 
 func shareText(m *admin.BackendStatus) string {
-	if !m.Selectable {
+	if !m.Selectable && m.Share == 0 {
 		return "-"
 	}
 	return strconv.FormatFloat(m.Share*100, 'f', 1, 64) + "%"

@@ -16,26 +16,28 @@ func ago(d time.Duration) time.Time { return noon.Add(-d) }
 
 // testStatus has a backend in each state that looks different.
 func testStatus() *admin.Status {
+	rate := 123.4
 	return &admin.Status{
 		ProcessStatus: admin.ProcessStatus{Version: "1.2.3", PID: 42, Started: ago(76 * time.Hour), Sessions: 12, MaxSessions: 32000},
 		Listeners: []admin.ListenerStatus{
-			{Name: "web", Addresses: []string{"127.0.0.1:8080", "[::1]:8080"}, Pool: "app", Active: 12, Connections: 1234, BytesIn: 1500, BytesOut: 3 << 30},
+			{Name: "web", Addresses: []string{"127.0.0.1:8080", "[::1]:8080"}, Pool: "app", Active: 12, MaxConns: 100, Connections: 1234, Rate: new(float64), BytesIn: 1500, BytesOut: 3 << 30},
+			{Name: "ab", Split: map[string]int{"green": 10, "blue": 90}},
 		},
 		Pools: []admin.PoolStatus{
-			{Name: "app", Balance: "leastconn", Active: 12, Selectable: 1, Backends: []admin.BackendStatus{
+			{Name: "app", Balance: "leastconn", Active: 12, Selectable: 1, Queue: admin.QueueStatus{Length: 3, Size: 1024}, Backends: []admin.BackendStatus{
 				{
-					Name: "w1", Admin: "ready", Health: "up", Since: ago(2 * time.Hour), Selectable: true, Weight: 100, Share: 1,
+					Name: "w1", Admin: "ready", Health: "up", Since: ago(2 * time.Hour), Selectable: true, Weight: 50, ConfiguredWeight: 100, Share: 1, Rate: &rate,
 					Active: 8, MaxConns: 64, Connections: 1000, ConnectP50: 80.6e-6, ConnectP99: 1.234e-3,
 					LastProbe: &admin.ProbeStatus{Time: ago(time.Second), OK: true, Duration: 0.0003},
 				},
 				{
-					Name: "w2", Admin: "ready", Health: "down", Since: ago(12 * time.Second), Reason: "3 probes failed: refused", Weight: 100,
+					Name: "w2", Admin: "ready", Health: "down", Since: ago(12 * time.Second), Reason: "3 probes failed: refused", Weight: 100, ConfiguredWeight: 100,
 					Active: 1, Connections: 200, ConnectErrors: map[string]uint64{"refused": 2, "timeout": 1},
 					LastProbe: &admin.ProbeStatus{Time: ago(time.Second), Error: "refused"},
 				},
-				{Name: "w3", Admin: "drain", Health: "up", Since: ago(61 * time.Second), Reason: "by root", Weight: 1000, Active: 3},
-				{Name: "w4", Admin: "maint", Health: "down", Since: ago(0), Weight: 1},
-				{Name: "w5", Admin: "ready", Health: "starting", Since: ago(0), Weight: 1, LastProbe: &admin.ProbeStatus{Time: noon, Error: "refused"}},
+				{Name: "w3", Admin: "drain", Health: "up", Since: ago(61 * time.Second), Reason: "by root", Weight: 1000, ConfiguredWeight: 1000, Active: 3},
+				{Name: "w4", Admin: "maint", Health: "down", Since: ago(0), Weight: 1, ConfiguredWeight: 1, Backup: true},
+				{Name: "w5", Admin: "ready", Health: "starting", Since: ago(0), Weight: 1, ConfiguredWeight: 1, LastProbe: &admin.ProbeStatus{Time: noon, Error: "refused"}},
 			}},
 			{Name: "empty", Balance: "leastconn"},
 		},
@@ -46,19 +48,20 @@ func TestStatus_ReadsAtAGlance(t *testing.T) {
 	want := strings.TrimPrefix(`
 lb 1.2.3, pid 42, up 3d4h, 12 of 32000 sessions
 
-LISTENER  ADDRESSES                  POOL  ACTIVE  CONNS      IN     OUT
-web       127.0.0.1:8080 [::1]:8080  app       12   1234  1.5KiB  3.0GiB
+LISTENER  ADDRESSES                  POOL              ACTIVE   RATE  CONNS      IN     OUT
+web       127.0.0.1:8080 [::1]:8080  app               12/100  0.0/s   1234  1.5KiB  3.0GiB
+ab                                   blue=90 green=10       0      -      0      0B      0B
 
-pool app, leastconn: 1 of 5 backends selectable, 12 active
-BACKEND  STATE        FOR  WEIGHT   SHARE  ACTIVE  CONNS  ERRORS   P50     P99  PROBE             WHY
-w1       up          2h0m     100  100.0%    8/64   1000       0  81µs  1.23ms  ok 300µs, 1s ago
-w2       down         12s     100       -       1    200       3     -       -  failed 1s ago     3 probes failed: refused
-w3       drain       1m1s    1000       -       3      0       0     -       -  -                 by root
-w4       maint,down    0s       1       -       0      0       0     -       -  -
-w5       starting      0s       1       -       0      0       0     -       -  failed 0s ago     probe: refused
+pool app, leastconn: 1 of 5 backends selectable, 12 active, 3 of 1024 queued
+BACKEND  STATE               FOR           WEIGHT   SHARE  ACTIVE   RATE  CONNS  ERRORS   P50     P99  PROBE             WHY
+w1       up                 2h0m  50 (config 100)  100.0%    8/64  123/s   1000       0  81µs  1.23ms  ok 300µs, 1s ago
+w2       down                12s              100       -       1      -    200       3     -       -  failed 1s ago     3 probes failed: refused
+w3       drain              1m1s             1000       -       3      -      0       0     -       -  -                 by root
+w4       maint,down,backup    0s                1       -       0      -      0       0     -       -  -
+w5       starting             0s                1       -       0      -      0       0     -       -  failed 0s ago     probe: refused
 
 pool empty, leastconn: 0 of 0 backends selectable, 0 active
-BACKEND  STATE  FOR  WEIGHT  SHARE  ACTIVE  CONNS  ERRORS  P50  P99  PROBE  WHY
+BACKEND  STATE  FOR  WEIGHT  SHARE  ACTIVE  RATE  CONNS  ERRORS  P50  P99  PROBE  WHY
 `, "\n")
 	if got := renderStatus(testStatus(), noon, false); got != want {
 		t.Errorf("got\n%s\nwant\n%s", got, want)
