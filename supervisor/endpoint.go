@@ -130,24 +130,33 @@ func closeEndpoint(e *endpoint) {
 	}
 }
 
-// probeEndpoint returns true when a connection to e has been accepted, false when ctx is done.
+// probeEndpoint returns what waits until a connection to e has been accepted, which is true, or its context is done.
 //
 // A connect to a socket that lb bound itself always succeeds: the kernel answers. It was accepted when the listening
 // socket, which lb holds too, has nobody waiting any more.
-func probeEndpoint(ctx context.Context, e *endpoint) bool {
+func probeEndpoint(e *endpoint) func(ctx context.Context) bool {
 	listening := -1
-	if e.fd >= 0 {
-		fd, err := unix.FcntlInt(uintptr(e.fd), unix.F_DUPFD_CLOEXEC, 0) // e may be closed meanwhile
+	if e.fd >= 0 { // a copy: e may be closed meanwhile
+		fd, err := unix.FcntlInt(uintptr(e.fd), unix.F_DUPFD_CLOEXEC, 0)
 		if err != nil {
-			return false
+			return func(context.Context) bool { return false } // start_timeout comes, with a better moment
 		}
-		defer unix.Close(fd)
 		listening = fd
 	}
 	network, address := "unix", e.path
 	if e.path == "" {
 		network, address = "tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(e.port))
 	}
+	return func(ctx context.Context) bool {
+		if listening >= 0 {
+			defer unix.Close(listening)
+		}
+		return awaitAccept(ctx, network, address, listening)
+	}
+}
+
+// awaitAccept connects until it is accepted.
+func awaitAccept(ctx context.Context, network, address string, listening int) bool {
 	tick := time.NewTicker(probeEvery)
 	defer tick.Stop()
 	for {

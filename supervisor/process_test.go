@@ -647,12 +647,12 @@ func TestPool_RandomCommandsLeaveNothing(t *testing.T) {
 	t.Logf("seed %d", seed)
 	random := rand.New(rand.NewSource(seed))
 	cfg := workerConfig()
-	cfg.StopTimeout = 100 * time.Millisecond
+	cfg.StopTimeout, cfg.StartTimeout = 100*time.Millisecond, 2*time.Second
 	s := start(t, open(t), cfg)
 	s.until("ready", allUp)
 	fds := len(openFDs("self"))
 	n := 0
-	for end := time.Now().Add(5 * time.Second); time.Now().Before(end); n++ {
+	for end := time.Now().Add(3 * time.Second); time.Now().Before(end); n++ {
 		ctx, cancel := context.WithTimeout(context.Background(), time.Duration(random.Intn(300))*time.Millisecond)
 		switch random.Intn(6) {
 		case 0:

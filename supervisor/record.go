@@ -57,7 +57,7 @@ func (p *Pool) recordPath() string { return filepath.Join(p.dir.path, p.Name+".j
 // saveRecord writes the record, if it has changed.
 func (p *Pool) saveRecord() {
 	rec := record{
-		Version: recordVersion, Boot: bootID(), Configured: p.cfg.Count, Count: len(p.slots), Serial: p.serial,
+		Version: recordVersion, Boot: p.boot, Configured: p.cfg.Count, Count: len(p.slots), Serial: p.serial,
 		Release: p.release, Good: p.good, Previous: p.previous,
 	}
 	for _, s := range p.slots {
@@ -115,7 +115,7 @@ func (p *Pool) readRecord() *record {
 		return nil
 	}
 	rec, err := parseRecord(text)
-	if err != nil || rec.Boot != bootID() {
+	if err != nil || rec.Boot != p.boot {
 		return nil
 	}
 	return rec

@@ -19,6 +19,8 @@ type Release struct {
 	Umask        string            `json:"umask,omitempty"`
 	Nice         int               `json:"nice,omitempty"`
 	RlimitNofile uint64            `json:"rlimit_nofile,omitempty"`
+
+	text string // what key gives, once it was asked for; the pool's goroutine's
 }
 
 // release is c's.
@@ -34,10 +36,13 @@ func (r *Release) config() *Config {
 	return &Config{Command: r.Command, Env: r.Env, User: r.User, Group: r.Group}
 }
 
-// pinned is r with its directory as it was followed.
+// pinned is r with its directory as it was followed; empty: as it is typed.
 func (r *Release) pinned(dir string) *Release {
+	if r.Pin == dir {
+		return r
+	}
 	c := *r
-	c.Pin = dir
+	c.Pin, c.text = dir, ""
 	return &c
 }
 
@@ -57,15 +62,15 @@ func (r *Release) follow() (string, error) {
 }
 
 // same says whether two releases make the same worker.
-func (r *Release) same(o *Release) bool { return r.key() == o.key() }
+func (r *Release) same(o *Release) bool { return r == o || r.key() == o.key() }
 
 func (r *Release) key() string {
-	if r == nil {
-		return ""
+	if r.text == "" {
+		text, err := json.Marshal(r)
+		if err != nil {
+			panic("BUG: supervisor: a release that is no JSON: " + err.Error())
+		}
+		r.text = string(text)
 	}
-	text, err := json.Marshal(r)
-	if err != nil {
-		panic("BUG: supervisor: a release that is no JSON: " + err.Error())
-	}
-	return string(text)
+	return r.text
 }

@@ -61,7 +61,7 @@ type roll struct {
 // When a successor fails, or ctx is done, those under way are ended, the workers that were not replaced yet stay, and
 // the error, which wraps ErrRestart or ctx's, has its reason and its last output. ErrBusy: another one is under way.
 func (p *Pool) Restart(ctx context.Context, o RestartOptions) error {
-	return p.rollOut(ctx, o, func() (*Release, error) { return p.cfg.release(), nil })
+	return p.rollOut(ctx, o, func() (*Release, error) { return p.wanted, nil })
 }
 
 // Rollback restarts all slots with the command, environment and directory that last worked before those of now.
@@ -251,7 +251,8 @@ func (p *Pool) Update(cfg Config) (restart bool, err error) {
 	}
 	err = p.await(context.Background(), func() error {
 		old := p.cfg
-		p.cfg = cfg
+		p.cfg, p.wanted = cfg, cfg.release()
+		p.schedule()
 		restart = !cfg.release().same(old.release()) || cfg.Watchdog != old.Watchdog || p.stale()
 		if cfg.Count != old.Count && !p.ending {
 			before := len(p.slots)
@@ -267,9 +268,8 @@ func (p *Pool) Update(cfg Config) (restart bool, err error) {
 
 // stale says whether a slot runs anything but what the configuration says.
 func (p *Pool) stale() bool {
-	want := p.cfg.release()
 	for _, s := range p.slots {
-		if s.current != nil && !s.current.release.pinned("").same(want) {
+		if s.current != nil && !s.current.release.pinned("").same(p.wanted) {
 			return true
 		}
 	}
@@ -282,9 +282,20 @@ const (
 	recycleAgain = 30 * time.Second
 )
 
+// schedule has tick run, if anything is to be recycled.
+func (p *Pool) schedule() {
+	if p.ticker != nil {
+		p.ticker.Stop()
+		p.ticker = nil
+	}
+	if p.cfg.Recycle.Age > 0 || p.cfg.Recycle.Conns > 0 || p.recycling != nil {
+		p.ticker = time.AfterFunc(recycleEvery, func() { p.post(p.tick) })
+	}
+}
+
 // tick looks for a worker that is due to be recycled. One at a time is.
 func (p *Pool) tick() {
-	p.ticker.Reset(recycleEvery)
+	defer p.schedule()
 	if a := p.recycling; a != nil {
 		if !a.decided {
 			return

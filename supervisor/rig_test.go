@@ -36,7 +36,7 @@ type behaviour struct {
 	cannot     bool          // cannot be started
 }
 
-func newRig(t *testing.T, change func(c *Config)) *rig {
+func newRig(t *testing.T, change func(c *Config), behave ...func(slot int, r *Release) behaviour) *rig {
 	t.Helper()
 	cfg := DefaultConfig()
 	cfg.Command, cfg.Count = []string{"app"}, 2
@@ -51,6 +51,9 @@ func newRig(t *testing.T, change func(c *Config)) *rig {
 		t: t, pool: p, pid: 100, plays: map[*endpoint]behaviour{}, live: map[int]*worker{}, serving: map[string]int{},
 		sessions: map[string]int{}, conns: map[string]uint64{}, behave: func(int, *Release) behaviour { return behaviour{} },
 	}
+	if len(behave) > 0 {
+		r.behave = behave[0]
+	}
 	p.random = func() float64 { return 0.5 }
 	p.host = host{
 		open: func(s *slot, _ *Release) (*endpoint, error) {
@@ -62,21 +65,19 @@ func newRig(t *testing.T, change func(c *Config)) *rig {
 		spawn:  r.spawn,
 		record: func(string) error { return nil },
 	}
-	p.host.probe = func(ctx context.Context, e *endpoint) bool {
-		after := make(chan time.Duration)
-		if !p.post(func() { after <- r.plays[e].readyAfter }) {
-			return false
-		}
-		d := <-after
-		if d < 0 {
-			<-ctx.Done()
-			return false
-		}
-		select {
-		case <-time.After(d):
-			return true
-		case <-ctx.Done():
-			return false
+	p.host.probe = func(e *endpoint) func(context.Context) bool {
+		d := r.plays[e].readyAfter
+		return func(ctx context.Context) bool {
+			if d < 0 {
+				<-ctx.Done()
+				return false
+			}
+			select {
+			case <-time.After(d):
+				return true
+			case <-ctx.Done():
+				return false
+			}
 		}
 	}
 	note := func(what string) func(Backend, string) {
@@ -102,7 +103,6 @@ func newRig(t *testing.T, change func(c *Config)) *rig {
 		Connections: func(b Backend) uint64 { return r.conns[b.Name] },
 	}
 	p.begin(nil)
-	t.Cleanup(func() {})
 	return r
 }
 
@@ -198,4 +198,29 @@ func (r *rig) stop() {
 	}
 }
 
-func (r *rig) signalled(s string) bool { return slices.Contains(r.signals, s) }
+func (r *rig) signalled(s string) (yes bool) {
+	r.t.Helper()
+	r.do(func() { yes = slices.Contains(r.signals, s) })
+	return yes
+}
+
+// alive is how many processes there are.
+func (r *rig) alive() (n int) {
+	r.t.Helper()
+	r.do(func() { n = len(r.live) })
+	return n
+}
+
+// started is how many there have been.
+func (r *rig) started() (n int) {
+	r.t.Helper()
+	r.do(func() { n = r.spawned })
+	return n
+}
+
+// least is the fewest that served at once.
+func (r *rig) least() (n int) {
+	r.t.Helper()
+	r.do(func() { n = r.leastUp })
+	return n
+}

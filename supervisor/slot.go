@@ -125,12 +125,26 @@ func (s *slot) ended(w *worker) {
 	}
 }
 
+// forgetSoon forgets the deaths before w, if it lasts.
+func (p *Pool) forgetSoon(w *worker) {
+	if w.slot.deaths == 0 {
+		return
+	}
+	time.AfterFunc(forgetAfter, func() {
+		p.post(func() {
+			if w.slot.current == w {
+				w.slot.deaths = 0
+			}
+		})
+	})
+}
+
 // backoff counts a death of w, s's own worker, and is how long its successor has to wait.
 func (p *Pool) backoff(s *slot, w *worker) time.Duration {
 	if w.started.IsZero() || w.orphan {
 		return 0
 	}
-	if !w.upSince.IsZero() && time.Since(w.upSince) >= forgetAfter {
+	if !w.upSince.IsZero() && time.Since(w.upSince) >= forgetAfter { // the timer may be a moment late
 		s.deaths = 0
 	}
 	s.deaths++

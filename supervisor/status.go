@@ -97,9 +97,6 @@ func (p *Pool) publish() {
 			if w.state == waiting && s.deaths >= failedAfter {
 				ss.State = "failed"
 			}
-			if !w.upSince.IsZero() && time.Since(w.upSince) >= forgetAfter {
-				ss.Deaths = 0
-			}
 		}
 		if s.next != nil {
 			next := s.next.describe()

@@ -19,6 +19,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -100,6 +101,7 @@ type Pool struct {
 	lines, dropped atomic.Uint64
 
 	dir    *Dir
+	boot   string // of the host, see record
 	host   host
 	random func() float64 // 0 <= x < 1
 
@@ -118,6 +120,7 @@ type Pool struct {
 
 	// Owned by the pool's goroutine.
 	cfg       Config
+	wanted    *Release // of cfg
 	release   *Release // what new slots run
 	good      *Release // what last worked, its directory followed
 	previous  *Release // what worked before that
@@ -141,7 +144,7 @@ type host struct {
 	open   func(s *slot, r *Release) (*endpoint, error)
 	close  func(e *endpoint)
 	spawn  func(w *worker) (*process, error)
-	probe  func(ctx context.Context, e *endpoint) bool // true when e accepts; false when ctx is done
+	probe  func(e *endpoint) func(ctx context.Context) bool // waits: true when e accepts, false when ctx is done
 	record func(text string) error
 }
 
@@ -151,12 +154,13 @@ func NewPool(name string, cfg Config, dir *Dir) (*Pool, error) {
 		return nil, fmt.Errorf("cannot run workers of pool %q: %w", name, err)
 	}
 	p := &Pool{
-		Name: name, Shim: []string{"/proc/self/exe", ExecArg}, dir: dir, cfg: cfg, random: rand.Float64,
+		Name: name, Shim: []string{"/proc/self/exe", ExecArg}, dir: dir, boot: bootID(), cfg: cfg, random: rand.Float64,
 		wake: make(chan struct{}, 1), ended: make(chan struct{}),
 	}
 	p.host = host{open: p.openEndpoint, close: closeEndpoint, spawn: p.spawn, probe: probeEndpoint, record: p.writeRecord}
 	p.over, p.cancel = context.WithCancel(context.Background())
-	p.release = cfg.release()
+	p.wanted = cfg.release()
+	p.release = p.wanted
 	p.pids.Store(&map[int]*worker{})
 	p.status.Store(&Status{})
 	return p, nil
@@ -230,7 +234,7 @@ func (p *Pool) begin(saved *record) {
 			p.plan(s, 0, nil, "lb starts")
 		}
 	}
-	p.ticker = time.AfterFunc(recycleEvery, func() { p.post(p.tick) })
+	p.schedule()
 	go p.run()
 }
 
@@ -251,31 +255,38 @@ func (p *Pool) run() {
 			break
 		}
 	}
-	p.ticker.Stop()
+	if p.ticker != nil {
+		p.ticker.Stop()
+	}
 	p.mu.Lock()
 	p.closed = true
 	p.inbox = nil
 	p.mu.Unlock()
 }
 
-// settle publishes what a batch of events came to, and answers those who wait for it.
+// settle publishes what a batch of events came to, and then answers those who wait for it.
 func (p *Pool) settle() {
-	for again := true; again; {
+	type answer struct {
+		to  *waiter
+		err error
+	}
+	var answers []answer
+	for again := true; again; { // a check may take a restart on, and that may be what another one waits for
 		again = false
-		for i := 0; i < len(p.waiters); i++ {
-			wt := p.waiters[i]
-			done, err := wt.check()
-			if !done {
-				continue
+		for i, wt := range p.waiters {
+			if done, err := wt.check(); done {
+				p.waiters = slices.Delete(p.waiters, i, i+1)
+				answers = append(answers, answer{wt, err})
+				again = true
+				break
 			}
-			p.waiters = append(p.waiters[:i:i], p.waiters[i+1:]...)
-			wt.done <- err
-			again = true
-			break
 		}
 	}
 	p.publish()
 	p.saveRecord()
+	for _, a := range answers {
+		a.to.done <- a.err
+	}
 }
 
 // post has the pool's goroutine run f, soon. It never blocks. It says whether there is such a goroutine.
@@ -329,7 +340,7 @@ func (p *Pool) await(ctx context.Context, first func() error, check func() (bool
 	p.post(func() {
 		for i, x := range p.waiters {
 			if x == wt {
-				p.waiters = append(p.waiters[:i:i], p.waiters[i+1:]...)
+				p.waiters = slices.Delete(p.waiters, i, i+1)
 				if abort != nil {
 					abort()
 				}

@@ -144,6 +144,7 @@ func (p *Pool) act(w *worker, a action, reason string) {
 			p.Hooks.Ready(w.end.backend, reason)
 		}
 		p.served(w)
+		p.forgetSoon(w)
 	case doOffline:
 		if p.Hooks.Offline != nil {
 			p.Hooks.Offline(w.end.backend, reason)
@@ -230,9 +231,9 @@ func (p *Pool) probe(w *worker) {
 	}
 	ctx, halt := context.WithCancel(p.over)
 	w.halt = halt
-	end := w.end
+	accepts := p.host.probe(w.end)
 	p.running.Go(func() {
-		if p.host.probe(ctx, end) {
+		if accepts(ctx) {
 			p.post(func() { p.fire(w, ready, "accepts connections") })
 		}
 	})
