@@ -397,6 +397,9 @@ func (l *loop) expired(s *session) {
 
 // close ends a session: closes its sockets, with RST when reset is set, gives its slot and buffers back, and reports it.
 func (l *loop) close(s *session, reset bool) {
+	// Before the sockets: a client that hears of the end may come again at once, and finds its place free.
+	s.source.release()
+	s.listener.active.Add(-1)
 	for e := range s.ends {
 		x := &s.ends[e]
 		if x.fd < 0 {
@@ -423,14 +426,12 @@ func (l *loop) close(s *session, reset bool) {
 	if s.waiter != nil {
 		l.leaveQueue(s)
 	}
-	s.source.release()
 	if s.backend != nil {
 		s.count()
 		s.backend.SessionTime.Observe(l.now - s.start)
 		s.pool.Release(s.backend)
 	}
 	l.report(s)
-	s.listener.active.Add(-1)
 	l.sessions.Store(int64(l.table.used - 1))
 	l.p.sessionEnded()
 	l.table.put(s)
