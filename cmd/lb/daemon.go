@@ -5,51 +5,83 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"os"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/273ebdf9/lb/admin"
 	"github.com/273ebdf9/lb/backends"
-	"github.com/273ebdf9/lb/balancer"
 	"github.com/273ebdf9/lb/config"
 	"github.com/273ebdf9/lb/health"
 	"github.com/273ebdf9/lb/internal/logs"
+	"github.com/273ebdf9/lb/internal/state"
 	"github.com/273ebdf9/lb/proxy"
 )
 
 // daemon is a running lb: the parts, and the facts that flow between them.
 type daemon struct {
-	cfg     *config.Config
+	path    string // of the config file
 	log     *slog.Logger
 	events  *logs.Logger    // behind log
 	access  *logs.AccessLog // nil when off
 	repeats *logs.Throttle  // for errors that may come in masses
 	started time.Time
 
-	pools    []*backends.Pool
-	checkers map[*backends.Pool]*health.Checker
-	proxy    *proxy.Proxy
-	admin    *admin.Server
+	view    atomic.Pointer[view] // what runs; replaced under changing
+	proxy   *proxy.Proxy
+	admin   *admin.Server
+	service *service
+	signals chan os.Signal // of the kernel, and of the command stop
+	resolve chan struct{}  // wakes resolveNames; holds one
+
+	changing   sync.Mutex    // one change at a time: commands, reloads, the end of removed pools
+	remembered state.Changes // guarded by changing
+	stopping   bool          // guarded by changing
 
 	background context.Context // over when the probes and look-ups shall end
 	cancel     context.CancelFunc
-	running    sync.WaitGroup // checkers, resolver, admin server
+	running    sync.WaitGroup // checkers, resolver, removed pools, admin server, service
 }
 
-// newDaemon builds every part and starts none.
-func newDaemon(cfg *config.Config) (*daemon, error) {
-	d := &daemon{cfg: cfg, started: time.Now(), checkers: map[*backends.Pool]*health.Checker{}}
-	d.background, d.cancel = context.WithCancel(context.Background())
-	if err := d.openLogs(); err != nil {
-		return nil, err
-	}
-	for _, pc := range cfg.Pools {
-		if err := d.addPool(pc); err != nil {
-			return nil, err
+// view is what runs at one moment. It is never changed in place: loops and requests read it while it is replaced.
+type view struct {
+	cfg      *config.Config             // what holds: of keys that need a restart, the values of the start
+	pools    []*backends.Pool           // in the order of the config
+	checkers map[*backends.Pool]watcher // of these, and of removed pools to which connections are still on their way
+}
+
+// watcher is a pool's checker, which runs until stop.
+type watcher struct {
+	*health.Checker
+	stop context.CancelFunc
+}
+
+// pool is the pool of that name, or nil.
+func (v *view) pool(name string) *backends.Pool {
+	for _, p := range v.pools {
+		if p.Name == name {
+			return p
 		}
+	}
+	return nil
+}
+
+// newDaemon builds what the config file at path says needs a restart to change, and starts nothing.
+func newDaemon(path string, cfg *config.Config) (_ *daemon, err error) {
+	d := &daemon{
+		path: path, started: time.Now(), service: newService(),
+		signals: make(chan os.Signal, 8), resolve: make(chan struct{}, 1),
+	}
+	d.view.Store(&view{cfg: &config.Config{Proxy: cfg.Proxy, Admin: cfg.Admin, Log: cfg.Log}})
+	d.background, d.cancel = context.WithCancel(context.Background())
+	if err := d.openLogs(cfg.Log); err != nil {
+		return nil, err
 	}
 	px, err := proxy.New(cfg.Proxy)
 	if err != nil {
@@ -70,71 +102,130 @@ func newDaemon(cfg *config.Config) (*daemon, error) {
 	if err != nil {
 		return nil, err
 	}
+	d.admin.Control = d.control()
 	return d, nil
 }
 
-// addPool makes a pool with its backends and its health checker.
-func (d *daemon) addPool(pc config.Pool) error {
-	policy, err := balancer.New(pc.Balance)
-	if err != nil {
-		return err
-	}
-	pool := backends.NewPool(pc.Name, pc.Config, policy)
-	for _, bc := range pc.Backends {
-		if _, err := pool.Add(bc, pc.Health.InitialHealth()); err != nil {
-			return err
-		}
-	}
-	checker, err := health.NewChecker(pool, pc.Health)
-	if err != nil {
-		return err
-	}
-	pool.OnChange = func(c backends.Change) {
-		d.log.Log(context.Background(), changeLevel(c.To), "backend "+c.Field+" changed",
-			"backend", c.Pool+"/"+c.Backend, "from", c.From, "to", c.To, "reason", c.Reason,
-			"held", c.Held.Round(time.Millisecond), "left", fmt.Sprintf("%d/%d", c.Left, c.Total))
-		if c.Field == "admin" {
-			checker.AdminChanged(pool.Get(c.Backend))
-		}
-	}
-	d.pools = append(d.pools, pool)
-	d.checkers[pool] = checker
-	return nil
-}
-
-// connectFailed passes a failed connect on to the pool's checker. It runs on a loop.
-func (d *daemon) connectFailed(b *backends.Backend, why backends.ConnectError, streak uint32) {
-	d.checkers[b.Pool()].ConnectFailed(b, why, streak)
-}
-
-// start begins to serve. On an error the caller stops the daemon.
-func (d *daemon) start() error {
+// start begins to serve what cfg says. On an error the caller stops the daemon.
+func (d *daemon) start(cfg *config.Config) error {
 	// A thread that waits in a loop keeps its processor, so the rest of the program needs at least one of its own.
 	runtime.GOMAXPROCS(max(runtime.GOMAXPROCS(0), d.proxy.Loops()+1))
 	d.proxy.Start()
-	d.running.Go(d.resolveNames)
-	for _, pool := range d.pools {
-		d.running.Go(func() { d.checkers[pool].Run(d.background) })
+	if err := d.begin(cfg); err != nil {
+		return err
 	}
 	d.running.Go(func() {
 		if err := d.admin.Serve(); err != nil {
 			d.log.Error("the control API has ended", "error", err)
 		}
 	})
-	for _, lc := range d.cfg.Listeners {
-		ln, err := d.proxy.Listen(lc.Name, lc.ListenerConfig, d.pool(lc.Pool))
-		if err != nil {
-			return err
-		}
-		d.log.Info("listening", "listener", ln.Name, "addresses", strings.Join(ln.Addresses(), " "), "pool", ln.Pool().Name)
-	}
+	d.running.Go(d.resolveNames)
 	d.log.Info("lb is up", "version", version(), "pid", os.Getpid(), "loops", d.proxy.Loops(), "max_sessions", d.proxy.MaxSessions(),
-		"socket", d.cfg.Admin.Socket, "http", d.cfg.Admin.HTTP)
+		"socket", cfg.Admin.Socket, "http", cfg.Admin.HTTP)
+	d.running.Go(d.tellService)
 	return nil
+}
+
+// begin makes the first change: from nothing to the config, with what is remembered.
+func (d *daemon) begin(cfg *config.Config) error {
+	d.changing.Lock()
+	defer d.changing.Unlock()
+	remembered := d.recall(cfg.Admin.StateFile)
+	p, err := d.plan(cfg, remembered, "start")
+	if err != nil {
+		return err
+	}
+	if err := p.prepare(); err != nil {
+		return err
+	}
+	p.commit()
+	for _, line := range p.dropped {
+		d.log.Warn("a change made at run time is forgotten", "change", line)
+	}
+	for _, line := range p.kept {
+		d.log.Info("a change made at run time holds", "change", line)
+	}
+	for _, ln := range d.proxy.Listeners() {
+		d.log.Info("listening", "listener", ln.Name, "addresses", strings.Join(ln.Addresses(), " "), "pools", strings.Join(poolNames(ln), " "))
+	}
+	return nil
+}
+
+// poolNames are the pools that a listener sends connections to.
+func poolNames(ln *proxy.Listener) []string {
+	if split := ln.Split(); split != nil {
+		return slices.Sorted(maps.Keys(split.Weights()))
+	}
+	return []string{ln.Pool().Name}
+}
+
+// connectFailed passes a failed connect on to the pool's checker. It runs on a loop.
+func (d *daemon) connectFailed(b *backends.Backend, why backends.ConnectError, streak uint32) {
+	if w, ok := d.view.Load().checkers[b.Pool()]; ok {
+		w.ConnectFailed(b, why, streak)
+	}
+}
+
+// backendChanged logs a change of a backend, and tells whom it concerns. It may run on a loop.
+func (d *daemon) backendChanged(pool *backends.Pool, c backends.Change) {
+	d.tell(changeLevel(c.To), admin.Event{Time: c.Time, Kind: c.Field, Subject: c.Pool + "/" + c.Backend, Text: changeText(c)},
+		changeMessage(c),
+		"backend", c.Pool+"/"+c.Backend, "from", c.From, "to", c.To, "reason", c.Reason,
+		"held", c.Held.Round(time.Millisecond), "left", fmt.Sprintf("%d/%d", c.Left, c.Total))
+	b, v := pool.Get(c.Backend), d.view.Load()
+	if b == nil {
+		return
+	}
+	switch cfg := v.cfg.Pool(c.Pool); {
+	case c.Field == "admin":
+		if w, ok := v.checkers[pool]; ok {
+			w.AdminChanged(b)
+		}
+	case c.Field == "health" && c.To == "down" && cfg != nil && cfg.Health.OnDown == "close":
+		d.running.Go(func() { // for it waits for the loops
+			if n := d.proxy.CloseBackend(b); n > 0 {
+				d.log.Info("closed the sessions of a backend that went down (on_down)", "backend", c.Pool+"/"+c.Backend, "sessions", n)
+			}
+		})
+	}
+}
+
+// changeMessage is the log's sentence for a change.
+func changeMessage(c backends.Change) string {
+	if c.Field == "added" || c.Field == "removed" {
+		return "backend " + c.Field
+	}
+	return "backend " + c.Field + " changed"
+}
+
+// changeText is a change in words.
+func changeText(c backends.Change) string {
+	text := c.From + " → " + c.To
+	switch c.Field {
+	case "added":
+		text = "added, " + c.To
+	case "removed":
+		text = "removed, " + c.From
+	}
+	if c.Reason != "" {
+		text += ": " + c.Reason
+	}
+	return text
+}
+
+// tell writes a line into the event log, and shows the event to those who follow.
+func (d *daemon) tell(level slog.Level, e admin.Event, msg string, args ...any) {
+	d.log.Log(context.Background(), level, msg, args...)
+	e.Level = strings.ToLower(level.String())
+	d.admin.Publish(e)
 }
 
 // stop ends everything: listeners first, then sessions (until ctx is over), then the rest.
 func (d *daemon) stop(ctx context.Context) {
+	d.changing.Lock()
+	d.stopping = true
+	d.changing.Unlock()
+	d.service.stopping()
 	killed, err := d.proxy.Stop(ctx)
 	if err != nil && !errors.Is(err, proxy.ErrStopped) {
 		d.log.Error("cannot stop cleanly", "error", err)
@@ -142,16 +233,15 @@ func (d *daemon) stop(ctx context.Context) {
 	d.cancel()
 	d.admin.Close(canceled())
 	d.running.Wait()
+	d.service.close()
 	d.log.Info("stopped", "sessions_closed", killed)
 	d.closeLogs()
 }
 
-// pool finds a pool by name; the config is checked, so it is there.
-func (d *daemon) pool(name string) *backends.Pool {
-	for _, p := range d.pools {
-		if p.Name == name {
-			return p
-		}
+// askStop has handle stop the daemon, as a signal does.
+func (d *daemon) askStop(sig syscall.Signal) {
+	select {
+	case d.signals <- sig:
+	default: // it is told often enough already
 	}
-	panic("BUG: lb: no pool " + name)
 }

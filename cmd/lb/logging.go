@@ -17,14 +17,14 @@ const (
 )
 
 // openLogs opens the event log and the access log.
-func (d *daemon) openLogs() (err error) {
-	if d.events, err = logs.New(d.cfg.Log); err != nil {
+func (d *daemon) openLogs(cfg logs.Config) (err error) {
+	if d.events, err = logs.New(cfg); err != nil {
 		return err
 	}
 	d.log = d.events.Logger
 	slog.SetDefault(d.log) // for libraries that log
 	d.repeats = logs.NewThrottle(d.log, repeatEvery)
-	if d.access, err = logs.OpenAccessLog(d.cfg.Log); err != nil {
+	if d.access, err = logs.OpenAccessLog(cfg); err != nil {
 		d.closeLogs()
 		return err
 	}

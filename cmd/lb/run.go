@@ -16,51 +16,59 @@ func run(path string) error {
 	if err != nil {
 		return err
 	}
-	d, err := newDaemon(cfg)
+	d, err := newDaemon(path, cfg)
 	if err != nil {
 		return err
 	}
-	signals := make(chan os.Signal, 4)
-	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT, syscall.SIGUSR1)
-	if err := d.start(); err != nil {
+	signal.Notify(d.signals, syscall.SIGTERM, syscall.SIGINT, syscall.SIGUSR1, syscall.SIGHUP)
+	defer signal.Stop(d.signals)
+	if err := d.start(cfg); err != nil {
 		d.stop(canceled())
 		return err
 	}
-	d.handle(signals)
+	d.handle()
 	return nil
 }
 
 // handle does what signals ask for, and returns when lb has stopped.
-func (d *daemon) handle(signals <-chan os.Signal) {
-	for sig := range signals {
-		if sig == syscall.SIGUSR1 {
+func (d *daemon) handle() {
+	for sig := range d.signals {
+		switch sig {
+		case syscall.SIGUSR1:
 			d.reopenLogs()
-			continue
+		case syscall.SIGHUP:
+			d.reload(d.background, false, "signal "+sig.String()) // logs what came of it
+		default:
+			d.finish(sig)
+			return
 		}
-		d.log.Info("stopping: sessions may finish; once more to stop at once", "signal", sig.String(),
-			"sessions", d.proxy.Sessions(), "stop_timeout", d.cfg.Proxy.StopTimeout)
-		ctx, cancel := context.WithTimeout(context.Background(), d.cfg.Proxy.StopTimeout)
-		if sig == syscall.SIGINT {
-			cancel()
-		}
-		stopped := make(chan struct{})
-		go func() {
-			d.stop(ctx)
-			close(stopped)
-		}()
-		for {
-			select {
-			case again := <-signals:
-				if again != syscall.SIGUSR1 {
-					cancel()
-				}
-				continue
-			case <-stopped:
-			}
-			break
-		}
+	}
+}
+
+// finish lets sessions end, until the next signal to stop or stop_timeout; for SIGINT it does not wait at all.
+func (d *daemon) finish(sig os.Signal) {
+	timeout := d.view.Load().cfg.Proxy.StopTimeout
+	d.log.Info("stopping: sessions may finish; once more to stop at once", "signal", sig.String(),
+		"sessions", d.proxy.Sessions(), "stop_timeout", timeout)
+	ctx, cancel := context.WithTimeout(context.Background(), timeout)
+	defer cancel()
+	if sig == syscall.SIGINT {
 		cancel()
-		return
+	}
+	stopped := make(chan struct{})
+	go func() {
+		d.stop(ctx)
+		close(stopped)
+	}()
+	for {
+		select {
+		case again := <-d.signals:
+			if again != syscall.SIGUSR1 && again != syscall.SIGHUP {
+				cancel()
+			}
+		case <-stopped:
+			return
+		}
 	}
 }
 

@@ -9,7 +9,7 @@ import (
 // sources are the facts that the control API shows.
 func (d *daemon) sources() admin.Sources {
 	return admin.Sources{
-		Pools:     func() []*backends.Pool { return d.pools },
+		Pools:     func() []*backends.Pool { return d.view.Load().pools },
 		Listeners: d.listenerStatus,
 		Process:   d.processStatus,
 		Probe:     d.probeStatus,
@@ -20,11 +20,17 @@ func (d *daemon) sources() admin.Sources {
 func (d *daemon) listenerStatus() []admin.ListenerStatus {
 	var all []admin.ListenerStatus
 	for _, ln := range d.proxy.Listeners() {
-		all = append(all, admin.ListenerStatus{
-			Name: ln.Name, Addresses: ln.Addresses(), Pool: ln.Pool().Name,
+		st := admin.ListenerStatus{
+			Name: ln.Name, Addresses: ln.Addresses(), MaxConns: ln.MaxConns(),
 			Active: ln.Active(), Connections: ln.Counters.Connections.Load(),
 			BytesIn: ln.Counters.BytesIn.Load(), BytesOut: ln.Counters.BytesOut.Load(),
-		})
+		}
+		if split := ln.Split(); split != nil {
+			st.Split = split.Weights()
+		} else if pool := ln.Pool(); pool != nil { // a reload may be between the two questions
+			st.Pool = pool.Name
+		}
+		all = append(all, st)
 	}
 	return all
 }
@@ -42,7 +48,11 @@ func (d *daemon) processStatus() admin.ProcessStatus {
 }
 
 func (d *daemon) probeStatus(b *backends.Backend) admin.ProbeStatus {
-	st := d.checkers[b.Pool()].Status(b)
+	w, ok := d.view.Load().checkers[b.Pool()]
+	if !ok {
+		return admin.ProbeStatus{}
+	}
+	st := w.Status(b)
 	if st.Outcome == health.None {
 		return admin.ProbeStatus{}
 	}

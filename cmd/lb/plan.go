@@ -1,0 +1,271 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"reflect"
+	"slices"
+	"time"
+
+	"github.com/273ebdf9/lb/backends"
+	"github.com/273ebdf9/lb/balancer"
+	"github.com/273ebdf9/lb/config"
+	"github.com/273ebdf9/lb/health"
+	"github.com/273ebdf9/lb/internal/state"
+	"github.com/273ebdf9/lb/proxy"
+)
+
+// plan is a change from what runs to another config. Making it does everything that can fail, and changes nothing:
+// daemon.plan makes it, prepare opens sockets, commit changes. daemon.changing is held from the one to the other.
+type plan struct {
+	d          *daemon
+	old        *view
+	cfg        *config.Config
+	reason     string
+	remembered state.Changes // what holds on
+	kept       []string      // of these, a line each
+	dropped    []string      // and of those that hold no more
+	pools      []*plannedPool
+	specs      []proxy.ListenerSpec
+	transition *proxy.Transition
+}
+
+// plannedPool is what becomes of a pool.
+type plannedPool struct {
+	cfg     *config.Pool
+	pool    *backends.Pool
+	checker *health.Checker // of a pool that is new, else nil
+	policy  backends.Policy // nil: stays
+	members []backends.Member
+	added   []*backends.Backend // of members
+}
+
+// plan works out how to get from what runs to cfg and what is remembered.
+func (d *daemon) plan(cfg *config.Config, remembered state.Changes, reason string) (*plan, error) {
+	p := &plan{d: d, old: d.view.Load(), cfg: cfg, reason: reason}
+	p.remembered, p.kept, p.dropped = reconcile(remembered, cfg)
+	for i := range cfg.Pools {
+		pp, err := p.planPool(&cfg.Pools[i])
+		if err != nil {
+			return nil, err
+		}
+		p.pools = append(p.pools, pp)
+	}
+	for i := range cfg.Listeners {
+		spec, err := p.planListener(&cfg.Listeners[i])
+		if err != nil {
+			return nil, err
+		}
+		p.specs = append(p.specs, spec)
+	}
+	return p, nil
+}
+
+func (p *plan) planPool(cfg *config.Pool) (*plannedPool, error) {
+	pp := &plannedPool{cfg: cfg, pool: p.old.pool(cfg.Name)}
+	var err error
+	if pp.pool == nil || pp.pool.Config().Balance != cfg.Balance {
+		if pp.policy, err = balancer.New(cfg.Balance); err != nil {
+			return nil, err
+		}
+	}
+	if pp.pool == nil {
+		pool := backends.NewPool(cfg.Name, cfg.Config, pp.policy)
+		pool.OnChange = func(c backends.Change) { p.d.backendChanged(pool, c) }
+		if pp.checker, err = health.NewChecker(pool, cfg.Health); err != nil {
+			return nil, err
+		}
+		pp.checker.ConfiguredWeight = (*backends.Backend).ConfiguredWeight
+		pp.checker.SetMaxConns = pool.SetMaxConns
+		pp.pool, pp.policy = pool, nil
+	}
+	for _, bc := range wantedBackends(cfg, &p.remembered) {
+		b := pp.pool.Get(bc.EffectiveName())
+		if addr, err := backends.ParseAddress(bc.Address); err != nil {
+			return nil, err
+		} else if b == nil || b.Address != addr {
+			if b, err = pp.pool.NewBackend(bc, cfg.Health.InitialHealth()); err != nil {
+				return nil, err
+			}
+			pp.added = append(pp.added, b)
+		}
+		pp.members = append(pp.members, backends.Member{Backend: b, Config: bc})
+	}
+	return pp, nil
+}
+
+// wantedBackends are the backends of the config, without those that the operator removed, and those that he added.
+func wantedBackends(cfg *config.Pool, remembered *state.Changes) []backends.BackendConfig {
+	var wanted []backends.BackendConfig
+	for _, bc := range cfg.Backends {
+		if r := remembered.Backend(cfg.Name, bc.EffectiveName()); r == nil || !r.Removed {
+			wanted = append(wanted, bc)
+		}
+	}
+	for i := range remembered.Backends {
+		if r := &remembered.Backends[i]; r.Pool == cfg.Name && r.Added {
+			wanted = append(wanted, addedConfig(r))
+		}
+	}
+	return wanted
+}
+
+// pool is the pool of that name, as planned.
+func (p *plan) pool(name string) *backends.Pool {
+	for _, pp := range p.pools {
+		if pp.pool.Name == name {
+			return pp.pool
+		}
+	}
+	return nil
+}
+
+func (p *plan) planListener(cfg *config.Listener) (proxy.ListenerSpec, error) {
+	spec := proxy.ListenerSpec{Name: cfg.Name, Config: cfg.ListenerConfig}
+	if r := p.remembered.Listener(cfg.Name); r != nil {
+		spec.Config.MaxConns = r.MaxConns.Value
+	}
+	if len(cfg.Split) == 0 {
+		if spec.Pool = p.pool(cfg.Pool); spec.Pool == nil {
+			return spec, fmt.Errorf("cannot set up listener %q: there is no pool %q", cfg.Name, cfg.Pool)
+		}
+		return spec, nil
+	}
+	weights := splitWeights(cfg, &p.remembered)
+	if ln := p.d.listener(cfg.Name); ln != nil && ln.Split() != nil && ln.Config().SplitBy == cfg.SplitBy &&
+		reflect.DeepEqual(ln.Split().Weights(), weights) && p.same(ln.Split().Pools()) {
+		spec.Split = ln.Split() // so that the turn goes on
+		return spec, nil
+	}
+	var err error
+	spec.Split, err = backends.NewSplit(weights, cfg.SplitBy == "client", p.pool)
+	return spec, err
+}
+
+// same says whether all of the pools go on.
+func (p *plan) same(pools []*backends.Pool) bool {
+	return !slices.ContainsFunc(pools, func(x *backends.Pool) bool { return p.pool(x.Name) != x })
+}
+
+// listener is the running listener of that name, or nil.
+func (d *daemon) listener(name string) *proxy.Listener {
+	for _, ln := range d.proxy.Listeners() {
+		if ln.Name == name {
+			return ln
+		}
+	}
+	return nil
+}
+
+// resolveTimeout is how long a reload waits for the addresses of new backends that are named by host.
+const resolveTimeout = 5 * time.Second
+
+// prepare opens the sockets, and looks up new host names; one that cannot be resolved now is looked up again later.
+// When it fails, nothing has changed.
+func (p *plan) prepare() error {
+	ctx, cancel := context.WithTimeout(p.d.background, resolveTimeout)
+	defer cancel()
+	for _, pp := range p.pools {
+		for _, b := range pp.added {
+			if b.Address.IsHostName() {
+				b.Resolve(ctx) // resolveNames tells of a failure
+			}
+		}
+	}
+	t, err := p.d.proxy.Prepare(p.specs)
+	p.transition = t
+	return err
+}
+
+// commit makes the change. Pools come first, so that each is ready when a listener sends connections to it; the pools
+// that nothing leads to any more go last.
+func (p *plan) commit() {
+	v := &view{cfg: p.cfg, checkers: map[*backends.Pool]watcher{}}
+	for pool, w := range p.old.checkers {
+		v.checkers[pool] = w
+	}
+	for _, pp := range p.pools {
+		v.pools = append(v.pools, pp.pool)
+		if pp.checker != nil {
+			ctx, stop := context.WithCancel(p.d.background)
+			v.checkers[pp.pool] = watcher{pp.checker, stop}
+			p.d.running.Go(func() { pp.checker.Run(ctx) })
+		}
+	}
+	p.d.view.Store(v)
+	for _, pp := range p.pools {
+		pp.commit(v.checkers[pp.pool], p)
+	}
+	p.transition.Commit()
+	for _, pool := range p.old.pools {
+		if !slices.Contains(v.pools, pool) {
+			p.d.running.Go(func() { p.d.retire(pool) })
+		}
+	}
+	p.d.remembered = p.remembered
+	p.d.remember()
+	p.d.wakeResolver()
+}
+
+func (pp *plannedPool) commit(w watcher, p *plan) {
+	before := pp.pool.Backends()
+	pp.pool.Arrange(pp.cfg.Config, pp.policy, pp.members, p.reason)
+	for _, b := range before {
+		if b.Removed() {
+			w.Remove(b)
+		}
+	}
+	for _, b := range pp.added {
+		p.restore(b)
+		w.Add(b)
+	}
+	old := p.old.cfg.Pool(pp.cfg.Name)
+	if pp.checker == nil && (old == nil || !reflect.DeepEqual(old.Health, pp.cfg.Health)) {
+		if err := w.Update(pp.cfg.Health); err != nil {
+			panic("BUG: lb: a checked health config is refused: " + err.Error())
+		}
+	}
+}
+
+// restore gives a backend what is remembered of it.
+func (p *plan) restore(b *backends.Backend) {
+	r := p.remembered.Backend(b.Pool().Name, b.Name)
+	if r == nil {
+		return
+	}
+	const reason = "remembered"
+	if r.Weight.Changed {
+		b.Pool().SetWeight(b, r.Weight.Value, reason)
+	}
+	if r.MaxConns.Changed {
+		b.Pool().SetMaxConns(b, r.MaxConns.Value, reason)
+	}
+	if to, err := backends.ParseAdminState(r.Admin); err == nil {
+		b.Pool().SetAdmin(b, to, reason)
+	}
+}
+
+// retire ends a removed pool once nobody can be on his way to one of its backends any more. Its sessions go on; with the
+// last of them the pool is forgotten.
+func (d *daemon) retire(pool *backends.Pool) {
+	cfg := *pool.Config()
+	underway := time.NewTimer(cfg.QueueTimeout + cfg.ConnectTimeout)
+	defer underway.Stop()
+	select {
+	case <-underway.C:
+	case <-d.background.Done():
+		return
+	}
+	d.changing.Lock()
+	defer d.changing.Unlock()
+	pool.Arrange(cfg, nil, nil, "the pool is not in the config any more")
+	old := d.view.Load()
+	v := &view{cfg: old.cfg, pools: old.pools, checkers: map[*backends.Pool]watcher{}}
+	for other, w := range old.checkers {
+		if other != pool {
+			v.checkers[other] = w
+		}
+	}
+	old.checkers[pool].stop()
+	d.view.Store(v)
+}

@@ -1,0 +1,93 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"time"
+
+	systemd "github.com/coreos/go-systemd/v22/daemon"
+
+	"github.com/273ebdf9/lb/internal/sdnotify"
+)
+
+// statusEvery is how often the service manager's status line is brought up to date.
+const statusEvery = 5 * time.Second
+
+// service is how lb talks to the service manager that started it, with sd_notify(3). Without one all of it does nothing.
+type service struct {
+	notify   *sdnotify.Sender
+	watchdog time.Duration // within which it wants a sign of life; 0: it does not
+}
+
+// newService reads what the service manager has put into the environment, and takes it out: it is not for the workers.
+func newService() *service {
+	s := &service{notify: sdnotify.FromEnv()}
+	s.watchdog, _ = systemd.SdWatchdogEnabled(true) // an unreadable one is none
+	os.Unsetenv("NOTIFY_SOCKET")
+	return s
+}
+
+// A failure to tell has nobody who could do anything about it.
+
+func (s *service) ready()     { s.notify.Send(sdnotify.Message{Ready: true}) }
+func (s *service) reloading() { s.notify.Send(sdnotify.Reloading()) }
+func (s *service) stopping() {
+	s.notify.Send(sdnotify.Message{Stopping: true, Status: "stopping: sessions may finish", HasStatus: true})
+}
+func (s *service) alive() { s.notify.Send(sdnotify.Message{Watchdog: true}) }
+func (s *service) status(line string) {
+	s.notify.Send(sdnotify.Message{Status: line, HasStatus: true})
+}
+func (s *service) close() { s.notify.Close() }
+
+// tellService says that lb is ready, and then how it is: a status line, and signs of life while the event loops turn.
+func (d *daemon) tellService() {
+	if !d.service.notify.Enabled() {
+		return
+	}
+	line := d.statusLine()
+	d.service.status(line)
+	d.service.ready()
+	status := time.NewTicker(statusEvery)
+	defer status.Stop()
+	var watchdog <-chan time.Time
+	if d.service.watchdog > 0 {
+		t := time.NewTicker(d.service.watchdog / 2)
+		defer t.Stop()
+		watchdog = t.C
+		d.proveAlive()
+	}
+	for {
+		select {
+		case <-status.C:
+			if now := d.statusLine(); now != line {
+				line = now
+				d.service.status(line)
+			}
+		case <-watchdog:
+			d.proveAlive()
+		case <-d.background.Done():
+			return
+		}
+	}
+}
+
+// proveAlive sends the sign of life that the watchdog wants, if the event loops turn.
+func (d *daemon) proveAlive() {
+	if d.proxy.Turning(d.service.watchdog / 4) {
+		d.service.alive()
+	} else {
+		d.log.Error("an event loop hangs: the service manager gets no sign of life")
+	}
+}
+
+// statusLine is what the service manager shows of lb.
+func (d *daemon) statusLine() string {
+	up, all := 0, 0
+	for _, pool := range d.view.Load().pools {
+		n, total := pool.Selectable()
+		up += n
+		all += total
+	}
+	return fmt.Sprintf("%s, %d of %s take new connections", count(int(d.proxy.Sessions()), "session"), up, count(all, "backend"))
+}
