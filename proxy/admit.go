@@ -103,6 +103,11 @@ func (l *loop) headerEvent(s *session, mask uint32) {
 		l.refuse(s, RefusedHeader)
 		return
 	case size == 0:
+		if mask&unix.EPOLLERR != 0 { // the error comes after the bytes, which a peek does not get past
+			s.end = termClientGoneEarly
+			l.close(s, true)
+			return
+		}
 		if mask&unix.EPOLLRDHUP != 0 { // it will never be complete
 			l.refuse(s, RefusedHeader)
 		}
