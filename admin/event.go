@@ -2,6 +2,7 @@ package admin
 
 import (
 	"encoding/json"
+	"math"
 	"net/http"
 	"slices"
 	"strconv"
@@ -50,13 +51,10 @@ func (l *eventLog) addLocked(e Event) {
 }
 
 // after gives up to most events with an ID above id, the oldest first; the first one says how many before it are gone.
-// Where there is none, wake is closed when there is. An id that was never given is one of an earlier lb: it counts as 0.
+// Where there is none, wake is closed when there is.
 func (l *eventLog) after(id uint64, most int) (events []Event, wake <-chan struct{}) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if id > l.last {
-		id = 0
-	}
 	n := int(min(l.last-id, uint64(len(l.ring))))
 	if n == 0 {
 		if l.wake == nil {
@@ -67,9 +65,7 @@ func (l *eventLog) after(id uint64, most int) (events []Event, wake <-chan struc
 	for i := range min(n, most) {
 		events = append(events, l.ring[(l.from+len(l.ring)-n+i)%len(l.ring)])
 	}
-	if id > 0 { // who asks for all there is has missed nothing
-		events[0].Dropped = events[0].ID - id - 1
-	}
+	events[0].Dropped = events[0].ID - id - 1
 	return events, nil
 }
 
@@ -169,21 +165,28 @@ func (s *Server) eventsAsked(r *http.Request) (after uint64, follow bool, err er
 			return 0, false, refuse(http.StatusBadRequest, "after: %q is no ID of an event", v)
 		}
 	}
+	last := uint64(math.MaxUint64)
 	if v := q.Get("last"); v != "" {
 		n, err := strconv.ParseUint(v, 10, 31)
 		if err != nil {
 			return 0, false, refuse(http.StatusBadRequest, "last: %q is no number of events", v)
 		}
-		after = max(after, s.events.before(n))
+		last = n
 	}
-	return after, follow, nil
+	return s.events.position(after, last), follow, nil
 }
 
-// before is the ID that the last n events come after.
-func (l *eventLog) before(n uint64) uint64 {
+// position is the ID to go on from for who asks for the last events, and of them for those after an ID. What was
+// overwritten before he asked he has not missed, unless he names an ID that was before it. One that was never given is
+// of an earlier lb, and counts as none.
+func (l *eventLog) position(after, last uint64) uint64 {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.last - min(n, uint64(len(l.ring)))
+	from := l.last - min(last, uint64(len(l.ring)))
+	if after > l.last || after == 0 || after < from && last < uint64(len(l.ring)) {
+		return from
+	}
+	return after
 }
 
 // followers keeps those who follow from taking every connection, so that others can still be served.

@@ -24,8 +24,9 @@ var (
 	ErrSocketLocked = errors.New("admin: another process holds a lock on its directory")
 )
 
-// socketBacklog is how many callers may wait to be accepted.
-const socketBacklog = 64
+// socketBacklog is how many callers may wait to be accepted. One more is refused (EAGAIN) and does not try again, so that
+// it is enough for whatever scripts start at once.
+const socketBacklog = 1024
 
 // lockPatience is how long another lb may take to make or remove a socket in the same directory.
 const lockPatience = 2 * time.Second

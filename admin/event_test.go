@@ -1,0 +1,220 @@
+package admin
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"net/http"
+	"slices"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/273ebdf9/lb/backends"
+)
+
+func ids(events []Event) (all []uint64) {
+	for _, e := range events {
+		all = append(all, e.ID)
+	}
+	return all
+}
+
+func TestEvents_AreNumberedAndTheOldestFallOut(t *testing.T) {
+	s := new(Server)
+	for range eventLogSize + 5 {
+		s.Publish(Event{Text: "x", Dropped: 9})
+	}
+	all := s.Events()
+	if len(all) != eventLogSize || all[0].ID != 6 || all[len(all)-1].ID != eventLogSize+5 || all[0].Time.IsZero() || all[0].Dropped != 0 {
+		t.Fatalf("events: got %d, the first %+v; want %d from 6 on", len(all), all[0], eventLogSize)
+	}
+	if got, _ := s.events.after(2, 3); !slices.Equal(ids(got), []uint64{6, 7, 8}) || got[0].Dropped != 3 || got[1].Dropped != 0 {
+		t.Errorf("after 2: got %+v; want 6, 7, 8, with 3 dropped before the first", got)
+	}
+	for _, tc := range []struct{ after, last, want uint64 }{
+		{0, 1 << 40, 5}, {3, 1 << 40, 3}, {100, 1 << 40, 100}, {0, 2, eventLogSize + 3}, {100, 2, eventLogSize + 3}, {1 << 40, 1 << 40, 5},
+		{eventLogSize + 5, 1 << 40, eventLogSize + 5}, {eventLogSize + 4, 2, eventLogSize + 4}, {0, 0, eventLogSize + 5},
+	} {
+		if got := s.events.position(tc.after, tc.last); got != tc.want {
+			t.Errorf("the last %d after %d: got %d; want %d", tc.last, tc.after, got, tc.want)
+		}
+	}
+	if got, wake := s.events.after(eventLogSize+5, 3); got != nil || wake == nil {
+		t.Errorf("after the last: got %+v; want a wait", got)
+	}
+	restored := new(Server)
+	restored.RestoreEvents(all[eventLogSize-2:])
+	if e := restored.Publish(Event{}); e.ID != eventLogSize+6 || len(restored.Events()) != 3 {
+		t.Errorf("after a restore: got %d, %d remembered; want %d and 3", e.ID, len(restored.Events()), eventLogSize+6)
+	}
+}
+
+func TestEvents_FollowerSeesWhatComesAndTheLastOnes(t *testing.T) {
+	f := newFakeLB(t)
+	s, c, _ := serveFake(t, f, "")
+	for range 5 {
+		s.Publish(Event{Kind: "weight"})
+	}
+	read := func(q EventQuery, n int) []uint64 {
+		t.Helper()
+		var got []Event
+		enough := errors.New("enough")
+		err := c.Events(t.Context(), q, func(e Event) error {
+			got = append(got, e)
+			if q.Follow && e.ID == 5 {
+				s.Publish(Event{}) // 6 comes while he follows
+			}
+			if len(got) == n {
+				return enough
+			}
+			return nil
+		})
+		if err != nil && err != enough {
+			t.Fatal(err)
+		}
+		return ids(got)
+	}
+	if got := read(EventQuery{}, 0); !slices.Equal(got, []uint64{1, 2, 3, 4, 5}) {
+		t.Errorf("all: got %v", got)
+	}
+	if got := read(EventQuery{Last: -1}, 0); got != nil {
+		t.Errorf("none: got %v", got)
+	}
+	if got := read(EventQuery{After: 3}, 0); !slices.Equal(got, []uint64{4, 5}) {
+		t.Errorf("after 3: got %v", got)
+	}
+	if got := read(EventQuery{Last: 2, Follow: true}, 3); !slices.Equal(got, []uint64{4, 5, 6}) {
+		t.Errorf("the last 2 and what comes: got %v; want 4, 5, 6", got)
+	}
+}
+
+func TestEvents_SlowFollowerHoldsUpNobodyAndIsToldWhatHeMissed(t *testing.T) {
+	f := newFakeLB(t)
+	s, c, _ := serveFake(t, f, "")
+	resp, err := c.send(t.Context(), http.MethodGet, "/v1/events?follow=1", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	long := strings.Repeat("x", 4096) // the socket is full after some
+	const n = 3 * eventLogSize
+	for range n {
+		s.Publish(Event{Text: long}) // would hang here
+	}
+	var seen, missed uint64
+	err = nil
+	dec := newEventDecoder(resp.Body)
+	for last := uint64(0); last < n && err == nil; {
+		var e Event
+		if e, err = dec(); err == nil {
+			seen, missed, last = seen+1, missed+e.Dropped, e.ID
+		}
+	}
+	if err != nil || missed == 0 || seen+missed != n {
+		t.Errorf("slow follower: got %d seen, %d told as missed, %v; want %d in all", seen, missed, err, n)
+	}
+}
+
+func TestEvents_FollowersEndWithTheServerAndWhenTheyLeave(t *testing.T) {
+	f := newFakeLB(t)
+	s, socket, _ := newServer(t, f.sources(), false)
+	served := make(chan error, 1)
+	go func() { served <- s.Serve() }()
+	c := NewClient(socket)
+	s.Publish(Event{})
+	following, ended := make(chan struct{}, 2), make(chan error, 2)
+	follow := func(ctx context.Context) {
+		ended <- c.Events(ctx, EventQuery{Follow: true}, func(Event) error { following <- struct{}{}; return nil })
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	go follow(ctx)
+	<-following
+	cancel()
+	if err := <-ended; !errors.Is(err, context.Canceled) {
+		t.Errorf("follower who left: got %v; want context.Canceled", err)
+	}
+	go follow(t.Context())
+	<-following
+	if err := s.Close(context.Background()); err != nil { // waits for the handlers
+		t.Errorf("Close: got %v; want nil", err)
+	}
+	if err := <-ended; !errors.Is(err, ErrStreamEnded) {
+		t.Errorf("follower at the end: got %v; want ErrStreamEnded", err)
+	}
+	<-served
+	if s.followers.local != 0 {
+		t.Errorf("followers: got %d; want none left", s.followers.local)
+	}
+}
+
+func TestEvents_FollowersLeaveRoomForOthers(t *testing.T) {
+	var f followers
+	var last func()
+	n := 0
+	for {
+		release, err := f.enter(Peer{Local: true})
+		if err != nil {
+			var refusal *Error
+			if !errors.As(err, &refusal) || refusal.Status != 503 {
+				t.Errorf("one too many: got %v; want 503", err)
+			}
+			break
+		}
+		last = release
+		n++
+	}
+	if n < 100 || n > maxControlConns-32 {
+		t.Errorf("followers: got %d of %d connections; want at least 100, and room for others", n, maxControlConns)
+	}
+	last()
+	if _, err := f.enter(Peer{Local: true}); err != nil {
+		t.Errorf("after one has left: got %v; want room", err)
+	}
+}
+
+func newEventDecoder(r io.Reader) func() (Event, error) {
+	dec := json.NewDecoder(r)
+	return func() (e Event, err error) { return e, dec.Decode(&e) }
+}
+
+func TestRates_AreOfTheLastSeconds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPool(t, "app", "w1")
+		b := p.Get("w1")
+		var accepted uint64
+		s := &Server{src: Sources{
+			Pools:     func() []*backends.Pool { return []*backends.Pool{p} },
+			Listeners: func() []ListenerStatus { return []ListenerStatus{{Name: "web", Connections: accepted}} },
+		}}
+		status := func() (backend, listener *float64) {
+			v, err := s.status(nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return v.(*Status).Pools[0].Backends[0].Rate, v.(*Status).Listeners[0].Rate
+		}
+		if backend, listener := status(); backend != nil || listener != nil {
+			t.Errorf("first question: got %v, %v; want no rate", backend, listener)
+		}
+		for range 20 { // a connection each 100 ms, a question each second
+			for range 10 {
+				time.Sleep(100 * time.Millisecond)
+				b.Counters.Connections.Add(1)
+				accepted += 2
+			}
+			if backend, listener := status(); *backend < 9.9 || *backend > 10.1 || *listener < 19.9 || *listener > 20.1 {
+				t.Errorf("rates: got %v and %v; want 10 and 20", *backend, *listener)
+			}
+		}
+		if n := len(s.rates.samples); n > 15 {
+			t.Errorf("samples: got %d; want those of 10 seconds", n)
+		}
+		time.Sleep(time.Hour)
+		if backend, _ := status(); backend != nil {
+			t.Errorf("after an hour: got %v; want no rate", *backend)
+		}
+	})
+}
