@@ -234,6 +234,7 @@ func (w *Worker) Serve(serve func(net.Listener) error, shutdown func(context.Con
 		return err
 	case <-w.stopping.Done():
 	}
+	w.Offline() // run may not have come to it
 	err := shutdown(context.Background())
 	<-served // http.ErrServerClosed: as was asked
 	return err
