@@ -50,7 +50,7 @@ type Backend struct {
 }
 
 // Hooks are the facts that flow up, and the questions that go there. Each may be nil. They are called on the pool's
-// goroutine, in order, but for Beat and Output; they must not block, and may call SetHealth, Status and Lines only.
+// goroutine, in order, but for Beat and Output, and by Start itself for workers that it adopts; they must not block, and may call SetHealth, Status and Lines only.
 type Hooks struct {
 	// Added: there is a new address, which takes no connections yet.
 	Added func(b Backend)
@@ -367,7 +367,7 @@ func (p *Pool) await(ctx context.Context, first func() error, check func() (bool
 func now() (bool, error) { return true, nil }
 
 // Stop ends all workers: each takes nothing new, finishes its connections, gets its stop signal, and SIGKILL if it does
-// not obey. When ctx is done it kills them all. It returns when none is left, and the pool's files are gone.
+// not obey. Call it after Start only. When ctx is done it kills them all. It returns when none is left, and the pool's files are gone.
 func (p *Pool) Stop(ctx context.Context) {
 	all := func(e event, reason string) {
 		for _, w := range append([]*worker(nil), p.workers...) {
