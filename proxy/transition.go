@@ -75,7 +75,7 @@ func (t *Transition) add(spec *ListenerSpec, kept map[*socket]bool) error {
 	}
 	c := change{ln: ln, settings: set}
 	for _, bind := range spec.Config.Bind {
-		if i := slices.IndexFunc(have, func(s *socket) bool { return s.bind == bind }); i >= 0 {
+		if i := slices.IndexFunc(have, func(s *socket) bool { return s.bind == bind && !kept[s] }); i >= 0 {
 			kept[have[i]] = true
 			c.sockets = append(c.sockets, have[i])
 			continue
@@ -132,8 +132,12 @@ func (t *Transition) Commit() {
 	p.closeSockets(t.closed)
 }
 
-// socketAt finds an open socket by its bind address; nil if there is none. The caller holds mu.
+// socketAt finds an open socket by its bind address; nil if there is none. Port 0 is another port each time, so nobody
+// has that. The caller holds mu.
 func (p *Proxy) socketAt(bind string) *socket {
+	if a, err := backends.ParseAddress(bind); err == nil && !a.IsUnix() && a.Port == 0 {
+		return nil
+	}
 	for _, ln := range p.listeners {
 		for _, s := range *ln.sockets.Load() {
 			if s.bind == bind {
