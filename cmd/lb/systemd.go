@@ -89,5 +89,5 @@ func (d *daemon) statusLine() string {
 		up += n
 		all += total
 	}
-	return fmt.Sprintf("%s, %d of %s take new connections", count(int(d.proxy.Sessions()), "session"), up, count(all, "backend"))
+	return fmt.Sprintf("%s, %d of %s up", count(int(d.proxy.Sessions()), "session"), up, count(all, "backend"))
 }
