@@ -40,6 +40,8 @@ need ssh-keygen openssh-client
 need rsync rsync
 need openssl openssl
 need node nodejs
+need haproxy haproxy
+need socat socat
 
 if [ -z "$packages" ]; then
 	echo "everything is there"
