@@ -70,6 +70,7 @@ func (l *loop) unwatch(s *socket) {
 			continue
 		}
 		l.pause(a)
+		a.queued = false // it may have had an event in this round
 		l.accepts[i] = nil
 		for l.p.sessions.Load() < l.p.maxSessions {
 			if !l.acceptOne(a) {
@@ -97,7 +98,14 @@ func (l *loop) accept(a *acceptor) {
 
 // acceptOne takes one connection off the queue; false when there is none or lb cannot.
 func (l *loop) acceptOne(a *acceptor) bool {
+	if l.p.sessions.Add(1) > l.p.maxSessions { // the last place went to another loop
+		l.p.sessions.Add(-1)
+		return false
+	}
 	fd, errno := accept(a.fd, &l.rsa)
+	if errno != 0 {
+		l.p.sessions.Add(-1)
+	}
 	switch errno {
 	case 0:
 	case unix.EAGAIN:
@@ -112,7 +120,6 @@ func (l *loop) acceptOne(a *acceptor) bool {
 	}
 	c := accepted{fd: fd, unix: l.rsa.Addr.Family == unix.AF_UNIX, client: peerAddr(&l.rsa), listener: a.ln}
 	a.ln.active.Add(1)
-	l.p.sessions.Add(1)
 	if other := l.lessLoaded(); other != nil {
 		other.sessions.Add(1) // until it counts for itself, so that a burst spreads
 		other.post(message{conn: c})
@@ -154,6 +161,7 @@ func (l *loop) tryResume() {
 		return
 	}
 	l.resumeAt = 0
+	l.p.restoreReserve()
 	for _, a := range l.accepts {
 		if a != nil {
 			l.resume(a)

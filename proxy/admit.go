@@ -73,7 +73,7 @@ func (l *loop) awaitHeader(s *session, set *settings) {
 	}
 	s.phase = phaseHeader
 	if errno := l.register(s, client, sessionEvents); errno != 0 {
-		s.end = termResource
+		s.end = s.endedBy('R')
 		l.close(s, false)
 		return
 	}

@@ -152,6 +152,7 @@ func connectError(family int, errno unix.Errno) backends.ConnectError {
 // connectFailed gives the backend's slot back and says whether to try another; if not, the session has ended.
 func (l *loop) connectFailed(s *session, why backends.ConnectError) bool {
 	b := s.backend
+	noSocket := s.ends[backend].fd < 0
 	if x := &s.ends[backend]; x.fd >= 0 {
 		if x.flags&endRegistered != 0 { // a fork under way may keep the socket alive for a moment, and its events with it
 			epollCtl(l.epfd, unix.EPOLL_CTL_DEL, x.fd, 0, token{})
@@ -172,9 +173,9 @@ func (l *loop) connectFailed(s *session, why backends.ConnectError) bool {
 		l.close(s, false)
 		return false
 	}
-	if why == backends.ConnectResource && b.Address.IsUnix() {
+	if why == backends.ConnectResource && (noSocket || b.Address.IsUnix()) {
 		// No descriptor or memory of our own: the next backend would fail the same way.
-		s.end = termResource
+		s.end = s.endedBy('R')
 		l.close(s, false)
 		return false
 	}
@@ -261,7 +262,7 @@ func (l *loop) established(s *session) {
 		errno = l.register(s, client, mask)
 	}
 	if errno != 0 {
-		s.end = termResource
+		s.end = s.endedBy('R')
 		l.close(s, false)
 		return
 	}

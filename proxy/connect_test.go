@@ -5,7 +5,6 @@ import (
 	"slices"
 	"sync"
 	"testing"
-	"time"
 
 	"github.com/273ebdf9/lb/backends"
 )
@@ -177,93 +176,4 @@ func talk(t testing.TB, c conn) {
 	t.Helper()
 	send(t, c, []byte("word"))
 	receive(t, c, "word")
-}
-
-func TestQueue_ServesTheOldestFirst(t *testing.T) {
-	r := queued(t, nil)
-	c := r.dial()
-	talk(t, c)
-	var waiting []conn
-	for i := range 5 {
-		waiting = append(waiting, r.dial())
-		eventually(t, "it waits", func() bool { return r.pool.QueueLen() == i+1 })
-	}
-	for i, next := range waiting {
-		c.Close()
-		talk(t, next)
-		if n := r.pool.QueueLen(); n != 4-i {
-			t.Errorf("waiting: got %d; want %d", n, 4-i)
-		}
-		c = next
-	}
-	c.Close()
-	for i, rec := range r.ended(6) {
-		if rec.Termination.String() != "--" || (rec.QueueTime > 0) != (i > 0) {
-			t.Errorf("session %d: got %v after %v in the queue; want -- and a wait for all but the first", i, rec.Termination, rec.QueueTime)
-		}
-	}
-}
-
-func TestQueue_CarriesWhatTheClientSaidMeanwhile(t *testing.T) {
-	r := queued(t, nil)
-	first := r.dial()
-	talk(t, first)
-	c := r.dial()
-	send(t, c, []byte("all that I have to say"))
-	c.CloseWrite()
-	eventually(t, "it waits", func() bool { return r.pool.QueueLen() == 1 })
-	first.Close()
-	receive(t, c, "all that I have to say")
-	wantEOF(t, c)
-	r.ended(2)
-}
-
-func TestQueue_TimeoutClosesTheClient(t *testing.T) {
-	const timeout = 50 * time.Millisecond
-	r := queued(t, func(s *setup) { s.pool.QueueTimeout = timeout })
-	first := r.dial()
-	talk(t, first)
-	wantEOF(t, r.dial())
-	rec := r.wantTermination("sQ")
-	wantLasted(t, rec, timeout)
-	if rec.QueueTime < timeout || r.pool.Queue.Timeouts.Load() != 1 || r.pool.QueueLen() != 0 {
-		t.Errorf("queue: got %v waited, %d timeouts, %d waiting; want %v, 1, 0", rec.QueueTime, r.pool.Queue.Timeouts.Load(), r.pool.QueueLen(), timeout)
-	}
-	talk(t, first) // is not concerned
-	first.Close()
-	r.ended(2)
-}
-
-func TestQueue_FullClosesTheClientAtOnce(t *testing.T) {
-	r := queued(t, func(s *setup) { s.pool.QueueSize = 1 })
-	first := r.dial()
-	talk(t, first)
-	second := r.dial()
-	eventually(t, "it waits", func() bool { return r.pool.QueueLen() == 1 })
-	wantEOF(t, r.dial())
-	if rec := r.wantTermination("sQ"); rec.QueueTime != 0 {
-		t.Errorf("time in the queue: got %v; want 0", rec.QueueTime)
-	}
-	first.Close()
-	talk(t, second)
-	second.Close()
-	r.ended(3)
-}
-
-func TestQueue_ClientThatLeavesGivesItsPlaceUp(t *testing.T) {
-	r := queued(t, nil)
-	first := r.dial()
-	talk(t, first)
-	for name, leave := range map[string]func(conn){"reset": reset, "close": func(c conn) { c.Close() }} {
-		before := len(r.ended(0))
-		c := r.dial()
-		eventually(t, "it waits", func() bool { return r.pool.QueueLen() == 1 })
-		leave(c)
-		rec := r.ended(before + 1)[before]
-		if rec.Termination.String() != "CQ" || r.pool.QueueLen() != 0 {
-			t.Errorf("%s: got %v and %d waiting; want CQ and 0", name, rec.Termination, r.pool.QueueLen())
-		}
-	}
-	first.Close()
-	r.ended(3)
 }

@@ -120,3 +120,28 @@ func (p *Proxy) BackendEvent(mask uint32, prepare func()) {
 		})
 	}
 }
+
+// UnwatchWithAcceptPending takes every listening socket out of the only loop in a round in which it had an event, runs
+// then, and returns when the round is over.
+func (p *Proxy) UnwatchWithAcceptPending(then func()) {
+	l := p.loops[0]
+	l.call(func(l *loop) {
+		for _, a := range l.accepts {
+			l.dispatch(&unix.EpollEvent{Events: unix.EPOLLIN, Fd: a.id})
+			l.unwatch(a.socket)
+		}
+		then()
+	})
+	l.call(func(*loop) {})
+}
+
+// AcceptWhileFull has the only loop accept at a moment when all places are taken, and says whether it did.
+func (p *Proxy) AcceptWhileFull(connect func()) (accepted bool) {
+	p.loops[0].call(func(l *loop) {
+		connect()
+		p.sessions.Add(p.maxSessions)
+		accepted = l.acceptOne(l.accepts[0])
+		p.sessions.Add(-p.maxSessions)
+	})
+	return accepted
+}

@@ -143,8 +143,10 @@ func (l *loop) run() {
 		}
 		for i, a := range l.pending {
 			l.pending[i] = nil
-			a.queued = false
-			l.accept(a)
+			if a.queued {
+				a.queued = false
+				l.accept(a)
+			}
 		}
 		l.pending = l.pending[:0]
 		if l.resumeAt != 0 {
@@ -157,8 +159,6 @@ func (l *loop) run() {
 		}
 	}
 	l.pipes.close(&l.p.Stats)
-	closeFD(l.epfd)
-	closeFD(l.wakefd)
 }
 
 // wait gives the number of events. It returns with none when a timer is due.

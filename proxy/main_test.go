@@ -10,11 +10,8 @@ import (
 	"time"
 )
 
-// TestMain lets the test binary play the parts that need a process of their own, and looks for leaks at the end.
+// TestMain looks for goroutines and descriptors that the tests leave behind.
 func TestMain(m *testing.M) {
-	if role := os.Getenv("LB_PROXY_ROLE"); role != "" {
-		os.Exit(playRole(role))
-	}
 	// Two loops sleep with their processors in hand; the tests need others, as cmd/lb arranges it.
 	runtime.GOMAXPROCS(max(4, runtime.GOMAXPROCS(0)))
 	// What the runtime opens on first use stays open: have it now.

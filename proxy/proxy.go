@@ -175,17 +175,23 @@ func (p *Proxy) Stop(ctx context.Context) (killed int64, err error) {
 		break
 	}
 	for _, l := range p.loops {
-		l.post(message{do: func(l *loop) {
+		l.call(func(l *loop) {
 			l.table.each(func(s *session) {
-				s.end = termKilled
+				s.end = s.endedBy('K')
 				l.close(s, false)
 			})
-			l.quit = true
-		}})
+		})
+	}
+	// Not before: a session that is closed may free a slot for one of another loop.
+	for _, l := range p.loops {
+		l.post(message{do: func(l *loop) { l.quit = true }})
 	}
 	p.running.Wait()
 	for _, l := range p.loops {
 		l.returnGrants()
+		// Not by the loop itself: it may end before post has written to wakefd.
+		closeFD(l.epfd)
+		closeFD(l.wakefd)
 	}
 	if fd := p.reserve.Load(); fd >= 0 {
 		closeFD(fd)
@@ -236,7 +242,16 @@ func (p *Proxy) acceptFailed(a *acceptor, errno unix.Errno) {
 		closeFD(c)
 		p.Stats.ShedClients.Add(1)
 	}
-	if fd, err := unix.Eventfd(0, unix.EFD_CLOEXEC); err == nil {
-		p.reserve.Store(int32(fd))
+	p.restoreReserve()
+}
+
+// restoreReserve opens the reserve descriptor where it was used. Another loop may have taken its place meanwhile; then
+// the next call tries again.
+func (p *Proxy) restoreReserve() {
+	if p.reserve.Load() >= 0 {
+		return
+	}
+	if fd, err := unix.Eventfd(0, unix.EFD_CLOEXEC); err == nil && !p.reserve.CompareAndSwap(-1, int32(fd)) {
+		unix.Close(fd)
 	}
 }

@@ -36,15 +36,18 @@ var (
 	termRefused         = Termination{'S', 'C'}
 	termConnectLate     = Termination{'s', 'C'}
 	termAge             = Termination{'P', 'D'}
-	termDown            = Termination{'D', 'D'}
 	termRefusedByRule   = Termination{'P', 'R'}
 	termHeaderLate      = Termination{'c', 'R'}
 	termClientGoneEarly = Termination{'C', 'R'}
 	termQueue           = Termination{'s', 'Q'}
 	termQueueGone       = Termination{'C', 'Q'}
-	termResource        = Termination{'R', 'C'}
-	termKilled          = Termination{'K', 'D'}
 )
+
+// phaseLetters are the second letters of what can happen in any phase.
+var phaseLetters = [...]byte{phaseFree: '-', phaseHeader: 'R', phaseQueued: 'Q', phaseConnecting: 'C', phaseRelaying: 'D'}
+
+// endedBy is the termination of a session that by ends in its present phase.
+func (s *session) endedBy(by byte) Termination { return Termination{by, phaseLetters[s.phase]} }
 
 // Record is what is known of a session when it has ended.
 type Record struct {

@@ -49,28 +49,29 @@ func (p *Proxy) SessionList() []SessionInfo {
 	return all
 }
 
-// Kill closes the sessions with these ids, as far as they run, and gives how many it closed. Their termination is "KD".
+// Kill closes the sessions with these ids, as far as they run, and gives how many it closed. Their termination is "K" and
+// the phase they were in.
 func (p *Proxy) Kill(ids []uint64) int {
 	want := make(map[uint64]bool, len(ids))
 	for _, id := range ids {
 		want[id] = true
 	}
-	return p.closeAll(func(s *session) bool { return want[s.id] }, termKilled)
+	return p.closeAll(func(s *session) bool { return want[s.id] }, 'K')
 }
 
 // CloseBackend closes the sessions of a backend that is down or gone, and gives how many there were. Their termination
 // is "DD".
 func (p *Proxy) CloseBackend(b *backends.Backend) int {
-	return p.closeAll(func(s *session) bool { return s.backend == b && s.phase == phaseRelaying }, termDown)
+	return p.closeAll(func(s *session) bool { return s.backend == b && s.phase == phaseRelaying }, 'D')
 }
 
-func (p *Proxy) closeAll(which func(*session) bool, end Termination) int {
+func (p *Proxy) closeAll(which func(*session) bool, by byte) int {
 	n := 0
 	p.onLoops(func(l *loop) {
 		l.table.each(func(s *session) {
 			if which(s) {
 				n++
-				s.end = end
+				s.end = s.endedBy(by)
 				l.close(s, false)
 			}
 		})
@@ -80,16 +81,16 @@ func (p *Proxy) closeAll(which func(*session) bool, end Termination) int {
 
 // Turning says whether every loop comes round within the timeout.
 func (p *Proxy) Turning(timeout time.Duration) bool {
+	round := make(chan struct{}, len(p.loops))
 	p.mu.Lock()
-	stopped := p.stopped
-	p.mu.Unlock()
-	if stopped {
+	if p.stopped {
+		p.mu.Unlock()
 		return true
 	}
-	round := make(chan struct{}, len(p.loops))
 	for _, l := range p.loops {
 		l.post(message{do: func(*loop) { round <- struct{}{} }})
 	}
+	p.mu.Unlock()
 	late := time.NewTimer(timeout)
 	defer late.Stop()
 	for range p.loops {

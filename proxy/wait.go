@@ -28,7 +28,7 @@ func (l *loop) noBackend(s *session, w *backends.Waiter, err error) {
 		s.phase = phaseQueued
 		s.queuedAt = l.now
 		if errno := l.register(s, client, sessionEvents); errno != 0 {
-			s.end = termResource
+			s.end = s.endedBy('R')
 			l.close(s, false)
 			return
 		}

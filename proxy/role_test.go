@@ -1,3 +1,0 @@
-package proxy_test
-
-func playRole(role string) int { return 2 }
