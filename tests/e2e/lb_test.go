@@ -28,7 +28,7 @@ type lbConfig struct {
 type lbListener struct {
 	Name    string
 	Bind    []string
-	Pool    string
+	Pool    string // "": Options has a split
 	Options string
 }
 
@@ -77,7 +77,11 @@ func (c lbConfig) toml(adminSocket string) string {
 		for i, bind := range l.Bind {
 			binds[i] = strconv.Quote(bind)
 		}
-		fmt.Fprintf(&b, "[listeners.%s]\nbind = [%s]\npool = %q\n%s\n", l.Name, strings.Join(binds, ", "), l.Pool, l.Options)
+		fmt.Fprintf(&b, "[listeners.%s]\nbind = [%s]\n", l.Name, strings.Join(binds, ", "))
+		if l.Pool != "" {
+			fmt.Fprintf(&b, "pool = %q\n", l.Pool)
+		}
+		fmt.Fprintf(&b, "%s\n", l.Options)
 	}
 	for _, p := range c.Pools {
 		health := p.Health
