@@ -41,9 +41,10 @@ type ListenerConfig struct {
 	// Bind are the addresses to listen on: "127.0.0.1:8080", "[::]:8080", ":8080" (every address, IPv4 and IPv6),
 	// "unix:/path", "unix:@name". At least one.
 	Bind []string `toml:"bind"`
-	// Pool is the name of the pool that serves the listener. Required, unless there is a split.
+	// Pool is the name of the pool that serves the listener. Default "": none, and then there must be a split.
 	Pool string `toml:"pool"`
 	// Split spreads the connections over several pools by weight, 0..1000, instead of Pool: { blue = 90, green = 10 }.
+	// Default {}: all go to Pool.
 	Split map[string]int `toml:"split"`
 	// SplitBy is what a split gives its sides: "connection" (default), each in turn, exact in proportion; "client", each
 	// client address, so that a client stays with its side as long as the weights stay.

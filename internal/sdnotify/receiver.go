@@ -145,8 +145,8 @@ func (r *Receiver) open(control []byte) (pid int) {
 				continue
 			}
 			for _, fd := range fds {
+				r.closed.Add(1) // before the sender can see it
 				unix.Close(fd)
-				r.closed.Add(1)
 			}
 		}
 	}
