@@ -3,13 +3,19 @@ package main
 import (
 	"fmt"
 	"os"
+	"os/signal"
 	"runtime"
+	"syscall"
 	"testing"
 	"time"
 )
 
 // TestMain checks that the tests left no goroutine and no descriptor behind.
 func TestMain(m *testing.M) {
+	// The goroutine of package os/signal stays once it is there.
+	signals := make(chan os.Signal, 1)
+	signal.Notify(signals, syscall.SIGWINCH)
+	signal.Stop(signals)
 	goroutines, fds := runtime.NumGoroutine(), countFDs()
 	code := m.Run()
 	for deadline := time.Now().Add(5 * time.Second); code == 0; runtime.Gosched() {
