@@ -2,6 +2,7 @@ package admin
 
 import (
 	"io"
+	"maps"
 	"os"
 	"runtime"
 	"slices"
@@ -75,6 +76,12 @@ func (e *exposition) listeners(listeners []ListenerStatus) {
 		func(l *ListenerStatus) uint64 { return l.BytesIn })
 	each("lb_listener_bytes_out_total", counter, "Bytes to clients of the listener.",
 		func(l *ListenerStatus) uint64 { return l.BytesOut })
+	e.family("lb_listener_refused_total", counter, "Clients that were closed before a backend was chosen, by reason: rules, limits, PROXY header.")
+	for i := range listeners {
+		for _, reason := range slices.Sorted(maps.Keys(listeners[i].Refused)) {
+			e.count(labels("listener", listeners[i].Name, "reason", reason), listeners[i].Refused[reason])
+		}
+	}
 }
 
 func (e *exposition) refusals(c *refusals) {

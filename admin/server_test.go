@@ -131,7 +131,7 @@ func TestStatus_FieldNamesStay(t *testing.T) {
 	}
 	wantKeys(t, "status", top, "accept_errors access_log_dropped listeners max_sessions pid pipes pools revision session_limit_reached sessions spliced_bytes started uptime_seconds version")
 	first := func(v any) map[string]any { return v.([]any)[0].(map[string]any) }
-	wantKeys(t, "listener", first(top["listeners"]), "active addresses bytes_in bytes_out connections connections_per_second max_conns name pool")
+	wantKeys(t, "listener", first(top["listeners"]), "active addresses bytes_in bytes_out connections connections_per_second max_conns name pool refused")
 	pool := first(top["pools"])
 	wantKeys(t, "pool", pool, "active backends balance name queue selectable")
 	wantKeys(t, "backend", first(pool["backends"]), "active address admin backup bytes_in bytes_out configured_weight connect_errors connect_p50_seconds connect_p99_seconds connections connections_per_second health last_probe max_conns name reason selectable share since weight")

@@ -41,6 +41,8 @@ type ListenerStatus struct {
 	// BytesIn counts bytes from clients, BytesOut bytes to them.
 	BytesIn  uint64 `json:"bytes_in"`
 	BytesOut uint64 `json:"bytes_out"`
+	// Refused counts the clients that were closed before a backend was chosen, by reason: rules, limits, PROXY header.
+	Refused map[string]uint64 `json:"refused"`
 }
 
 // ProcessStatus is the lb process at one moment.

@@ -139,6 +139,7 @@ func (p *Pool) joinLocked(b *Backend, reason string, now time.Time) {
 	b.maxConns.Store(p.limit(b.config.Load()))
 	b.original = !p.served
 	if b.Health() == HealthUp {
+		b.failStreak.Store(0)
 		p.riseLocked(b, now)
 	}
 	p.policy.Update(b)

@@ -368,9 +368,9 @@ func TestParse_Warnings(t *testing.T) {
 		"lb.toml:11: pools.app.backends[1].address: unix:/run/app/w1.sock is the address of backends[0] too")
 	checkWarnings(t, app+"[pools.app.health]\ninterval = '1s'\ntimeout = '2s'\n",
 		"lb.toml:11: pools.app.health.timeout: timeout 2s is above interval 1s")
-	checkWarnings(t, app+"[pools.app.health]\ninterval = '500ms'\n",
-		"lb.toml:10: pools.app.health.interval: timeout 1s is above interval 500ms")
-	checkWarnings(t, app+"[pools.app.health]\ntype = 'none'\ninterval = '500ms'\n", "")
+	checkWarnings(t, app+"[pools.app.health]\ninterval = '200ms'\n",
+		"lb.toml:10: pools.app.health.interval: timeout 500ms is above interval 200ms")
+	checkWarnings(t, app+"[pools.app.health]\ntype = 'none'\ninterval = '200ms'\n", "")
 	checkWarnings(t, strings.Replace(app, "[pools.app]\n", "[pools.app]\nidle_timeout = '2s'\n", 1),
 		"lb.toml:6: pools.app.idle_timeout: idle_timeout 2s is below connect_timeout 5s")
 	checkWarnings(t, strings.Replace(app, "[pools.app]\n", "[pools.app]\nidle_timeout = '0s'\n", 1), "")

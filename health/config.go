@@ -54,7 +54,7 @@ type Config struct {
 	// up to one interval, so that probes do not come in step. Default 0.1; 0 is none. "notify" does not use it.
 	Jitter float64 `toml:"jitter"`
 	// Timeout is how long one probe may take, from the connect to the answer. A probe that takes longer than its interval
-	// is followed by the next at once, never overlapped. Default 1s.
+	// is followed by the next at once, never overlapped. Default 500ms.
 	Timeout time.Duration `toml:"timeout"`
 	// Rise is how many probes in a row must succeed until a backend that is down is up. Default 2. The first probe after the
 	// start, or after the admin state maint, decides alone, either way.
@@ -101,7 +101,7 @@ func DefaultConfig() Config {
 		Type:        typeConnect,
 		Interval:    time.Second,
 		Jitter:      0.1,
-		Timeout:     time.Second,
+		Timeout:     500 * time.Millisecond,
 		Rise:        2,
 		Fall:        3,
 		Initial:     "up",

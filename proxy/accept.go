@@ -11,9 +11,12 @@ import (
 
 const (
 	maxAcceptBatch = 64
-	// acceptPause is how long a loop leaves a listener alone when lb is at its limit or out of descriptors. What
-	// connects meanwhile waits in the kernel's queue.
+	// acceptPause is how long a loop leaves its listeners alone when lb is out of descriptors. What connects meanwhile
+	// waits in the kernel's queue.
 	acceptPause = 50 * time.Millisecond
+	// fullPause is the same at max_sessions, where the end of sessions ends the pause: it only bounds how long a loop
+	// could miss that.
+	fullPause = time.Second
 	// A loop that has handOverAt sessions more than another, and a quarter more, gives a new one to that.
 	handOverAt = 16
 )
@@ -151,16 +154,21 @@ func (l *loop) pauseAccepts(full bool) {
 			l.pause(a)
 		}
 	}
-	l.resumeAt, l.fullPause = l.now+acceptPause, full
+	l.resumeAt, l.full = l.now+acceptPause, full
+	if full {
+		l.resumeAt = l.now + fullPause
+		l.waitsForRoom.Store(true)
+		l.tryResume() // sessions may have ended before they could know
+	}
 }
 
 // tryResume ends the pause when it is over, or when there is room again for a good number of sessions.
 func (l *loop) tryResume() {
-	room := l.p.maxSessions - l.p.sessions.Load()
-	if l.now < l.resumeAt && (!l.fullPause || room <= l.p.maxSessions/64) {
+	if l.now < l.resumeAt && (!l.full || !l.p.hasRoom(l.p.sessions.Load())) {
 		return
 	}
 	l.resumeAt = 0
+	l.waitsForRoom.Store(false)
 	l.p.restoreReserve()
 	for _, a := range l.accepts {
 		if a != nil {

@@ -158,7 +158,7 @@ func openSocket(bind string, cfg *ListenerConfig) (_ *socket, err error) {
 func bindError(bind string, err error) error {
 	switch {
 	case errors.Is(err, unix.EADDRINUSE):
-		return fmt.Errorf("cannot listen on %q: another process listens there: %w", bind, err)
+		return fmt.Errorf("cannot listen on %q: another process, or another listener of lb, listens there: %w", bind, err)
 	case errors.Is(err, unix.EACCES):
 		return fmt.Errorf("cannot listen on %q: not permitted (a port below 1024 needs root or CAP_NET_BIND_SERVICE): %w", bind, err)
 	case errors.Is(err, unix.EADDRNOTAVAIL):

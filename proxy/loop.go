@@ -60,8 +60,10 @@ type loop struct {
 	rsa     unix.RawSockaddrAny
 	quit    bool
 
-	resumeAt  time.Duration // when to listen again; 0 while not paused
-	fullPause bool          // paused at max_sessions: resume as soon as there is room
+	resumeAt time.Duration // when to listen again; 0 while not paused
+	full     bool          // paused at max_sessions: resume as soon as there is room
+
+	waitsForRoom atomic.Bool // full; whoever ends a session sees it and wakes the loop
 
 	sessions atomic.Int64 // of this loop; written by it alone
 

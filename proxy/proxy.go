@@ -208,10 +208,20 @@ func (p *Proxy) sessionEnded() {
 		default:
 		}
 	}
+	if p.hasRoom(n) {
+		for _, l := range p.loops {
+			if l.waitsForRoom.Load() && l.waitsForRoom.CompareAndSwap(true, false) {
+				l.post(message{do: (*loop).tryResume})
+			}
+		}
+	}
 	if p.atLimit.Load() && n < p.maxSessions-p.maxSessions/16 {
 		p.atLimit.Store(false)
 	}
 }
+
+// hasRoom says whether so few sessions are left, after max_sessions was reached, that it is worth to accept again.
+func (p *Proxy) hasRoom(sessions int64) bool { return p.maxSessions-sessions > p.maxSessions/64 }
 
 // limitReached tells of max_sessions, once until a sixteenth of them has ended.
 func (p *Proxy) limitReached() {

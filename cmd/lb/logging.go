@@ -56,13 +56,14 @@ func (d *daemon) sessionEnded(r *proxy.Record) {
 		Start: r.Start, Client: r.Client, Listener: r.Listener.Name,
 		QueueTime: r.QueueTime, ConnectTime: r.ConnectTime, SessionTime: r.SessionTime,
 		BytesIn: r.BytesIn, BytesOut: r.BytesOut, Termination: r.Termination, Retries: r.Retries,
-		Sessions: r.Sessions, ListenerActive: r.Listener.Active(),
+		Sessions: r.Sessions, ListenerActive: r.Listener.Active() + 1, // the places of this one are free already
 	}
 	if r.Pool != nil { // else it was refused before one was chosen
 		e.Pool, e.PoolActive = r.Pool.Name, r.Pool.Active()
 	}
 	if r.Backend != nil {
-		e.Backend, e.BackendActive = r.Backend.Name, r.Backend.Active()
+		e.Backend, e.BackendActive = r.Backend.Name, r.Backend.Active()+1
+		e.PoolActive++
 	}
 	d.access.Record(&e)
 }

@@ -4,6 +4,7 @@ import (
 	"github.com/273ebdf9/lb/admin"
 	"github.com/273ebdf9/lb/backends"
 	"github.com/273ebdf9/lb/health"
+	"github.com/273ebdf9/lb/proxy"
 )
 
 // sources are the facts that the control API shows.
@@ -24,6 +25,10 @@ func (d *daemon) listenerStatus() []admin.ListenerStatus {
 			Name: ln.Name, Addresses: ln.Addresses(), MaxConns: ln.MaxConns(),
 			Active: ln.Active(), Connections: ln.Counters.Connections.Load(),
 			BytesIn: ln.Counters.BytesIn.Load(), BytesOut: ln.Counters.BytesOut.Load(),
+			Refused: make(map[string]uint64, proxy.NumRefusals),
+		}
+		for why := range ln.Refused {
+			st.Refused[proxy.Refusal(why).String()] = ln.Refused[why].Load()
 		}
 		if split := ln.Split(); split != nil {
 			st.Split = split.Weights()
