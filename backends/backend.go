@@ -32,23 +32,25 @@ type Backend struct {
 	pool     *Pool
 	sockaddr atomic.Pointer[RawSockaddr]
 
-	active    atomic.Int64
-	weight    atomic.Int32
-	effective atomic.Int64 // what EffectiveWeight gives
-	maxConns  atomic.Int32
-	admin     atomic.Uint32
-	health    atomic.Uint32
-	backup    atomic.Bool
-	removed   atomic.Bool
-	offered   atomic.Bool  // what Offered gives; set by Pool.refreshLocked alone
-	since     atomic.Int64 // Unix ns of the last change of admin or health
-	reason    atomic.Pointer[string]
-	config    atomic.Pointer[BackendConfig]
+	active     atomic.Int64
+	weight     atomic.Int32
+	effective  atomic.Int64 // what EffectiveWeight gives
+	maxConns   atomic.Int32
+	admin      atomic.Uint32
+	health     atomic.Uint32
+	backup     atomic.Bool
+	removed    atomic.Bool
+	lastResort atomic.Bool  // what LastResort gives; set by Pool.refreshLocked alone
+	offered    atomic.Bool  // what Offered gives; set by Pool.refreshLocked alone
+	since      atomic.Int64 // Unix ns of the last change of admin or health
+	reason     atomic.Pointer[string]
+	config     atomic.Pointer[BackendConfig]
 
 	// failStreak counts connect failures since the last established connection.
 	failStreak atomic.Uint32
 
 	// Guarded by the pool's mutex.
+	silent   bool      // down, and only because its heartbeat has stopped
 	index    int       // place in the pool's members
 	original bool      // was there before the pool's first connection
 	rose     bool      // has been up
@@ -108,9 +110,12 @@ func (b *Backend) Selectable() bool {
 }
 
 // Offered says whether the pool offers the backend to new connections at this moment: it is selectable, and no backup
-// as long as another is. With when_all_down = "any", and nobody selectable, each one is offered that the operator wants
+// as long as another is. With nobody selectable, those are offered whose heartbeat has stopped (Pool.SetSilent). With when_all_down = "any", and nobody selectable, each one is offered that the operator wants
 // and that has weight.
 func (b *Backend) Offered() bool { return b.offered.Load() }
+
+// LastResort says whether the pool offers the backend, whose heartbeat has stopped, because nobody is selectable.
+func (b *Backend) LastResort() bool { return b.lastResort.Load() }
 
 // Eligible says whether the backend is offered and below its max_conns.
 func (b *Backend) Eligible() bool { return b.offered.Load() && b.hasRoom() }

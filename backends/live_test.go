@@ -273,6 +273,37 @@ func TestWhenAllDown_RejectQueueAny(t *testing.T) {
 	}
 }
 
+func TestSetSilent_IsOfferedWhileNobodyIsSelectable(t *testing.T) {
+	p := livePool(t, 2, nil)
+	var told []string
+	p.OnChange = func(c backends.Change) { told = append(told, c.Backend+" "+c.Field+" "+c.To) }
+	b0, b1 := p.Get("b0"), p.Get("b1")
+	x := addBackend(t, p, "x", backends.HealthUp, func(c *backends.BackendConfig) { c.Backup = true })
+	p.SetSilent(b0, "no heartbeat")
+	p.SetSilent(b1, "no heartbeat")
+	if b, err := p.Acquire(&backends.Request{}); b != x {
+		t.Errorf("with a backup: got %v, %v; want the backup", b, err)
+	}
+	p.SetHealth(x, backends.HealthDown, "refused")
+	if b, err := p.Acquire(&backends.Request{}); err != nil || b == x {
+		t.Errorf("nobody selectable: got %v, %v; want b0 or b1", b, err)
+	}
+	p.SetAdmin(b0, backends.AdminDrain, "test")
+	if !p.SetHealth(b1, backends.HealthUp, "back") || b0.Offered() || b1.LastResort() {
+		t.Error("b1 is back: got b0 offered, or b1 a last resort; want neither")
+	}
+	p.SetSilent(b1, "no heartbeat")
+	p.SetHealth(b1, backends.HealthDown, "has ended")
+	if b, err := p.Acquire(&backends.Request{}); !errors.Is(err, backends.ErrNoneUp) {
+		t.Errorf("b1 is known to be down: got %v, %v; want %v", b, err, backends.ErrNoneUp)
+	}
+	want := []string{"x added unix:/x", "b0 health down", "b1 health down", "x health down", "b0 last_resort true", "b1 last_resort true",
+		"b0 admin drain", "b0 last_resort false", "b1 health up", "b1 last_resort false", "b1 health down", "b1 last_resort true", "b1 last_resort false"}
+	if !slices.Equal(told, want) {
+		t.Errorf("changes: got\n%q\nwant\n%q", told, want)
+	}
+}
+
 // Backends that refuse are up until somebody notices: a connection that has tried them all may have a backup.
 func TestBackup_TakesAConnectionThatHasTriedAllOthers(t *testing.T) {
 	p := livePool(t, 2, nil)

@@ -271,10 +271,25 @@ func (p *Pool) configureBackendLocked(b *Backend, cfg BackendConfig, reason stri
 // SetHealth changes b's health state; no change if it has that state already, or is no member any more. Reason is what
 // the event says.
 func (p *Pool) SetHealth(b *Backend, to HealthState, reason string) (changed bool) {
+	return p.setHealth(b, to, false, reason)
+}
+
+// SetSilent takes b down because its heartbeat has stopped, and nothing else is known against it. It is a last resort
+// then: the pool offers it while nobody is selectable, and tells when that begins and ends. SetHealth ends it.
+func (p *Pool) SetSilent(b *Backend, reason string) (changed bool) {
+	return p.setHealth(b, HealthDown, true, reason)
+}
+
+func (p *Pool) setHealth(b *Backend, to HealthState, silent bool, reason string) (changed bool) {
 	p.mu.Lock()
 	from := b.Health()
-	if from == to || b.removed.Load() {
+	if from == to && b.silent == silent || b.removed.Load() {
 		p.mu.Unlock()
+		return false
+	}
+	b.silent = silent
+	if from == to {
+		p.settleAndUnlock()
 		return false
 	}
 	now := time.Now()
@@ -401,15 +416,29 @@ func (p *Pool) refreshLocked() {
 		}
 	}
 	anyHealth := !primary && !backup && p.Config().WhenAllDown == whenAny
+	nobody := !primary && !backup
 	for _, b := range members {
 		offered := b.Selectable() && (!primary || !b.backup.Load())
-		if anyHealth {
+		if anyHealth || nobody && b.silent {
 			offered = b.Admin() == AdminReady && b.weight.Load() > 0
 		}
+		p.resortLocked(b, nobody && b.silent && offered)
 		if b.offered.Swap(offered) != offered {
 			p.policy.Update(b)
 		}
 	}
+}
+
+// resortLocked notes when b begins and ceases to be a last resort.
+func (p *Pool) resortLocked(b *Backend, is bool) {
+	if b.lastResort.Swap(is) == is {
+		return
+	}
+	reason := "nobody of the pool is selectable"
+	if !is {
+		reason = "another one of the pool is selectable, or it is known to be down"
+	}
+	p.noteLocked(b, "last_resort", strconv.FormatBool(!is), strconv.FormatBool(is), reason, 0)
 }
 
 // noteLocked adds a change to those that tell will tell.

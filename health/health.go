@@ -3,7 +3,8 @@
 // A [Checker] watches the backends of one pool. Signs of life come from three sides: probes that it sends itself,
 // heartbeats that workers push ([Checker.Beat]), and the failed connects of clients ([Checker.ConnectFailed]). A run of
 // equal signs, rise or fall long, changes the health state of a backend; [backends.Pool.SetHealth] is called once for
-// each change, with the reason, and the pool tells everybody else.
+// each change, with the reason, and the pool tells everybody else. A backend that is down only because its heartbeat has
+// stopped is told to the pool as such, [backends.Pool.SetSilent].
 //
 // Ownership: each watched backend has one goroutine, which waits for the time of its next probe and makes it;
 // [Checker.Run] starts them and waits for all of them. What is counted lies behind one mutex a backend, held for
@@ -97,7 +98,12 @@ func (c *Checker) startLocked(w *watch, n int) {
 }
 
 // Add watches one more member of the pool; nothing changes for one that is watched already. Its first probe comes at once.
-func (c *Checker) Add(b *backends.Backend) {
+func (c *Checker) Add(b *backends.Backend) { c.add(b, false) }
+
+// AddHeld is Add for a backend whose worker has said nothing yet: it is held as by Starting, from the first moment on.
+func (c *Checker) AddHeld(b *backends.Backend) { c.add(b, true) }
+
+func (c *Checker) add(b *backends.Backend, held bool) {
 	if b.Pool() != c.pool {
 		panic("BUG: health: backend of another pool")
 	}
@@ -107,7 +113,7 @@ func (c *Checker) Add(b *backends.Backend) {
 		return
 	}
 	w := &watch{checker: c, backend: b, weight: b.Weight(), kick: make(chan struct{}, 1), plan: c.plan, told: b.Health()}
-	w.record.health = w.told
+	w.record.health, w.record.held = w.told, held
 	c.watches[b] = w
 	if c.ctx != nil {
 		c.startLocked(w, 1)

@@ -260,12 +260,13 @@ func TestChecker_MissedHeartbeatsTakeDownAndBeatsBringBack(t *testing.T) {
 		at(10 * time.Second) // the last was at 8.1 s
 		r.wantChanges()
 		at(20 * time.Second)
-		r.wantChanges("11.1s b0 health up→down: no heartbeat for 3s")
+		r.wantChanges("11.1s b0 health up→down: no heartbeat for 3s", "11.1s b0 last_resort false→true: nobody of the pool is selectable")
 		r.Beat(b)
 		at(20900 * time.Millisecond)
 		r.wantChanges()
 		r.Beat(b)
-		r.wantChanges("20.9s b0 health down→up: heartbeat (2 in a row)")
+		r.wantChanges("20.9s b0 health down→up: heartbeat (2 in a row)",
+			"20.9s b0 last_resort true→false: another one of the pool is selectable, or it is known to be down")
 		r.wantProbes()
 	})
 }
@@ -275,7 +276,56 @@ func TestChecker_NoHeartbeatAtAllNeedsFallMisses(t *testing.T) {
 		r := newRig(t, exact(notify), 1)
 		r.run()
 		at(10 * time.Second)
-		r.wantChanges("3s b0 health up→down: no heartbeat for 3s")
+		r.wantChanges("3s b0 health up→down: no heartbeat for 3s", "3s b0 last_resort false→true: nobody of the pool is selectable")
+	})
+}
+
+// What a heartbeat says is not what a worker says, or a client's connect.
+func TestChecker_OnlyAStoppedHeartbeatMakesALastResort(t *testing.T) {
+	onFakeClock(t, func(t *testing.T, at func(time.Duration)) {
+		r := newRig(t, exact(notify), 2)
+		r.run()
+		for i := range 3 {
+			at(time.Duration(i) * 900 * time.Millisecond)
+			r.Beat(r.b[1])
+		}
+		at(4 * time.Second)
+		if r.b[0].Offered() || !r.b[1].Offered() {
+			t.Error("b0 without a heartbeat while b1 has one: got it offered; want b1 only")
+		}
+		at(6 * time.Second)
+		if !r.b[0].LastResort() || !r.b[1].LastResort() || !r.b[1].Offered() || r.b[1].Health() != backends.HealthDown {
+			t.Error("no heartbeat at all: got somebody who is no last resort; want both")
+		}
+		r.Offline(r.b[0], "STOPPING=1")
+		if r.b[0].Offered() || r.b[0].LastResort() || !r.b[1].Offered() {
+			t.Error("b0 stops: got it offered; want b1 only")
+		}
+		r.Starting(r.b[0], "starts")
+		r.Ready(r.b[0], "ready")
+		if !r.b[0].Offered() || r.b[1].Offered() {
+			t.Error("b0 is up again: got b1 offered; want b0 only")
+		}
+	})
+}
+
+func TestChecker_AddHeldWaitsForTheWorkersWord(t *testing.T) {
+	onFakeClock(t, func(t *testing.T, at func(time.Duration)) {
+		r := newRig(t, exact(nil), 0)
+		r.run()
+		cfg := backends.DefaultBackendConfig()
+		cfg.Name, cfg.Address = "b0", "unix:@health-held"
+		b, err := r.pool.Add(cfg, backends.HealthStarting)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.AddHeld(b)
+		at(5 * time.Second)
+		r.wantProbes()
+		r.Ready(b, "ready")
+		if b.Health() != backends.HealthUp {
+			t.Errorf("after its word: got %v; want up", b.Health())
+		}
 	})
 }
 
@@ -617,7 +667,7 @@ func TestChecker_HeartbeatHasItsWholeIntervalAfterImport(t *testing.T) {
 		at(900 * time.Millisecond)
 		r.wantChanges()
 		at(time.Second)
-		r.wantChanges("1s b0 health up→down: no heartbeat for 3s")
+		r.wantChanges("1s b0 health up→down: no heartbeat for 3s", "1s b0 last_resort false→true: nobody of the pool is selectable")
 	})
 }
 

@@ -15,6 +15,7 @@ import (
 type record struct {
 	health backends.HealthState
 	reason string // why health last changed
+	silent bool   // down, and only because heartbeats were missed
 
 	successes, failures int
 
@@ -143,8 +144,9 @@ func (r *record) miss(p *plan, now time.Time) {
 	r.failures++
 	silent := time.Duration(r.failures) * p.Interval
 	r.note(now, 0, Failure, fmt.Sprintf("no heartbeat for %v", silent))
-	if r.successes = 0; r.failures >= p.Fall {
+	if r.successes = 0; r.failures >= p.Fall && r.health == backends.HealthUp {
 		r.to(backends.HealthDown, r.said)
+		r.silent = true
 	}
 }
 
@@ -246,7 +248,7 @@ func (r *record) heed(found result) (weighed result, final bool) {
 
 // hold waits for the worker's word in the given state.
 func (r *record) hold(health backends.HealthState, reason string) {
-	r.held, r.passive, r.fresh, r.agentDown = true, false, false, false
+	r.held, r.passive, r.fresh, r.agentDown, r.silent = true, false, false, false, false
 	r.successes, r.failures = 0, 0
 	r.epoch++
 	r.next = time.Time{}
@@ -264,7 +266,7 @@ func (r *record) ready(p *plan, now time.Time, reason string) {
 
 func (r *record) to(health backends.HealthState, reason string) {
 	if r.health != health {
-		r.health, r.reason = health, reason
+		r.health, r.reason, r.silent = health, reason, false
 	}
 }
 

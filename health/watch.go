@@ -25,6 +25,7 @@ type watch struct {
 	record  record
 	removed bool
 	told    backends.HealthState // what the pool has been told
+	silent  bool                 // and whether as SetSilent
 	telling bool                 // somebody is in tell's loop
 }
 
@@ -126,11 +127,15 @@ func (w *watch) tell() {
 		return
 	}
 	w.telling = true
-	for w.told != w.record.health && !w.removed {
-		w.told = w.record.health
-		to, reason := w.told, w.record.reason
+	for (w.told != w.record.health || w.silent != w.record.silent) && !w.removed {
+		w.told, w.silent = w.record.health, w.record.silent
+		to, silent, reason := w.told, w.silent, w.record.reason
 		w.mu.Unlock()
-		w.checker.pool.SetHealth(w.backend, to, reason)
+		if silent {
+			w.checker.pool.SetSilent(w.backend, reason)
+		} else {
+			w.checker.pool.SetHealth(w.backend, to, reason)
+		}
 		w.mu.Lock()
 	}
 	w.telling = false
