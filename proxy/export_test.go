@@ -58,12 +58,16 @@ func (p *Proxy) Holdings() Holdings {
 	return h
 }
 
-// ShrinkBuffers gives both sockets of every session buffers of about n bytes.
-func (p *Proxy) ShrinkBuffers(n int) {
+// ShrinkBuffers gives both sockets of every session small buffers.
+func (p *Proxy) ShrinkBuffers(unixBytes, tcpBytes int) {
 	for _, l := range p.loops {
 		l.call(func(l *loop) {
 			l.table.each(func(s *session) {
 				for e := range s.ends {
+					n := tcpBytes
+					if s.isUnix(e) {
+						n = unixBytes
+					}
 					if fd := int(s.ends[e].fd); fd >= 0 {
 						unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_SNDBUF, n)
 						unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF, n)
