@@ -102,9 +102,13 @@ func openSocket(bind string, cfg *ListenerConfig) (_ *socket, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("cannot make a socket for %q: %w", bind, err)
 	}
+	var bound string // the socket file, once it is there
 	defer func() {
 		if err != nil {
 			unix.Close(fd)
+			if bound != "" {
+				os.Remove(bound)
+			}
 		}
 	}()
 	s := &socket{fd: int32(fd), bind: bind, addr: bind}
@@ -131,6 +135,7 @@ func openSocket(bind string, cfg *ListenerConfig) (_ *socket, err error) {
 	if err := unix.Bind(fd, sa); err != nil {
 		return nil, bindError(bind, err)
 	}
+	bound = s.path
 	if s.path != "" {
 		mode, err := cfg.unixMode()
 		if err != nil {

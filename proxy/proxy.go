@@ -63,6 +63,7 @@ type Proxy struct {
 
 	mu        sync.Mutex
 	listeners []*Listener // guarded by mu
+	activated []Activated // guarded by mu; handed over by the service manager, and not taken yet
 	stopped   bool        // guarded by mu
 	drained   chan struct{}
 }

@@ -55,12 +55,12 @@ type rig struct {
 // newRig makes a rig that balances over the addresses.
 func newRig(t testing.TB, change func(*setup), addresses ...string) *rig {
 	t.Helper()
-	cfg := setup{proxy: proxy.DefaultConfig(), pool: backends.DefaultConfig(), listener: proxy.DefaultListenerConfig()}
+	cfg := &setup{proxy: proxy.DefaultConfig(), pool: backends.DefaultConfig(), listener: proxy.DefaultListenerConfig()}
 	cfg.proxy.Loops = 2
 	cfg.listener.Bind = []string{"127.0.0.1:0"}
 	cfg.listener.Pool = "pool"
 	if change != nil {
-		change(&cfg)
+		change(cfg)
 	}
 	before := openFDs()
 	var policy backends.Policy = new(balancer.LeastConn)

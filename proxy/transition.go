@@ -86,9 +86,11 @@ func (t *Transition) add(spec *ListenerSpec, kept map[*socket]bool) error {
 			c.watch = append(c.watch, s)
 			continue
 		}
-		s, err := openSocket(bind, &spec.Config)
-		if err != nil {
-			return fmt.Errorf("cannot open listener %q: %w", spec.Name, err)
+		s := t.p.takeActivated(spec.Name, bind, &spec.Config)
+		if s == nil {
+			if s, err = openSocket(bind, &spec.Config); err != nil {
+				return fmt.Errorf("cannot open listener %q: %w", spec.Name, err)
+			}
 		}
 		t.opened = append(t.opened, s)
 		c.sockets = append(c.sockets, s)

@@ -111,9 +111,13 @@ func (d *daemon) start(cfg *config.Config) error {
 	// A thread that waits in a loop keeps its processor, so the rest of the program needs at least one of its own.
 	runtime.GOMAXPROCS(max(runtime.GOMAXPROCS(0), d.proxy.Loops()+1))
 	d.proxy.Start()
+	if err := d.takeSockets(); err != nil {
+		return err
+	}
 	if err := d.begin(cfg); err != nil {
 		return err
 	}
+	d.dropSockets()
 	d.running.Go(func() {
 		if err := d.admin.Serve(); err != nil {
 			d.log.Error("the control API has ended", "error", err)

@@ -5,9 +5,12 @@ import (
 	"os"
 	"time"
 
+	"github.com/coreos/go-systemd/v22/activation"
 	systemd "github.com/coreos/go-systemd/v22/daemon"
+	"golang.org/x/sys/unix"
 
 	"github.com/273ebdf9/lb/internal/sdnotify"
+	"github.com/273ebdf9/lb/proxy"
 )
 
 // statusEvery is how often the service manager's status line is brought up to date.
@@ -90,4 +93,29 @@ func (d *daemon) statusLine() string {
 		all += total
 	}
 	return fmt.Sprintf("%s, %d of %s up", count(int(d.proxy.Sessions()), "session"), up, count(all, "backend"))
+}
+
+// takeSockets hands the listening sockets that the service manager has opened (socket activation) to the proxy, by
+// their names: FileDescriptorName= of the socket unit is the listener's name.
+func (d *daemon) takeSockets() error {
+	var sockets []proxy.Activated
+	for _, f := range activation.Files(true) {
+		fd, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, 3)
+		name := f.Name()
+		f.Close()
+		if err != nil {
+			return fmt.Errorf("cannot take over the socket %q of the service manager: %w", name, err)
+		}
+		sockets = append(sockets, proxy.Activated{Name: name, FD: fd})
+	}
+	d.proxy.Activate(sockets)
+	return nil
+}
+
+// dropSockets closes the sockets of the service manager that no listener has taken, and warns of them.
+func (d *daemon) dropSockets() {
+	for _, a := range d.proxy.DropActivated() {
+		d.log.Warn("a socket of the service manager fits no listener; set FileDescriptorName= to the listener's name, and bind to the socket's address",
+			"name", a.Name)
+	}
 }
