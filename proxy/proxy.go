@@ -104,8 +104,12 @@ func New(cfg Config) (*Proxy, error) {
 	return p, nil
 }
 
-// fdsForProcess is what lb needs beside its sessions: logs, control connections, probes, listeners.
-const fdsForProcess = 128
+// Descriptors for the process are what lb needs beside its sessions: logs, control connections, probes, listeners. It is an eighth of
+// the limit, within these bounds: the control API alone may hold 256 connections.
+const (
+	minFDsForProcess = 128
+	maxFDsForProcess = 384
+)
 
 // sessionLimit is how many sessions fit into RLIMIT_NOFILE.
 func sessionLimit(loops int) (int64, error) {
@@ -113,7 +117,8 @@ func sessionLimit(loops int) (int64, error) {
 	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &lim); err != nil {
 		return 0, fmt.Errorf("cannot read RLIMIT_NOFILE: %w", err)
 	}
-	n := (int64(min(lim.Cur, 1<<30)) - fdsForProcess - int64(loops)*(4+2*maxIdlePipes)) / 2
+	fds := int64(min(lim.Cur, 1<<30))
+	n := (fds - min(max(fds/8, minFDsForProcess), maxFDsForProcess) - int64(loops)*(4+2*maxIdlePipes)) / 2
 	if n < 1 {
 		return 0, fmt.Errorf("cannot hold a single session: RLIMIT_NOFILE is %d; raise it (ulimit -n, LimitNOFILE=)", lim.Cur)
 	}
