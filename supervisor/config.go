@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os/user"
+	"path/filepath"
 	"regexp"
 	"runtime"
 	"slices"
@@ -36,7 +37,7 @@ type Config struct {
 	// Count is how many workers run. Default 0: as many as there are CPUs.
 	Count int `toml:"count"`
 	// Env is added to lb's own environment, and the placeholders of Command are filled in here too. LB_WORKER_ID,
-	// LB_SOCKET, NOTIFY_SOCKET, WATCHDOG_USEC, WATCHDOG_PID, LISTEN_FDS, LISTEN_PID and LISTEN_FDNAMES are set by lb.
+	// LB_SOCKET, NOTIFY_SOCKET, WATCHDOG_USEC, WATCHDOG_PID, LISTEN_FDS, LISTEN_PID and LISTEN_FDNAMES are set by lb. Default {}.
 	Env map[string]string `toml:"env"`
 	// Dir is the working directory. A symbolic link is followed anew at each start of a worker, so that a deploy can swap
 	// it. Default "": lb's own.
@@ -73,6 +74,13 @@ type Config struct {
 	// Orphans is what becomes of the workers of an lb that was killed, when it is started again: "adopt" (default) goes on
 	// with them, "stop" stops them and starts others.
 	Orphans string `toml:"orphans"`
+	// Log is the absolute path of a file for what the workers write to their standard output and error, each line with its
+	// time, slot and pid; {slot} in it makes it a file for each slot. Default "": lb's own event log.
+	Log string `toml:"log"`
+	// LogMaxMiB is the size in MiB at which that file is renamed and begun anew. Default 100; 0 is never.
+	LogMaxMiB int `toml:"log_max_mib"`
+	// LogKeep is how many renamed files are kept, as FILE.1 (the youngest), FILE.2 and so on. Default 3; 0 keeps none.
+	LogKeep int `toml:"log_keep"`
 	// Recycle replaces workers by age or use.
 	Recycle RecycleConfig `toml:"recycle"`
 	// Watchdog is the interval of the heartbeat that is asked of the workers (WATCHDOG_USEC). 0: none is asked. It follows
@@ -102,6 +110,8 @@ func DefaultConfig() Config {
 		KillAfter:    30 * time.Second,
 		MaxDraining:  32,
 		Orphans:      orphansAdopt,
+		LogMaxMiB:    100,
+		LogKeep:      3,
 		Recycle:      RecycleConfig{Jitter: 0.2},
 	}
 }
@@ -180,6 +190,19 @@ func (c *Config) Validate() error {
 	oneOf("ready", c.Ready, []string{readyConnect, readyNotify})
 	oneOf("stop_signal", c.StopSignal, stopSignals)
 	oneOf("orphans", c.Orphans, []string{orphansAdopt, orphansStop})
+	switch {
+	case c.Log == "":
+	case !filepath.IsAbs(c.Log):
+		fault("log: %q is no absolute path; write one, or \"\" for lb's own log", c.Log)
+	case strings.HasSuffix(c.Log, "/"), strings.ContainsRune(c.Log, 0):
+		fault("log: %q is no path of a file", c.Log)
+	}
+	if c.LogMaxMiB < 0 || c.LogMaxMiB > 1<<20 {
+		fault("log_max_mib: %d is not within 1..%d, nor 0 for no limit", c.LogMaxMiB, 1<<20)
+	}
+	if c.LogKeep < 0 || c.LogKeep > 1000 {
+		fault("log_keep: %d is not within 0..1000", c.LogKeep)
+	}
 	duration("start_timeout", c.StartTimeout, false)
 	duration("stop_timeout", c.StopTimeout, false)
 	duration("kill_timeout", c.KillTimeout, false)

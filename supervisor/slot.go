@@ -26,6 +26,7 @@ type slot struct {
 	next    *worker  // shall replace it; nil if none
 	release *Release // what its workers run
 	deaths  int      // quick ones in a row
+	starts  uint64   // how many workers were started
 	last    Exit     // the last worker's end
 }
 

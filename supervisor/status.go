@@ -29,6 +29,8 @@ type SlotStatus struct {
 	WorkerStatus
 	// Deaths is how many quick ones there were in a row.
 	Deaths int
+	// Starts is how many workers this lb has started in the slot.
+	Starts uint64
 	// Next is the worker that shall replace this one; nil if there is none.
 	Next *WorkerStatus
 	// Last is how the slot's last worker ended; its Time is zero if none did.
@@ -88,7 +90,7 @@ func (p *Pool) publish() {
 		st.Restarting, st.Done, st.Total = true, p.roll.done, p.roll.total
 	}
 	for _, s := range p.slots {
-		ss := SlotStatus{Deaths: s.deaths, Last: s.last}
+		ss := SlotStatus{Deaths: s.deaths, Starts: s.starts, Last: s.last}
 		ss.Slot, ss.State = s.number, "stopped"
 		var out *output
 		if w := s.current; w != nil {

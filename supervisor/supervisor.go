@@ -114,6 +114,8 @@ type Pool struct {
 	pids     atomic.Pointer[map[int]*worker] // leaders of process groups; for the notify socket's goroutine
 	status   atomic.Pointer[Status]
 
+	prepared bool // the file system is; before the pool's goroutine runs
+
 	mu     sync.Mutex
 	inbox  []func()
 	closed bool // nothing is taken any more
@@ -169,11 +171,31 @@ func NewPool(name string, cfg Config, dir *Dir) (*Pool, error) {
 // folder is where the pool's sockets are.
 func (p *Pool) folder() string { return filepath.Join(p.dir.path, p.Name) }
 
-// Start makes the pool's directory and notify socket, finds the workers of an lb that was killed or replaced itself, and
-// starts the others. It does not wait until they are ready.
-func (p *Pool) Start() error {
+// Prepare does what of Start can fail. The caller then owes a Start, or a Discard.
+func (p *Pool) Prepare() error {
 	if err := p.prepare(); err != nil {
 		return fmt.Errorf("cannot start workers of pool %q: %w", p.Name, err)
+	}
+	p.prepared = true
+	return nil
+}
+
+// Discard undoes Prepare, instead of Start.
+func (p *Pool) Discard() {
+	p.finish()
+	if p.receiver != nil {
+		p.receiver.Remove()
+		os.Remove(p.folder()) // of an lb before, if it is not empty
+	}
+}
+
+// Start makes the pool's directory and notify socket, finds the workers of an lb that was killed or replaced itself, and
+// starts the others. It does not wait until they are ready. After a Prepare it cannot fail.
+func (p *Pool) Start() error {
+	if !p.prepared {
+		if err := p.Prepare(); err != nil {
+			return err
+		}
 	}
 	saved := p.readRecord()
 	p.begin(saved)

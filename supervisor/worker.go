@@ -193,6 +193,7 @@ func (p *Pool) start(w *worker, reason string) {
 		p.post(func() { p.fire(w, exited, err.Error()) })
 	}
 	w.started = time.Now()
+	s.starts++
 	if w.end == nil {
 		end, err := p.host.open(s, w.release)
 		if err != nil {
