@@ -328,7 +328,7 @@ func TestChange_ThatThisLBCannotMakeIsNotImplemented(t *testing.T) {
 	serve(t, s)
 	bodies := map[string]string{"/weight": `{"weight":1}`, "/admin": `{"state":"ready"}`}
 	for _, rt := range s.routes() {
-		if rt.access == AccessRead {
+		if rt.access == AccessRead || strings.HasSuffix(rt.path, "/logs") { // which is no change
 			continue
 		}
 		path := strings.NewReplacer("{pool}", "app", "{backend}", "w1", "{listener}", "web").Replace(rt.path)

@@ -36,6 +36,17 @@ type Control struct {
 	// closed, with how many there were. ctx ends the wait and the killing.
 	Kill func(ctx context.Context, f SessionFilter, over time.Duration, by string) (int, error)
 
+	// Restart replaces workers of a pool by ones of the current config, Rollback by ones of what worked before; progress is
+	// told of each step, and must not be called after the return. The end of ctx ends it: workers that were not replaced
+	// stay. With NoWait they return when it has begun, and ctx has no meaning then.
+	Restart  func(ctx context.Context, pool string, r RestartRequest, progress func(RestartStep), by string) error
+	Rollback func(ctx context.Context, pool string, r RestartRequest, progress func(RestartStep), by string) error
+	// Scale changes how many workers a pool has, and returns when new ones are ready.
+	Scale func(ctx context.Context, pool string, count int, by string) error
+	// StopWorker ends a slot's worker for good, StartWorker starts one there; each returns when it has.
+	StopWorker  func(ctx context.Context, pool string, slot int, by string) error
+	StartWorker func(ctx context.Context, pool string, slot int, by string) error
+
 	// Reload reads the config file anew and applies the differences, or with dryRun only tells them.
 	Reload func(ctx context.Context, dryRun bool, by string) (ReloadResult, error)
 	// Stop begins a graceful stop, or with now an immediate one. It does not wait for the end.

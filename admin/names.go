@@ -26,7 +26,11 @@ func (s *Server) findBackend(pool, name string) (*backends.Backend, error) {
 	if err != nil {
 		return nil, err
 	}
-	if b := p.Get(name); b != nil {
+	b := p.Get(name)
+	if b == nil { // POOL/SLOT stands for the worker that is there now
+		b = p.Get(s.workerBackend(p, name))
+	}
+	if b != nil {
 		return b, nil
 	}
 	var names []string

@@ -62,6 +62,7 @@ func (s *Server) routes() []route {
 		{method: "GET", path: listener, handler: s.reply(s.getListener), doc: "one listener", answer: ListenerStatus{}},
 		{method: "GET", path: pool, handler: s.reply(s.getPool), doc: "one pool with its backends", answer: PoolStatus{}},
 		{method: "GET", path: backend, handler: s.reply(s.getBackend), doc: "one backend", answer: BackendStatus{}},
+		{method: "GET", path: pool + "/workers", handler: s.reply(s.getWorkers), doc: "the workers that lb runs for a pool", answer: WorkersStatus{}},
 		{method: "GET", path: "/v1/events", handler: s.serveEvents, doc: "what changed, the oldest first, one JSON value a line",
 			query: []param{
 				{"after", "integer", "only events with a greater ID"},
@@ -89,6 +90,25 @@ func (s *Server) routes() []route {
 			}, answer: SessionList{}},
 		{method: "POST", path: "/v1/sessions/kill", access: AccessOperate, handler: s.killSessions,
 			doc: "close sessions, and answer when they are closed", body: KillRequest{}, answer: KillResult{}},
+		{method: "GET", path: pool + "/logs", access: AccessOperate, handler: s.serveLogs,
+			doc: "what the workers of a pool wrote, the oldest first, one JSON value a line",
+			query: []param{
+				{"slot", "integer", "only what the workers of this slot wrote"},
+				{"last", "integer", "only so many of the last lines"},
+				{"follow", "boolean", "go on with those to come"},
+			}, answer: WorkerLine{}, media: ndjson},
+		{method: "POST", path: pool + "/restart", access: AccessOperate, handler: s.restart,
+			doc:  "replace workers by new ones, the first as a canary, and answer with each step, one JSON value a line",
+			body: RestartRequest{}, answer: RestartStep{}, media: ndjson},
+		{method: "POST", path: pool + "/rollback", access: AccessOperate, handler: s.rollback,
+			doc:  "replace workers by ones of the command, environment and directory that worked before",
+			body: RestartRequest{}, answer: RestartStep{}, media: ndjson},
+		{method: "POST", path: pool + "/scale", access: AccessOperate, handler: s.slow(s.scale),
+			doc: "change how many workers there are, and answer when new ones are ready", body: ScaleRequest{}, answer: WorkersStatus{}},
+		{method: "POST", path: pool + "/workers/{slot}/stop", access: AccessOperate, handler: s.slow(s.stopWorker),
+			doc: "end the worker of a slot, and start none there", answer: WorkersStatus{}},
+		{method: "POST", path: pool + "/workers/{slot}/start", access: AccessOperate, handler: s.slow(s.startWorker),
+			doc: "start the worker of a slot, and answer when it is ready", answer: WorkersStatus{}},
 		{method: "PUT", path: "/v1/log-level", access: AccessOperate, handler: s.reply(s.setLogLevel),
 			doc: "change the least level of the event log", body: LogLevelChange{}, answer: LogLevelChange{}},
 
@@ -178,7 +198,7 @@ func (s *Server) reply(answer func(*http.Request) (any, error)) http.HandlerFunc
 }
 
 // slowest is how long the outcome of a change may take.
-const slowest = 10 * time.Minute
+const slowest = time.Hour
 
 // slow is reply for a function that may take up to slowest.
 func (s *Server) slow(answer func(*http.Request) (any, error)) http.HandlerFunc {

@@ -37,6 +37,7 @@ type Server struct {
 	ends      []serverEnd
 	events    eventLog
 	followers followers
+	lines     sync.Map // of pool names to *lineLog
 	refused   refusals
 	rates     rates
 	close     sync.Once

@@ -18,6 +18,8 @@ type Sources struct {
 	Process func() ProcessStatus
 	// Probe is the last health probe of a backend; the zero value where there was none.
 	Probe func(*backends.Backend) ProbeStatus
+	// Workers are the workers of a pool; nil where lb runs none.
+	Workers func(pool string) *WorkersStatus
 	// Log is told of faults of the HTTP servers themselves; nil is silence.
 	Log *slog.Logger
 }

@@ -25,6 +25,8 @@ type PoolStatus struct {
 	Selectable int             `json:"selectable"`
 	Queue      QueueStatus     `json:"queue"`
 	Backends   []BackendStatus `json:"backends"`
+	// Workers are the processes that lb runs for the pool; absent where it runs none.
+	Workers *WorkersStatus `json:"workers,omitempty"`
 }
 
 // QueueStatus is a pool's queue at one moment.
@@ -50,6 +52,8 @@ type BackendStatus struct {
 	Reason string    `json:"reason"`
 	// Selectable says whether it may be given new connections, max_conns aside.
 	Selectable bool `json:"selectable"`
+	// LastResort says that it is given them nevertheless: its heartbeat has stopped, and nobody of the pool is selectable.
+	LastResort bool `json:"last_resort"`
 	// Backup says that it is only for when no other is selectable.
 	Backup bool `json:"backup"`
 	// Weight is 0..1000, ConfiguredWeight what the config says.
@@ -122,7 +126,7 @@ func (s *Sources) pools() []*backends.Pool {
 }
 
 func (s *Sources) pool(p *backends.Pool) PoolStatus {
-	st := PoolStatus{Name: p.Name, Balance: p.Config().Balance, Queue: queueStatus(p), Backends: []BackendStatus{}}
+	st := PoolStatus{Name: p.Name, Balance: p.Config().Balance, Queue: queueStatus(p), Backends: []BackendStatus{}, Workers: s.workers(p)}
 	all := offeredWeight(p)
 	for _, b := range p.Backends() {
 		bs := s.backend(b)
@@ -171,6 +175,7 @@ func (s *Sources) backend(b *backends.Backend) BackendStatus {
 		Since:            b.Since(),
 		Reason:           b.Reason(),
 		Selectable:       b.Selectable(),
+		LastResort:       b.LastResort(),
 		Backup:           b.Backup(),
 		Weight:           b.Weight(),
 		ConfiguredWeight: b.ConfiguredWeight(),
