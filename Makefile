@@ -15,9 +15,9 @@ help: ## list the targets
 build: ## bin/lb, static
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $(BIN)/lb ./cmd/lb
 
-run: build ## build, start four sample processes and lb in front of them
-	CGO_ENABLED=0 $(GO) build -trimpath -o $(BIN)/hello ./examples/hello
-	examples/run.sh $(BIN)/lb $(BIN)/hello config.example.toml
+run: build ## build, and start lb with four sample processes
+	CGO_ENABLED=0 $(GO) build -trimpath -o $(BIN)/sample ./examples/go
+	examples/run.sh $(BIN)/lb config.example.toml
 
 test: ## all Go tests; needs no other program
 	$(GO) test ./...

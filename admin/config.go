@@ -33,6 +33,10 @@ type Config struct {
 	// changed since is the config's. The directory must exist, and lb must be able to write to it. Default "": nothing
 	// outlives a restart.
 	StateFile string `toml:"state_file"`
+	// RunDir is the absolute path of the directory in which lb keeps the sockets of the workers that it starts, and what
+	// it must know to find them again after it was killed. It is made if only that is missing, for lb's user alone, and
+	// one lb uses it at a time; without workers it is not touched. Default "": the directory "workers" beside the socket.
+	RunDir string `toml:"run_dir"`
 }
 
 // DefaultSocket is where the control socket is when nobody says otherwise.
@@ -41,6 +45,14 @@ const DefaultSocket = "/run/lb/admin.sock"
 // DefaultConfig has every default set.
 func DefaultConfig() Config {
 	return Config{Socket: DefaultSocket, SocketMode: "0660", HTTP: "127.0.0.1:9901"}
+}
+
+// EffectiveRunDir is RunDir, or the directory beside the socket; empty where the socket is off.
+func (c *Config) EffectiveRunDir() string {
+	if c.RunDir != "" || c.Socket == "" {
+		return c.RunDir
+	}
+	return filepath.Join(filepath.Dir(c.Socket), "workers")
 }
 
 // Validate finds every fault. Each error's text starts with the key.
@@ -70,6 +82,9 @@ func (c *Config) Validate() error {
 		errs = append(errs, fmt.Errorf("state_file: %q is no absolute path; write one such as \"/var/lib/lb/state\", or \"\" for none", c.StateFile))
 	case strings.HasSuffix(c.StateFile, "/"), strings.ContainsRune(c.StateFile, 0):
 		errs = append(errs, fmt.Errorf("state_file: %q is no path of a file", c.StateFile))
+	}
+	if c.RunDir != "" && (!filepath.IsAbs(c.RunDir) || strings.ContainsRune(c.RunDir, 0)) {
+		errs = append(errs, fmt.Errorf("run_dir: %q is no absolute path; write one such as \"/run/lb/workers\"", c.RunDir))
 	}
 	if c.HTTP != "" {
 		_, port, err := net.SplitHostPort(c.HTTP)

@@ -15,6 +15,7 @@ func (d *decoder) check(c *Config) {
 	d.checkBinds(c)
 	for i := range c.Pools {
 		d.checkPool(&c.Pools[i], users[c.Pools[i].Name])
+		d.checkWorkers(c, &c.Pools[i])
 	}
 }
 
@@ -122,8 +123,8 @@ func (d *decoder) checkListeners(c *Config) (users map[string][]*Listener) {
 // checkPool checks a pool that the listeners use.
 func (d *decoder) checkPool(p *Pool, users []*Listener) {
 	path := join("pools", p.Name)
-	if len(p.Backends) == 0 && !d.isFaulty(join(path, "backends")) {
-		d.fault(join(path, "backends"), "missing; add a [[%s.backends]] with an address", path)
+	if len(p.Backends) == 0 && p.Workers == nil && !d.isFaulty(join(path, "backends")) {
+		d.fault(join(path, "backends"), "missing; add a [[%s.backends]] with an address, or [%s.workers] with a command", path, path)
 	}
 	if len(users) == 0 {
 		d.warn(path, "no listener uses this pool")

@@ -15,6 +15,7 @@ import (
 	"github.com/273ebdf9/lb/health"
 	"github.com/273ebdf9/lb/internal/logs"
 	"github.com/273ebdf9/lb/proxy"
+	"github.com/273ebdf9/lb/supervisor"
 )
 
 //go:generate go run ./internal/reference ../docs/config.md
@@ -53,7 +54,10 @@ type Pool struct {
 	backends.Config
 	// Health is how lb finds out which of the pool's backends are alive.
 	Health health.Config `toml:"health"`
-	// Backends are the places that the pool sends connections to, one table for each, in order. At least one.
+	// Workers are the processes that lb starts and watches itself, as backends of the pool. Without this table it runs none.
+	Workers *supervisor.Config `toml:"workers"`
+	// Backends are the places that the pool sends connections to, one table for each, in order. A pool needs these, or
+	// workers; it may have both.
 	Backends []backends.BackendConfig `toml:"backends"`
 }
 
@@ -69,6 +73,8 @@ func newDefaults() defaultsByType {
 		backends.DefaultBackendConfig(),
 		backends.DefaultTCPConfig(),
 		health.DefaultConfig(),
+		supervisor.DefaultConfig(),
+		supervisor.DefaultConfig().Recycle,
 	)
 }
 

@@ -271,7 +271,7 @@ func TestParse_WrongTypes(t *testing.T) {
 	}
 	checkFaults(t, "proxy = 3\nlisteners = 'web'\n[pools.app]\nbackends = []", `lb.toml:1: proxy: 3 is an integer where a table belongs
 lb.toml:2: listeners: "web" is a string where tables belong; write [listeners.NAME]
-lb.toml:4: pools.app.backends: missing; add a [[pools.app.backends]] with an address`)
+lb.toml:4: pools.app.backends: missing; add a [[pools.app.backends]] with an address, or [pools.app.workers] with a command`)
 }
 
 func TestParse_MissingKeysPointAtTheirTable(t *testing.T) {
@@ -290,11 +290,11 @@ func TestParse_MissingKeysPointAtTheirTable(t *testing.T) {
 		{"address in an inline table", app + "[pools.two]\nbackends = [\n  {name = 'a',\n    weight = 3}]",
 			"lb.toml:11: pools.two.backends[0].address: missing; write unix:/path, unix:@name, host:port or [v6]:port"},
 		{"backends", app[:strings.Index(app, "[[")],
-			"lb.toml:5: pools.app.backends: missing; add a [[pools.app.backends]] with an address"},
+			"lb.toml:5: pools.app.backends: missing; add a [[pools.app.backends]] with an address, or [pools.app.workers] with a command"},
 		{"backends empty", app[:strings.Index(app, "[[")] + "\nbackends = []",
-			"lb.toml:7: pools.app.backends: missing; add a [[pools.app.backends]] with an address"},
+			"lb.toml:7: pools.app.backends: missing; add a [[pools.app.backends]] with an address, or [pools.app.workers] with a command"},
 		{"backends of a pool with only health", app + "[pools.two.health]\ninterval = '5s'\n",
-			"lb.toml:9: pools.two.backends: missing; add a [[pools.two.backends]] with an address"},
+			"lb.toml:9: pools.two.backends: missing; add a [[pools.two.backends]] with an address, or [pools.two.workers] with a command"},
 		{"pool", app[:strings.Index(app, "[pools")],
 			`lb.toml:3: listeners.web.pool: there is no pool "app"; add [pools.app] or name another`},
 	} {

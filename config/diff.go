@@ -1,6 +1,7 @@
 package config
 
 import (
+	"fmt"
 	"reflect"
 	"slices"
 	"strings"
@@ -155,6 +156,9 @@ func summary(v reflect.Value) string {
 		var names []string
 		for i := range x.Backends {
 			names = append(names, x.Backends[i].EffectiveName())
+		}
+		if x.Workers != nil {
+			names = append(names, fmt.Sprintf("%d workers of %q", x.Workers.EffectiveCount(), x.Workers.Command))
 		}
 		return "backends: " + strings.Join(names, ", ")
 	}

@@ -9,10 +9,12 @@ import (
 	"testing"
 )
 
-// The example's form: above a key stand comments; a key that is commented out shows its default.
+// The example's form: above a key stand comments; a key that is commented out shows its default. A table may be commented
+// out with its keys.
 var (
 	keyOff  = regexp.MustCompile(`^# ([a-z0-9_]+) = (.*)$`)
 	keyLive = regexp.MustCompile(`^([a-z0-9_]+) = (.*)$`)
+	headers = regexp.MustCompile(`^(# )?(\[+[a-z.]+\]+)$`)
 )
 
 func readExample(t *testing.T) []string {
@@ -30,16 +32,20 @@ func TestExampleFile_IsAValidConfigWithoutWarnings(t *testing.T) {
 		t.Errorf("got warnings %v; want none", c.Warnings)
 	}
 	pool := c.Pool(c.Listener("web").Pool)
-	if got := c.Listeners[0].Bind; !slices.Equal(got, []string{"127.0.0.1:8080"}) || len(pool.Backends) != 4 || c.Log.Access != "stdout" {
-		t.Errorf("got bind %q, %d backends, access %q; want 127.0.0.1:8080, 4, stdout", got, len(pool.Backends), c.Log.Access)
+	if got := c.Listeners[0].Bind; !slices.Equal(got, []string{"127.0.0.1:8080"}) || pool.Workers == nil || pool.Workers.Count != 4 || c.Log.Access != "stdout" {
+		t.Errorf("got bind %q, workers %+v, access %q; want 127.0.0.1:8080, 4, stdout", got, pool.Workers, c.Log.Access)
 	}
 }
 
 func TestExampleFile_WhatIsCommentedOutIsTheDefault(t *testing.T) {
 	lines := readExample(t)
 	want := parseOK(t, strings.Join(lines, "\n"))
+	tableOff := false
 	for i, line := range lines {
-		if keyOff.MatchString(line) {
+		if m := headers.FindStringSubmatch(line); m != nil {
+			tableOff = m[1] != ""
+		}
+		if !tableOff && keyOff.MatchString(line) {
 			lines[i] = strings.TrimPrefix(line, "# ")
 		}
 	}
@@ -60,7 +66,8 @@ func TestExampleFile_HasEveryKeyWithItsDefault(t *testing.T) {
 			m = keyOff.FindStringSubmatch(line)
 		}
 		switch {
-		case strings.HasPrefix(line, "["):
+		case headers.MatchString(line):
+			line = headers.FindStringSubmatch(line)[2]
 			table, keys = tableOf(tables, line)
 			if keys == nil {
 				t.Errorf("line %d: got the table %s; want one that a config may have", i+1, line)

@@ -1,10 +1,12 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -27,7 +29,7 @@ const askTimeout = 10 * time.Second
 // execute runs the command that args name and gives its exit code.
 func execute(args []string, stdout, stderr io.Writer) int {
 	root := newRoot()
-	root.SetArgs(args)
+	root.SetArgs(scaleArgs(args))
 	root.SetOut(stdout)
 	root.SetErr(stderr)
 	cmd, err := root.ExecuteC()
@@ -85,9 +87,10 @@ type commandGroup struct {
 func commandGroups() []commandGroup {
 	return []commandGroup{
 		{"Serve", []*cobra.Command{newRunCommand(), newCheckCommand(), newVersionCommand()}},
-		{"Look at a running lb", []*cobra.Command{newStatusCommand(), newConnsCommand(), newEventsCommand()}},
+		{"Look at a running lb", []*cobra.Command{newStatusCommand(), newConnsCommand(), newEventsCommand(), newWorkersCommand(), newLogsCommand()}},
 		{"Change what runs", []*cobra.Command{newWeightCommand(), newSplitCommand(), newDrainCommand(), newReadyCommand(), newMaintCommand(),
 			newAddCommand(), newRemoveCommand(), newSetLimitCommand(), newKillCommand()}},
+		{"Change the processes that lb runs", []*cobra.Command{newRestartCommand(), newRollbackCommand(), newScaleCommand(), newStartCommand()}},
 		{"Change lb itself", []*cobra.Command{newReloadCommand(), newStopCommand(), newLogLevelCommand()}},
 	}
 }
@@ -99,10 +102,16 @@ func needCommand(cmd *cobra.Command, args []string) error {
 	}
 	cmd.SuggestionsMinimumDistance = 2
 	if near := cmd.SuggestionsFor(args[0]); len(near) > 0 {
+		// Of equally near ones that with letters swapped, not that with letters lost.
+		slices.SortStableFunc(near, func(a, b string) int {
+			return cmp.Compare(abs(len(a)-len(args[0])), abs(len(b)-len(args[0])))
+		})
 		return fmt.Errorf("there is no command %q; did you mean %q?", args[0], near[0])
 	}
 	return fmt.Errorf("there is no command %q", args[0])
 }
+
+func abs(n int) int { return max(n, -n) }
 
 // help is the action of lb help. Cobra's own succeeds for a command that does not exist.
 func help(cmd *cobra.Command, args []string) error {
@@ -159,7 +168,7 @@ func newRunCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:                   "run -f FILE",
 		Short:                 "Serve in the foreground until a signal ends it",
-		Long:                  "Serve in the foreground until a signal ends it.\n\nSIGTERM lets sessions finish within proxy.stop_timeout; SIGINT, and a second signal, stop at once. SIGUSR1 reopens log files.",
+		Long:                  "Serve in the foreground until a signal ends it.\n\nSIGTERM lets sessions finish within proxy.stop_timeout; SIGINT, and a second signal, stop at once. SIGUSR1 reopens log files, SIGHUP reloads. Workers that lb runs end after the sessions; SIGTTIN starts one more, SIGTTOU ends one, where a single pool has workers.",
 		Args:                  cobra.NoArgs,
 		DisableFlagsInUseLine: true,
 		RunE:                  action(func(*cobra.Command) error { return run(file) }),

@@ -8,6 +8,7 @@ import (
 	"math"
 	"net/http"
 	"slices"
+	"strconv"
 	"syscall"
 
 	"github.com/273ebdf9/lb/admin"
@@ -28,6 +29,8 @@ func (d *daemon) control() admin.Control {
 		AddBackend: d.addBackend, RemoveBackend: d.removeBackend,
 		SetSplit: d.setSplit, SetListenerMaxConns: d.setListenerMaxConns,
 		Sessions: d.listSessions, Kill: d.kill,
+		Restart: d.restartWorkers, Rollback: d.rollbackWorkers, Scale: d.scaleWorkers,
+		StopWorker: d.stopWorker, StartWorker: d.startWorker,
 		Reload: d.reload, Stop: d.stopCommand, SetLogLevel: d.setLogLevel,
 	}
 }
@@ -86,8 +89,15 @@ func (d *daemon) findPool(name string) (*backends.Pool, error) {
 // record is a copy of what is remembered of b, and b's configuration.
 func (d *daemon) record(b *backends.Backend) (*state.Backend, backends.BackendConfig) {
 	r := state.Backend{Pool: b.Pool().Name, Name: b.Name, Address: b.Address.String()}
+	slot, isWorker := d.slotOf(b)
+	if isWorker { // what the operator wants of it holds for the next one too
+		r.Name, r.Address = slotPrefix+strconv.Itoa(slot), ""
+	}
 	if known := d.remembered.Backend(r.Pool, r.Name); known != nil {
 		r = *known
+	}
+	if isWorker {
+		return &r, workerBackendConfig()
 	}
 	if r.Added {
 		return &r, addedConfig(&r)
@@ -113,6 +123,9 @@ func (d *daemon) put(r state.Backend) {
 		all = append(all, r)
 	}
 	d.remembered.Backends = all
+	if f := d.fleetOf(r.Pool); f != nil {
+		f.remember(&d.remembered)
+	}
 }
 
 // changedInt is what to remember of a number that was set to value.
@@ -212,6 +225,9 @@ func (d *daemon) addable(p *backends.Pool, bc backends.BackendConfig) error {
 	if err := check.Validate(); err != nil {
 		return admin.Refuse(http.StatusBadRequest, "cannot add the backend: %v", err)
 	}
+	if d.fleetOf(p.Name) != nil && workerName.MatchString(bc.EffectiveName()) {
+		return admin.Refuse(http.StatusBadRequest, "%q has the form of a worker's name; choose another", bc.EffectiveName())
+	}
 	if p.Get(bc.EffectiveName()) != nil {
 		return fmt.Errorf("pool %q has a backend %q already", p.Name, bc.EffectiveName())
 	}
@@ -255,6 +271,9 @@ func (d *daemon) removeBackend(pool, backend, by string) error {
 		b, err := d.backend(pool, backend)
 		if err != nil {
 			return err
+		}
+		if slot, ok := d.slotOf(b); ok {
+			return fmt.Errorf("%s/%s is the worker of slot %d: lb stop %s/%d ends it, lb scale %s -1 takes the last slot away", pool, backend, slot, pool, slot, pool)
 		}
 		r, bc := d.record(b)
 		if err := b.Pool().Remove(b, "by "+by); err != nil {

@@ -22,6 +22,7 @@ import (
 	"github.com/273ebdf9/lb/internal/logs"
 	"github.com/273ebdf9/lb/internal/state"
 	"github.com/273ebdf9/lb/proxy"
+	"github.com/273ebdf9/lb/supervisor"
 )
 
 // daemon is a running lb: the parts, and the facts that flow between them.
@@ -40,9 +41,14 @@ type daemon struct {
 	signals chan os.Signal // of the kernel, and of the command stop
 	resolve chan struct{}  // wakes resolveNames; holds one
 
-	changing   sync.Mutex    // one change at a time: commands, reloads, the end of removed pools
-	remembered state.Changes // guarded by changing
-	stopping   bool          // guarded by changing
+	changing   sync.Mutex      // one change at a time: commands, reloads, the end of removed pools
+	remembered state.Changes   // guarded by changing
+	runDir     *supervisor.Dir // guarded by changing; nil before the first workers
+	fleets     []*fleet        // guarded by changing: all that were started and have not ended
+	stopping   bool            // guarded by changing
+
+	patience  context.Context // over when workers that end are killed
+	impatient context.CancelFunc
 
 	background context.Context // over when the probes and look-ups shall end
 	cancel     context.CancelFunc
@@ -56,10 +62,11 @@ type view struct {
 	checkers map[*backends.Pool]watcher // of these, and of removed pools to which connections are still on their way
 }
 
-// watcher is a pool's checker, which runs until stop.
+// watcher is a pool's checker, which runs until stop, and its workers.
 type watcher struct {
 	*health.Checker
-	stop context.CancelFunc
+	stop  context.CancelFunc
+	fleet *fleet // nil: none
 }
 
 // pool is the pool of that name, or nil.
@@ -79,6 +86,7 @@ func newDaemon(path string, cfg *config.Config) (_ *daemon, err error) {
 		signals: make(chan os.Signal, 8), resolve: make(chan struct{}, 1),
 	}
 	d.view.Store(&view{cfg: &config.Config{Proxy: cfg.Proxy, Admin: cfg.Admin, Log: cfg.Log}})
+	d.patience, d.impatient = context.WithCancel(context.Background())
 	d.background, d.cancel = context.WithCancel(context.Background())
 	if err := d.openLogs(cfg.Log); err != nil {
 		return nil, err
@@ -127,6 +135,9 @@ func (d *daemon) start(cfg *config.Config) error {
 	d.log.Info("lb is up", "version", version(), "pid", os.Getpid(), "loops", d.proxy.Loops(), "max_sessions", d.proxy.MaxSessions(),
 		"socket", cfg.Admin.Socket, "http", cfg.Admin.HTTP)
 	d.running.Go(d.tellService)
+	if os.Getpid() == 1 { // of a container: whoever loses his parent becomes lb's child
+		d.running.Go(func() { supervisor.Reap(d.background) })
+	}
 	return nil
 }
 
@@ -172,20 +183,32 @@ func (d *daemon) connectFailed(b *backends.Backend, why backends.ConnectError, s
 
 // backendChanged logs a change of a backend, and tells whom it concerns. It may run on a loop.
 func (d *daemon) backendChanged(pool *backends.Pool, c backends.Change) {
-	d.tell(changeLevel(c.To), admin.Event{Time: c.Time, Kind: c.Field, Subject: c.Pool + "/" + c.Backend, Text: changeText(c)},
+	b, v := pool.Get(c.Backend), d.view.Load()
+	w, watched := v.checkers[pool]
+	// The word of a worker or of its supervisor, and no finding: it was told to end, say.
+	word := b != nil && watched && c.Field == "health" && w.Status(b).Held
+	level := changeLevel(c.To)
+	if word {
+		level = slog.LevelInfo
+	} else if c.Field == "last_resort" && c.To == "true" {
+		level = slog.LevelWarn
+	}
+	d.tell(level, admin.Event{Time: c.Time, Kind: c.Field, Subject: c.Pool + "/" + c.Backend, Text: changeText(c)},
 		changeMessage(c),
 		"backend", c.Pool+"/"+c.Backend, "from", c.From, "to", c.To, "reason", c.Reason,
 		"held", c.Held.Round(time.Millisecond), "left", fmt.Sprintf("%d/%d", c.Left, c.Total))
-	b, v := pool.Get(c.Backend), d.view.Load()
 	if b == nil {
 		return
 	}
+	if c.Field == "health" && watched && w.fleet != nil {
+		w.fleet.healthChanged(c)
+	}
 	switch cfg := v.cfg.Pool(c.Pool); {
 	case c.Field == "admin":
-		if w, ok := v.checkers[pool]; ok {
+		if watched {
 			w.AdminChanged(b)
 		}
-	case c.Field == "health" && c.To == "down" && cfg != nil && cfg.Health.OnDown == "close":
+	case c.Field == "health" && c.To == "down" && !word && cfg != nil && cfg.Health.OnDown == "close":
 		d.running.Go(func() { // for it waits for the loops
 			if n := d.proxy.CloseBackend(b); n > 0 {
 				d.log.Info("closed the sessions of a backend that went down (on_down)", "backend", c.Pool+"/"+c.Backend, "sessions", n)
@@ -224,19 +247,30 @@ func (d *daemon) tell(level slog.Level, e admin.Event, msg string, args ...any) 
 	d.admin.Publish(e)
 }
 
-// stop ends everything: listeners first, then sessions (until ctx is over), then the rest.
-func (d *daemon) stop(ctx context.Context) {
+// stop ends everything: listeners first, then sessions (until ctx is over), then workers (as long as each may take, and in
+// a hurry once now is over), then the rest.
+func (d *daemon) stop(ctx, now context.Context) {
 	d.changing.Lock()
 	d.stopping = true
+	fleets := slices.Clone(d.fleets)
 	d.changing.Unlock()
+	defer context.AfterFunc(now, func() { time.AfterFunc(hurried, d.impatient) })()
 	d.service.stopping()
 	killed, err := d.proxy.Stop(ctx)
 	if err != nil && !errors.Is(err, proxy.ErrStopped) {
 		d.log.Error("cannot stop cleanly", "error", err)
 	}
+	var ending sync.WaitGroup
+	for _, f := range fleets {
+		ending.Go(func() { f.stop(d.patience) })
+	}
+	ending.Wait()
 	d.cancel()
 	d.admin.Close(canceled())
 	d.running.Wait()
+	if d.runDir != nil {
+		d.runDir.Close()
+	}
 	d.service.close()
 	d.log.Info("stopped", "sessions_closed", killed)
 	d.closeLogs()

@@ -115,7 +115,7 @@ func (r *rig) begin() {
 	}
 }
 
-func (r *rig) end() { r.daemon.stop(canceled()) }
+func (r *rig) end() { r.daemon.stop(canceled(), canceled()) }
 
 // restart is another lb with the same files.
 func (r *rig) restart() {

@@ -36,6 +36,11 @@ func (d *daemon) reopenLogs() {
 	if err := d.events.Reopen(); err != nil {
 		d.log.Error("cannot open the event log anew; it goes on in the old file", "error", err)
 	}
+	for _, w := range d.view.Load().checkers {
+		if w.fleet != nil {
+			w.fleet.reopenLogs()
+		}
+	}
 	if err := d.access.Reopen(); err != nil {
 		d.log.Error("cannot open the access log anew; it goes on in the old file", "error", err)
 	}

@@ -13,6 +13,7 @@ import (
 	"github.com/273ebdf9/lb/health"
 	"github.com/273ebdf9/lb/internal/state"
 	"github.com/273ebdf9/lb/proxy"
+	"github.com/273ebdf9/lb/supervisor"
 )
 
 // plan is a change from what runs to another config. Making it does everything that can fail, and changes nothing:
@@ -28,6 +29,7 @@ type plan struct {
 	pools      []*plannedPool
 	specs      []proxy.ListenerSpec
 	transition *proxy.Transition
+	restart    []*fleet // after commit: those whose workers are to be restarted for the new config
 }
 
 // plannedPool is what becomes of a pool.
@@ -38,6 +40,8 @@ type plannedPool struct {
 	policy  backends.Policy // nil: stays
 	members []backends.Member
 	added   []*backends.Backend // of members
+	fleet   *fleet              // nil: it has no workers
+	begin   bool                // the fleet is new
 }
 
 // plan works out how to get from what runs to cfg and what is remembered.
@@ -90,6 +94,13 @@ func (p *plan) planPool(cfg *config.Pool) (*plannedPool, error) {
 			pp.added = append(pp.added, b)
 		}
 		pp.members = append(pp.members, backends.Member{Backend: b, Config: bc})
+	}
+	if cfg.Workers != nil {
+		pp.fleet = p.old.checkers[pp.pool].fleet
+		pp.begin = pp.fleet == nil
+		if pp.begin && slices.ContainsFunc(p.d.fleets, func(f *fleet) bool { return f.Name == cfg.Name }) {
+			return nil, fmt.Errorf("pool %q had workers before, and they have not ended yet: try again later", cfg.Name)
+		}
 	}
 	return pp, nil
 }
@@ -172,9 +183,45 @@ func (p *plan) prepare() error {
 			}
 		}
 	}
-	t, err := p.d.proxy.Prepare(p.specs)
-	p.transition = t
+	err := p.prepareWorkers()
+	if err == nil {
+		p.transition, err = p.d.proxy.Prepare(p.specs)
+	}
+	if err != nil {
+		for _, pp := range p.pools {
+			if pp.begin && pp.fleet != nil {
+				pp.fleet.Discard()
+			}
+		}
+	}
 	return err
+}
+
+// prepareWorkers makes the fleets of pools that have workers from now on.
+func (p *plan) prepareWorkers() (err error) {
+	for _, pp := range p.pools {
+		if !pp.begin {
+			continue
+		}
+		if p.d.runDir == nil {
+			if p.d.runDir, err = supervisor.OpenDir(p.cfg.Admin.EffectiveRunDir()); err != nil {
+				return err
+			}
+		}
+		checker := pp.checker
+		if checker == nil {
+			checker = p.old.checkers[pp.pool].Checker
+		}
+		f, err := p.d.newFleet(pp.cfg, pp.pool, checker, p.d.runDir)
+		if err != nil {
+			return err
+		}
+		if err := f.Prepare(); err != nil {
+			return err
+		}
+		pp.fleet = f
+	}
+	return nil
 }
 
 // commit makes the change. Pools come first, so that each is ready when a listener sends connections to it; the pools
@@ -188,13 +235,17 @@ func (p *plan) commit() {
 		v.pools = append(v.pools, pp.pool)
 		if pp.checker != nil {
 			ctx, stop := context.WithCancel(p.d.background)
-			v.checkers[pp.pool] = watcher{pp.checker, stop}
+			v.checkers[pp.pool] = watcher{Checker: pp.checker, stop: stop}
 			p.d.running.Go(func() { pp.checker.Run(ctx) })
 		}
+		w := v.checkers[pp.pool]
+		w.fleet = pp.fleet
+		v.checkers[pp.pool] = w
 	}
 	p.d.view.Store(v)
 	for _, pp := range p.pools {
 		pp.commit(v.checkers[pp.pool], p)
+		p.commitWorkers(pp)
 	}
 	p.transition.Commit()
 	for _, pool := range p.old.pools {
@@ -207,9 +258,47 @@ func (p *plan) commit() {
 	p.d.wakeResolver()
 }
 
+// commitWorkers starts the workers of a pool that has them from now on, changes those that it had, and ends those that it
+// has no more.
+func (p *plan) commitWorkers(pp *plannedPool) {
+	if old := p.old.checkers[pp.pool].fleet; old != nil && pp.fleet == nil {
+		p.d.running.Go(func() { p.d.endFleet(old) })
+	}
+	if pp.fleet == nil {
+		return
+	}
+	pp.fleet.remember(&p.remembered)
+	if pp.begin {
+		p.d.fleets = append(p.d.fleets, pp.fleet)
+		if err := pp.fleet.Start(); err != nil {
+			panic("BUG: lb: prepared workers cannot be started: " + err.Error())
+		}
+		return
+	}
+	old := p.old.cfg.Pool(pp.cfg.Name)
+	if !reflect.DeepEqual(workersConfig(old), workersConfig(pp.cfg)) && pp.fleet.update(pp.cfg) {
+		p.restart = append(p.restart, pp.fleet)
+	}
+}
+
+// endFleet ends the workers of a pool that has none any more. Those of an lb that stops end with it.
+func (d *daemon) endFleet(f *fleet) {
+	f.stop(d.patience)
+	d.changing.Lock()
+	defer d.changing.Unlock()
+	d.fleets = slices.DeleteFunc(slices.Clone(d.fleets), func(x *fleet) bool { return x == f })
+}
+
 func (pp *plannedPool) commit(w watcher, p *plan) {
 	before := pp.pool.Backends()
-	pp.pool.Arrange(pp.cfg.Config, pp.policy, pp.members, p.reason)
+	arrange := func(workers []backends.Member) {
+		pp.pool.Arrange(pp.cfg.Config, pp.policy, slices.Concat(pp.members, workers), p.reason)
+	}
+	if pp.fleet != nil {
+		pp.fleet.arrange(arrange)
+	} else {
+		arrange(nil)
+	}
 	for _, b := range before {
 		if b.Removed() {
 			w.Remove(b)
@@ -255,6 +344,9 @@ func (d *daemon) retire(pool *backends.Pool) {
 	case <-underway.C:
 	case <-d.background.Done():
 		return
+	}
+	if f := d.view.Load().checkers[pool].fleet; f != nil {
+		d.endFleet(f)
 	}
 	d.changing.Lock()
 	defer d.changing.Unlock()

@@ -17,7 +17,7 @@ func newReloadCommand() *cobra.Command {
 	cmd := c.flags(&cobra.Command{
 		Use:   "reload [--dry-run]",
 		Short: "Read the config anew and apply what is different",
-		Long:  "Read the config anew and apply what is different. Running sessions are not touched. A fault anywhere changes nothing.",
+		Long:  "Read the config anew and apply what is different. Running sessions are not touched. A fault anywhere changes nothing. Workers whose command, environment or directory is different are restarted, as lb restart does; if that fails, so does the reload, and those that were not replaced go on.",
 		Args:  cobra.NoArgs,
 		RunE:  c.action(func(c *call) error { return askReload(c, dryRun) }),
 	})
@@ -63,10 +63,20 @@ func newStopCommand() *cobra.Command {
 	c := new(caller)
 	var now, wait bool
 	cmd := c.flags(&cobra.Command{
-		Use:   "stop [--now] [--wait]",
-		Short: "Stop lb; sessions may finish within proxy.stop_timeout",
-		Args:  cobra.NoArgs,
-		RunE:  c.action(func(c *call) error { return askStop(c, now, wait) }),
+		Use:               "stop [POOL/SLOT] [--now] [--wait]",
+		Short:             "Stop lb, or one of its workers; sessions may finish",
+		Long:              "Stop lb: sessions may finish within proxy.stop_timeout, then its workers end.\n\nWith POOL/SLOT stop that worker and wait for its end: sessions may finish within workers.stop_timeout. None is started there until lb start.",
+		Args:              cobra.MaximumNArgs(1),
+		ValidArgsFunction: c.complete(first(completeSlots)),
+		RunE: c.action(func(c *call) error {
+			if len(c.args) == 0 {
+				return askStop(c, now, wait)
+			}
+			if now || wait {
+				return usage("--now and --wait are for lb itself; a worker is waited for")
+			}
+			return stopSlot(c)
+		}),
 	})
 	cmd.Flags().BoolVar(&now, "now", false, "close the sessions at once")
 	cmd.Flags().BoolVar(&wait, "wait", false, "wait until lb has stopped")

@@ -13,13 +13,22 @@ import (
 // reload reads the config file anew and applies the differences, all or none; with dryRun it tells them only, and opens
 // no socket. Sessions are not touched.
 func (d *daemon) reload(ctx context.Context, dryRun bool, by string) (admin.ReloadResult, error) {
+	result, restart, err := d.reloadTold(ctx, dryRun, by)
+	if err != nil {
+		return result, err
+	}
+	return result, d.restartFor(ctx, restart, by)
+}
+
+// reloadTold is reload without the restarts of workers, which are not made under the lock: it gives those that are due.
+func (d *daemon) reloadTold(ctx context.Context, dryRun bool, by string) (admin.ReloadResult, []*fleet, error) {
 	d.changing.Lock()
 	defer d.changing.Unlock()
 	if !dryRun && !d.stopping {
 		d.service.reloading()
 		defer d.service.ready()
 	}
-	result, err := d.reloadLocked(ctx, dryRun, by)
+	result, restart, err := d.reloadLocked(ctx, dryRun, by)
 	switch {
 	case dryRun:
 	case err != nil:
@@ -33,21 +42,21 @@ func (d *daemon) reload(ctx context.Context, dryRun bool, by string) (admin.Relo
 			d.log.Warn("reload", "warning", w)
 		}
 	}
-	return result, err
+	return result, restart, err
 }
 
-// reloadLocked is reload without the telling.
-func (d *daemon) reloadLocked(ctx context.Context, dryRun bool, by string) (admin.ReloadResult, error) {
+// reloadLocked is reload without the telling and the restarts.
+func (d *daemon) reloadLocked(ctx context.Context, dryRun bool, by string) (admin.ReloadResult, []*fleet, error) {
 	result := admin.ReloadResult{DryRun: dryRun, Changes: []string{}, Warnings: []string{}}
 	if d.stopping {
-		return result, errStopping
+		return result, nil, errStopping
 	}
 	cfg, err := config.Load(d.path)
 	if err != nil {
-		return result, err
+		return result, nil, err
 	}
 	if err := ctx.Err(); err != nil { // nobody waits for it any more
-		return result, err
+		return result, nil, err
 	}
 	old := d.view.Load().cfg
 	live := untilRestart(old, cfg)
@@ -62,21 +71,21 @@ func (d *daemon) reloadLocked(ctx context.Context, dryRun bool, by string) (admi
 	}
 	p, err := d.plan(live, d.remembered, "reload by "+by)
 	if err != nil {
-		return result, err
+		return result, nil, err
 	}
 	result.Kept = p.kept
 	result.Warnings = append(result.Warnings, p.dropped...)
 	if dryRun {
-		return result, nil
+		return result, nil, nil
 	}
 	if err := p.prepare(); err != nil {
-		return result, err
+		return result, nil, err
 	}
 	p.commit()
 	if live.Log.Level != old.Log.Level {
 		d.events.SetLevel(live.Log.SlogLevel())
 	}
-	return result, nil
+	return result, p.restart, nil
 }
 
 // untilRestart is cfg with those values of old that only a restart can change.

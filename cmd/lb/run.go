@@ -20,10 +20,10 @@ func run(path string) error {
 	if err != nil {
 		return err
 	}
-	signal.Notify(d.signals, syscall.SIGTERM, syscall.SIGINT, syscall.SIGUSR1, syscall.SIGHUP)
+	signal.Notify(d.signals, syscall.SIGTERM, syscall.SIGINT, syscall.SIGUSR1, syscall.SIGHUP, syscall.SIGTTIN, syscall.SIGTTOU)
 	defer signal.Stop(d.signals)
 	if err := d.start(cfg); err != nil {
-		d.stop(canceled())
+		d.stop(canceled(), canceled())
 		return err
 	}
 	d.handle()
@@ -37,7 +37,11 @@ func (d *daemon) handle() {
 		case syscall.SIGUSR1:
 			d.reopenLogs()
 		case syscall.SIGHUP:
-			d.reload(d.background, false, "signal "+sig.String()) // logs what came of it
+			d.running.Go(func() { d.reload(d.background, false, "signal "+sig.String()) }) // logs what came of it
+		case syscall.SIGTTIN:
+			d.running.Go(func() { d.scaleByOne(+1, sig) })
+		case syscall.SIGTTOU:
+			d.running.Go(func() { d.scaleByOne(-1, sig) })
 		default:
 			d.finish(sig)
 			return
@@ -52,19 +56,23 @@ func (d *daemon) finish(sig os.Signal) {
 		"sessions", d.proxy.Sessions(), "stop_timeout", timeout)
 	ctx, cancel := context.WithTimeout(context.Background(), timeout)
 	defer cancel()
+	now, atOnce := context.WithCancel(context.Background())
+	defer atOnce()
+	defer context.AfterFunc(now, cancel)()
 	if sig == syscall.SIGINT {
-		cancel()
+		cancel() // before the first session is looked at
+		atOnce()
 	}
 	stopped := make(chan struct{})
 	go func() {
-		d.stop(ctx)
+		d.stop(ctx, now)
 		close(stopped)
 	}()
 	for {
 		select {
 		case again := <-d.signals:
-			if again != syscall.SIGUSR1 && again != syscall.SIGHUP {
-				cancel()
+			if again == syscall.SIGTERM || again == syscall.SIGINT {
+				atOnce()
 			}
 		case <-stopped:
 			return

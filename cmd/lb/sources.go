@@ -14,6 +14,7 @@ func (d *daemon) sources() admin.Sources {
 		Listeners: d.listenerStatus,
 		Process:   d.processStatus,
 		Probe:     d.probeStatus,
+		Workers:   d.workersStatus,
 		Log:       d.log,
 	}
 }

@@ -106,6 +106,14 @@ func (r *reconciler) backend(b state.Backend) {
 		r.drop("%s: the config has no pool %q any more", path, b.Pool)
 		return
 	}
+	if strings.HasPrefix(b.Name, slotPrefix) {
+		if pool.Workers == nil {
+			r.drop("%s: the config has no workers in pool %q any more", path, b.Pool)
+			return
+		}
+		r.fields(path, b, workerBackendConfig(), pool)
+		return
+	}
 	i := slices.IndexFunc(pool.Backends, func(bc backends.BackendConfig) bool { return bc.EffectiveName() == b.Name })
 	if b.Added {
 		r.added(path, b, i >= 0, pool)

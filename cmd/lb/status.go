@@ -175,7 +175,11 @@ func renderPool(p *admin.PoolStatus, now time.Time, colour bool) string {
 	case p.Queue.Length > 0:
 		title.colour = yellow
 	}
-	return title.render(0, false, colour) + "\n" + backendTable(p.Backends, now).render(colour)
+	text := title.render(0, false, colour) + "\n" + backendTable(p.Backends, now).render(colour)
+	if p.Workers != nil {
+		text += renderWorkers(p.Name, p.Workers, now, colour)
+	}
+	return text
 }
 
 func listenerTable(listeners []admin.ListenerStatus) *table {
@@ -244,6 +248,9 @@ func stateCell(m *admin.BackendStatus) cell {
 	c := plainStateCell(m)
 	if m.Backup {
 		c.text += ",backup"
+	}
+	if m.LastResort {
+		c.text += ",last resort"
 	}
 	return c
 }

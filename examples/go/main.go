@@ -1,10 +1,10 @@
 // Command go is a sample worker that links lb's SDK: it tells when it is ready, sends heartbeats, and stops when asked.
 //
 //	[pools.app.workers]
-//	command = ["./bin/sample-go"]      # go build -o bin/sample-go ./examples/go
+//	command = ["./bin/sample"]         # go build -o bin/sample ./examples/go
 //	ready = "notify"                   # it says so itself; with [pools.app.health] type = "notify" it is watched by heartbeat
 //
-// Run by hand it listens on 127.0.0.1:8081.
+// GET / answers at once, GET /slow?ms=N after N milliseconds. Run by hand it listens on 127.0.0.1:8081.
 package main
 
 import (
@@ -13,15 +13,14 @@ import (
 	"log"
 	"net/http"
 	"os"
+	"strconv"
 	"time"
 
 	"github.com/273ebdf9/lb/worker"
 )
 
 func main() {
-	server := &http.Server{ReadHeaderTimeout: 10 * time.Second, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		fmt.Fprintf(w, "hello from Go worker %s (pid %d)\n", os.Getenv("LB_WORKER_ID"), os.Getpid())
-	})}
+	server := &http.Server{ReadHeaderTimeout: 10 * time.Second, Handler: http.HandlerFunc(hello)}
 	w, err := worker.Listen(context.Background(), worker.Options{Address: "127.0.0.1:8081"})
 	if err == nil {
 		err = w.Serve(server.Serve, server.Shutdown)
@@ -29,4 +28,14 @@ func main() {
 	if err != nil {
 		log.Fatal(err)
 	}
+}
+
+func hello(w http.ResponseWriter, r *http.Request) {
+	if ms, err := strconv.Atoi(r.URL.Query().Get("ms")); err == nil && r.URL.Path == "/slow" {
+		select {
+		case <-time.After(time.Duration(min(max(ms, 0), 60_000)) * time.Millisecond):
+		case <-r.Context().Done():
+		}
+	}
+	fmt.Fprintf(w, "hello from Go worker %s (pid %d)\n", os.Getenv("LB_WORKER_ID"), os.Getpid())
 }

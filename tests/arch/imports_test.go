@@ -20,11 +20,13 @@ var allowed = map[string][]string{
 	"health":            {"backends"},
 	"proxy":             {"backends"},
 	"admin":             {"backends"},
+	"supervisor":        {"internal/sdnotify"},
+	"worker":            {"internal/sdnotify"},
 	"bench":             {},
 	"internal/logs":     {},
 	"internal/sdnotify": {},
 	"internal/state":    {},
-	"config":            {"admin", "backends", "health", "internal/logs", "proxy"}, // their Config types
+	"config":            {"admin", "backends", "health", "internal/logs", "proxy", "supervisor"}, // their Config types
 	"cmd/lb":            {"*"},
 }
 
