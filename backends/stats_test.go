@@ -73,6 +73,19 @@ func TestHistogram_QuantileIsWithinItsBucket(t *testing.T) {
 	}
 }
 
+func TestHistogram_QuantileIsLinearWithinItsBucket(t *testing.T) {
+	var h backends.Histogram
+	low := backends.HistogramSnapshot{}.Bound(3)
+	for range 4 {
+		h.Observe(low)
+	}
+	for q, want := range map[float64]time.Duration{0.25: low + low/4, 0.5: low + low/2, 1: 2 * low} {
+		if got := h.Snapshot().Quantile(q); got != want {
+			t.Errorf("quantile %v: got %v; want %v", q, got, want)
+		}
+	}
+}
+
 func TestHistogram_MayBeObservedByManyAtOnce(t *testing.T) {
 	var h backends.Histogram
 	var running sync.WaitGroup
