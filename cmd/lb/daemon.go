@@ -145,7 +145,10 @@ func (d *daemon) start(cfg *config.Config) error {
 func (d *daemon) begin(cfg *config.Config) error {
 	d.changing.Lock()
 	defer d.changing.Unlock()
-	remembered := d.recall(cfg.Admin.StateFile)
+	remembered, err := d.recall(cfg.Admin.StateFile)
+	if err != nil {
+		return err
+	}
 	p, err := d.plan(cfg, remembered, "start")
 	if err != nil {
 		return err

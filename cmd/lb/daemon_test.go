@@ -274,6 +274,27 @@ func TestState_DamagedFileIsSetAside(t *testing.T) {
 	}
 }
 
+func TestState_DirectoryInItsPlaceIsAFaultAndStays(t *testing.T) {
+	r := newRig(t)
+	r.end()
+	path := filepath.Join(r.dir, "state")
+	r.must(os.RemoveAll(path), os.Mkdir(path, 0o700))
+	cfg, err := config.Load(r.path)
+	r.must(err)
+	d, err := newDaemon(r.path, cfg)
+	r.must(err)
+	err = d.start(cfg)
+	d.stop(canceled())
+	if err == nil || !strings.Contains(err.Error(), "admin.state_file") || !strings.Contains(err.Error(), path) {
+		t.Errorf("start: got %v; want an error that names the key and the path", err)
+	}
+	if st, err := os.Stat(path); err != nil || !st.IsDir() {
+		t.Errorf("the directory afterwards: got %v, %v; want it as it was", st, err)
+	}
+	r.must(os.Remove(path))
+	r.begin()
+}
+
 func TestReload_AppliesTheDifferencesOnly(t *testing.T) {
 	r := newRig(t)
 	app, w1 := r.view.Load().pool("app"), r.view.Load().pool("app").Get("w1")

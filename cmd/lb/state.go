@@ -15,21 +15,25 @@ import (
 	"github.com/273ebdf9/lb/internal/state"
 )
 
-// recall reads what an earlier lb remembered. A file that cannot be used is set aside: lb starts without it.
-func (d *daemon) recall(path string) state.Changes {
+// recall reads what an earlier lb remembered. A file that cannot be used is set aside: lb starts without it. What
+// is no file at all is a fault of the config.
+func (d *daemon) recall(path string) (state.Changes, error) {
 	if path == "" {
-		return state.Changes{}
+		return state.Changes{}, nil
 	}
 	data, err := state.ReadFile(path)
-	if errors.Is(err, os.ErrNotExist) {
-		return state.Changes{}
+	switch {
+	case errors.Is(err, os.ErrNotExist):
+		return state.Changes{}, nil
+	case errors.Is(err, state.ErrNotRegular):
+		return state.Changes{}, fmt.Errorf("cannot use admin.state_file: %w; name a file, which lb makes if it is missing", err)
 	}
 	var changes state.Changes
 	if err == nil {
 		changes, err = state.Unmarshal(data)
 	}
 	if err == nil {
-		return changes
+		return changes, nil
 	}
 	aside, failed := state.SetAside(path, time.Now())
 	if failed != nil {
@@ -37,7 +41,7 @@ func (d *daemon) recall(path string) state.Changes {
 	} else {
 		d.log.Warn("the state file cannot be used: lb starts without what it remembers, and has set the file aside", "path", path, "error", err, "now", aside)
 	}
-	return state.Changes{}
+	return state.Changes{}, nil
 }
 
 // remember writes the state file, if there is one. A change that cannot be remembered holds nevertheless. The caller

@@ -11,6 +11,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// ErrNotRegular: at the path is a directory, a device or another thing that no state file is; it is left alone.
+var ErrNotRegular = errors.New("it is no regular file")
+
 // newSuffix is what the file is called while it is being written. One that a crash left is overwritten.
 const newSuffix = ".new"
 
@@ -25,6 +28,9 @@ func WriteFile(path string, data []byte) error {
 }
 
 func writeFile(path string, data []byte) error {
+	if err := regular(path); err != nil {
+		return err
+	}
 	temp := path + newSuffix
 	f, err := os.OpenFile(temp, os.O_WRONLY|os.O_CREATE|os.O_TRUNC|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
 	if err != nil {
@@ -47,6 +53,14 @@ func writeFile(path string, data []byte) error {
 	return syncDir(filepath.Dir(path))
 }
 
+// regular is ErrNotRegular where there is something else than a file, which must not be renamed nor replaced.
+func regular(path string) error {
+	if st, err := os.Stat(path); err == nil && !st.Mode().IsRegular() {
+		return ErrNotRegular
+	}
+	return nil
+}
+
 func syncDir(path string) error {
 	dir, err := os.Open(path)
 	if err != nil {
@@ -56,8 +70,8 @@ func syncDir(path string) error {
 	return dir.Sync()
 }
 
-// ReadFile reads what WriteFile wrote. The error wraps os.ErrNotExist where there is no file, and is ErrTooLarge for one
-// above MaxSize.
+// ReadFile reads what WriteFile wrote. The error wraps os.ErrNotExist where there is no file, ErrNotRegular where
+// there is something else, and ErrTooLarge for one above MaxSize.
 func ReadFile(path string) ([]byte, error) {
 	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0) // a FIFO must not hang the start
 	if err != nil {
@@ -65,7 +79,7 @@ func ReadFile(path string) ([]byte, error) {
 	}
 	defer f.Close()
 	if st, err := f.Stat(); err == nil && !st.Mode().IsRegular() {
-		return nil, fmt.Errorf("cannot read state file %q: it is no regular file", path)
+		return nil, fmt.Errorf("cannot read state file %q: %w", path, ErrNotRegular)
 	}
 	data, err := io.ReadAll(io.LimitReader(f, MaxSize+1))
 	switch {
@@ -79,6 +93,9 @@ func ReadFile(path string) ([]byte, error) {
 
 // SetAside renames a file that cannot be used, so that it is neither lost nor overwritten, and gives its new name.
 func SetAside(path string, now time.Time) (string, error) {
+	if err := regular(path); err != nil {
+		return "", fmt.Errorf("cannot set state file %q aside: %w", path, err)
+	}
 	base := path + ".damaged-" + now.UTC().Format("20060102T150405Z")
 	for i := range 100 {
 		name := base

@@ -11,6 +11,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // example has something of everything.
@@ -147,6 +149,30 @@ func TestSetAside_LosesNoFile(t *testing.T) {
 	}
 	if left, _ := filepath.Glob(path + "*"); len(left) != 3 {
 		t.Errorf("files: got %q; want three", left)
+	}
+}
+
+func TestFile_LeavesAloneWhatIsNoFile(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "dir")
+	fifo := filepath.Join(t.TempDir(), "fifo")
+	if err := errors.Join(os.Mkdir(dir, 0o700), unix.Mkfifo(fifo, 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range []string{dir, fifo} {
+		before, err := os.Lstat(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, read := ReadFile(path)
+		_, aside := SetAside(path, time.Now())
+		for what, err := range map[string]error{"ReadFile": read, "SetAside": aside, "WriteFile": WriteFile(path, []byte("new"))} {
+			if !errors.Is(err, ErrNotRegular) || !strings.Contains(err.Error(), path) {
+				t.Errorf("%s of %s: got %v; want ErrNotRegular with the path", what, path, err)
+			}
+		}
+		if after, err := os.Lstat(path); err != nil || !os.SameFile(before, after) {
+			t.Errorf("%s afterwards: got %v, %v; want it as it was", path, after, err)
+		}
 	}
 }
 
