@@ -196,7 +196,8 @@ func (l *loop) connectDeadline(s *session) time.Duration {
 func (l *loop) connectEvent(s *session, e int, mask uint32) {
 	if e == client {
 		s.note(client, mask)
-		if mask&(unix.EPOLLERR|unix.EPOLLHUP) != 0 { // reset: nobody to connect for
+		// Reset, or a Unix socket that was closed: nobody to connect for, unless it said something before.
+		if mask&(unix.EPOLLERR|unix.EPOLLHUP) != 0 && s.clientGone() {
 			s.end = termClientGone
 			l.close(s, true)
 		}

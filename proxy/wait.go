@@ -98,16 +98,21 @@ func (l *loop) queuedEvent(s *session, mask uint32) {
 // leaveIfGone frees the place of a client that is gone. One that has sent something and then its FIN may have said all
 // it wants to say, and stays; one that has sent nothing before it has left.
 func (l *loop) leaveIfGone(s *session) {
-	flags := s.ends[client].flags
-	gone := flags&(endFailed|endHungUp) != 0
-	if !gone && flags&endHalfClosed != 0 {
-		n, err := unix.IoctlGetInt(int(s.ends[client].fd), unix.TIOCINQ)
-		gone = err == nil && n == 0
-	}
-	if gone {
+	if s.clientGone() {
 		s.end = termQueueGone
-		l.close(s, flags&endFailed != 0)
+		l.close(s, s.ends[client].flags&endFailed != 0)
 	}
+}
+
+// clientGone says whether the client has failed, or has ended its side with nothing left to deliver. A Unix socket that
+// is closed shows a hang-up where TCP shows a FIN.
+func (s *session) clientGone() bool {
+	x := &s.ends[client]
+	if x.flags&endFailed != 0 || x.flags&(endHalfClosed|endHungUp) == 0 {
+		return x.flags&endFailed != 0
+	}
+	n, err := unix.IoctlGetInt(int(x.fd), unix.TIOCINQ)
+	return err == nil && n == 0
 }
 
 // queueTimeout handles a wait that was too long. A grant that is on its way wins.

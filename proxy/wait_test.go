@@ -251,6 +251,40 @@ func TestQueue_HalfClosedClientWithARequestStays(t *testing.T) {
 	}
 }
 
+func TestQueue_UnixClientThatClosesAfterItsBytesIsDelivered(t *testing.T) {
+	heard := make(chan string, 3)
+	address := serve(t, unixSocket, func(c conn) {
+		b, _ := io.ReadAll(c)
+		heard <- string(b)
+	}).address
+	r := newRig(t, func(s *setup) {
+		s.pool.MaxConns = 1
+		s.listener.Bind = []string{bindAddress(t, unixSocket)}
+	}, address)
+	first := r.dial()
+	send(t, first, []byte("first"))
+	eventually(t, "the slot is taken", func() bool { return r.pool.Active() == 1 })
+	silent, said := r.dial(), r.dial()
+	send(t, said, []byte("last words"))
+	r.waits(2)
+	silent.Close()
+	said.Close()
+	if rec := r.ended(1)[0]; rec.Termination.String() != "CQ" {
+		t.Errorf("client that said nothing: got %v; want CQ", rec.Termination)
+	}
+	r.proxy.Settle()
+	if n := r.pool.QueueLen(); n != 1 {
+		t.Errorf("waiting: got %d; want the one that said something", n)
+	}
+	first.Close()
+	for _, want := range []string{"first", "last words"} {
+		if got := await(t, "backend", heard); got != want {
+			t.Errorf("backend heard %q; want %q", got, want)
+		}
+	}
+	r.ended(3)
+}
+
 // TestQueue_ClientThatHadLeftBeforeItsTurnToWait closes while its PROXY header is read, so that no event comes later.
 func TestQueue_ClientThatHadLeftBeforeItsTurnToWait(t *testing.T) {
 	r := queued(t, func(s *setup) { s.listener.AcceptProxy = true })
