@@ -284,7 +284,7 @@ func TestState_DirectoryInItsPlaceIsAFaultAndStays(t *testing.T) {
 	d, err := newDaemon(r.path, cfg)
 	r.must(err)
 	err = d.start(cfg)
-	d.stop(canceled())
+	d.stop(canceled(), canceled())
 	if err == nil || !strings.Contains(err.Error(), "admin.state_file") || !strings.Contains(err.Error(), path) {
 		t.Errorf("start: got %v; want an error that names the key and the path", err)
 	}
