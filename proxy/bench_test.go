@@ -117,8 +117,9 @@ func TestRelay_AllocatesNothing(t *testing.T) {
 					t.Error("no answer")
 				}
 			})
-			if got > 0.1 { // the runtime has its own
-				t.Errorf("allocations a request: got %.2f; want 0", got)
+			// The runtime has its own, and a loop that moves to another processor finds that one's pool empty.
+			if reads := max(1, tc.answer>>16); got > 0.1*float64(reads) {
+				t.Errorf("allocations a request of %d reads: got %.2f; want 0", reads, got)
 			}
 		})
 	}

@@ -2,6 +2,7 @@ package proxy_test
 
 import (
 	"fmt"
+	"io"
 	"slices"
 	"sync"
 	"testing"
@@ -66,6 +67,46 @@ func TestConnect_FullBacklogIsSaturationAndNoFailure(t *testing.T) {
 	r.ended(3)
 	if n := r.pool.Backends()[0].ConnectErrors[backends.ConnectSaturated].Load(); n == 0 {
 		t.Error("saturation was not counted")
+	}
+}
+
+// A client that speaks and closes is heard, over TCP as over a Unix socket, whose close shows as a hang-up at once.
+func TestConnect_ClientThatSpokeAndLeftIsHeard(t *testing.T) {
+	for _, kind := range []string{tcpSocket, unixSocket} {
+		for _, waits := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s, waits %v", kind, waits), func(t *testing.T) {
+				heard := make(chan string, 2)
+				r := newRig(t, func(s *setup) {
+					s.listener.Bind = []string{bindAddress(t, kind)}
+					s.pool.MaxConns = 1
+				}, serve(t, tcpSocket, func(c conn) {
+					b, err := io.ReadAll(c)
+					failIf(t, err, "backend")
+					heard <- string(b)
+				}).address)
+				var first conn
+				if waits {
+					first = r.dial()
+					eventually(t, "the slot is taken", func() bool { return r.pool.Active() == 1 })
+				}
+				release := r.proxy.HoldLoops()
+				c := r.dial()
+				send(t, c, []byte("last words"))
+				c.Close()
+				release()
+				if waits {
+					eventually(t, "it waits", func() bool { return r.pool.QueueLen() == 1 })
+					r.proxy.Settle()
+					first.Close()
+					if got := await(t, "the first client's words", heard); got != "" {
+						t.Errorf("heard of the first: got %q; want nothing", got)
+					}
+				}
+				if got := await(t, "the client's words", heard); got != "last words" {
+					t.Errorf("heard: got %q; want all that the client said", got)
+				}
+			})
+		}
 	}
 }
 

@@ -83,9 +83,10 @@ func (l *loop) pump(s *session, src int) bool {
 		l.delivered(s, d, w)
 		drained := false
 		if short && from.flags&(endUrgent|endFailed) == 0 {
-			// A short read has emptied the queue. If the FIN was seen before it, it was the last. A hang-up may hide an
-			// error: a Unix socket that closes with unread bytes shows the hang-up a moment before it. Read on to hear.
-			drained = from.flags&endHalfClosed != 0 && from.flags&endHungUp == 0
+			// A short read has emptied the queue. If the FIN was seen before it, it was the last. Not so on a Unix
+			// socket: its hang-up may hide an error (a close with unread bytes shows it a moment later), and a read
+			// stops behind a message with descriptors (unix(7)). Read on to its end.
+			drained = from.flags&endHalfClosed != 0 && from.flags&(endHungUp|endUnix) == 0
 			if from.flags&(endHalfClosed|endHungUp) == 0 {
 				from.flags &^= endReadable
 			}

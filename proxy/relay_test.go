@@ -250,6 +250,29 @@ func TestSession_UrgentByteIsCarriedInline(t *testing.T) {
 	}
 }
 
+// A read of a Unix socket stops behind a message with descriptors, which lb does not pass on. What is behind it is.
+func TestSession_BytesBehindDescriptorsAreNotLost(t *testing.T) {
+	heard := make(chan string, 1)
+	r := newRig(t, func(s *setup) { s.listener.Bind = []string{bindAddress(t, unixSocket)} }, serve(t, unixSocket, func(c conn) {
+		b, err := io.ReadAll(c)
+		failIf(t, err, "backend")
+		heard <- string(b)
+	}).address)
+	c := r.dial()
+	release := r.proxy.HoldLoops()
+	if _, _, err := c.(*net.UnixConn).WriteMsgUnix([]byte("with a descriptor, "), unix.UnixRights(0), nil); err != nil {
+		t.Error(err)
+	}
+	send(t, c, []byte("and without"))
+	c.CloseWrite()
+	release()
+	if got := await(t, "the client's words", heard); got != "with a descriptor, and without" {
+		t.Errorf("heard: got %q; want everything", got)
+	}
+	c.Close()
+	r.ended(1)
+}
+
 // blocked waits until a counter stands still: the sender has filled every buffer on its way.
 func blocked(t testing.TB, sent *atomic.Int64) int64 {
 	t.Helper()
