@@ -16,6 +16,8 @@ const (
 	MaxWeight = 1000
 	// minTimeout is the floor of every duration: a bare integer in TOML reads as nanoseconds.
 	minTimeout = time.Millisecond
+	// maxDuration keeps sums of a duration and a moment far from overflow.
+	maxDuration = 10 * 365 * 24 * time.Hour
 )
 
 // policies are the names that balance takes.
@@ -204,6 +206,8 @@ func checkMaxConns(n int, zero string) error {
 // writer of a bare integer, which TOML reads as nanoseconds, what to write.
 func CheckDuration(key string, d time.Duration, zeroOK bool) error {
 	switch {
+	case d > maxDuration:
+		return fmt.Errorf("%s: %v is more than ten years", key, d)
 	case d == 0 && zeroOK, d >= minTimeout:
 		return nil
 	case d < 0:

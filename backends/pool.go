@@ -317,6 +317,9 @@ func (p *Pool) SetAdmin(b *Backend, to AdminState, reason string) (changed bool)
 	now := time.Now()
 	b.admin.Store(uint32(to))
 	held := b.changedLocked(now, reason)
+	if to == AdminReady {
+		p.queue.forgive(b)
+	}
 	if from == AdminMaint && b.Health() == HealthUp { // it was off, and who knows what was done to it
 		p.riseLocked(b, now)
 	}

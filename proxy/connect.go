@@ -3,6 +3,7 @@ package proxy
 // Hot path of new connections. BenchmarkConnect and `make bench` hold its cost.
 
 import (
+	"math"
 	"math/rand/v2"
 	"net/netip"
 	"time"
@@ -162,7 +163,10 @@ func (l *loop) connectFailed(s *session, why backends.ConnectError) bool {
 	s.ends[backend] = end{fd: -1}
 	s.backend = nil
 	s.tried = append(s.tried, b)
-	s.retries++
+	if s.retries < math.MaxUint8 {
+		s.retries++
+	}
+	s.busy = s.busy || why == backends.ConnectSaturated
 	streak := b.ConnectFailed(why)
 	s.pool.Release(b)
 	if l.p.OnConnectFailure != nil {

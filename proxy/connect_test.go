@@ -111,7 +111,6 @@ func TestConnect_ClientThatSpokeAndLeftIsHeard(t *testing.T) {
 }
 
 func TestConnect_NobodyLeftClosesTheClient(t *testing.T) {
-	full, _ := swamped(t)
 	for _, tc := range []struct {
 		name      string
 		addresses []string
@@ -119,7 +118,6 @@ func TestConnect_NobodyLeftClosesTheClient(t *testing.T) {
 	}{
 		{"no backends", nil, 0},
 		{"all refuse", []string{nobody(t, unixSocket), nobody(t, tcpSocket)}, 2},
-		{"all full", []string{full}, 1},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			r := newRig(t, nil, tc.addresses...)

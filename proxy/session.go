@@ -80,6 +80,7 @@ type session struct {
 	phase    phase
 	halfOpen bool  // one direction has ended: half_closed_timeout holds
 	dirty    bool  // in loop.dirty
+	busy     bool  // a backend's backlog was full
 	lastFrom uint8 // the end that sent last: client or backend
 	retries  uint8
 	end      Termination
@@ -96,6 +97,7 @@ type session struct {
 
 	start     time.Duration // accepted; since the proxy's epoch, as all below
 	budget    time.Duration // connect_timeout counts from here: accepted, or granted a slot after waiting
+	pause     time.Duration // the last wait for a backlog; see waitForBacklog
 	queuedAt  time.Duration // it began to wait in the queue
 	queued    time.Duration // how long it has waited there
 	chosen    time.Duration // the backend was chosen

@@ -5,10 +5,17 @@ package proxy
 
 import (
 	"errors"
+	"time"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/273ebdf9/lb/backends"
+)
+
+// How long a session waits before it tries full backlogs again: the double each time.
+const (
+	minBacklogPause = 16 * time.Millisecond
+	maxBacklogPause = 250 * time.Millisecond
 )
 
 // waiter gives a waiter that is free. It stays in l.waiters until it is used.
@@ -35,12 +42,30 @@ func (l *loop) noBackend(s *session, w *backends.Waiter, err error) {
 		l.wheel.arm(s, l.now+s.pool.Config().QueueTimeout)
 		l.leaveIfGone(s) // what was seen of it before comes as no event again
 		return
+	case errors.Is(err, backends.ErrSaturated) && s.busy && l.now < s.budget+s.pool.Config().ConnectTimeout:
+		l.waitForBacklog(s)
+		return
 	case errors.Is(err, backends.ErrQueueFull), errors.Is(err, backends.ErrSaturated) && len(s.tried) == 0:
 		s.end = termQueue
 	default:
 		s.end = termRefused
 	}
 	l.close(s, false)
+}
+
+// waitForBacklog has a session wait a moment when every backend that it could have has a full backlog: they are busy,
+// not gone, and nothing tells when there is room. Then it tries all of them again, within connect_timeout.
+func (l *loop) waitForBacklog(s *session) {
+	s.phase = phaseQueued
+	s.queuedAt = l.now
+	if errno := l.register(s, client, sessionEvents); errno != 0 {
+		s.end = s.endedBy('R')
+		l.close(s, false)
+		return
+	}
+	s.busy = false
+	s.pause = min(max(2*s.pause, minBacklogPause), maxBacklogPause)
+	l.wheel.arm(s, min(l.now+s.pause, s.budget+s.pool.Config().ConnectTimeout))
 }
 
 // postGrant is a Waiter's Grant: it runs on whatever goroutine has freed the slot.
@@ -117,6 +142,13 @@ func (s *session) clientGone() bool {
 
 // queueTimeout handles a wait that was too long. A grant that is on its way wins.
 func (l *loop) queueTimeout(s *session) {
+	if s.waiter == nil { // see waitForBacklog
+		s.queued += l.now - s.queuedAt
+		s.phase = phaseConnecting
+		s.tried = s.tried[:0]
+		l.connect(s)
+		return
+	}
 	if !s.pool.Leave(s.waiter) {
 		return
 	}
