@@ -67,8 +67,7 @@ type Config struct {
 	// themselves, "close" closes them, so that their clients find another backend at once.
 	OnDown string `toml:"on_down"`
 	// PassiveFall is how many connects of clients in a row must fail until the backend is taken down at once, without
-	// waiting for a probe. Default 3; 0 is never. A full backlog is no failure. Rise probes bring it back; the first
-	// connect of a client after that decides alone, as the run of failures ends only with an established connection.
+	// waiting for a probe. Default 3; 0 is never. A full backlog is no failure. Rise probes bring it back.
 	PassiveFall int `toml:"passive_fall"`
 	// PassiveHold is how long a backend that PassiveFall took down stays down with type "none". Default 10s.
 	PassiveHold time.Duration `toml:"passive_hold"`
