@@ -306,17 +306,18 @@ func trickle(c conn, s *stream, n int, sent *atomic.Int64) error {
 }
 
 func TestSession_SlowReaderBlocksTheSender(t *testing.T) {
-	const total = 16 << 20 // more than the kernel buffers together, with small ones at both ends
+	const total = 8 << 20 // more than the kernel buffers together, which are small here
 	for _, mode := range []string{"copy", "splice"} {
 		for _, towards := range []string{"backend", "client"} {
 			backendKinds(t, func(t *testing.T, kind string) {
 				t.Run(mode+" to "+towards, func(t *testing.T) {
 					var sent atomic.Int64
-					read := make(chan struct{})
+					begin, read := make(chan struct{}), make(chan struct{})
 					finished := make(chan error, 2)
 					up, down := newStream(1), newStream(1)
 					source := func(c conn) {
 						c.(buffered).SetWriteBuffer(64 << 10)
+						<-begin
 						finished <- trickle(c, up, total, &sent)
 					}
 					sink := func(c conn) {
@@ -343,6 +344,9 @@ func TestSession_SlowReaderBlocksTheSender(t *testing.T) {
 					}, serve(t, kind, there).address)
 					c := r.dial()
 					go here(c)
+					eventually(t, "the session is there", func() bool { return r.pool.Active() == 1 })
+					r.proxy.ShrinkBuffers(256<<10, 256<<10)
+					close(begin)
 					if n := blocked(t, &sent); n >= total {
 						t.Errorf("the sender was not blocked: sent %d of %d bytes", n, total)
 					}

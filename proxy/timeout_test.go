@@ -131,6 +131,7 @@ func TestSession_IdleTimeoutWithUndeliveredBytesIsNoCleanEnd(t *testing.T) {
 			trickle(c, newStream(1), total, &sent) // fails when it is cut off
 		}).address)
 		c := r.dial() // and does not read
+		c.(buffered).SetReadBuffer(64 << 10)
 		rec := r.wantTermination("cD")
 		n, err := newStream(1).receiveFrom(c)
 		if err == nil {
