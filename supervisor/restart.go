@@ -253,7 +253,7 @@ func (p *Pool) Update(cfg Config) (restart bool, err error) {
 		old := p.cfg
 		p.cfg, p.wanted = cfg, cfg.release()
 		p.schedule()
-		restart = !cfg.release().same(old.release()) || cfg.Watchdog != old.Watchdog || p.stale()
+		restart = cfg.Watchdog != old.Watchdog || !p.release.pinned("").same(p.wanted) || p.stale()
 		if cfg.Count != old.Count && !p.ending {
 			before := len(p.slots)
 			p.grow(cfg.EffectiveCount())
