@@ -119,6 +119,7 @@ func (e *exposition) pools(s *Sources, pools []*backends.Pool) {
 	e.backendCounts(members)
 	e.backendStates(members)
 	e.backendTimes(members)
+	e.workers(s, pools)
 }
 
 func (e *exposition) poolTotals(pools []PoolStatus) {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"strconv"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -18,6 +19,7 @@ type checkResult struct {
 	Listeners int          `json:"listeners"`
 	Pools     int          `json:"pools"`
 	Backends  int          `json:"backends"`
+	Workers   int          `json:"workers"`
 	Faults    []checkFault `json:"faults"`
 	Warnings  []checkFault `json:"warnings"`
 }
@@ -64,6 +66,9 @@ func check(stdout, stderr io.Writer, file string, strict, asJSON bool) error {
 		result.Listeners, result.Pools = len(cfg.Listeners), len(cfg.Pools)
 		for _, p := range cfg.Pools {
 			result.Backends += len(p.Backends)
+			if p.Workers != nil {
+				result.Workers += p.Workers.EffectiveCount()
+			}
 		}
 		result.Warnings = checkFaults(cfg.Warnings)
 	}
@@ -90,8 +95,14 @@ func check(stdout, stderr io.Writer, file string, strict, asJSON bool) error {
 	if asJSON {
 		return nil
 	}
-	_, err = fmt.Fprintf(stdout, "%s: ok (%s, %s, %s)\n", file,
-		count(result.Listeners, "listener"), count(result.Pools, "pool"), count(result.Backends, "backend"))
+	parts := []string{count(result.Listeners, "listener"), count(result.Pools, "pool")}
+	if result.Backends > 0 || result.Workers == 0 {
+		parts = append(parts, count(result.Backends, "backend"))
+	}
+	if result.Workers > 0 {
+		parts = append(parts, count(result.Workers, "worker"))
+	}
+	_, err = fmt.Fprintf(stdout, "%s: ok (%s)\n", file, strings.Join(parts, ", "))
 	return err
 }
 

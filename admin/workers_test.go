@@ -1,0 +1,189 @@
+package admin
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// fleetLB is a fakeLB whose pool app has two workers.
+func fleetLB(t testing.TB) (*Server, *Client) {
+	t.Helper()
+	f := newFakeLB(t)
+	src := f.sources()
+	src.Workers = func(pool string) *WorkersStatus {
+		if pool != "app" {
+			return nil
+		}
+		return &WorkersStatus{Count: 2, Notifications: map[string]uint64{"taken": 3}, Slots: []SlotStatus{
+			{WorkerStatus: WorkerStatus{Slot: 0, State: "up", PID: 7, Backend: "w1"}, Restarts: 4}, {WorkerStatus: WorkerStatus{Slot: 1, State: "failed"}},
+		}}
+	}
+	s, socket, _ := newServer(t, src, false)
+	s.Control.SetAdmin = f.control().SetAdmin
+	serve(t, s)
+	return s, NewClient(socket)
+}
+
+func step(slot int, what string, done int) RestartStep {
+	return RestartStep{Step: what, Slot: &slot, Done: done, Total: 2}
+}
+
+func TestRestart_StreamsItsStepsAndItsEnd(t *testing.T) {
+	s, c := fleetLB(t)
+	var outcome error
+	s.Control.Restart = func(_ context.Context, pool string, r RestartRequest, progress func(RestartStep), by string) error {
+		if pool != "app" || r.Surge != 3 || r.Bound().String() != "1m30s" {
+			t.Errorf("restart: got %q, %+v; want what was asked", pool, r)
+		}
+		progress(step(0, "started", 0))
+		progress(step(0, "replaced", 1))
+		return outcome
+	}
+	ask := func(ctx context.Context) (steps []string, err error) {
+		err = c.Restart(ctx, "app", RestartRequest{Surge: 3, Timeout: "90s"}, func(s RestartStep) error {
+			steps = append(steps, fmt.Sprintf("%s %v %d %d", s.Step, s.Slot == nil, s.Done, s.Total))
+			return nil
+		})
+		return steps, err
+	}
+	want := []string{"started false 0 2", "replaced false 1 2"}
+	if got, err := ask(t.Context()); err != nil || !slices.Equal(got, append(want, "done true 1 2")) {
+		t.Errorf("restart: got %q, %v; want its steps and its end", got, err)
+	}
+	outcome = errors.New("worker 1: exit status 3\n  no database")
+	var refusal *Error
+	if got, err := ask(t.Context()); !errors.As(err, &refusal) || refusal.Message != outcome.Error() || !slices.Equal(got, append(want, "failed true 1 2")) {
+		t.Errorf("restart that fails: got %q, %v; want its steps and why", got, err)
+	}
+}
+
+func TestRestart_ThatDoesNotBeginIsARefusal(t *testing.T) {
+	s, c := fleetLB(t)
+	s.Control.Restart = func(context.Context, string, RestartRequest, func(RestartStep), string) error {
+		return errors.New("another restart is under way")
+	}
+	ten := 10
+	for _, tc := range []struct {
+		pool string
+		r    RestartRequest
+		want int
+	}{
+		{"app", RestartRequest{}, 409}, {"api", RestartRequest{}, 404}, {"none", RestartRequest{}, 404},
+		{"app", RestartRequest{Slot: &ten}, 404}, {"app", RestartRequest{Timeout: "soon"}, 400},
+	} {
+		err := c.Restart(t.Context(), tc.pool, tc.r, func(RestartStep) error { t.Error("got a step; want none"); return nil })
+		var refusal *Error
+		if !errors.As(err, &refusal) || refusal.Status != tc.want {
+			t.Errorf("restart of %s %+v: got %v; want %d", tc.pool, tc.r, err, tc.want)
+		}
+	}
+}
+
+func TestRestart_EndsWhenTheCallerLeaves(t *testing.T) {
+	s, c := fleetLB(t)
+	ended := make(chan struct{})
+	s.Control.Restart = func(ctx context.Context, _ string, _ RestartRequest, progress func(RestartStep), _ string) error {
+		progress(step(0, "started", 0))
+		<-ctx.Done()
+		close(ended)
+		return ctx.Err()
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	if err := c.Restart(ctx, "app", RestartRequest{}, func(RestartStep) error { cancel(); return nil }); !errors.Is(err, context.Canceled) {
+		t.Errorf("restart: got %v; want context.Canceled", err)
+	}
+	<-ended
+}
+
+func TestWorkers_SlotStandsForItsBackend(t *testing.T) {
+	_, c := fleetLB(t)
+	if st, err := c.SetAdmin(t.Context(), "app", "0", "drain"); err != nil || st.Name != "w1" || st.Admin != "drain" {
+		t.Errorf("drain app/0: got %+v, %v; want w1 in drain", st, err)
+	}
+	if _, err := c.SetAdmin(t.Context(), "app", "1", "drain"); err == nil {
+		t.Error("drain app/1, which has no backend: got no error; want one")
+	}
+	st, err := c.Workers(t.Context(), "app")
+	if err != nil || len(st.Slots) != 2 || st.Slots[0].Restarts != 4 || st.Retired == nil {
+		t.Errorf("workers: got %+v, %v; want two slots", st, err)
+	}
+	if p, err := c.Pool(t.Context(), "api"); err != nil || p.Workers != nil {
+		t.Errorf("workers of api: got %+v, %v; want none", p.Workers, err)
+	}
+}
+
+func TestScale_CountOrDelta(t *testing.T) {
+	s, c := fleetLB(t)
+	got := -1
+	s.Control.Scale = func(_ context.Context, _ string, count int, _ string) error { got = count; return nil }
+	two, minus := 2, -3
+	for _, tc := range []struct {
+		r    ScaleRequest
+		want int
+	}{{ScaleRequest{Count: &two}, 2}, {ScaleRequest{Delta: &two}, 4}, {ScaleRequest{Delta: &minus}, -1}, {ScaleRequest{}, -1}, {ScaleRequest{Count: &two, Delta: &two}, -1}} {
+		got = -1
+		_, err := c.Scale(t.Context(), "app", tc.r)
+		if got != tc.want || (err != nil) != (tc.want < 0) {
+			t.Errorf("scale %+v: got %d, %v; want %d", tc.r, got, err, tc.want)
+		}
+	}
+}
+
+func TestLogs_LastLinesOfASlotAndThoseToCome(t *testing.T) {
+	s, c := fleetLB(t)
+	for i := range lineLogSize + 10 {
+		s.PublishLine("app", WorkerLine{Slot: i % 2, Text: fmt.Sprint(i)})
+	}
+	read := func(q LogQuery, most int) (texts []string, dropped uint64) {
+		stop := errors.New("enough")
+		err := c.Logs(t.Context(), "app", q, func(l WorkerLine) error {
+			texts, dropped = append(texts, l.Text), dropped+l.Dropped
+			if q.Follow && len(texts) == most-1 {
+				s.PublishLine("app", WorkerLine{Slot: 0, Text: "other"})
+				s.PublishLine("app", WorkerLine{Slot: 1, Text: strings.Repeat("x", lineLogText+1)})
+			}
+			if len(texts) == most {
+				return stop
+			}
+			return nil
+		})
+		if err != nil && err != stop {
+			t.Errorf("logs: %v", err)
+		}
+		return texts, dropped
+	}
+	if got, _ := read(LogQuery{Slot: -1}, 0); len(got) != lineLogSize || got[0] != "10" || got[lineLogSize-1] != fmt.Sprint(lineLogSize+9) {
+		t.Errorf("all lines: got %d, from %q; want the last %d", len(got), got[0], lineLogSize)
+	}
+	if got, _ := read(LogQuery{Slot: 0, Last: 2}, 0); !slices.Equal(got, []string{"1006", "1008"}) {
+		t.Errorf("last of slot 0: got %q; want 1006 and 1008", got)
+	}
+	if got, _ := read(LogQuery{Slot: 1, Last: 1, Follow: true}, 2); len(got) != 2 || got[0] != "1009" || len(got[1]) != lineLogText {
+		t.Errorf("followed: got %q; want 1009, and the new one cut", got)
+	}
+}
+
+func TestMetrics_OfWorkers(t *testing.T) {
+	_, c := fleetLB(t)
+	resp, err := c.send(t.Context(), "GET", "/metrics", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(resp.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	text := string(body)
+	for _, want := range []string{`lb_workers{pool="app"} 2`, `lb_workers_up{pool="app"} 1`, `lb_worker_restarts_total{pool="app",slot="0"} 4`, `lb_worker_notifications_total{pool="app",result="taken"} 3`} {
+		if !strings.Contains(text, want+"\n") {
+			t.Errorf("metrics: got none %s; want it", want)
+		}
+	}
+}
