@@ -138,7 +138,6 @@ func (s *script) play(side int, c conn, shrink func()) outcome {
 	heard := make(chan struct{}) // everything of the other side
 	var hear sync.Once
 	aborts := s.ending == clientAborts && side == clientSide || s.ending == backendAborts && side == backendSide
-	aborting := make(chan struct{})
 
 	note := func(err error) {
 		switch {
@@ -165,7 +164,6 @@ func (s *script) play(side int, c conn, shrink func()) outcome {
 	}
 	writeErr := <-written
 	if aborts {
-		close(aborting)
 		if tcp, ok := c.(*net.TCPConn); ok && !s.plain {
 			tcp.SetLinger(0)
 		}
