@@ -270,7 +270,7 @@ func (c *comparison) measureIdle(ctx context.Context, peer *startedPeer, kase Ca
 	if err != nil {
 		return err
 	}
-	fresh, err := CountFDs(pids)
+	fresh, err := steadyFDs(ctx, pids)
 	if err != nil {
 		return err
 	}
@@ -325,10 +325,33 @@ func (c *comparison) measureIdle(ctx context.Context, peer *startedPeer, kase Ca
 	return nil
 }
 
+// steadyFDs counts descriptors once their number stands still: just after the start, the connections that asked whether
+// the peer is ready may not be closed yet.
+func steadyFDs(ctx context.Context, pids []int) (int, error) {
+	const still = 10 // looks in a row, 10 ms apart
+	last, same := -1, 0
+	for range 500 {
+		n, err := CountFDs(pids)
+		if err != nil {
+			return 0, err
+		}
+		if n != last {
+			last, same = n, 0
+		}
+		if same++; same == still {
+			return n, nil
+		}
+		if err := wait(ctx, 10*time.Millisecond); err != nil {
+			return 0, err
+		}
+	}
+	return 0, fmt.Errorf("cannot count descriptors: their number does not stand still")
+}
+
 // awaitFDs waits until the processes have no more than n descriptors: a balancer sees the end of a connection later than the
 // client does. Those that a peer keeps for later use are no reason to wait for long.
 func awaitFDs(ctx context.Context, pids []int, n int) error {
-	limit := time.Now().Add(time.Second)
+	limit := time.Now().Add(5 * time.Second)
 	for {
 		fds, err := CountFDs(pids)
 		if err != nil || fds <= n || time.Now().After(limit) {
