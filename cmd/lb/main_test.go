@@ -8,10 +8,20 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/273ebdf9/lb/supervisor"
 )
 
-// TestMain checks that the tests left no goroutine and no descriptor behind.
+// TestMain checks that the tests left no goroutine and no descriptor behind. This binary is also the shim of workers, and a
+// worker.
 func TestMain(m *testing.M) {
+	if len(os.Args) > 2 && os.Args[1] == supervisor.ExecArg {
+		supervisor.Exec(os.Args[2:])
+	}
+	if len(os.Args) > 1 && os.Args[1] == testWorker {
+		playWorker(os.Args[2:])
+		return
+	}
 	// The goroutine of package os/signal stays once it is there.
 	signals := make(chan os.Signal, 1)
 	signal.Notify(signals, syscall.SIGWINCH)

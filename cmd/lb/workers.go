@@ -237,6 +237,9 @@ func scaleRequest(args []string, down int) (admin.ScaleRequest, error) {
 		return admin.ScaleRequest{}, usage("write one number: N, +N or -N")
 	}
 	text, plus := strings.CutPrefix(args[1], "+")
+	if plus && strings.HasPrefix(text, "+") {
+		return admin.ScaleRequest{}, usage("%q is no number of workers", args[1])
+	}
 	n, err := numberArg(text, "number of workers")
 	if err != nil {
 		return admin.ScaleRequest{}, err
