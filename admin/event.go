@@ -1,7 +1,6 @@
 package admin
 
 import (
-	"encoding/json"
 	"math"
 	"net/http"
 	"slices"
@@ -108,49 +107,17 @@ func (s *Server) serveEvents(w http.ResponseWriter, r *http.Request) {
 		s.fail(w, err)
 		return
 	}
-	if follow {
-		release, err := s.followers.enter(PeerFrom(r.Context()))
-		if err != nil {
-			s.fail(w, err)
-			return
-		}
-		defer release()
-	}
-	rc := http.NewResponseController(w)
-	rc.SetReadDeadline(time.Time{}) // its passing would end the request
-	w.Header().Set("Content-Type", ndjson)
-	rc.Flush()
-	enc := json.NewEncoder(w)
-	enc.SetEscapeHTML(false)
-	for {
+	s.stream(w, r, follow, func(write func(any) bool) <-chan struct{} {
 		events, wake := s.events.after(id, eventBatch)
-		if wake != nil {
-			if !follow {
-				return
-			}
-			select {
-			case <-wake:
-				continue
-			case <-r.Context().Done():
-			case <-s.done:
-			}
-			return
-		}
-		rc.SetWriteDeadline(time.Now().Add(writeTimeout)) // a follower who does not read is cut
 		for _, e := range events {
-			if enc.Encode(e) != nil {
-				return
+			if !write(e) {
+				break
 			}
 			id = e.ID
 		}
-		if rc.Flush() != nil {
-			return
-		}
-	}
+		return wake
+	})
 }
-
-// ndjson is the media type of JSON values, one a line (github.com/ndjson/ndjson-spec).
-const ndjson = "application/x-ndjson"
 
 // eventsAsked reads the query: the ID to go on from, and whether to follow.
 func (s *Server) eventsAsked(r *http.Request) (after uint64, follow bool, err error) {

@@ -1,7 +1,6 @@
 package admin
 
 import (
-	"encoding/json"
 	"math"
 	"net/http"
 	"strconv"
@@ -109,50 +108,24 @@ func (s *Server) serveLogs(w http.ResponseWriter, r *http.Request) {
 		s.fail(w, err)
 		return
 	}
-	if follow {
-		release, err := s.followers.enter(PeerFrom(r.Context()))
-		if err != nil {
-			s.fail(w, err)
-			return
-		}
-		defer release()
-	}
-	rc := http.NewResponseController(w)
-	rc.SetReadDeadline(time.Time{}) // its passing would end the request
-	w.Header().Set("Content-Type", ndjson)
-	rc.Flush()
-	enc := json.NewEncoder(w)
-	enc.SetEscapeHTML(false)
-	for {
+	s.stream(w, r, follow, func(write func(any) bool) <-chan struct{} {
 		lines, upTo, missed, wake := l.after(n)
 		if wake != nil {
-			if !follow {
-				return
-			}
-			select {
-			case <-wake:
-				continue
-			case <-r.Context().Done():
-			case <-s.done:
-			}
-			return
+			return wake
 		}
 		n = upTo
-		rc.SetWriteDeadline(time.Now().Add(writeTimeout)) // a follower who does not read is cut
 		for _, line := range lines {
 			if slot >= 0 && line.Slot != slot {
 				continue
 			}
 			line.Dropped += missed
 			missed = 0
-			if enc.Encode(line) != nil {
-				return
+			if !write(line) {
+				break
 			}
 		}
-		if rc.Flush() != nil {
-			return
-		}
-	}
+		return nil
+	})
 }
 
 // logsAsked reads the query.

@@ -110,8 +110,8 @@ func (b *Backend) Selectable() bool {
 }
 
 // Offered says whether the pool offers the backend to new connections at this moment: it is selectable, and no backup
-// as long as another is. With nobody selectable, those are offered whose heartbeat has stopped (Pool.SetSilent). With when_all_down = "any", and nobody selectable, each one is offered that the operator wants
-// and that has weight.
+// as long as another is. With nobody selectable, those are offered whose heartbeat has stopped (Pool.SetSilent).
+// With when_all_down = "any", and nobody selectable, each one is offered that the operator wants and that has weight.
 func (b *Backend) Offered() bool { return b.offered.Load() }
 
 // LastResort says whether the pool offers the backend, whose heartbeat has stopped, because nobody is selectable.

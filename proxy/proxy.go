@@ -104,8 +104,8 @@ func New(cfg Config) (*Proxy, error) {
 	return p, nil
 }
 
-// Descriptors for the process are what lb needs beside its sessions: logs, control connections, probes, listeners. It is an eighth of
-// the limit, within these bounds: the control API alone may hold 256 connections.
+// What lb needs beside its sessions (logs, control connections, probes, listeners) is an eighth of the limit, within these
+// bounds: the control API alone may hold 256 connections.
 const (
 	minFDsForProcess = 128
 	maxFDsForProcess = 384
