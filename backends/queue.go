@@ -74,6 +74,12 @@ func (p *Pool) enqueueLocked(req *Request, w *Waiter) error {
 	if offered { // else whoever comes up is worth another try
 		w.tried = append(w.tried, req.Tried...)
 	}
+	p.appendLocked(w)
+	p.Queue.Queued.Add(1)
+	return ErrQueued
+}
+
+func (p *Pool) appendLocked(w *Waiter) {
 	w.queued, w.prev, w.next = true, p.queue.tail, nil
 	if w.prev == nil {
 		p.queue.head = w
@@ -82,8 +88,6 @@ func (p *Pool) enqueueLocked(req *Request, w *Waiter) error {
 	}
 	p.queue.tail = w
 	p.waiting.Add(1)
-	p.Queue.Queued.Add(1)
-	return ErrQueued
 }
 
 func (p *Pool) dequeueLocked(w *Waiter) {

@@ -82,15 +82,24 @@ func swamped(t testing.TB) (address string, drain func()) {
 	}
 }
 
-// fill connects to a listening socket until it takes no more, which a non-blocking connect shows by the given error.
-func fill(t testing.TB, family int, to unix.Sockaddr, full unix.Errno) {
+// fill connects to a listening socket until it takes no more, which a non-blocking connect shows by the given error. The
+// connections stay until hangUp, or the end of the test.
+func fill(t testing.TB, family int, to unix.Sockaddr, full unix.Errno) (hangUp func()) {
 	t.Helper()
+	var fds []int
+	hangUp = func() {
+		for _, fd := range fds {
+			unix.Close(fd)
+		}
+		fds = nil
+	}
+	t.Cleanup(func() { hangUp() })
 	for range 64 {
 		fd, err := unix.Socket(family, unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
 		if err != nil {
 			t.Fatal(err)
 		}
-		t.Cleanup(func() { unix.Close(fd) })
+		fds = append(fds, fd)
 		err = unix.Connect(fd, to)
 		if err == nil || err == unix.EINPROGRESS && writable(fd, 20*time.Millisecond) {
 			continue
@@ -98,9 +107,10 @@ func fill(t testing.TB, family int, to unix.Sockaddr, full unix.Errno) {
 		if err != full {
 			t.Fatalf("connect to fill the queue: got %v; want %v", err, full)
 		}
-		return
+		return hangUp
 	}
 	t.Fatal("the queue does not fill")
+	return nil
 }
 
 // writable says whether a socket takes bytes, or fails, within d.

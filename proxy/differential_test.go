@@ -293,8 +293,27 @@ func (s *script) judge(kind string, c, b outcome) error {
 // TestRelay_CarriesRandomSessionsByteByByte runs thousands of sessions with random sizes, paces and endings through
 // two loops, over Unix and TCP backends, with buffers and limits so small that every path of the relay is taken.
 func TestRelay_CarriesRandomSessionsByteByByte(t *testing.T) {
+	carryRandomSessions(t, 3000, func(*rig, func() bool) {})
+}
+
+// TestFreeze_CarriesRandomSessionsOverHandOvers is the same, with one proxy handing over to the next all the time.
+func TestFreeze_CarriesRandomSessionsOverHandOvers(t *testing.T) {
+	carryRandomSessions(t, 1500, func(r *rig, going func() bool) {
+		n, carried := 0, 0
+		for ; going(); n++ {
+			carried += r.handOver()
+		}
+		t.Logf("%d hand-overs of %d sessions in all", n, carried)
+		if n < 20 || carried < 20 {
+			t.Errorf("hand-overs: got %d of %d sessions in all; want at least 20 of 20", n, carried)
+		}
+	})
+}
+
+// carryRandomSessions runs random sessions, while meanwhile runs with a rig and a word on whether they still go on.
+func carryRandomSessions(t *testing.T, sessions int, meanwhile func(r *rig, going func() bool)) {
 	seed := testSeed(t)
-	sessions, budget, least := 3000, 12*time.Second, 500
+	budget, least := 12*time.Second, 500
 	if testing.Short() {
 		sessions, least = 300, 100
 	}
@@ -329,9 +348,10 @@ func TestRelay_CarriesRandomSessionsByteByByte(t *testing.T) {
 		s.prepare = func(p *proxy.Proxy) { p.SetRelayLimits(4096, 12<<10, 2, 2048, 16<<10) }
 	}, addresses...)
 
+	address := r.ln.Addresses()[0]
 	one := func(number uint64) error {
 		s := newScript(seed, number)
-		nc, err := net.Dial("tcp", r.ln.Addresses()[0])
+		nc, err := net.Dial("tcp", address)
 		if err != nil {
 			return err
 		}
@@ -348,7 +368,11 @@ func TestRelay_CarriesRandomSessionsByteByByte(t *testing.T) {
 				return fmt.Errorf("%v: ack: %w", s, err)
 			}
 			if s.shrink {
-				shrink = func() { r.proxy.ShrinkBuffers(2048, 64<<10) }
+				shrink = func() {
+					r.handing.RLock()
+					defer r.handing.RUnlock()
+					r.proxy.ShrinkBuffers(2048, 64<<10)
+				}
 			}
 		}
 		got := s.play(clientSide, c, shrink)
@@ -381,7 +405,15 @@ func TestRelay_CarriesRandomSessionsByteByByte(t *testing.T) {
 			}
 		})
 	}
+	var over atomic.Bool
+	handing := make(chan struct{})
+	go func() {
+		defer close(handing)
+		meanwhile(r, func() bool { return !over.Load() })
+	}()
 	running.Wait()
+	over.Store(true)
+	<-handing
 	done := min(next.Load(), int64(sessions))
 	t.Logf("%d sessions in %v, %d bytes spliced", done, time.Since(started).Round(time.Millisecond), r.proxy.Stats.SplicedBytes.Load())
 	if done < int64(least) {

@@ -60,22 +60,44 @@ func (p *Proxy) Holdings() Holdings {
 
 // ShrinkBuffers gives both sockets of every session small buffers.
 func (p *Proxy) ShrinkBuffers(unixBytes, tcpBytes int) {
-	for _, l := range p.loops {
-		l.call(func(l *loop) {
-			l.table.each(func(s *session) {
-				for e := range s.ends {
-					n := tcpBytes
-					if s.isUnix(e) {
-						n = unixBytes
-					}
-					if fd := int(s.ends[e].fd); fd >= 0 {
-						unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_SNDBUF, n)
-						unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF, n)
-					}
+	p.onLoops(func(l *loop) {
+		l.table.each(func(s *session) {
+			for e := range s.ends {
+				n := tcpBytes
+				if s.isUnix(e) {
+					n = unixBytes
 				}
-			})
+				if fd := int(s.ends[e].fd); fd >= 0 {
+					unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_SNDBUF, n)
+					unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF, n)
+				}
+			}
+		})
+	})
+}
+
+// Abandon ends a frozen proxy as an exec does: its sockets stay open, and nobody hears of its sessions.
+func (p *Proxy) Abandon() {
+	for _, l := range p.loops {
+		l.quit = true
+		l.table.each(func(s *session) {
+			for i := range s.dirs {
+				d := &s.dirs[i]
+				l.dropHeld(d)
+				if d.pipe != nil {
+					p.Stats.Pipes.Add(-1)
+				}
+			}
 		})
 	}
+	p.stopped = true
+	p.Thaw()
+	p.running.Wait()
+	for _, l := range p.loops {
+		closeFD(l.epfd)
+		closeFD(l.wakefd)
+	}
+	closeFD(p.reserve.Load())
 }
 
 // LoopSessions is how many sessions each loop has.

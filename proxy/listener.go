@@ -35,6 +35,8 @@ type socket struct {
 	bind string // as in the config
 	addr string // as bound, with the port that the kernel chose
 	path string // to remove when it is closed; empty for TCP and abstract sockets
+
+	inherited bool // from the process before
 }
 
 // configure makes a changed configuration hold for a socket that stays open. What it has accepted keeps the old one.

@@ -60,6 +60,8 @@ type loop struct {
 	rsa     unix.RawSockaddrAny
 	quit    bool
 
+	freezing *freezing // park at the end of this round
+
 	resumeAt time.Duration // when to listen again; 0 while not paused
 	full     bool          // paused at max_sessions: resume as soon as there is room
 
@@ -127,8 +129,12 @@ func (l *loop) post(m message) {
 	}
 }
 
-// call runs f on the loop and waits for it.
+// call runs f on the loop and waits for it. The caller holds Proxy.mu, or the loop runs and does not end.
 func (l *loop) call(f func(*loop)) {
+	if !l.p.started {
+		f(l)
+		return
+	}
 	done := make(chan struct{})
 	l.post(message{do: func(l *loop) { f(l); close(done) }})
 	<-done
@@ -137,6 +143,7 @@ func (l *loop) call(f func(*loop)) {
 // run is the loop's goroutine. It returns when a message has set quit.
 func (l *loop) run() {
 	fire := l.expired
+	l.now = l.p.since() // not 0 where sessions go on
 	for !l.quit {
 		n := l.wait()
 		l.now = l.p.since()
@@ -156,6 +163,10 @@ func (l *loop) run() {
 		}
 		l.wheel.expire(l.now, fire)
 		l.runReady()
+		if l.freezing != nil {
+			l.park()
+			l.now = l.p.since()
+		}
 		if len(l.dirty) > 0 && l.now >= l.countAt {
 			l.countDirty()
 		}

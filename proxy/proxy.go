@@ -28,13 +28,12 @@ var ErrStopped = errors.New("proxy: stopped")
 
 // Stats count what concerns no listener and no backend. Safe for concurrent use.
 type Stats struct {
-	Pipes         atomic.Int64  // pipes open now
-	PipesDenied   atomic.Uint64 // transfers that were copied for want of a pipe
-	SplicedBytes  atomic.Uint64
-	AcceptErrors  atomic.Uint64 // accept(2) failed: out of descriptors or memory
-	LimitReached  atomic.Uint64 // times that newcomers had to wait at max_sessions
-	ShedClients   atomic.Uint64 // clients closed at once as no descriptor was left for them
-	InboxMessages atomic.Uint64 // accepted connections handed to a less loaded loop
+	Pipes        atomic.Int64  // pipes open now
+	PipesDenied  atomic.Uint64 // transfers that were copied for want of a pipe
+	SplicedBytes atomic.Uint64
+	AcceptErrors atomic.Uint64 // accept(2) failed: out of descriptors or memory
+	LimitReached atomic.Uint64 // times that newcomers had to wait at max_sessions
+	ShedClients  atomic.Uint64 // clients closed at once as no descriptor was left for them
 }
 
 // Proxy carries connections. Make it with New, set the func fields, Start it, add listeners, Stop it.
@@ -62,9 +61,12 @@ type Proxy struct {
 	running     sync.WaitGroup
 
 	mu        sync.Mutex
-	listeners []*Listener // guarded by mu
-	activated []Activated // guarded by mu; handed over by the service manager, and not taken yet
-	stopped   bool        // guarded by mu
+	listeners []*Listener  // guarded by mu
+	activated []Activated  // guarded by mu; handed over by the service manager, and not taken yet
+	inherited []*inherited // guarded by mu; listening sockets of the process before, and not taken yet
+	started   bool         // guarded by mu; before that the loops' state is of whoever holds mu
+	stopped   bool         // guarded by mu
+	freezing  *freezing    // guarded by mu, which Freeze holds until Thaw
 	drained   chan struct{}
 }
 
@@ -146,6 +148,13 @@ func (p *Proxy) Listeners() []*Listener {
 
 // Start starts the loops.
 func (p *Proxy) Start() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.started = true
+	for _, x := range p.inherited {
+		closeFD(int32(x.FD))
+	}
+	p.inherited = nil
 	for _, l := range p.loops {
 		p.running.Add(1)
 		go p.runLoop(l)

@@ -43,10 +43,13 @@ type setup struct {
 // session or descriptor may be left.
 type rig struct {
 	testing.TB
+	setup *setup
 	proxy *proxy.Proxy
 	pool  *backends.Pool
 	ln    *proxy.Listener
 
+	frozen  *proxy.Frozen // by the last handOver
+	handing sync.RWMutex  // held by handOver, which replaces the proxy, the pool and the listener
 	mu      sync.Mutex
 	records []proxy.Record // guarded by mu
 	stopped bool
@@ -63,11 +66,7 @@ func newRig(t testing.TB, change func(*setup), addresses ...string) *rig {
 		change(cfg)
 	}
 	before := openFDs()
-	var policy backends.Policy = new(balancer.LeastConn)
-	if cfg.policy != nil {
-		policy = cfg.policy()
-	}
-	r := &rig{TB: t, pool: backends.NewPool("pool", cfg.pool, policy)}
+	r := &rig{TB: t, setup: cfg, pool: newPool(cfg)}
 	for i, address := range addresses {
 		b := backends.DefaultBackendConfig()
 		b.Name, b.Address = fmt.Sprintf("b%d", i), address
@@ -85,11 +84,31 @@ func newRig(t testing.TB, change func(*setup), addresses ...string) *rig {
 	if cfg.onPool != nil {
 		cfg.onPool(r.pool)
 	}
-	p, err := proxy.New(cfg.proxy)
-	if err != nil {
+	r.proxy = r.newProxy()
+	r.proxy.Start()
+	t.Cleanup(func() { r.check(before) })
+	var err error
+	if r.ln, err = r.proxy.Listen("web", cfg.listener, r.pool); err != nil {
 		t.Fatal(err)
 	}
-	r.proxy = p
+	return r
+}
+
+func newPool(cfg *setup) *backends.Pool {
+	if cfg.policy != nil {
+		return backends.NewPool("pool", cfg.pool, cfg.policy())
+	}
+	return backends.NewPool("pool", cfg.pool, new(balancer.LeastConn))
+}
+
+// newProxy makes a proxy that tells the rig of its sessions.
+func (r *rig) newProxy() *proxy.Proxy {
+	r.Helper()
+	cfg := r.setup
+	p, err := proxy.New(cfg.proxy)
+	if err != nil {
+		r.Fatal(err)
+	}
 	p.OnSession = func(rec *proxy.Record) {
 		r.mu.Lock()
 		r.records = append(r.records, *rec)
@@ -106,12 +125,7 @@ func newRig(t testing.TB, change func(*setup), addresses ...string) *rig {
 	if cfg.prepare != nil {
 		cfg.prepare(p)
 	}
-	p.Start()
-	t.Cleanup(func() { r.check(before) })
-	if r.ln, err = p.Listen("web", cfg.listener, r.pool); err != nil {
-		t.Fatal(err)
-	}
-	return r
+	return p
 }
 
 // check stops the proxy and looks for what it has left behind.

@@ -86,7 +86,10 @@ func (t *Transition) add(spec *ListenerSpec, kept map[*socket]bool) error {
 			c.watch = append(c.watch, s)
 			continue
 		}
-		s := t.p.takeActivated(spec.Name, bind, &spec.Config)
+		s := t.p.takeInherited(spec.Name, bind)
+		if s == nil {
+			s = t.p.takeActivated(spec.Name, bind, &spec.Config)
+		}
 		if s == nil {
 			if s, err = openSocket(bind, &spec.Config); err != nil {
 				return fmt.Errorf("cannot open listener %q: %w", spec.Name, err)
@@ -150,10 +153,12 @@ func (p *Proxy) socketAt(bind string) *socket {
 	return nil
 }
 
-// Abort closes what Prepare opened.
+// Abort closes what Prepare opened. What it inherited stays open: the process before may want it back.
 func (t *Transition) Abort() {
 	for _, s := range t.opened {
-		s.close()
+		if !s.inherited {
+			s.close()
+		}
 	}
 }
 

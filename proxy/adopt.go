@@ -1,0 +1,263 @@
+package proxy
+
+import (
+	"errors"
+	"fmt"
+	"math"
+	"time"
+
+	"github.com/valyala/bytebufferpool"
+	"golang.org/x/sys/unix"
+
+	"github.com/273ebdf9/lb/backends"
+)
+
+// ErrBadState: what was frozen does not fit together.
+var ErrBadState = errors.New("proxy: the sessions that were handed over do not fit together")
+
+// inherited is a listening socket of the process before.
+type inherited struct {
+	listener string
+	SavedSocket
+}
+
+// Inherit makes the proxy's clock and its listening sockets those of another one that was frozen: a listener of the same
+// name and bind address takes a socket instead of opening its own. Call it before the first Prepare.
+func (p *Proxy) Inherit(f *Frozen) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.epoch = time.Now().Add(f.Epoch - monotonic())
+	for _, ln := range f.Listeners {
+		for _, s := range ln.Sockets {
+			p.inherited = append(p.inherited, &inherited{ln.Name, s})
+		}
+	}
+	c := &f.Counts
+	p.Stats.PipesDenied.Store(c.PipesDenied)
+	p.Stats.SplicedBytes.Store(c.SplicedBytes)
+	p.Stats.AcceptErrors.Store(c.AcceptErrors)
+	p.Stats.LimitReached.Store(c.LimitReached)
+	p.Stats.ShedClients.Store(c.ShedClients)
+}
+
+// takeInherited gives the inherited socket for a bind address, that of the listener before another's; nil if there is none.
+// The caller holds mu.
+func (p *Proxy) takeInherited(name, bind string) *socket {
+	at := -1
+	for i, x := range p.inherited {
+		if x.Bind == bind && (x.listener == name || at < 0) {
+			at = i
+			if x.listener == name {
+				break
+			}
+		}
+	}
+	if at < 0 {
+		return nil
+	}
+	x := p.inherited[at]
+	p.inherited = append(p.inherited[:at], p.inherited[at+1:]...)
+	return &socket{fd: int32(x.FD), bind: x.Bind, addr: x.Addr, path: x.Path, inherited: true}
+}
+
+// Adopt goes on with the sessions of another proxy that was frozen: f, with its Pools and Backends those of this process.
+// Call it before Start, with the listeners that Inherit has told of. Nothing is done to a descriptor but that it gets into
+// an epoll set; so another process can adopt the same after a failure. Inherited sockets that no listener has taken are
+// closed by Start.
+func (p *Proxy) Adopt(f *Frozen) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	a := adopter{p: p, f: f, sessions: make([]*session, len(f.Sessions))}
+	for i := range f.Listeners {
+		if err := a.listener(&f.Listeners[i]); err != nil {
+			return err
+		}
+	}
+	for i := range f.Sessions {
+		if err := a.session(i); err != nil {
+			return fmt.Errorf("cannot adopt session %d of %d: %w", i+1, len(f.Sessions), err)
+		}
+	}
+	for _, i := range byPlace(f.Sessions) {
+		s := a.sessions[i]
+		if s.pool == nil || s.waiter == nil {
+			return ErrBadState
+		}
+		tried, err := a.backends(f.Sessions[i].Forbidden)
+		if err != nil {
+			return err
+		}
+		s.pool.Requeue(&backends.Request{Client: s.client.Addr(), Tried: tried}, s.waiter)
+	}
+	return nil
+}
+
+// adopter is one Adopt.
+type adopter struct {
+	p         *Proxy
+	f         *Frozen
+	listeners []*Listener // by number
+	sessions  []*session  // by number
+}
+
+// listener goes on with the counts of a listener, or makes one of a closed one.
+func (a *adopter) listener(s *SavedListener) error {
+	ln := a.open(s)
+	if ln == nil {
+		pool, err := a.pool(s.Pool)
+		if err != nil {
+			return err
+		}
+		ln = &Listener{Name: s.Name}
+		ln.settings.Store(&settings{cfg: DefaultListenerConfig(), pool: pool})
+		ln.sockets.Store(&[]*socket{})
+	}
+	a.listeners = append(a.listeners, ln)
+	ln.Counters.Connections.Store(s.Connections)
+	ln.Counters.BytesIn.Store(s.BytesIn)
+	ln.Counters.BytesOut.Store(s.BytesOut)
+	for i := range min(len(s.Refused), len(ln.Refused)) {
+		ln.Refused[i].Store(s.Refused[i])
+	}
+	now := a.p.since()
+	set := ln.settings.Load()
+	set.maxConns.Store(int64(min(s.MaxConns, math.MaxInt32)))
+	set.rate.setDebt(s.RateDebt, now)
+	if len(s.Sources) > 0 {
+		debts := make([]sourceState, len(s.Sources))
+		for i, x := range s.Sources {
+			debts[i] = sourceState{Source: x.Source, Debt: x.Debt}
+		}
+		set.sources.importDebts(debts, now)
+	}
+	return nil
+}
+
+// open is the listener that goes on; nil if there is none.
+func (a *adopter) open(s *SavedListener) *Listener {
+	if len(s.Sockets) > 0 {
+		for _, ln := range a.p.listeners {
+			if ln.Name == s.Name {
+				return ln
+			}
+		}
+	}
+	return nil
+}
+
+func (a *adopter) pool(n int) (*backends.Pool, error) {
+	if n < -1 || n >= len(a.f.Pools) {
+		return nil, ErrBadState
+	}
+	if n < 0 {
+		return nil, nil
+	}
+	return a.f.Pools[n], nil
+}
+
+func (a *adopter) backend(n int) (*backends.Backend, error) {
+	if n < -1 || n >= len(a.f.Backends) {
+		return nil, ErrBadState
+	}
+	if n < 0 {
+		return nil, nil
+	}
+	return a.f.Backends[n], nil
+}
+
+func (a *adopter) backends(numbers []int) (list []*backends.Backend, err error) {
+	for _, n := range numbers {
+		b, err := a.backend(n)
+		if err != nil || b == nil {
+			return nil, ErrBadState
+		}
+		list = append(list, b)
+	}
+	return list, nil
+}
+
+// session makes a session of what was written down, in a loop.
+func (a *adopter) session(i int) error {
+	v, p := &a.f.Sessions[i], a.p
+	if v.Listener < 0 || v.Listener >= len(a.listeners) || v.Loop < 0 || v.LastFrom > backend ||
+		v.Phase <= uint8(phaseFree) || v.Phase > uint8(phaseRelaying) || v.Ends[client].FD < 0 {
+		return ErrBadState
+	}
+	pool, err1 := a.pool(v.Pool)
+	b, err2 := a.backend(v.Backend)
+	tried, err3 := a.backends(v.Tried)
+	if err := errors.Join(err1, err2, err3); err != nil {
+		return err
+	}
+	ph := phase(v.Phase)
+	hasBackend := ph == phaseConnecting || ph == phaseRelaying
+	if hasBackend != (b != nil) || hasBackend != (v.Ends[backend].FD >= 0) || pool == nil && ph != phaseHeader || b != nil && b.Pool() != pool {
+		return ErrBadState
+	}
+	l := p.loops[v.Loop%len(p.loops)]
+	s := l.table.take()
+	a.sessions[i] = s
+	s.listener, s.pool, s.backend, s.tried = a.listeners[v.Listener], pool, b, append(s.tried, tried...)
+	s.id, s.phase, s.halfOpen, s.busy, s.lastFrom, s.retries = v.ID, ph, v.HalfOpen, v.Busy, v.LastFrom, v.Retries
+	s.client = v.Client
+	if v.Forwarded {
+		s.forwarded = &forwarded{peer: v.Peer, server: v.Server, tlvs: append([]byte(nil), v.TLVs...)}
+	}
+	s.start, s.budget, s.queuedAt, s.chosen, s.connected = v.Start, v.Budget, v.QueuedAt, v.Chosen, v.Connected
+	s.active, s.expires, s.pause, s.queued = v.Active, v.Expires, v.Pause, v.Queued
+	if v.Place >= 0 {
+		s.waiter = &backends.Waiter{Grant: l.grant, Session: s.ref().pack()}
+	}
+	if v.Counted {
+		s.source = s.listener.settings.Load().sources.restore(s.client.Addr())
+	}
+	if b != nil {
+		pool.Retake(b)
+	}
+	s.listener.active.Add(1)
+	p.sessions.Add(1)
+	l.sessions.Store(int64(l.table.used))
+	l.opened = max(l.opened, v.ID/uint64(len(p.loops))+1)
+	if v.Timer > 0 {
+		l.wheel.arm(s, v.Timer)
+	}
+	return a.carry(l, s, v)
+}
+
+// carry takes over the sockets of a session, and what is on its way between them.
+func (a *adopter) carry(l *loop, s *session, v *SavedSession) error {
+	for e := range s.ends {
+		s.ends[e] = end{fd: int32(v.Ends[e].FD), flags: v.Ends[e].Flags &^ (endRegistered | endArmedOut)}
+		x, d := &v.Directions[e], &s.dirs[e]
+		d.bytes, d.counted, d.full, d.flags = x.Bytes, x.Bytes, x.Full, x.Flags&^dirQueued
+		if len(x.Held) > 0 {
+			d.held = bytebufferpool.Get()
+			d.held.B = append(d.held.B[:0], x.Held...)
+		}
+		if x.Piped > 0 {
+			if x.PipeSize < x.Piped {
+				return ErrBadState
+			}
+			d.pipe, d.piped = &pipe{r: int32(x.PipeR), w: int32(x.PipeW), size: x.PipeSize}, int32(x.Piped)
+			l.pipes.open++
+			l.p.Stats.Pipes.Add(1)
+		}
+		if x.Flags&dirQueued != 0 {
+			l.later(s, e)
+		}
+	}
+	// An edge that the process before has seen and not acted on comes again, as a socket is new in this epoll set.
+	for e := range s.ends {
+		if s.ends[e].fd < 0 {
+			continue
+		}
+		mask := uint32(sessionEvents)
+		if v.Ends[e].Flags&endArmedOut != 0 {
+			mask |= unix.EPOLLOUT
+		}
+		if errno := l.register(s, e, mask); errno != 0 {
+			return fmt.Errorf("cannot watch its socket: %w", errno)
+		}
+	}
+	return nil
+}
