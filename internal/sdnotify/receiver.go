@@ -6,6 +6,7 @@ import (
 	"net"
 	"os"
 	"sync/atomic"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -95,14 +96,30 @@ func (r *Receiver) Counts() Counts {
 	}
 }
 
-// Run reads until Close. The error is that of a socket that broke.
+// Restore has the counts go on from those of the lb before an exec. Call it before Run.
+func (r *Receiver) Restore(c Counts) {
+	r.received.Store(c.Received)
+	r.unknown.Store(c.Unknown)
+	r.garbage.Store(c.Garbage)
+	r.tooLong.Store(c.TooLong)
+	r.closed.Store(c.Closed)
+}
+
+// Pause ends Run, which has then taken a datagram wholly or not at all; what comes waits in the socket. Resume undoes it:
+// Run may be called again.
+func (r *Receiver) Pause() { r.conn.SetReadDeadline(time.Unix(1, 0)) }
+
+// Resume is for after a Pause, and before the next Run.
+func (r *Receiver) Resume() { r.conn.SetReadDeadline(time.Time{}) }
+
+// Run reads until Close or Pause. The error is that of a socket that broke.
 func (r *Receiver) Run() error {
 	data := make([]byte, MaxSize)
 	control := make([]byte, unix.CmsgSpace(unix.SizeofUcred)+unix.CmsgSpace(4*maxFDs))
 	for {
 		n, cn, flags, _, err := r.conn.ReadMsgUnix(data, control) // MSG_CMSG_CLOEXEC is set by package net
 		switch {
-		case errors.Is(err, net.ErrClosed):
+		case errors.Is(err, net.ErrClosed), errors.Is(err, os.ErrDeadlineExceeded):
 			return nil
 		case err != nil:
 			return fmt.Errorf("cannot read notify socket %q: %w", r.path, err)

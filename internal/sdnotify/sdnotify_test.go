@@ -247,6 +247,53 @@ func TestFromFile_GoesOnWithTheSocket(t *testing.T) {
 	}
 }
 
+func TestReceiver_PausedReadsNothingAndGoesOnWithItsCounts(t *testing.T) {
+	r, err := Listen(filepath.Join(t.TempDir(), "notify"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	notes := make(chan Message, 10)
+	r.Notify = func(_ int, m Message) bool { notes <- m; return true }
+	s := NewSender(r.Path())
+	defer s.Close()
+	done := make(chan error)
+	round := func() {
+		t.Helper()
+		go func() { done <- r.Run() }()
+		if m := <-notes; !m.Watchdog {
+			t.Errorf("got %+v; want WATCHDOG=1", m)
+		}
+		r.Pause()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+		r.Resume()
+	}
+	for range 3 {
+		if err := s.Send(Message{Watchdog: true}); err != nil { // while nobody reads
+			t.Fatal(err)
+		}
+		if len(notes) != 0 {
+			t.Error("it is read, though it is paused")
+		}
+		round()
+	}
+	counts := r.Counts()
+	if counts.Received != 3 {
+		t.Errorf("got %d received; want 3", counts.Received)
+	}
+	other, err := Listen(filepath.Join(t.TempDir(), "notify"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer other.Close()
+	other.Restore(Counts{1, 2, 3, 4, 5})
+	if got := other.Counts(); got != (Counts{1, 2, 3, 4, 5}) {
+		t.Errorf("got %+v; want what was restored", got)
+	}
+}
+
 func openFDs(t *testing.T) int {
 	t.Helper()
 	entries, err := os.ReadDir("/proc/self/fd")
