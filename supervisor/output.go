@@ -3,6 +3,7 @@ package supervisor
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -28,6 +29,8 @@ const (
 	floodPause = 5 * time.Millisecond
 	// lastWords is how long the output of a worker that has ended is waited for, if something else holds it open.
 	lastWords = 200 * time.Millisecond
+	// maxDrain is how much of it is read then, in bytes: more than a pipe holds.
+	maxDrain = 1 << 20
 )
 
 // Line is a line that a worker wrote to its standard output or error, without the line break.
@@ -82,7 +85,8 @@ func pipeInode(fd int) uint64 {
 	return st.Ino
 }
 
-// output reads what a worker writes, on a goroutine of its own. It is always read: a worker never waits for long.
+// output reads what a worker writes, on a goroutine of its own, which may end and be followed by another one. It is always
+// read: a worker never waits for long.
 type output struct {
 	pool  *Pool
 	slot  int
@@ -91,77 +95,146 @@ type output struct {
 	inode uint64
 	done  chan struct{} // closed when all is read
 
+	// Of the goroutine that reads; anybody's when there is none.
+	text    []byte  // the beginning of a line, at most maxLine
+	cut     bool    // it was longer
 	tokens  float64 // of lines that may pass
 	filled  time.Time
 	dropped uint64 // since the last line that passed
 
-	mu   sync.Mutex
-	tail []string // the last lines
+	mu      sync.Mutex
+	tail    []string // the last lines
+	reading bool     // a goroutine does
+	last    bool     // the worker has ended: what is there is all that comes
 }
 
-// readOutput starts to read f.
-func (p *Pool) readOutput(slot, pid int, f *os.File) *output {
+// newOutput makes the output of a worker; nothing is read yet.
+func (p *Pool) newOutput(slot, pid int, f *os.File) *output {
 	o := &output{pool: p, slot: slot, pid: pid, file: f, tokens: lineBurst, filled: time.Now(), done: make(chan struct{})}
 	if raw, err := f.SyscallConn(); err == nil {
 		raw.Control(func(fd uintptr) { o.inode = pipeInode(int(fd)) })
 	}
-	p.running.Go(func() {
-		defer close(o.done)
-		stop := context.AfterFunc(p.over, func() { f.SetReadDeadline(time.Unix(1, 0)) })
-		defer stop()
-		o.read()
-	})
 	return o
 }
 
-// finish waits for the last words of a worker that has ended, for a moment: a process outside of its group may hold the
-// pipe open for ever.
-func (o *output) finish() {
-	o.file.SetReadDeadline(time.Now().Add(lastWords))
-	<-o.done
-}
-
-func (o *output) read() {
-	defer o.file.Close()
+// read reads until all is read, or ctx is done; then it may be called again.
+func (o *output) read(ctx context.Context) {
+	o.mu.Lock()
+	over := o.last || o.ended()
+	o.reading = !over
+	o.file.SetReadDeadline(time.Time{}) // before finish may set another
+	o.mu.Unlock()
+	if over {
+		return
+	}
+	stop := context.AfterFunc(ctx, func() { o.file.SetReadDeadline(time.Unix(1, 0)) })
+	defer stop()
 	buf := make([]byte, 64<<10)
-	var line []byte // its beginning, at most maxLine and a bit
-	cut := false
 	for {
 		n, err := o.file.Read(buf)
-		data := buf[:n]
-		flood := false
-		for len(data) > 0 {
-			i := bytes.IndexByte(data, '\n')
-			part := data
-			if i >= 0 {
-				part = data[:i]
-			}
-			room := maxLine - len(line)
-			cut = cut || len(part) > room
-			line = append(line, part[:min(len(part), room)]...)
-			if i < 0 {
-				flood = flood || cut
-				break
-			}
-			flood = o.line(line, cut) || flood
-			line, cut, data = line[:0], false, data[i+1:]
-		}
-		if err != nil {
-			if len(line) > 0 {
-				o.line(line, cut)
-			}
-			if o.dropped > 0 {
-				o.pass("…", false)
-			}
-			if err != io.EOF && !os.IsTimeout(err) {
-				o.pass(fmt.Sprintf("lb cannot read on: %v", err), false)
-			}
+		flood := o.take(buf[:n])
+		switch {
+		case err == nil:
+		case !errors.Is(err, os.ErrDeadlineExceeded):
+			o.end(err)
+			return
+		case !o.pause():
+			o.drain(buf)
+			return
+		default:
 			return
 		}
 		if flood {
 			time.Sleep(floodPause)
 		}
 	}
+}
+
+// pause notes that nobody reads any more; false if it was for the last time, and what is there is still to be read.
+func (o *output) pause() bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.reading = o.last
+	return !o.last
+}
+
+// finish reads the last words of a worker that has ended; it waits for a moment, as a process outside of its group may
+// hold the pipe open for ever.
+func (o *output) finish() {
+	o.mu.Lock()
+	o.last = true
+	reading := o.reading
+	o.mu.Unlock()
+	switch {
+	case o.ended():
+	case reading:
+		o.file.SetReadDeadline(time.Now().Add(lastWords))
+		<-o.done
+	default:
+		o.drain(make([]byte, 64<<10))
+	}
+}
+
+// ended says whether all is read.
+func (o *output) ended() bool {
+	select {
+	case <-o.done:
+		return true
+	default:
+		return false
+	}
+}
+
+// drain reads what is there, and ends.
+func (o *output) drain(buf []byte) {
+	raw, err := o.file.SyscallConn()
+	if err != nil {
+		o.end(err)
+		return
+	}
+	for range maxDrain / len(buf) { // whoever else holds the pipe may write for ever
+		n := 0
+		if e := raw.Control(func(fd uintptr) { n, err = unix.Read(int(fd), buf) }); e != nil || err != nil || n == 0 {
+			break
+		}
+		o.take(buf[:n])
+	}
+	o.end(io.EOF)
+}
+
+// end ends the output: nothing comes after err.
+func (o *output) end(err error) {
+	if len(o.text) > 0 {
+		o.line(o.text, o.cut)
+	}
+	if o.dropped > 0 {
+		o.pass("…", false)
+	}
+	if err != io.EOF {
+		o.pass(fmt.Sprintf("lb cannot read on: %v", err), false)
+	}
+	o.file.Close()
+	close(o.done)
+}
+
+// take takes what was read, and says whether it was more than may come at once.
+func (o *output) take(data []byte) (flood bool) {
+	for len(data) > 0 {
+		i := bytes.IndexByte(data, '\n')
+		part := data
+		if i >= 0 {
+			part = data[:i]
+		}
+		room := maxLine - len(o.text)
+		o.cut = o.cut || len(part) > room
+		o.text = append(o.text, part[:min(len(part), room)]...)
+		if i < 0 {
+			return flood || o.cut
+		}
+		flood = o.line(o.text, o.cut) || flood
+		o.text, o.cut, data = o.text[:0], false, data[i+1:]
+	}
+	return flood
 }
 
 // line takes a line, and says whether it was one too many.
@@ -206,8 +279,8 @@ func (o *output) keep(text []byte) {
 	o.tail = append(o.tail, string(text))
 }
 
-// last is a copy of the last lines, oldest first.
-func (o *output) last() []string {
+// lines is a copy of the last lines, oldest first.
+func (o *output) lines() []string {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	return append([]string(nil), o.tail...)

@@ -22,7 +22,9 @@ type process struct {
 	pid     int
 	start   uint64 // when, in clock ticks since boot (proc_pid_stat(5)): tells it from another one of the same pid
 	signal  func(sig unix.Signal, group bool)
-	release func() // has the shim go on
+	release func()                    // has the shim go on
+	watch   func(ctx context.Context) // waits for its end, and tells the pool; may be called again when ctx was done before. Nil: others tell
+	close   func()                    // gives the watch up
 }
 
 // spawn starts w's process, stopped in the shim, and watches it.
@@ -85,8 +87,8 @@ func (p *Pool) spawn(w *worker) (*process, error) {
 		return nil, fmt.Errorf("cannot start worker: %w", err)
 	}
 	start, _ := startTime(pid)
-	w.out = p.readOutput(w.slot.number, pid, out)
-	proc := p.watch(w, pid, start, pidfd, w.out)
+	w.out = p.newOutput(w.slot.number, pid, out)
+	proc := p.newProcess(w, pid, start, pidfd)
 	proc.release = func() {
 		unix.Write(gate[1], []byte{1}) // no reader: it was killed, which its watch sees
 		unix.Close(gate[1])
@@ -139,16 +141,16 @@ func (p *Pool) environment(w *worker, id identity) []string {
 	return list
 }
 
-// watch waits for the end of a process, a child or not, without a thread: its pidfd is in the runtime's epoll set. What
-// is left of its process group is killed before its pid is given back, and its last words are read.
-func (p *Pool) watch(w *worker, pid int, start uint64, pidfd int, out *output) *process {
+// newProcess is w's process, a child or not. Its end is waited for without a thread: its pidfd is in the runtime's epoll
+// set. What is left of its process group is killed before its pid is given back, and its last words are read.
+func (p *Pool) newProcess(w *worker, pid int, start uint64, pidfd int) *process {
 	unix.SetNonblock(pidfd, true) // os.NewFile takes what does not block into the epoll set
 	f := os.NewFile(uintptr(pidfd), "pidfd")
 	var mu sync.Mutex
 	ended := false // its pid may be another's
-	p.running.Go(func() {
-		defer f.Close()
-		stop := context.AfterFunc(p.over, func() { f.SetReadDeadline(time.Unix(1, 0)) })
+	watch := func(ctx context.Context) {
+		f.SetReadDeadline(time.Time{})
+		stop := context.AfterFunc(ctx, func() { f.SetReadDeadline(time.Unix(1, 0)) })
 		defer stop()
 		if err := awaitEnd(f); err != nil {
 			return
@@ -157,12 +159,13 @@ func (p *Pool) watch(w *worker, pid int, start uint64, pidfd int, out *output) *
 		reason := reap(pid)
 		ended = true
 		mu.Unlock()
-		if out != nil {
-			out.finish()
+		f.Close()
+		if w.out != nil {
+			w.out.finish()
 		}
 		p.post(func() { p.fire(w, exited, reason) })
-	})
-	return &process{pid: pid, start: start, release: func() {}, signal: func(sig unix.Signal, group bool) {
+	}
+	signal := func(sig unix.Signal, group bool) {
 		mu.Lock()
 		defer mu.Unlock()
 		switch {
@@ -172,7 +175,8 @@ func (p *Pool) watch(w *worker, pid int, start uint64, pidfd int, out *output) *
 		default:
 			unix.Kill(pid, sig)
 		}
-	}}
+	}
+	return &process{pid: pid, start: start, release: func() {}, signal: signal, watch: watch, close: func() { f.Close() }}
 }
 
 // awaitEnd returns when the process of a pidfd has ended, or an error when f was interrupted before.

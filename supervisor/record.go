@@ -205,9 +205,9 @@ func (p *Pool) adoptWorker(sw savedWorker) bool {
 		w.end.fd = p.adoptSocket(pidfd, sw.Path)
 	}
 	if f := adoptOutput(sw.PID, sw.Output); f != nil {
-		w.out = p.readOutput(sw.Slot, sw.PID, f)
+		w.out = p.newOutput(sw.Slot, sw.PID, f)
 	}
-	w.process = p.watch(w, sw.PID, sw.Start, pidfd, w.out)
+	w.process = p.newProcess(w, sw.PID, sw.Start, pidfd)
 	p.workers = append(p.workers, w)
 	if p.Hooks.Added != nil {
 		p.Hooks.Added(w.backend)
@@ -223,7 +223,6 @@ func (p *Pool) adoptWorker(sw savedWorker) bool {
 	switch state(at) {
 	case starting:
 		p.enter(w, starting, "adopted")
-		p.probe(w)
 	case up, silent:
 		p.enter(w, up, "adopted")
 		p.act(w, doServe, "adopted")
@@ -234,6 +233,7 @@ func (p *Pool) adoptWorker(sw savedWorker) bool {
 		p.act(w, doStop, "adopted")
 	}
 	p.tell(w, waiting)
+	p.attend(w)
 	switch {
 	case keep && p.cfg.Orphans == orphansStop && w.state != stopping:
 		// Its slot has the next one when it has ended: never two.

@@ -122,7 +122,7 @@ func (p *Pool) served(w *worker) {
 func (s *slot) ended(w *worker) {
 	s.last = Exit{Time: time.Now(), PID: w.pid(), Reason: w.reason}
 	if w.out != nil {
-		s.last.Lines = w.out.last()
+		s.last.Lines = w.out.lines()
 	}
 }
 

@@ -133,7 +133,7 @@ func (w *worker) describe() WorkerStatus {
 // ended are in SlotStatus.Last.
 func (p *Pool) Lines(number int) []string {
 	if outs := p.status.Load().outputs; number >= 0 && number < len(outs) && outs[number] != nil {
-		return outs[number].last()
+		return outs[number].lines()
 	}
 	return nil
 }

@@ -108,8 +108,8 @@ type Pool struct {
 	wake     chan struct{} // holds one: the inbox has something
 	ended    chan struct{} // the pool's goroutine has ended
 	running  sync.WaitGroup
-	over     context.Context // done when the goroutines of workers shall end
-	cancel   context.CancelFunc
+	round    context.Context // done when the goroutines of workers shall end; another one after a freeze
+	endRound context.CancelFunc
 	receiver *sdnotify.Receiver
 	pids     atomic.Pointer[map[int]*worker] // leaders of process groups; for the notify socket's goroutine
 	status   atomic.Pointer[Status]
@@ -160,7 +160,7 @@ func NewPool(name string, cfg Config, dir *Dir) (*Pool, error) {
 		wake: make(chan struct{}, 1), ended: make(chan struct{}),
 	}
 	p.host = host{open: p.openEndpoint, close: closeEndpoint, spawn: p.spawn, probe: probeEndpoint, record: p.writeRecord}
-	p.over, p.cancel = context.WithCancel(context.Background())
+	p.round, p.endRound = context.WithCancel(context.Background())
 	p.wanted = cfg.release()
 	p.release = p.wanted
 	p.pids.Store(&map[int]*worker{})
@@ -433,19 +433,25 @@ func (p *Pool) Detach() map[string]*os.File {
 			files[p.receiver.Path()] = f
 		}
 	}
-	for _, w := range p.workers {
-		w.stopTimer()
-		w.stopProbe()
-	}
 	p.finish()
 	return files
 }
 
-// finish ends every goroutine of the pool.
+// finish ends every goroutine of the pool, and lets go of the workers that are left.
 func (p *Pool) finish() {
-	p.cancel()
+	p.endRound()
 	if p.receiver != nil {
 		p.receiver.Close()
 	}
 	p.running.Wait()
+	for _, w := range p.workers {
+		w.stopTimer()
+		w.stopProbe()
+		if w.process != nil && w.process.close != nil {
+			w.process.close()
+		}
+		if w.out != nil {
+			w.out.file.Close()
+		}
+	}
 }

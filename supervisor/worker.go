@@ -180,7 +180,7 @@ func (w *worker) decide(err error) {
 		return
 	}
 	if err != nil && w.out != nil {
-		w.attempt.lines = w.out.last()
+		w.attempt.lines = w.out.lines()
 	}
 	w.attempt.decided, w.attempt.err = true, err
 	w.attempt = nil
@@ -222,7 +222,25 @@ func (p *Pool) start(w *worker, reason string) {
 	// Recorded before it runs the command: an lb that is killed in between leaves nobody behind, as the shim then ends.
 	p.saveRecord()
 	proc.release()
-	p.probe(w)
+	p.attend(w)
+}
+
+// attend starts the goroutines that w's process needs, those that a freeze ended among them.
+func (p *Pool) attend(w *worker) {
+	ctx := p.round
+	if ctx.Err() != nil { // frozen
+		return
+	}
+	if w.process != nil && w.process.watch != nil {
+		watch := w.process.watch
+		p.running.Go(func() { watch(ctx) })
+	}
+	if out := w.out; out != nil {
+		p.running.Go(func() { out.read(ctx) })
+	}
+	if w.process != nil && (w.state == starting || w.state == joining) {
+		p.probe(w)
+	}
 }
 
 // probe asks w's address until it is ready.
@@ -230,7 +248,7 @@ func (p *Pool) probe(w *worker) {
 	if p.cfg.Ready != readyConnect {
 		return
 	}
-	ctx, halt := context.WithCancel(p.over)
+	ctx, halt := context.WithCancel(p.round)
 	w.halt = halt
 	accepts := p.host.probe(w.end)
 	p.running.Go(func() {
