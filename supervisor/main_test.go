@@ -95,6 +95,10 @@ func work(words []string) {
 			return
 		case "/print":
 			fmt.Println(r.URL.Query().Get("text"))
+		case "/write": // as it is, without a line break
+			os.Stdout.WriteString(r.URL.Query().Get("text"))
+		case "/beat":
+			notify.Send(sdnotify.Message{Watchdog: true, Status: r.URL.Query().Get("text"), HasStatus: true})
 		}
 		fmt.Fprintf(w, "%d %s", os.Getpid(), dir)
 	}))

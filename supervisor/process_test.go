@@ -571,37 +571,6 @@ func TestOrphans_AreStoppedIfWanted(t *testing.T) {
 	}
 }
 
-func TestDetach_TheNextPoolGoesOn(t *testing.T) {
-	dir := open(t)
-	s := start(t, dir, workerConfig("notify"))
-	s.until("ready", allUp)
-	before := s.pool.Status()
-	files := s.pool.Detach()
-	if len(files) != 3 {
-		t.Errorf("got %d files; want the notify socket and two listeners", len(files))
-	}
-	p, err := NewPool("app", workerConfig("notify"), dir)
-	if err != nil {
-		t.Fatal(err)
-	}
-	p.Files = files
-	s.pool = p
-	if err := p.Start(); err != nil {
-		t.Fatal(err)
-	}
-	s.until("ready", allUp)
-	for i, slot := range p.Status().Slots {
-		if slot.PID != before.Slots[i].PID || slot.Backend != before.Slots[i].Backend {
-			t.Errorf("got %+v; want it as before", slot)
-		}
-	}
-	syscall.Kill(before.Slots[1].PID, syscall.SIGKILL)
-	s.until("replaced", func(st *Status) bool { return allUp(st) && st.Slots[1].PID != before.Slots[1].PID })
-	if st := p.Status().Slots[1]; st.Backend != before.Slots[1].Backend || st.Last.Reason != "signal: killed" {
-		t.Errorf("got %+v; want the same address, and how the child ended", st)
-	}
-}
-
 func TestOpenDir_IsForOneAtATime(t *testing.T) {
 	dir := open(t)
 	if _, err := OpenDir(dir.Path()); !errors.Is(err, ErrDirInUse) {

@@ -202,7 +202,7 @@ func (p *Pool) adoptWorker(sw savedWorker) bool {
 	w.end.backend = Backend{Pool: p.Name, Slot: sw.Slot, Name: sw.Name, Address: w.end.address()}
 	w.backend = w.end.backend
 	if sw.Bound {
-		w.end.fd = p.adoptSocket(pidfd, sw.Path)
+		w.end.fd = adoptSocket(pidfd, sw.Path)
 	}
 	if f := adoptOutput(sw.PID, sw.Output); f != nil {
 		w.out = p.newOutput(sw.Slot, sw.PID, f)
@@ -249,25 +249,24 @@ func (p *Pool) adoptWorker(sw savedWorker) bool {
 
 // adoptSocket is a copy of the socket that a worker was handed, so that its successor can go on with what waits in it; -1
 // if the kernel does not give it (pidfd_getfd(2) asks for the rights of a debugger): then the successor has a new one.
-func (p *Pool) adoptSocket(pidfd int, path string) int {
-	if f := p.Files[path]; f != nil {
-		if fd, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, 0); err == nil {
-			f.Close()
-			return fd
-		}
-	}
+func adoptSocket(pidfd int, path string) int {
 	fd, err := unix.PidfdGetfd(pidfd, 3, 0) // CLOEXEC is set
 	if err != nil {
 		return -1
 	}
-	sa, err := unix.Getsockname(fd)
-	if un, ok := sa.(*unix.SockaddrUnix); err != nil || !ok || un.Name != path {
-		unix.Close(fd)
-		return -1
-	}
-	if listens, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_ACCEPTCONN); err != nil || listens == 0 {
+	if !listensAt(fd, path) {
 		unix.Close(fd)
 		return -1
 	}
 	return fd
+}
+
+// listensAt says whether fd is a Unix socket that listens at path.
+func listensAt(fd int, path string) bool {
+	sa, err := unix.Getsockname(fd)
+	if un, ok := sa.(*unix.SockaddrUnix); err != nil || !ok || un.Name != path {
+		return false
+	}
+	listens, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_ACCEPTCONN)
+	return err == nil && listens != 0
 }

@@ -327,7 +327,11 @@ func (p *Pool) ripe(s *slot) string {
 		return fmt.Sprintf("recycled: up for %v", time.Since(w.upSince).Round(time.Second))
 	}
 	if c.Conns > 0 && p.Hooks.Connections != nil {
-		if n := p.Hooks.Connections(w.end.backend) - w.conns; float64(n) >= float64(c.Conns)*part {
+		n := p.Hooks.Connections(w.end.backend)
+		if n < w.conns { // the front counts from 0 again
+			w.conns = 0
+		}
+		if n -= w.conns; float64(n) >= float64(c.Conns)*part {
 			return fmt.Sprintf("recycled: had %d connections", n)
 		}
 	}

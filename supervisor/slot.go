@@ -32,10 +32,10 @@ type slot struct {
 
 // Exit is how a worker ended.
 type Exit struct {
-	Time   time.Time
-	PID    int
-	Reason string   // "exit status 1", "signal: killed"
-	Lines  []string // the last lines of its output
+	Time   time.Time `json:"time"`
+	PID    int       `json:"pid"`
+	Reason string    `json:"reason"`          // "exit status 1", "signal: killed"
+	Lines  []string  `json:"lines,omitempty"` // the last lines of its output
 }
 
 // grow makes slots until there are n, and takes away those above.
@@ -131,7 +131,7 @@ func (p *Pool) forgetSoon(w *worker) {
 	if w.slot.deaths == 0 {
 		return
 	}
-	time.AfterFunc(forgetAfter, func() {
+	time.AfterFunc(max(0, forgetAfter-time.Since(w.upSince)), func() {
 		p.post(func() {
 			if w.slot.current == w {
 				w.slot.deaths = 0

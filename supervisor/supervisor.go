@@ -24,6 +24,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/273ebdf9/lb/internal/sdnotify"
 )
 
@@ -35,6 +37,7 @@ var (
 	ErrSlotStopped = errors.New("supervisor: the slot was stopped by hand; start it")
 	ErrNoPrevious  = errors.New("supervisor: nothing to roll back to: no restart has changed the command, the environment or the directory")
 	ErrRestart     = errors.New("supervisor: the restart failed")
+	ErrState       = errors.New("supervisor: no state of a pool that this lb can read")
 	ErrDirInUse    = errors.New("supervisor: another lb uses this run-time directory")
 )
 
@@ -54,6 +57,8 @@ type Backend struct {
 type Hooks struct {
 	// Added: there is a new address, which takes no connections yet.
 	Added func(b Backend)
+	// Resumed: b, of before a freeze, goes on as it stands. Nil: Added is called instead, and then Starting, Ready or Offline.
+	Resumed func(b Backend, s Standing)
 	// Starting: a worker has been started at b, which is not ready yet.
 	Starting func(b Backend, reason string)
 	// Ready: b takes connections from now on.
@@ -94,9 +99,6 @@ type Pool struct {
 	// Shim is the command that a worker is started through; its program must call Exec with the arguments after it. Default:
 	// this program, with ExecArg. Set it before Start.
 	Shim []string
-	// Files are what Detach gave before an exec, by name; Start takes those of its pool and closes none of the others. Set it
-	// before Start.
-	Files map[string]*os.File
 	// Output counts.
 	lines, dropped atomic.Uint64
 
@@ -114,7 +116,10 @@ type Pool struct {
 	pids     atomic.Pointer[map[int]*worker] // leaders of process groups; for the notify socket's goroutine
 	status   atomic.Pointer[Status]
 
-	prepared bool // the file system is; before the pool's goroutine runs
+	prepared bool    // the file system is; before the pool's goroutine runs
+	frozen   *frozen // what Adopt took; nil: nothing, and after Start
+	thaw     chan struct{}
+	leave    chan struct{} // closed by Detach
 
 	mu     sync.Mutex
 	inbox  []func()
@@ -136,6 +141,7 @@ type Pool struct {
 	looking   bool // a look at draining workers is due
 	ending    bool // nothing is started any more
 	detached  bool
+	freezing  *freezing // nil: nobody asks for one
 	ticker    *time.Timer
 	recorded  string // what the record says
 	fault     error  // why the last record could not be written
@@ -157,7 +163,7 @@ func NewPool(name string, cfg Config, dir *Dir) (*Pool, error) {
 	}
 	p := &Pool{
 		Name: name, Shim: []string{"/proc/self/exe", ExecArg}, dir: dir, boot: bootID(), cfg: cfg, random: rand.Float64,
-		wake: make(chan struct{}, 1), ended: make(chan struct{}),
+		wake: make(chan struct{}, 1), ended: make(chan struct{}), thaw: make(chan struct{}), leave: make(chan struct{}),
 	}
 	p.host = host{open: p.openEndpoint, close: closeEndpoint, spawn: p.spawn, probe: probeEndpoint, record: p.writeRecord}
 	p.round, p.endRound = context.WithCancel(context.Background())
@@ -183,22 +189,30 @@ func (p *Pool) Prepare() error {
 // Discard undoes Prepare, instead of Start.
 func (p *Pool) Discard() {
 	p.finish()
+	if p.frozen != nil {
+		p.frozen.drop()
+		return
+	}
 	if p.receiver != nil {
 		p.receiver.Remove()
 		os.Remove(p.folder()) // of an lb before, if it is not empty
 	}
 }
 
-// Start makes the pool's directory and notify socket, finds the workers of an lb that was killed or replaced itself, and
-// starts the others. It does not wait until they are ready. After a Prepare it cannot fail.
+// Start makes the pool's directory and notify socket, goes on with the workers that Adopt took or that an lb that was
+// killed has left, and starts the others. It does not wait until they are ready. After a Prepare it cannot fail.
 func (p *Pool) Start() error {
 	if !p.prepared {
 		if err := p.Prepare(); err != nil {
 			return err
 		}
 	}
-	saved := p.readRecord()
-	p.begin(saved)
+	if p.frozen != nil {
+		p.resume()
+	} else {
+		p.begin(p.readRecord())
+	}
+	p.running.Go(func() { p.receiver.Run() }) // not sooner: it would know nobody
 	return nil
 }
 
@@ -221,23 +235,31 @@ func (p *Pool) prepare() error {
 		return err
 	}
 	path := filepath.Join(p.folder(), "notify")
-	if f := p.Files[path]; f != nil {
-		p.receiver, err = sdnotify.FromFile(path, f)
+	carried := -1
+	if p.frozen != nil {
+		if err := p.frozen.copyFiles(); err != nil {
+			return err
+		}
+		carried = p.frozen.take(p.notifyFile())
+	}
+	if carried >= 0 {
+		p.receiver, err = sdnotify.FromFile(path, os.NewFile(uintptr(carried), path))
 	} else {
 		p.receiver, err = sdnotify.Listen(path)
 	}
 	if err != nil {
+		p.frozen.drop()
 		return err
 	}
 	if id.set { // they reach their sockets, and nobody else does
 		err = errors.Join(os.Lchown(p.folder(), id.uid, id.gid), os.Lchown(path, id.uid, id.gid), os.Chmod(p.dir.path, 0o711))
 	}
 	if err != nil {
+		p.frozen.drop()
 		p.receiver.Close()
 		return err
 	}
 	p.receiver.Notify = p.notified
-	p.running.Go(func() { p.receiver.Run() })
 	return nil
 }
 
@@ -273,6 +295,9 @@ func (p *Pool) run() {
 			f()
 		}
 		p.settle()
+		if p.freezing != nil {
+			p.park()
+		}
 		if p.detached || p.ending && len(p.workers) == 0 {
 			break
 		}
@@ -416,25 +441,13 @@ func (p *Pool) Stop(ctx context.Context) {
 	}
 }
 
-// Detach leaves the workers as they are, for the next lb to adopt: another one, or this process after an exec, which
-// takes over the files, by their names, as Pool.Files. Nothing of the pool runs any more when it returns.
-func (p *Pool) Detach() map[string]*os.File {
+// Detach leaves the workers as they are, for the next lb to adopt, and gives up all that the pool holds of them. Nothing of
+// the pool runs any more when it returns. It may be frozen.
+func (p *Pool) Detach() {
 	p.post(func() { p.detached = true })
+	close(p.leave)
 	<-p.ended
-	files := map[string]*os.File{}
-	for _, w := range p.workers {
-		if e := w.end; e != nil && e.fd >= 0 {
-			files[e.path] = os.NewFile(uintptr(e.fd), e.path)
-			e.fd = -1
-		}
-	}
-	if p.receiver != nil {
-		if f, err := p.receiver.File(); err == nil {
-			files[p.receiver.Path()] = f
-		}
-	}
 	p.finish()
-	return files
 }
 
 // finish ends every goroutine of the pool, and lets go of the workers that are left.
@@ -452,6 +465,10 @@ func (p *Pool) finish() {
 		}
 		if w.out != nil {
 			w.out.file.Close()
+		}
+		if w.end != nil && w.end.fd >= 0 {
+			unix.Close(w.end.fd)
+			w.end.fd = -1
 		}
 	}
 }

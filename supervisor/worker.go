@@ -35,9 +35,10 @@ type worker struct {
 	orphan  bool // of an lb before, and not wanted: its end is no death
 	quiet   int  // looks in a row that found no connection, in draining
 
-	timer *time.Timer
-	epoch uint64 // of state, so that a timer of another one is told apart
-	halt  context.CancelFunc
+	timer    *time.Timer // nil: none
+	deadline time.Time   // of timer
+	epoch    uint64      // of state, so that a timer of another one is told apart
+	halt     context.CancelFunc
 
 	notes notes
 }
@@ -96,7 +97,12 @@ func (p *Pool) enter(w *worker, to state, reason string) {
 		p.boundDraining()
 		p.lookSoon()
 	}
-	t := timers[to]
+	p.arm(w, 0)
+}
+
+// arm sets the timer of w's state, to what is left of its time; 0: all of it.
+func (p *Pool) arm(w *worker, left time.Duration) {
+	t := timers[w.state]
 	if !t.set {
 		return
 	}
@@ -106,10 +112,14 @@ func (p *Pool) enter(w *worker, to state, reason string) {
 	}
 	epoch := w.epoch
 	why := map[event]string{
-		due: reason, late: fmt.Sprintf("not ready after %v (start_timeout)", d), settled: "lived for a second after it was ready",
+		due: w.reason, late: fmt.Sprintf("not ready after %v (start_timeout)", d), settled: "lived for a second after it was ready",
 		hung: fmt.Sprintf("down for %v (kill_after)", d), drained: fmt.Sprintf("still has connections after %v (stop_timeout)", d),
 		overdue: fmt.Sprintf("did not end in %v (kill_timeout)", d),
 	}[t.event]
+	if left > 0 {
+		d = left
+	}
+	w.deadline = time.Now().Add(d)
 	w.timer = time.AfterFunc(d, func() {
 		p.post(func() {
 			if w.epoch == epoch {
