@@ -3,6 +3,7 @@ package admin
 import (
 	"math"
 	"net/http"
+	"slices"
 	"strconv"
 	"sync"
 	"time"
@@ -89,6 +90,21 @@ func (l *lineLog) begin(last uint64, slot int) uint64 {
 		}
 	}
 	return n
+}
+
+// save gives what is remembered, for restore in another process.
+func (l *lineLog) save() SavedLines {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return SavedLines{Lines: slices.Concat(l.ring[l.from:], l.ring[:l.from]), Last: l.last}
+}
+
+// restore goes on from what save gave.
+func (l *lineLog) restore(saved SavedLines) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.ring = slices.Clone(saved.Lines[max(0, len(saved.Lines)-lineLogSize):])
+	l.from, l.last = 0, max(saved.Last, uint64(len(l.ring)))
 }
 
 // PublishLine adds a line to those that GET …/logs of the pool shows. It never waits for a reader. Safe for concurrent use.

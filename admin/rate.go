@@ -23,9 +23,12 @@ type rates struct {
 // rateSample is what the counters were at one moment.
 type rateSample struct {
 	time      time.Time
-	backends  map[uint32]uint64 // by ID
+	backends  map[string]uint64 // by POOL/BACKEND, which means the same to an lb that takes over
 	listeners map[string]uint64
 }
+
+// rateName names a backend in a rateSample.
+func rateName(b *backends.Backend) string { return b.Pool().Name + "/" + b.Name }
 
 // reference takes a sample if the last one is old enough, and gives the one to compare with; nil is none yet.
 func (r *rates) reference(src *Sources) *rateSample {
@@ -44,11 +47,34 @@ func (r *rates) reference(src *Sources) *rateSample {
 	return nil
 }
 
+// save gives the samples, for restore in another process.
+func (r *rates) save() []SavedConnectionCount {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	var all []SavedConnectionCount
+	for _, x := range r.samples {
+		all = append(all, SavedConnectionCount{Time: x.time, Backends: x.backends, Listeners: x.listeners})
+	}
+	return all
+}
+
+// restore takes up samples of another process. One of the future is of a clock that was set back.
+func (r *rates) restore(saved []SavedConnectionCount) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.samples = nil
+	for _, x := range saved {
+		if x.Time.Before(time.Now()) {
+			r.samples = append(r.samples, rateSample{time: x.Time, backends: x.Backends, listeners: x.Listeners})
+		}
+	}
+}
+
 func takeSample(src *Sources, now time.Time) rateSample {
-	x := rateSample{time: now, backends: map[uint32]uint64{}, listeners: map[string]uint64{}}
+	x := rateSample{time: now, backends: map[string]uint64{}, listeners: map[string]uint64{}}
 	for _, p := range src.pools() {
 		for _, b := range p.Backends() {
-			x.backends[b.ID] = b.Counters.Connections.Load()
+			x.backends[rateName(b)] = b.Counters.Connections.Load()
 		}
 	}
 	for _, l := range src.listeners() {
@@ -57,10 +83,14 @@ func takeSample(src *Sources, now time.Time) rateSample {
 	return x
 }
 
-// rate is the growth a second since the sample. What was not there then is new: it began with 0.
+// rate is the growth a second since the sample. What was not there then is new: it began with 0, and so did what has
+// come down since, for it is another one of the name.
 func (x *rateSample) rate(before, now uint64) *float64 {
-	if x == nil || now < before {
+	if x == nil {
 		return nil
+	}
+	if now < before {
+		before = 0
 	}
 	v := float64(now-before) / time.Since(x.time).Seconds()
 	return &v
@@ -68,7 +98,7 @@ func (x *rateSample) rate(before, now uint64) *float64 {
 
 func (x *rateSample) backend(b *backends.Backend, st *BackendStatus) {
 	if x != nil {
-		st.Rate = x.rate(x.backends[b.ID], st.Connections)
+		st.Rate = x.rate(x.backends[rateName(b)], st.Connections)
 	}
 }
 

@@ -4,11 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"log/slog"
 	"net"
 	"net/http"
-	"strconv"
 	"sync"
 	"time"
 )
@@ -34,59 +32,35 @@ type Server struct {
 
 	src       Sources
 	token     *tokenFile // nil is none
-	ends      []serverEnd
+	ends      []*serverEnd
 	events    eventLog
 	followers followers
 	lines     sync.Map // of pool names to *lineLog
 	refused   refusals
 	rates     rates
+	inherited Frozen // what NewServerFrom was given
 	close     sync.Once
 	done      chan struct{} // closed when Close began
+
+	mu      sync.Mutex
+	frozen  chan struct{} // closed when Freeze began; replaced by Thaw; nil before it is asked for
+	served  chan struct{} // closed when the present Serve has ended; nil when there is none
+	stopped bool          // Freeze has begun
 }
 
 // serverEnd is one listener and what serves it.
 type serverEnd struct {
-	listener net.Listener
+	name     string // controlName or httpName
+	address  string // as the config has it
+	listener *limitListener
 	server   *http.Server
+	conns    connSet
 }
 
 // NewServer opens the control socket and the HTTP address of cfg, either of which may be off. Nobody is served before
 // Serve; the caller owes a Close in any case. Errors are those of the addresses and of the token's file, ErrSocketInUse,
 // ErrNotSocket and ErrToken among them; then nothing stays open.
-func NewServer(cfg Config, src Sources) (*Server, error) {
-	s := &Server{src: src, done: make(chan struct{})}
-	if cfg.TokenFile != "" {
-		s.token = &tokenFile{path: cfg.TokenFile}
-		if err := s.token.check(); err != nil {
-			return nil, err
-		}
-	}
-	handler := s.mux(s.routes())
-	if cfg.Socket != "" {
-		mode, err := strconv.ParseUint(cfg.SocketMode, 8, 9)
-		if err != nil {
-			return nil, fmt.Errorf("cannot listen on control socket %q: socket_mode: %w", cfg.Socket, err)
-		}
-		group, err := groupID(cfg.SocketGroup)
-		if err != nil {
-			return nil, fmt.Errorf("cannot listen on control socket %q: %w", cfg.Socket, err)
-		}
-		l, err := listenControl(cfg.Socket, fs.FileMode(mode), group)
-		if err != nil {
-			return nil, err
-		}
-		s.add(l, maxControlConns, handler)
-	}
-	if cfg.HTTP != "" {
-		l, err := net.Listen("tcp", cfg.HTTP)
-		if err != nil {
-			s.closeListeners()
-			return nil, fmt.Errorf("cannot listen on admin.http %q: %w", cfg.HTTP, err)
-		}
-		s.add(l, maxConns, s.guarded(hostOnly(cfg.HTTP), handler))
-	}
-	return s, nil
-}
+func NewServer(cfg Config, src Sources) (*Server, error) { return NewServerFrom(cfg, src, Frozen{}) }
 
 // guarded puts a guard before a handler.
 func (s *Server) guarded(host string, next http.Handler) *guard {
@@ -94,24 +68,30 @@ func (s *Server) guarded(host string, next http.Handler) *guard {
 }
 
 // add adds a listener that holds up to conns connections.
-func (s *Server) add(l net.Listener, conns int, handler http.Handler) {
+func (s *Server) add(l net.Listener, conns int, handler http.Handler) *serverEnd {
+	e := &serverEnd{listener: limitConns(l, conns)}
+	e.server = s.newHTTPServer(e, handler)
+	s.ends = append(s.ends, e)
+	return e
+}
+
+// newHTTPServer makes what serves an end, once: package http has no way to take a stopped server up again.
+func (s *Server) newHTTPServer(e *serverEnd, handler http.Handler) *http.Server {
 	log := s.src.Log
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
-	s.ends = append(s.ends, serverEnd{
-		listener: limitConns(l, conns),
-		server: &http.Server{
-			Handler:           handler,
-			ConnContext:       withPeer,
-			ReadHeaderTimeout: headerTimeout,
-			ReadTimeout:       readTimeout,
-			WriteTimeout:      writeTimeout,
-			IdleTimeout:       idleTimeout,
-			MaxHeaderBytes:    maxHeader,
-			ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelWarn),
-		},
-	})
+	return &http.Server{
+		Handler:           handler,
+		ConnContext:       withPeer,
+		ConnState:         e.conns.changed,
+		ReadHeaderTimeout: headerTimeout,
+		ReadTimeout:       readTimeout,
+		WriteTimeout:      writeTimeout,
+		IdleTimeout:       idleTimeout,
+		MaxHeaderBytes:    maxHeader,
+		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelWarn),
+	}
 }
 
 // Addrs are the addresses that the server listens on: the control socket first, where there is one.
@@ -123,12 +103,17 @@ func (s *Server) Addrs() []net.Addr {
 	return addrs
 }
 
-// Serve answers requests until Close, and then returns nil. If one of its listeners fails it closes all and gives the
-// error. It is called once.
+// Serve answers requests until Close or Freeze, and then returns nil. If one of its listeners fails it closes all and
+// gives the error. It runs once at a time; after a Freeze, Thaw comes first.
 func (s *Server) Serve() error {
+	frozen, ended := s.begin()
+	if ended == nil {
+		return nil
+	}
+	defer close(ended)
 	failed := make(chan error, len(s.ends))
-	for i := range s.ends {
-		go s.serveEnd(&s.ends[i], failed)
+	for _, e := range s.ends {
+		go s.serveEnd(e, frozen, failed)
 	}
 	var err error
 	for range s.ends {
@@ -137,14 +122,44 @@ func (s *Server) Serve() error {
 			s.Close(context.Background())
 		}
 	}
-	<-s.done // with no listener there is nothing else to wait for
+	select { // with no listener there is nothing else to wait for
+	case <-s.done:
+	case <-frozen:
+	}
 	return err
 }
 
-func (s *Server) serveEnd(e *serverEnd, failed chan<- error) {
-	err := e.server.Serve(e.listener)
+// begin notes that Serve runs; ended is nil when it must not.
+func (s *Server) begin() (frozen <-chan struct{}, ended chan struct{}) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.stopped {
+		return nil, nil
+	}
+	s.served = make(chan struct{})
+	return s.haltLocked(), s.served
+}
+
+// halt is closed when those who follow something shall be sent away.
+func (s *Server) halt() <-chan struct{} {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.haltLocked()
+}
+
+func (s *Server) haltLocked() chan struct{} {
+	if s.frozen == nil {
+		s.frozen = make(chan struct{})
+	}
+	return s.frozen
+}
+
+func (s *Server) serveEnd(e *serverEnd, frozen <-chan struct{}, failed chan<- error) {
+	err := e.server.Serve(pausing{e.listener})
 	select {
 	case <-s.done:
+		err = nil
+	case <-frozen:
 		err = nil
 	default:
 	}
@@ -158,14 +173,23 @@ func (s *Server) Close(ctx context.Context) error {
 	s.close.Do(func() {
 		close(s.done)
 		s.closeListeners()
-		for _, e := range s.ends {
-			if err := e.server.Shutdown(ctx); err != nil {
+		for _, server := range s.servers() {
+			if err := server.Shutdown(ctx); err != nil {
 				errs = append(errs, err)
-				e.server.Close()
+				server.Close()
 			}
 		}
 	})
 	return errors.Join(errs...)
+}
+
+func (s *Server) servers() (all []*http.Server) {
+	s.mu.Lock() // Thaw may replace them
+	defer s.mu.Unlock()
+	for _, e := range s.ends {
+		all = append(all, e.server)
+	}
+	return all
 }
 
 func (s *Server) closeListeners() {

@@ -35,8 +35,10 @@ const lockPatience = 2 * time.Second
 type controlSocket struct {
 	*net.UnixListener
 	path string
-	dev  uint64
+	dev  uint64 // of the file, as ino is; 0: it is another's
 	ino  uint64
+
+	inherited bool
 }
 
 // listenControl makes the control socket. A socket file that nobody listens on is what a dead lb left: it is replaced.
@@ -145,11 +147,47 @@ func (s *controlSocket) Close() error {
 		return errors.Join(err, s.UnixListener.Close())
 	}
 	defer unlock()
-	var st unix.Stat_t
-	if unix.Lstat(s.path, &st) == nil && st.Dev == s.dev && st.Ino == s.ino {
-		os.Remove(s.path)
-	}
+	removeOwn(s.path, s.dev, s.ino)
 	return s.UnixListener.Close()
+}
+
+// removeOwn removes a file if it is still the one that it was.
+func removeOwn(path string, dev, ino uint64) {
+	if own(path, dev, ino) {
+		os.Remove(path)
+	}
+}
+
+func own(path string, dev, ino uint64) bool {
+	var st unix.Stat_t
+	return unix.Lstat(path, &st) == nil && st.Dev == dev && st.Ino == ino
+}
+
+// inheritControl takes over a control socket that listens already: nothing is bound, and whoever waits in its queue goes
+// on waiting. The file gets its mode and its group anew. One that has become another's since is left alone; of that
+// the result knows nothing, so that Close leaves it too. The given socket is duplicated, and stays as it is.
+func inheritControl(from Socket, mode fs.FileMode, group int) (*controlSocket, error) {
+	fail := func(err error) (*controlSocket, error) {
+		return nil, fmt.Errorf("cannot take over control socket %q: %w", from.Address, err)
+	}
+	l, err := net.FileListener(from.File)
+	if err != nil {
+		return fail(err)
+	}
+	unixListener, ok := l.(*net.UnixListener)
+	if !ok {
+		l.Close()
+		return fail(ErrNotSocket)
+	}
+	s := &controlSocket{UnixListener: unixListener, path: from.Address, inherited: true}
+	if from.Ino != 0 && !own(s.path, from.Dev, from.Ino) {
+		return s, nil
+	}
+	if err := s.setMode(mode, group); err != nil {
+		l.Close()
+		return fail(err)
+	}
+	return s, nil
 }
 
 // removeStale removes a socket that nobody listens on.

@@ -21,6 +21,7 @@ func (s *Server) stream(w http.ResponseWriter, r *http.Request, follow bool, nex
 		}
 		defer release()
 	}
+	halt := s.halt()
 	rc := http.NewResponseController(w)
 	rc.SetReadDeadline(time.Time{}) // its passing would end the request
 	w.Header().Set("Content-Type", ndjson)
@@ -43,11 +44,22 @@ func (s *Server) stream(w http.ResponseWriter, r *http.Request, follow bool, nex
 				continue
 			case <-r.Context().Done():
 			case <-s.done:
+			case <-halt:
 			}
 			return
 		}
-		if broken || rc.Flush() != nil {
+		if broken || rc.Flush() != nil || over(halt) {
 			return
 		}
+	}
+}
+
+// over says whether a channel is closed.
+func over(done <-chan struct{}) bool {
+	select {
+	case <-done:
+		return true
+	default:
+		return false
 	}
 }
