@@ -49,6 +49,11 @@ type Control struct {
 
 	// Reload reads the config file anew and applies the differences, or with dryRun only tells them.
 	Reload func(ctx context.Context, dryRun bool, by string) (ReloadResult, error)
+	// Upgrade replaces the program of the process, and its sessions go on. It returns only when that was not done: for a dry
+	// run, a refusal, or a failure after which this program goes on. Else the new program answers the caller, whose
+	// connection caller.Hand gives. That comes before Freeze, which waits for every request that is not handed over. ctx ends
+	// when the caller leaves before Hand.
+	Upgrade func(ctx context.Context, r UpgradeRequest, caller *Caller, by string) (UpgradeResult, error)
 	// Stop begins a graceful stop, or with now an immediate one. It does not wait for the end.
 	Stop func(now bool, by string) error
 	// SetLogLevel changes the least level of the event log: "debug", "info", "warn", "error".

@@ -164,6 +164,9 @@ func (s *Server) Thaw() {
 	s.stopped, s.frozen, s.served = false, nil, nil
 	for _, e := range s.ends {
 		e.server = s.newHTTPServer(e, e.server.Handler)
+		if c, ok := e.listener.Listener.(syscall.Conn); ok {
+			setNonblock(c)
+		}
 		e.listener.resume()
 	}
 }

@@ -118,6 +118,9 @@ func (s *Server) routes() []route {
 			doc: "take a backend out of its pool, and answer with the pool; its sessions go on", answer: PoolStatus{}},
 		{method: "POST", path: "/v1/reload", access: AccessAdmin, handler: s.slow(s.reload),
 			doc: "read the config anew and apply the differences, or with dry_run tell them", body: ReloadRequest{}, answer: ReloadResult{}},
+		{method: "POST", path: "/v1/upgrade", access: AccessAdmin, handler: s.upgrade,
+			doc:  "go on as a new program, with all sessions, and answer when it has taken over; or with dry_run only ask it",
+			body: UpgradeRequest{}, answer: UpgradeResult{}},
 		{method: "POST", path: "/v1/stop", access: AccessAdmin, handler: s.reply(s.stop),
 			doc: "begin to stop; sessions may finish within proxy.stop_timeout", body: StopRequest{}, answer: StopResult{}},
 	}

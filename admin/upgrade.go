@@ -1,0 +1,201 @@
+package admin
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"syscall"
+	"time"
+)
+
+// UpgradeRequest is the body of POST /v1/upgrade; it may be absent.
+type UpgradeRequest struct {
+	// Binary is the absolute path of the program to go on as; empty is the one that lb was started from.
+	Binary string `json:"binary,omitempty"`
+	// DryRun only asks the new program whether it can take over.
+	DryRun bool `json:"dry_run,omitempty"`
+	// Reload has the new program read the config anew.
+	Reload bool `json:"reload,omitempty"`
+}
+
+// UpgradeResult is the answer of POST /v1/upgrade.
+type UpgradeResult struct {
+	DryRun bool `json:"dry_run"`
+	// From and To are the versions before and after.
+	From string `json:"from"`
+	To   string `json:"to"`
+	// Sessions is how many sessions were carried over, or with dry_run how many there are.
+	Sessions int `json:"sessions"`
+	// Standstill is how many seconds they stood still; 0 with dry_run.
+	Standstill float64 `json:"standstill_seconds"`
+	PID        int     `json:"pid"`
+	// Warnings are what the new program found that is legal and probably wrong.
+	Warnings []string `json:"warnings"`
+}
+
+// Caller is who waits for the answer of an upgrade. It is for the time of one call of Control.Upgrade, and for one
+// goroutine.
+type Caller struct {
+	rc   *http.ResponseController
+	conn net.Conn // once it was given away
+}
+
+// Hand takes the caller's connection out of the Server, which Freeze then does not wait for, and gives a duplicate of it,
+// closed on exec, that the caller of Hand closes. The request has been read whole, and no deadline is left on it. Who is
+// the process after an exec answers with Answer; if there is none, the Server answers as usual with what Control.Upgrade
+// returns. From then on it is not seen when the caller leaves.
+func (c *Caller) Hand() (*os.File, error) {
+	if c.conn == nil {
+		conn, _, err := c.rc.Hijack()
+		if err != nil {
+			return nil, fmt.Errorf("cannot hand the caller's connection over: %w", err)
+		}
+		c.conn = conn
+	}
+	f, err := duplicate(bareConn(c.conn), "caller")
+	if err != nil {
+		return nil, fmt.Errorf("cannot hand the caller's connection over: %w", err)
+	}
+	return f, nil
+}
+
+// bareConn is the socket of a Server's connection.
+func bareConn(c net.Conn) syscall.Conn {
+	if limited, ok := c.(*limitedConn); ok {
+		c = limited.Conn
+	}
+	return c.(syscall.Conn) // a listener of the Server gives no other
+}
+
+// upgrade answers like every other handler, but the connection may have been given away meanwhile.
+func (s *Server) upgrade(w http.ResponseWriter, r *http.Request) {
+	c := &Caller{rc: http.NewResponseController(w)}
+	v, err := s.upgraded(c, r)
+	switch {
+	case c.conn != nil:
+		setNonblock(bareConn(c.conn))
+		answerOn(c.conn, v, err) // an error is that of a caller who left
+	case err != nil:
+		s.fail(w, err)
+	default:
+		writeJSON(w, http.StatusOK, v)
+	}
+}
+
+func (s *Server) upgraded(c *Caller, r *http.Request) (any, error) {
+	if s.Control.Upgrade == nil {
+		return nil, errUnable
+	}
+	var body UpgradeRequest
+	if err := readBodyIfAny(r, &body); err != nil {
+		return nil, err
+	}
+	if body.Binary != "" && !filepath.IsAbs(body.Binary) {
+		return nil, refuse(http.StatusBadRequest, "binary: %q is no absolute path", body.Binary)
+	}
+	unhurried(c.rc, slowest)
+	result, err := s.Control.Upgrade(r.Context(), body, c, by(r))
+	return upgradeAnswer(result, err)
+}
+
+func upgradeAnswer(result UpgradeResult, err error) (any, error) {
+	if result.Warnings == nil {
+		result.Warnings = []string{}
+	}
+	return changed(result, err)
+}
+
+const (
+	// answerTimeout is how long an answer may take whose reader does not read. It fits into the socket's buffer.
+	answerTimeout = 5 * time.Second
+	// lingerTimeout is how long a TCP connection waits for the caller's end, so that what he sent besides does not reset
+	// it before he has read the answer (RFC 9112, section 9.6).
+	lingerTimeout = 100 * time.Millisecond
+)
+
+// Answer answers the caller of POST /v1/upgrade on the connection that Caller.Hand gave to the process before the exec, and
+// closes f. With err it is the refusal that the handler would have sent. A caller who has left is an error, and nothing
+// else.
+func Answer(f *os.File, result UpgradeResult, err error) error {
+	conn, connErr := net.FileConn(f)
+	f.Close() // conn has a duplicate
+	if connErr != nil {
+		return fmt.Errorf("cannot answer the caller: %w", connErr)
+	}
+	v, err := upgradeAnswer(result, err)
+	return answerOn(conn, v, err)
+}
+
+// answerOn writes a whole HTTP response, and closes the connection.
+func answerOn(conn net.Conn, v any, err error) error {
+	defer conn.Close()
+	status := http.StatusOK
+	if err != nil {
+		refusal := asRefusal(err)
+		status, v = refusal.Status, refusal
+	}
+	var body bytes.Buffer
+	enc := json.NewEncoder(&body)
+	enc.SetEscapeHTML(false)
+	if err := enc.Encode(v); err != nil {
+		return fmt.Errorf("cannot answer the caller: %w", err)
+	}
+	resp := &http.Response{
+		StatusCode: status, ProtoMajor: 1, ProtoMinor: 1, Close: true,
+		Header: http.Header{
+			"Cache-Control":          {"no-store"},
+			"Content-Type":           {"application/json"},
+			"Date":                   {time.Now().UTC().Format(http.TimeFormat)},
+			"X-Content-Type-Options": {"nosniff"},
+		},
+		Body: io.NopCloser(&body), ContentLength: int64(body.Len()),
+	}
+	var text bytes.Buffer
+	if err := resp.Write(&text); err != nil {
+		return fmt.Errorf("cannot answer the caller: %w", err)
+	}
+	conn.SetWriteDeadline(time.Now().Add(answerTimeout)) // fails only on a closed connection, as the write does then
+	if _, err := conn.Write(text.Bytes()); err != nil {
+		return fmt.Errorf("cannot answer the caller: %w", err)
+	}
+	if tcp, ok := bareConn(conn).(*net.TCPConn); ok {
+		tcp.CloseWrite()
+		tcp.SetReadDeadline(time.Now().Add(lingerTimeout))
+		io.Copy(io.Discard, io.LimitReader(tcp, maxBody))
+	}
+	return nil
+}
+
+// setNonblock undoes what a program may have done that asked a duplicate for its descriptor (os.File.Fd): the mode is that
+// of the socket, and not of the descriptor.
+func setNonblock(c syscall.Conn) {
+	if raw, err := c.SyscallConn(); err == nil {
+		raw.Control(func(fd uintptr) { syscall.SetNonblock(int(fd), true) })
+	}
+}
+
+// ErrOutcomeUnknown: the connection to lb ended before the answer, and what was asked for may have been done or not.
+var ErrOutcomeUnknown = errors.New("admin: the connection ended before lb answered")
+
+// Upgrade has lb go on as another program, or with DryRun asks whether it could, and gives the outcome. It takes as long as
+// ctx lets it. ErrOutcomeUnknown says that lb did not answer.
+func (c *Client) Upgrade(ctx context.Context, r UpgradeRequest) (*UpgradeResult, error) {
+	result := new(UpgradeResult)
+	err := c.do(ctx, http.MethodPost, "/v1/upgrade", r, result)
+	var refusal *Error
+	var dial *net.OpError
+	switch {
+	case err == nil:
+		return result, nil
+	case errors.As(err, &refusal), errors.Is(err, context.Canceled), errors.As(err, &dial) && dial.Op == "dial":
+		return nil, err
+	}
+	return nil, fmt.Errorf("%w: %w", ErrOutcomeUnknown, err)
+}
