@@ -61,7 +61,8 @@ func NewChecker(pool *backends.Pool, cfg Config) (*Checker, error) {
 }
 
 // Run probes until ctx is done, and returns when no probe is under way any more. The first probes come at once, many of
-// them a few milliseconds apart. Call it once.
+// them a few milliseconds apart. After it has returned it can be called again, and goes on where it stopped: a probe that
+// was cut off is made anew.
 func (c *Checker) Run(ctx context.Context) {
 	c.mu.Lock()
 	c.ctx = ctx
@@ -151,7 +152,7 @@ func (c *Checker) Update(cfg Config) error {
 	for _, w := range c.watches {
 		watches = append(watches, w)
 		w.mu.Lock()
-		if old := w.plan; c.ctx != nil { // else begin will schedule
+		if old := w.plan; w.record.begun { // else begin will schedule
 			w.record.replan(old, p, time.Now())
 		}
 		w.plan = p
@@ -230,21 +231,22 @@ func (c *Checker) Status(b *backends.Backend) Status {
 }
 
 // Export gives the counts of all that is watched, in the pool's order, for Import in another process. Nothing stops: what
-// comes in later is not in it.
+// comes in later is not in it, so that it is best called when Run has returned.
 func (c *Checker) Export() []Saved {
 	var all []Saved
 	for _, b := range c.pool.Backends() {
 		if w := c.get(b); w != nil {
 			w.mu.Lock()
-			all = append(all, w.record.save(b.Name))
+			all = append(all, w.record.save(b.Name, w.plan))
 			w.mu.Unlock()
 		}
 	}
 	return all
 }
 
-// Import goes on with counts of Export. Call it before Run, with the pool's health states already as they were. A backend
-// that is not in saved starts anew; one that is no longer watched is left out.
+// Import goes on with counts of Export. Call it before Run, with the pool's health states already as they were, and silent
+// where they were (Pool.SetSilent): it tells the pool nothing. A backend that is not in saved starts anew; one that is no
+// longer watched is left out.
 func (c *Checker) Import(saved []Saved) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -252,7 +254,8 @@ func (c *Checker) Import(saved []Saved) {
 		i := slices.IndexFunc(saved, func(s Saved) bool { return s.Backend == b.Name })
 		if i >= 0 {
 			w.mu.Lock()
-			w.record.restore(saved[i])
+			w.record.restore(saved[i], w.plan, b.Health())
+			w.told, w.silent = w.record.health, w.record.silent
 			w.mu.Unlock()
 		}
 	}

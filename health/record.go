@@ -24,7 +24,7 @@ type record struct {
 	paused  bool // the admin state is maint
 	passive bool // taken down by failed connects of clients
 
-	restored bool // another process's counts go on here
+	begun bool // it has had a schedule, here or in another process, that goes on
 
 	agentDown  bool                // the last health word of the agent was not "up"
 	agentAdmin backends.AdminState // what the agent set; ready if nothing
@@ -39,15 +39,20 @@ type record struct {
 	said     string
 }
 
-// begin starts the schedule; spread is how long the first probe may wait, so that many do not come at once.
+// begin starts the schedule, or goes on with it; spread is how long a probe that is due may wait, so that many do not
+// come at once.
 func (r *record) begin(p *plan, now time.Time, spread time.Duration) {
-	if !r.restored {
-		r.fresh = true
-	} else if r.next.After(now) && p.Type != typeNotify && !r.held {
-		// Go on in step, unless the wall clock was set meanwhile. A heartbeat has its whole interval again: what came in
-		// between is read first.
+	switch {
+	case !r.begun:
+		r.begun, r.fresh = true, true
+	case r.held || r.next.IsZero() || p.Type == typeNotify:
+		// A heartbeat has its whole interval again: what came in between is read first.
+	case r.next.After(now):
+		// Go on in step, unless the wall clock was set meanwhile.
 		r.next = earlier(r.next, now.Add(p.longest()))
 		return
+	case p.Type == typeNone:
+		return // the hold is over
 	}
 	r.schedule(p, now, spread)
 }
@@ -295,20 +300,35 @@ func (r *record) status(p *plan) Status {
 	}
 }
 
-func (r *record) save(name string) Saved {
+func (r *record) save(name string, p *plan) Saved {
 	return Saved{
-		Backend: name, Successes: r.successes, Failures: r.failures,
-		Fresh: r.fresh, Held: r.held, Passive: r.passive,
-		AgentDown: r.agentDown, AgentAdmin: r.agentAdmin,
-		Next: r.next.Round(0), // the monotonic clock means nothing to another process
+		Backend: name, Type: p.Type,
+		Reason: r.reason, Silent: r.silent,
+		Successes: r.successes, Failures: r.failures,
+		Fresh: r.fresh, Held: r.held, Paused: r.paused, Passive: r.passive,
+		AgentDown: r.agentDown, AgentAdmin: r.agentAdmin.String(),
+		// The monotonic clock means nothing to another process.
+		Next: r.next.Round(0), Last: r.last.Round(0),
+		Duration: r.duration, Outcome: r.outcome.String(), Said: r.said,
 	}
 }
 
-func (r *record) restore(s Saved) {
-	r.successes, r.failures = max(s.Successes, 0), max(s.Failures, 0)
-	r.fresh, r.held, r.passive = s.Fresh, s.Held, s.Passive
-	r.agentDown, r.agentAdmin = s.AgentDown, s.AgentAdmin
-	r.next, r.restored = s.Next, true
+// restore takes the counts of another process up, of a backend whose health is that. Of other signs of life than those
+// of now it takes what does not depend on them.
+func (r *record) restore(s Saved, p *plan, health backends.HealthState) {
+	*r = record{
+		health: health, reason: s.Reason, silent: s.Silent && health == backends.HealthDown,
+		successes: max(s.Successes, 0), failures: max(s.Failures, 0),
+		fresh: s.Fresh, held: s.Held, paused: s.Paused, passive: s.Passive,
+		begun: true, epoch: r.epoch + 1,
+		last: s.Last, duration: s.Duration, outcome: parseOutcome(s.Outcome), said: s.Said,
+	}
+	if admin, err := backends.ParseAdminState(s.AgentAdmin); err == nil {
+		r.agentAdmin = admin
+	}
+	if s.Type == "" || s.Type == p.Type {
+		r.agentDown, r.next = s.AgentDown, s.Next
+	}
 }
 
 // earlier is the earlier of two times, of which a zero one is none.

@@ -1,9 +1,8 @@
 package health
 
 import (
+	"slices"
 	"time"
-
-	"github.com/273ebdf9/lb/backends"
 )
 
 // Outcome is what one probe, heartbeat or missed heartbeat said of a backend. The zero value is None.
@@ -20,6 +19,11 @@ var outcomeNames = [...]string{"none", "success", "failure", "inconclusive"}
 
 // String is the outcome's name in the API and the logs.
 func (o Outcome) String() string { return outcomeNames[o] }
+
+// parseOutcome reads what String wrote; None if it is not known.
+func parseOutcome(name string) Outcome {
+	return Outcome(max(0, slices.Index(outcomeNames[:], name)))
+}
 
 // Status is what is known of a backend's signs of life, for display. It is a plain value.
 type Status struct {
@@ -46,14 +50,30 @@ type Status struct {
 }
 
 // Saved is what a new binary needs to know to go on with the counts of one backend where this one stopped. It is plain
-// data. The health state itself is the pool's to carry.
+// data: what is missing in JSON is as it is before the first sign of life, and what another version has besides is passed
+// over. The health state itself is the pool's to carry.
 type Saved struct {
-	Backend             string // its name in the pool
-	Successes, Failures int
-	Fresh               bool // nothing has decided yet: the next probe does, alone
-	Held                bool
-	Passive             bool
-	AgentDown           bool                // the last health word of its agent was not "up"
-	AgentAdmin          backends.AdminState // the admin state that its agent set; ready if none
-	Next                time.Time           // zero when nothing is due
+	Backend string `json:"backend"`        // its name in the pool
+	Type    string `json:"type,omitempty"` // of watching, as Config.Type; empty is the same
+
+	Reason string `json:"reason,omitempty"` // why the health last changed
+	Silent bool   `json:"silent,omitempty"` // it is down, and only because heartbeats were missed
+
+	Successes int  `json:"successes,omitempty"`
+	Failures  int  `json:"failures,omitempty"`
+	Fresh     bool `json:"fresh,omitempty"` // nothing has decided yet: the next probe does, alone
+	Held      bool `json:"held,omitempty"`
+	Paused    bool `json:"paused,omitempty"`
+	Passive   bool `json:"passive,omitempty"`
+
+	AgentDown  bool   `json:"agent_down,omitempty"`  // the last health word of its agent was not "up"
+	AgentAdmin string `json:"agent_admin,omitempty"` // the admin state that its agent set; "ready" or empty if none
+
+	Next time.Time `json:"next,omitzero"` // zero when nothing is due
+
+	// What Status shows of the last sign.
+	Last     time.Time     `json:"last,omitzero"`
+	Duration time.Duration `json:"duration,omitempty"`
+	Outcome  string        `json:"outcome,omitempty"`
+	Said     string        `json:"said,omitempty"`
 }
