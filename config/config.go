@@ -38,6 +38,8 @@ type Config struct {
 	// Pools are the sets of backends that connections go to, one table for each pool, in the order of the file.
 	Pools []Pool `toml:"pools,named"`
 
+	// Source is the text that it was read from.
+	Source []byte `toml:"-"`
 	// Warnings are what is legal and probably wrong, in the order of the file.
 	Warnings []Fault `toml:"-"`
 }
@@ -101,6 +103,7 @@ func Parse(name string, data []byte) (*Config, error) {
 	for i := range c.Warnings {
 		c.Warnings[i].File = name
 	}
+	c.Source = data
 	return c, nil
 }
 

@@ -75,6 +75,10 @@ func becomeWorker(args []string) (code int, err error) {
 			return exitNotFound, fmt.Errorf("cannot run %q: %w", l.Command[0], err)
 		}
 	}
+	// After an upgrade lb's threads hold back the signals that lb handles, and a child inherits that (signal(7)).
+	if err := unix.PthreadSigmask(unix.SIG_SETMASK, &unix.Sigset_t{}, nil); err != nil {
+		return exitCannotRun, fmt.Errorf("cannot let signals through to %q: %w", l.Command[0], err)
+	}
 	pid := strconv.Itoa(os.Getpid())
 	if l.Listen > 0 {
 		os.Setenv("LISTEN_PID", pid)

@@ -31,12 +31,17 @@ func (d *daemon) control() admin.Control {
 		Sessions: d.listSessions, Kill: d.kill,
 		Restart: d.restartWorkers, Rollback: d.rollbackWorkers, Scale: d.scaleWorkers,
 		StopWorker: d.stopWorker, StartWorker: d.startWorker,
-		Reload: d.reload, Stop: d.stopCommand, SetLogLevel: d.setLogLevel,
+		Reload: d.reload, Upgrade: d.upgrade, Stop: d.stopCommand, SetLogLevel: d.setLogLevel,
 	}
 }
 
 // change makes one change under the lock, and remembers it.
 func (d *daemon) change(do func() error) error {
+	leave, err := d.gate.enter("a change")
+	if err != nil {
+		return err
+	}
+	defer leave()
 	d.changing.Lock()
 	defer d.changing.Unlock()
 	if d.stopping {

@@ -38,8 +38,17 @@ type daemon struct {
 	proxy   *proxy.Proxy
 	admin   *admin.Server
 	service *service
+	program string         // what lb was started as, absolute: the default of an upgrade
 	signals chan os.Signal // of the kernel, and of the command stop
 	resolve chan struct{}  // wakes resolveNames; holds one
+
+	startConfig []byte        // the text that holds for what needs a restart
+	adopting    bool          // what is built goes on from a live state, and nothing of it runs yet
+	upgrades    atomic.Uint64 // and how many sessions they have carried over, in all
+	carriedOver atomic.Uint64
+	gate        gate        // shut while an upgrade freezes everything
+	held        held        // signals that came meanwhile
+	stopAsked   atomic.Bool // a signal to stop has come
 
 	changing   sync.Mutex      // one change at a time: commands, reloads, the end of removed pools
 	remembered state.Changes   // guarded by changing
@@ -53,6 +62,7 @@ type daemon struct {
 	background context.Context // over when the probes and look-ups shall end
 	cancel     context.CancelFunc
 	running    sync.WaitGroup // checkers, resolver, removed pools, admin server, service
+	closing    sync.WaitGroup // those that close the sessions of a backend
 }
 
 // view is what runs at one moment. It is never changed in place: loops and requests read it while it is replaced.
@@ -65,8 +75,22 @@ type view struct {
 // watcher is a pool's checker, which runs until stop, and its workers.
 type watcher struct {
 	*health.Checker
+	ctx   context.Context
 	stop  context.CancelFunc
-	fleet *fleet // nil: none
+	done  chan struct{} // closed when it does not run any more
+	fleet *fleet        // nil: none
+}
+
+func (d *daemon) newWatcher(c *health.Checker) watcher {
+	w := watcher{Checker: c, done: make(chan struct{})}
+	w.ctx, w.stop = context.WithCancel(d.background)
+	return w
+}
+
+// run is the watcher's goroutine.
+func (w watcher) run() {
+	defer close(w.done)
+	w.Run(w.ctx)
 }
 
 // pool is the pool of that name, or nil.
@@ -79,10 +103,11 @@ func (v *view) pool(name string) *backends.Pool {
 	return nil
 }
 
-// newDaemon builds what the config file at path says needs a restart to change, and starts nothing.
-func newDaemon(path string, cfg *config.Config) (_ *daemon, err error) {
+// newDaemon builds what the config file at path says needs a restart to change, and starts nothing. inherited is the control
+// API of the code before, of which a file that it takes is copied.
+func newDaemon(path string, cfg *config.Config, inherited admin.Frozen) (_ *daemon, err error) {
 	d := &daemon{
-		path: path, started: time.Now(), service: newService(),
+		path: path, program: programPath(), startConfig: cfg.Source, started: time.Now(), service: newService(),
 		signals: make(chan os.Signal, 8), resolve: make(chan struct{}, 1),
 	}
 	d.view.Store(&view{cfg: &config.Config{Proxy: cfg.Proxy, Admin: cfg.Admin, Log: cfg.Log}})
@@ -106,7 +131,7 @@ func newDaemon(path string, cfg *config.Config) (_ *daemon, err error) {
 		d.log.Warn("session limit reached: newcomers wait until sessions end; raise RLIMIT_NOFILE or proxy.max_sessions", "max_sessions", n)
 	}
 	d.proxy = px
-	d.admin, err = admin.NewServer(cfg.Admin, d.sources())
+	d.admin, err = admin.NewServerFrom(cfg.Admin, d.sources(), inherited)
 	if err != nil {
 		return nil, err
 	}
@@ -126,11 +151,7 @@ func (d *daemon) start(cfg *config.Config) error {
 		return err
 	}
 	d.dropSockets()
-	d.running.Go(func() {
-		if err := d.admin.Serve(); err != nil {
-			d.log.Error("the control API has ended", "error", err)
-		}
-	})
+	d.running.Go(d.serveAdmin)
 	d.running.Go(d.resolveNames)
 	d.log.Info("lb is up", "version", version(), "pid", os.Getpid(), "loops", d.proxy.Loops(), "max_sessions", d.proxy.MaxSessions(),
 		"socket", cfg.Admin.Socket, "http", cfg.Admin.HTTP)
@@ -139,6 +160,13 @@ func (d *daemon) start(cfg *config.Config) error {
 		d.running.Go(func() { supervisor.Reap(d.background) })
 	}
 	return nil
+}
+
+// serveAdmin serves the control API until it is closed or frozen.
+func (d *daemon) serveAdmin() {
+	if err := d.admin.Serve(); err != nil {
+		d.log.Error("the control API has ended", "error", err)
+	}
 }
 
 // begin makes the first change: from nothing to the config, with what is remembered.
@@ -212,7 +240,7 @@ func (d *daemon) backendChanged(pool *backends.Pool, c backends.Change) {
 			w.AdminChanged(b)
 		}
 	case c.Field == "health" && c.To == "down" && !word && cfg != nil && cfg.Health.OnDown == "close":
-		d.running.Go(func() { // for it waits for the loops
+		d.closing.Go(func() { // for it waits for the loops
 			if n := d.proxy.CloseBackend(b); n > 0 {
 				d.log.Info("closed the sessions of a backend that went down (on_down)", "backend", c.Pool+"/"+c.Backend, "sessions", n)
 			}
@@ -271,6 +299,7 @@ func (d *daemon) stop(ctx, now context.Context) {
 	d.cancel()
 	d.admin.Close(canceled())
 	d.running.Wait()
+	d.closing.Wait()
 	if d.runDir != nil {
 		d.runDir.Close()
 	}

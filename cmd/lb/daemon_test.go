@@ -107,7 +107,7 @@ func (r *rig) begin() {
 	if err != nil {
 		r.t.Fatal(err)
 	}
-	if r.daemon, err = newDaemon(r.file, cfg); err != nil {
+	if r.daemon, err = newDaemon(r.file, cfg, admin.Frozen{}); err != nil {
 		r.t.Fatal(err)
 	}
 	if err := r.start(cfg); err != nil {
@@ -281,7 +281,7 @@ func TestState_DirectoryInItsPlaceIsAFaultAndStays(t *testing.T) {
 	r.must(os.RemoveAll(path), os.Mkdir(path, 0o700))
 	cfg, err := config.Load(r.path)
 	r.must(err)
-	d, err := newDaemon(r.path, cfg)
+	d, err := newDaemon(r.path, cfg, admin.Frozen{})
 	r.must(err)
 	err = d.start(cfg)
 	d.stop(canceled(), canceled())

@@ -62,7 +62,7 @@ func (d *daemon) newFleet(cfg *config.Pool, pool *backends.Pool, checker *health
 	}
 	f.cfg.Store(&c)
 	sup.Hooks = supervisor.Hooks{
-		Added: f.added, Removed: f.removed,
+		Added: f.added, Resumed: f.resumed, Removed: f.removed,
 		Starting: func(b supervisor.Backend, reason string) {
 			f.with(b, func(b *backends.Backend) { checker.Starting(b, reason) })
 		},
@@ -111,6 +111,64 @@ func (f *fleet) added(b supervisor.Backend) {
 	f.members[b] = backends.Member{Backend: m, Config: cfg}
 	f.restore(m, f.settings[b.Slot])
 	f.checker.AddHeld(m)
+}
+
+// resumed finds the member that stands for an address of before an upgrade.
+func (f *fleet) resumed(b supervisor.Backend, s supervisor.Standing) {
+	f.mu.Lock()
+	if m := f.pool.Get(b.Name); m != nil && m.Address.String() == b.Address {
+		cfg := workerBackendConfig()
+		cfg.Name, cfg.Address = b.Name, b.Address
+		f.members[b] = backends.Member{Backend: m, Config: cfg}
+		f.mu.Unlock()
+		return
+	}
+	f.mu.Unlock()
+	const reason = "its backend was not carried over"
+	f.added(b)
+	f.with(b, func(b *backends.Backend) {
+		switch s {
+		case supervisor.Held:
+			f.checker.Starting(b, reason)
+		case supervisor.Serving:
+			f.checker.Ready(b, reason)
+		case supervisor.Leaving:
+			f.checker.Offline(b, reason)
+		}
+	})
+}
+
+// settled is called when the workers of before an upgrade have been resumed: members that no worker stands for go, and the
+// supervisor hears how health finds the others.
+func (f *fleet) settled() {
+	stands := map[*backends.Backend]bool{}
+	f.mu.Lock()
+	for _, m := range f.members {
+		stands[m.Backend] = true
+	}
+	f.mu.Unlock()
+	for _, b := range f.pool.Backends() {
+		if !stands[b] && workerName.MatchString(b.Name) {
+			f.checker.Remove(b)
+			f.pool.Remove(b, "its worker was not carried over")
+		}
+	}
+	f.tellHealth()
+}
+
+// tellHealth tells the supervisor how health finds the workers.
+func (f *fleet) tellHealth() {
+	f.mu.Lock()
+	var members []*backends.Backend
+	for _, m := range f.members {
+		members = append(members, m.Backend)
+	}
+	f.mu.Unlock()
+	for _, b := range members {
+		if h := b.Health(); h != backends.HealthStarting {
+			f.SetHealth(b.Name, h == backends.HealthUp, b.Reason())
+		}
+	}
 }
 
 // workerBackendConfig is how the backends of workers are configured.

@@ -29,7 +29,9 @@ type plan struct {
 	pools      []*plannedPool
 	specs      []proxy.ListenerSpec
 	transition *proxy.Transition
-	restart    []*fleet // after commit: those whose workers are to be restarted for the new config
+	adopt      func(*fleet) error // gives new workers what they were before; nil: they are new
+	starts     []func()           // after commit, what begins to run with the change
+	restart    []*fleet           // after commit: those whose workers are to be restarted for the new config
 }
 
 // plannedPool is what becomes of a pool.
@@ -75,7 +77,9 @@ func (p *plan) planPool(cfg *config.Pool) (*plannedPool, error) {
 	}
 	if pp.pool == nil {
 		pool := backends.NewPool(cfg.Name, cfg.Config, pp.policy)
-		pool.OnChange = func(c backends.Change) { p.d.backendChanged(pool, c) }
+		if !p.d.adopting { // else it tells of nothing until it is as it was
+			pool.OnChange = func(c backends.Change) { p.d.backendChanged(pool, c) }
+		}
 		if pp.checker, err = health.NewChecker(pool, cfg.Health); err != nil {
 			return nil, err
 		}
@@ -178,7 +182,7 @@ func (p *plan) prepare() error {
 	defer cancel()
 	for _, pp := range p.pools {
 		for _, b := range pp.added {
-			if b.Address.IsHostName() {
+			if b.Address.IsHostName() && !p.d.adopting { // else what it was resolved to is known
 				b.Resolve(ctx) // resolveNames tells of a failure
 			}
 		}
@@ -216,6 +220,11 @@ func (p *plan) prepareWorkers() (err error) {
 		if err != nil {
 			return err
 		}
+		if p.adopt != nil {
+			if err := p.adopt(f); err != nil {
+				return err
+			}
+		}
 		if err := f.Prepare(); err != nil {
 			return err
 		}
@@ -234,9 +243,9 @@ func (p *plan) commit() {
 	for _, pp := range p.pools {
 		v.pools = append(v.pools, pp.pool)
 		if pp.checker != nil {
-			ctx, stop := context.WithCancel(p.d.background)
-			v.checkers[pp.pool] = watcher{Checker: pp.checker, stop: stop}
-			p.d.running.Go(func() { pp.checker.Run(ctx) })
+			w := p.d.newWatcher(pp.checker)
+			v.checkers[pp.pool] = w
+			p.start(func() { p.d.running.Go(w.run) })
 		}
 		w := v.checkers[pp.pool]
 		w.fleet = pp.fleet
@@ -258,6 +267,22 @@ func (p *plan) commit() {
 	p.d.wakeResolver()
 }
 
+// start runs f, or keeps it for begin while nothing may run.
+func (p *plan) start(f func()) {
+	if p.d.adopting {
+		p.starts = append(p.starts, f)
+	} else {
+		f()
+	}
+}
+
+// begin starts what was kept.
+func (p *plan) begin() {
+	for _, f := range p.starts {
+		f()
+	}
+}
+
 // commitWorkers starts the workers of a pool that has them from now on, changes those that it had, and ends those that it
 // has no more.
 func (p *plan) commitWorkers(pp *plannedPool) {
@@ -270,9 +295,11 @@ func (p *plan) commitWorkers(pp *plannedPool) {
 	pp.fleet.remember(&p.remembered)
 	if pp.begin {
 		p.d.fleets = append(p.d.fleets, pp.fleet)
-		if err := pp.fleet.Start(); err != nil {
-			panic("BUG: lb: prepared workers cannot be started: " + err.Error())
-		}
+		p.start(func() {
+			if err := pp.fleet.Start(); err != nil {
+				panic("BUG: lb: prepared workers cannot be started: " + err.Error())
+			}
+		})
 		return
 	}
 	old := p.old.cfg.Pool(pp.cfg.Name)

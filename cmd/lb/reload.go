@@ -13,6 +13,11 @@ import (
 // reload reads the config file anew and applies the differences, all or none; with dryRun it tells them only, and opens
 // no socket. Sessions are not touched.
 func (d *daemon) reload(ctx context.Context, dryRun bool, by string) (admin.ReloadResult, error) {
+	leave, err := d.gate.enter("a reload")
+	if err != nil {
+		return admin.ReloadResult{}, err
+	}
+	defer leave()
 	result, restart, err := d.reloadTold(ctx, dryRun, by)
 	if err != nil {
 		return result, err

@@ -76,6 +76,10 @@ func (d *daemon) roll(ctx context.Context, pool string, r admin.RestartRequest, 
 	if err != nil {
 		return err
 	}
+	leave, err := d.gate.enter("a restart of the workers of pool " + pool)
+	if err != nil {
+		return err
+	}
 	o := supervisor.DefaultRestartOptions()
 	o.Timeout = r.Bound()
 	subject := f.Name
@@ -87,6 +91,7 @@ func (d *daemon) roll(ctx context.Context, pool string, r admin.RestartRequest, 
 		o.Surge = r.Surge
 	}
 	if !r.NoWait {
+		defer leave()
 		o.Progress = func(p supervisor.Progress) { progress(restartStep(p)) }
 		return d.told(f, subject, what, by, roll(f.Pool, ctx, o))
 	}
@@ -98,7 +103,11 @@ func (d *daemon) roll(ctx context.Context, pool string, r admin.RestartRequest, 
 		}
 	}
 	ended := make(chan error, 1)
-	if !d.goWorkers(func() { ended <- d.told(f, subject, what, by, roll(f.Pool, d.background, o)) }) {
+	if !d.goWorkers(func() {
+		defer leave()
+		ended <- d.told(f, subject, what, by, roll(f.Pool, d.background, o))
+	}) {
+		leave()
 		return errStopping
 	}
 	select {
@@ -141,6 +150,11 @@ func (d *daemon) scaleWorkers(ctx context.Context, pool string, count int, by st
 	if err != nil {
 		return err
 	}
+	leave, err := d.gate.enter("a scaling of pool " + pool)
+	if err != nil {
+		return err
+	}
+	defer leave()
 	return d.told(f, f.Name, fmt.Sprintf("scaled to %d", count), by, f.Scale(ctx, count))
 }
 
@@ -171,6 +185,11 @@ func (d *daemon) stopWorker(ctx context.Context, pool string, slot int, by strin
 	if err != nil {
 		return err
 	}
+	leave, err := d.gate.enter("a stop of a worker of pool " + pool)
+	if err != nil {
+		return err
+	}
+	defer leave()
 	return d.told(f, fmt.Sprintf("%s/%d", pool, slot), "stopped", by, f.StopSlot(ctx, slot))
 }
 
@@ -179,6 +198,11 @@ func (d *daemon) startWorker(ctx context.Context, pool string, slot int, by stri
 	if err != nil {
 		return err
 	}
+	leave, err := d.gate.enter("a start of a worker of pool " + pool)
+	if err != nil {
+		return err
+	}
+	defer leave()
 	return d.told(f, fmt.Sprintf("%s/%d", pool, slot), "started", by, f.StartSlot(ctx, slot))
 }
 

@@ -7,20 +7,29 @@ import (
 	"os/signal"
 	"syscall"
 
+	"github.com/273ebdf9/lb/admin"
 	"github.com/273ebdf9/lb/config"
+	"github.com/273ebdf9/lb/upgrade"
 )
 
-// run serves the config at path until a signal ends it.
+// run serves the config at path until a signal ends it. After an upgrade it goes on with what the code before has left.
 func run(path string) error {
+	handover, err := upgrade.FromEnv()
+	if err != nil {
+		return err
+	}
+	if handover != nil {
+		return runAdopted(handover)
+	}
 	cfg, err := config.Load(path)
 	if err != nil {
 		return err
 	}
-	d, err := newDaemon(path, cfg)
+	d, err := newDaemon(path, cfg, admin.Frozen{})
 	if err != nil {
 		return err
 	}
-	signal.Notify(d.signals, syscall.SIGTERM, syscall.SIGINT, syscall.SIGUSR1, syscall.SIGHUP, syscall.SIGTTIN, syscall.SIGTTOU)
+	signal.Notify(d.signals, handledSignals()...)
 	defer signal.Stop(d.signals)
 	if err := d.start(cfg); err != nil {
 		d.stop(canceled(), canceled())
@@ -33,16 +42,24 @@ func run(path string) error {
 // handle does what signals ask for, and returns when lb has stopped.
 func (d *daemon) handle() {
 	for sig := range d.signals {
+		if d.held.hold(sig) {
+			continue
+		}
 		switch sig {
 		case syscall.SIGUSR1:
 			d.reopenLogs()
 		case syscall.SIGHUP:
-			d.running.Go(func() { d.reload(d.background, false, "signal "+sig.String()) }) // logs what came of it
+			d.running.Go(func() {
+				d.afterUpgrade(sig, func() { d.reload(d.background, false, "signal "+sig.String()) }) // logs what came of it
+			})
+		case syscall.SIGUSR2:
+			d.running.Go(func() { d.upgrade(d.background, admin.UpgradeRequest{}, nil, "signal "+sig.String()) }) // likewise
 		case syscall.SIGTTIN:
-			d.running.Go(func() { d.scaleByOne(+1, sig) })
+			d.running.Go(func() { d.afterUpgrade(sig, func() { d.scaleByOne(+1, sig) }) })
 		case syscall.SIGTTOU:
-			d.running.Go(func() { d.scaleByOne(-1, sig) })
+			d.running.Go(func() { d.afterUpgrade(sig, func() { d.scaleByOne(-1, sig) }) })
 		default:
+			d.stopAsked.Store(true)
 			d.finish(sig)
 			return
 		}

@@ -20,11 +20,17 @@ const statusEvery = 5 * time.Second
 type service struct {
 	notify   *sdnotify.Sender
 	watchdog time.Duration // within which it wants a sign of life; 0: it does not
+	env      map[string]string
 }
 
 // newService reads what the service manager has put into the environment, and takes it out: it is not for the workers.
 func newService() *service {
-	s := &service{notify: sdnotify.FromEnv()}
+	s := &service{notify: sdnotify.FromEnv(), env: map[string]string{}}
+	for _, name := range []string{"NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"} {
+		if value, ok := os.LookupEnv(name); ok {
+			s.env[name] = value
+		}
+	}
 	s.watchdog, _ = systemd.SdWatchdogEnabled(true) // an unreadable one is none
 	os.Unsetenv("NOTIFY_SOCKET")
 	return s

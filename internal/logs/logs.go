@@ -68,6 +68,9 @@ func New(cfg Config) (*Logger, error) {
 	return l, nil
 }
 
+// Level is the least level that is written.
+func (l *Logger) Level() slog.Level { return l.level.Level() }
+
 // SetLevel changes the least level that is written, from now on.
 func (l *Logger) SetLevel(level slog.Level) { l.level.Set(level) }
 

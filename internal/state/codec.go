@@ -52,7 +52,7 @@ const (
 	// MaxSize is the largest state that Read takes, in bytes.
 	MaxSize = 16 << 20
 	// MaxRecord is the largest payload of a record, in bytes.
-	MaxRecord = 1 << 20
+	MaxRecord = 64 << 20
 )
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)

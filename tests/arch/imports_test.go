@@ -21,6 +21,7 @@ var allowed = map[string][]string{
 	"proxy":             {"backends"},
 	"admin":             {"backends"},
 	"supervisor":        {"internal/sdnotify"},
+	"upgrade":           {},
 	"worker":            {"internal/sdnotify"},
 	"bench":             {},
 	"internal/logs":     {},

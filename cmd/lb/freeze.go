@@ -1,0 +1,482 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"maps"
+	"net/http"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/273ebdf9/lb/admin"
+	"github.com/273ebdf9/lb/backends"
+	"github.com/273ebdf9/lb/config"
+	"github.com/273ebdf9/lb/proxy"
+	"github.com/273ebdf9/lb/upgrade"
+)
+
+// This file is the old code's half of an upgrade: check the new binary, freeze everything, write it down, exec. The new
+// code's half is adopt.go, and live.go is what they have in common.
+
+const (
+	// gatePatience is how long an upgrade waits for changes that are under way.
+	gatePatience = 2 * time.Second
+	// requestPatience is how long other requests to the control API may take to end before a freeze cuts them.
+	requestPatience = time.Second
+	// flushPatience is how long the logs may take to be written while everything is frozen; what is left is carried over.
+	flushPatience = 20 * time.Millisecond
+	// spareFDs are what the new code opens before it has taken over: epoll sets, the runtime's own, copies of sockets.
+	spareFDs = 64
+)
+
+// handledSignals are those that lb does something about.
+func handledSignals() []os.Signal {
+	return []os.Signal{syscall.SIGTERM, syscall.SIGINT, syscall.SIGUSR1, syscall.SIGHUP, syscall.SIGTTIN, syscall.SIGTTOU, syscall.SIGUSR2}
+}
+
+// heldBack are the same, for package upgrade.
+func heldBack() (all []syscall.Signal) {
+	for _, sig := range handledSignals() {
+		all = append(all, sig.(syscall.Signal))
+	}
+	return all
+}
+
+// programPath is the absolute path of what lb was started as, its symbolic links not followed.
+func programPath() string {
+	path := os.Args[0]
+	if !strings.Contains(path, "/") { // found in PATH
+		if exe, err := os.Executable(); err == nil {
+			return exe
+		}
+	}
+	if abs, err := filepath.Abs(path); err == nil {
+		return abs
+	}
+	return path
+}
+
+// upgrade replaces the running code by that of a binary. It returns if that was refused or failed, and all goes on as
+// before, or for a dry run. caller is who waits for the outcome, nil for nobody.
+func (d *daemon) upgrade(ctx context.Context, req admin.UpgradeRequest, caller *admin.Caller, by string) (admin.UpgradeResult, error) {
+	result, err := d.tryUpgrade(ctx, req, caller, by)
+	if err != nil {
+		d.tell(slog.LevelError, admin.Event{Kind: "upgrade", Subject: "lb", Text: "cannot upgrade, everything goes on as it was: " + err.Error()},
+			"cannot upgrade: everything goes on as it was", "by", by, "error", err)
+	}
+	return result, err
+}
+
+func (d *daemon) tryUpgrade(ctx context.Context, req admin.UpgradeRequest, caller *admin.Caller, by string) (result admin.UpgradeResult, err error) {
+	patience, cancel := context.WithTimeout(ctx, gatePatience)
+	err = d.gate.close(patience)
+	cancel()
+	if err != nil {
+		return result, err
+	}
+	defer d.gate.open()
+	d.changing.Lock()
+	defer d.changing.Unlock()
+	if d.stopping {
+		return result, errStopping
+	}
+	path := req.Binary
+	if path == "" {
+		path = d.program
+	}
+	binary, err := upgrade.Open(path)
+	if err != nil {
+		return result, err
+	}
+	defer binary.Close()
+	if err := d.roomForUpgrade(); err != nil {
+		return result, err
+	}
+	u := &upgrading{d: d, binary: binary, by: by, reload: req.Reload, caller: -1, lock: -1}
+	answer, err := u.check(ctx)
+	if err != nil {
+		return result, err
+	}
+	result = admin.UpgradeResult{
+		DryRun: req.DryRun, From: version(), To: answer.Version, Sessions: int(d.proxy.Sessions()), PID: os.Getpid(), Warnings: u.warnings,
+	}
+	if req.DryRun {
+		return result, nil
+	}
+	d.log.Info("upgrading", "from", version(), "to", answer.Version, "binary", path, "sessions", result.Sessions, "by", by)
+	defer u.close()
+	if caller != nil {
+		f, err := caller.Hand()
+		if err != nil {
+			return result, err
+		}
+		if u.caller, err = u.carry(f); err != nil {
+			return result, err
+		}
+	}
+	d.service.reloading()
+	defer d.service.ready()
+	return result, u.run()
+}
+
+// roomForUpgrade says whether the new code would have descriptors enough.
+func (d *daemon) roomForUpgrade() error {
+	var limit unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
+		return fmt.Errorf("cannot read RLIMIT_NOFILE: %w", err)
+	}
+	names, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		return fmt.Errorf("cannot count descriptors: %w", err)
+	}
+	if n := uint64(len(names)); n+spareFDs > limit.Cur {
+		return admin.Refuse(http.StatusConflict, "%d descriptors are open, and RLIMIT_NOFILE is %d: the new code would have none left; raise it (prlimit --nofile=%d --pid %d), or upgrade when there are fewer sessions",
+			n, limit.Cur, n+2*spareFDs, os.Getpid())
+	}
+	return nil
+}
+
+// upgrading is one upgrade.
+type upgrading struct {
+	d        *daemon
+	binary   *os.File
+	by       string
+	reload   bool
+	warnings []string
+	caller   int // descriptors; -1: none
+	lock     int
+	carried  []*os.File // that are copies, for the new code alone
+	files    map[*fleet]map[string]int
+	frozenAt time.Duration
+}
+
+// carry notes a file whose descriptor goes along, and gives that.
+func (u *upgrading) carry(f *os.File) (fd int, err error) {
+	u.carried = append(u.carried, f)
+	raw, err := f.SyscallConn() // Fd would change the mode of the socket
+	if err != nil {
+		return -1, err
+	}
+	return fd, raw.Control(func(n uintptr) { fd = int(n) })
+}
+
+// close closes the copies, when no new code has them.
+func (u *upgrading) close() {
+	for _, f := range u.carried {
+		f.Close()
+	}
+}
+
+// check asks the new binary whether it can take over.
+func (u *upgrading) check(ctx context.Context) (upgrade.Answer, error) {
+	cfg := u.d.view.Load().cfg
+	l := &live{head: u.head()}
+	l.head.Lock, l.head.Caller = -1, -1
+	if !u.reload {
+		if onDisk, err := config.Load(u.d.path); err != nil {
+			u.warnings = append(u.warnings, "the config file has faults now; the upgrade goes on with the config that runs")
+		} else if !bytes.Equal(onDisk.Source, cfg.Source) {
+			u.warnings = append(u.warnings, "the config file has changed since it was loaded; the upgrade goes on with the config that runs: lb reload, or lb upgrade --reload, makes the new one hold")
+		}
+	}
+	args := []string{os.Args[0], "run", "--adopt-check", "-f", u.d.path}
+	answer, err := upgrade.Check(ctx, u.binary, args, l.marshal(), upgrade.CheckTimeout)
+	if err != nil {
+		return answer, err
+	}
+	if !slices.Contains(answer.Formats, liveFormat) {
+		return answer, admin.Refuse(http.StatusConflict, "the new binary, %s, reads live states of format %v, and this lb, %s, writes format %d: restart lb to change to it (sessions end), or go by way of a version that reads both",
+			answer.Version, answer.Formats, version(), liveFormat)
+	}
+	return answer, nil
+}
+
+// head is what there is one of. The caller holds changing.
+func (u *upgrading) head() liveHead {
+	d := u.d
+	return liveHead{
+		Format: liveFormat, Version: version(), Started: d.started, Path: d.path, Program: d.program,
+		StartConfig: string(d.startConfig), Config: string(d.view.Load().cfg.Source), Changes: d.remembered.Marshal(),
+		LogLevel: d.events.Level().String(), Service: d.service.env,
+		Lock: u.lock, Caller: u.caller, By: u.by, Reload: u.reload, Warnings: u.warnings,
+		Upgrades: d.upgrades.Load(), Carried: d.carriedOver.Load(),
+	}
+}
+
+// run freezes everything, and execs. It returns when that failed, with everything thawed.
+func (u *upgrading) run() error {
+	d := u.d
+	var thaw []func()
+	undo := func() {
+		for _, f := range slices.Backward(thaw) {
+			f()
+		}
+	}
+	d.holdSignals()
+	thaw = append(thaw, d.releaseSignals)
+	// Whatever does not carry bytes stops first, while sessions go on.
+	ctx, cancel := context.WithTimeout(context.Background(), requestPatience)
+	defer cancel()
+	adminState, err := d.admin.Freeze(ctx)
+	if err != nil {
+		undo()
+		return err
+	}
+	thaw = append(thaw, func() {
+		adminState.Close()
+		d.admin.Thaw()
+		d.running.Go(d.serveAdmin)
+	})
+	l := &live{admin: liveAdmin{Frozen: *adminState}}
+	for i := range adminState.Sockets {
+		fd, err := u.carry(adminState.Sockets[i].File)
+		if err != nil {
+			undo()
+			return err
+		}
+		l.admin.FDs = append(l.admin.FDs, fd)
+	}
+	d.haltCheckers()
+	thaw = append(thaw, d.runCheckers)
+	thawFleets, err := u.freezeFleets(l)
+	thaw = append(thaw, thawFleets)
+	if err == nil {
+		err = u.copyLock()
+	}
+	if err != nil {
+		undo()
+		return err
+	}
+	d.closing.Wait()
+	u.frozenAt = monotonic()
+	frozen, err := d.proxy.Freeze()
+	if err != nil {
+		undo()
+		return err
+	}
+	thaw = append(thaw, d.proxy.Thaw)
+	u.writeDown(l, frozen)
+	if d.stopAsked.Load() {
+		undo()
+		return errStopping
+	}
+	err = upgrade.Exec(&upgrade.Plan{
+		Binary: u.binary, Args: os.Args, State: l.marshal(), FDs: l.fds(), Signals: heldBack(), Raise: d.missedSignals,
+	})
+	undo()
+	return err
+}
+
+// freezeFleets freezes the workers of all pools.
+func (u *upgrading) freezeFleets(l *live) (thaw func(), err error) {
+	var frozen []*fleet
+	thaw = func() {
+		for _, f := range frozen {
+			f.Thaw()
+			f.tellHealth()
+		}
+	}
+	for _, f := range u.d.fleets {
+		text, files, err := f.Freeze()
+		if err != nil {
+			return thaw, admin.Refuse(http.StatusConflict, "%v; try again when that has ended", err)
+		}
+		frozen = append(frozen, f)
+		lf := liveFleet{Pool: f.Name, State: text, Files: map[string]int{}}
+		for _, name := range slices.Sorted(maps.Keys(files)) {
+			if lf.Files[name], err = u.carry(files[name]); err != nil {
+				return thaw, err
+			}
+		}
+		l.fleets = append(l.fleets, lf)
+	}
+	return thaw, nil
+}
+
+// copyLock takes the lock of the run-time directory along.
+func (u *upgrading) copyLock() error {
+	if u.d.runDir == nil {
+		return nil
+	}
+	f, err := u.d.runDir.File()
+	if err != nil {
+		return err
+	}
+	u.lock, err = u.carry(f)
+	return err
+}
+
+// writeDown fills the live state, with everything frozen.
+func (u *upgrading) writeDown(l *live, frozen *proxy.Frozen) {
+	d := u.d
+	v := d.view.Load()
+	l.frozen = *frozen
+	l.head = u.head()
+	l.head.FrozenAt = u.frozenAt
+	l.head.Epoch, l.head.Counts = frozen.Epoch, frozen.Counts
+	pools := slices.Clone(v.pools)
+	for p := range v.checkers { // removed, and connections are still on their way
+		if !slices.Contains(pools, p) {
+			pools = append(pools, p)
+		}
+	}
+	for _, p := range frozen.Pools {
+		if !slices.Contains(pools, p) {
+			pools = append(pools, p)
+		}
+	}
+	places := map[*backends.Backend][2]int{}
+	for i, p := range pools {
+		members := p.Backends()
+		var removed []*backends.Backend
+		for _, b := range frozen.Backends {
+			if b.Pool() == p && b.Removed() {
+				removed = append(removed, b)
+			}
+		}
+		lp := livePool{SavedPool: p.Save(removed), Gone: !slices.Contains(v.pools, p)}
+		if w, ok := v.checkers[p]; ok {
+			lp.Health = w.Export()
+		}
+		l.pools = append(l.pools, lp)
+		for j, b := range slices.Concat(members, removed) {
+			places[b] = [2]int{i, j}
+		}
+	}
+	for _, p := range frozen.Pools {
+		l.head.SessionPools = append(l.head.SessionPools, slices.Index(pools, p))
+	}
+	for _, b := range frozen.Backends {
+		l.head.SessionBackends = append(l.head.SessionBackends, places[b])
+	}
+}
+
+// monotonic reads CLOCK_MONOTONIC.
+func monotonic() time.Duration {
+	var ts unix.Timespec
+	unix.ClockGettime(unix.CLOCK_MONOTONIC, &ts)
+	return time.Duration(ts.Nano())
+}
+
+// haltCheckers ends the probes of all pools, and waits for those under way to be cut off.
+func (d *daemon) haltCheckers() {
+	checkers := d.view.Load().checkers
+	for _, w := range checkers {
+		w.stop()
+	}
+	for _, w := range checkers {
+		<-w.done
+	}
+}
+
+// runCheckers goes on with them. The caller holds changing.
+func (d *daemon) runCheckers() {
+	old := d.view.Load()
+	v := &view{cfg: old.cfg, pools: old.pools, checkers: map[*backends.Pool]watcher{}}
+	for pool, w := range old.checkers {
+		next := d.newWatcher(w.Checker)
+		next.fleet = w.fleet
+		v.checkers[pool] = next
+		d.running.Go(next.run)
+	}
+	d.view.Store(v)
+}
+
+// held are the signals that came while everything was frozen.
+type held struct {
+	mu      sync.Mutex
+	holding bool
+	signals []os.Signal
+	waiting []os.Signal // of goroutines that wait for the end of an upgrade
+}
+
+// hold keeps a signal for later, if they are held now.
+func (h *held) hold(sig os.Signal) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.holding {
+		h.signals = append(h.signals, sig)
+	}
+	return h.holding
+}
+
+// holdSignals has signals wait, for this code or for the next.
+func (d *daemon) holdSignals() {
+	d.held.mu.Lock()
+	defer d.held.mu.Unlock()
+	d.held.holding = true
+}
+
+// releaseSignals has this code do what they ask for.
+func (d *daemon) releaseSignals() {
+	d.held.mu.Lock()
+	defer d.held.mu.Unlock()
+	d.held.holding = false
+	for _, sig := range d.held.signals {
+		d.askStop(sig.(syscall.Signal))
+	}
+	d.held.signals = nil
+}
+
+// missedSignals are those that the next code is to hear.
+func (d *daemon) missedSignals() (all []syscall.Signal) {
+	d.held.mu.Lock()
+	defer d.held.mu.Unlock()
+	for {
+		select {
+		case sig := <-d.signals:
+			d.held.signals = append(d.held.signals, sig)
+			continue
+		default:
+		}
+		break
+	}
+	for _, sig := range append(d.held.signals, d.held.waiting...) {
+		all = append(all, sig.(syscall.Signal))
+	}
+	return all
+}
+
+// afterUpgrade does what a signal asks for once no upgrade is under way, in this code or in the next.
+func (d *daemon) afterUpgrade(sig os.Signal, do func()) {
+	d.held.mu.Lock()
+	d.held.waiting = append(d.held.waiting, sig)
+	d.held.mu.Unlock()
+	err := d.gate.await(d.background)
+	d.held.mu.Lock()
+	d.held.waiting = slices.Delete(d.held.waiting, slices.Index(d.held.waiting, sig), slices.Index(d.held.waiting, sig)+1)
+	d.held.mu.Unlock()
+	if err == nil {
+		do()
+	}
+}
+
+// answerCheck is what the new binary does to say whether it can take over: it reads a live state without sessions, and
+// builds all that it would build, but serves nothing and opens no address.
+func answerCheck(in io.Reader, out io.Writer) error {
+	data, err := io.ReadAll(io.LimitReader(in, maxLive))
+	if err != nil {
+		return fmt.Errorf("cannot read the state: %w", err)
+	}
+	l, err := readLive(data)
+	if err != nil && !errors.Is(err, errFormat) {
+		return fmt.Errorf("cannot read the state: %w", err)
+	}
+	if err == nil { // of another format it only says which ones it reads
+		if err := rehearse(l); err != nil {
+			return err
+		}
+	}
+	return printJSON(out, upgrade.Answer{Version: version(), Formats: liveFormats()})
+}

@@ -1,0 +1,100 @@
+package upgrade
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"runtime"
+	"strings"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+const (
+	// CheckTimeout bounds how long a new binary may take to say that it can take over.
+	CheckTimeout = 10 * time.Second
+	// maxSaid is how much it may say, in bytes, on each of its outputs.
+	maxSaid = 64 << 10
+)
+
+// Answer is what a binary says of itself, as JSON on its standard output.
+type Answer struct {
+	Version string `json:"version"`
+	Formats []int  `json:"formats"` // of the state that it reads
+}
+
+// Check runs the binary as a child, with args (the program's name is the first) and input on its standard input, and gives
+// what it answers. It ends the child when ctx or timeout is over. The error says what to do.
+func Check(ctx context.Context, binary *os.File, args []string, input []byte, timeout time.Duration) (Answer, error) {
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, fmt.Sprintf("/proc/self/fd/%d", binary.Fd()))
+	cmd.Args = args
+	cmd.Env = environment()
+	cmd.Stdin = bytes.NewReader(input)
+	said := &limited{stop: cancel}
+	complaints := &limited{stop: cancel}
+	cmd.Stdout, cmd.Stderr = said, complaints
+	cmd.WaitDelay = time.Second // for grandchildren that keep the outputs open
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: unix.SIGKILL, Setpgid: true}
+	cmd.Cancel = func() error { return unix.Kill(-cmd.Process.Pid, unix.SIGKILL) }
+	runtime.LockOSThread() // Pdeathsig is about the thread that forked (prctl(2))
+	err := cmd.Run()
+	runtime.UnlockOSThread()
+	var exit *exec.ExitError
+	switch {
+	case said.over || complaints.over:
+		return Answer{}, fmt.Errorf("the new binary says too much when asked whether it can take over (more than %d KiB): it is no lb that can", maxSaid>>10)
+	case errors.Is(ctx.Err(), context.DeadlineExceeded):
+		return Answer{}, fmt.Errorf("the new binary does not say within %v whether it can take over; try it by hand: FILE check -f CONFIG", timeout)
+	case ctx.Err() != nil:
+		return Answer{}, ctx.Err()
+	case errors.As(err, &exit):
+		return Answer{}, fmt.Errorf("the new binary says that it cannot take over (%v): %s", exit, orNothing(complaints.String()))
+	case err != nil && !errors.Is(err, exec.ErrWaitDelay) && !errors.Is(err, unix.EPIPE): // it may leave the input unread
+		var path *os.PathError
+		if errors.As(err, &path) {
+			err = path.Err
+		}
+		return Answer{}, execError(err)
+	}
+	var a Answer
+	if err := json.Unmarshal([]byte(said.String()), &a); err != nil || len(a.Formats) == 0 {
+		return Answer{}, fmt.Errorf("the new binary does not know how to take over: it is no lb, or an old one; it said %s", orNothing(said.String()))
+	}
+	return a, nil
+}
+
+// orNothing is what somebody said, in one line.
+func orNothing(s string) string {
+	s = strings.TrimSpace(s)
+	if s == "" {
+		return "nothing"
+	}
+	if len(s) > maxReason {
+		s = s[:maxReason] + "…"
+	}
+	return s
+}
+
+// limited keeps what is written, up to maxSaid, and stops who writes more.
+type limited struct {
+	bytes.Buffer
+	over bool
+	stop func()
+}
+
+func (l *limited) Write(b []byte) (int, error) {
+	if l.Len()+len(b) > maxSaid {
+		l.over = true
+		l.stop()
+		return len(b), nil
+	}
+	return l.Buffer.Write(b)
+}

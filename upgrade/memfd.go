@@ -1,0 +1,50 @@
+package upgrade
+
+import (
+	"fmt"
+	"os"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// unsafeSizeofWord is the size of an element of a signal set, in bytes.
+const unsafeSizeofWord = unsafe.Sizeof(unix.Sigset_t{}.Val[0])
+
+// memfd puts data into a file that has no name, and seals it: nobody can change it any more (memfd_create(2)).
+func memfd(data []byte) (_ *os.File, err error) {
+	// A write beyond the limit raises SIGXFSZ, which would end the process.
+	var limit unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_FSIZE, &limit); err == nil && limit.Cur < uint64(len(data)) {
+		return nil, fmt.Errorf("%w: %d of %d bytes; raise it (ulimit -f, LimitFSIZE=)", ErrTooLarge, limit.Cur, len(data))
+	}
+	fd, err := unix.MemfdCreate("lb-state", unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING)
+	if err != nil {
+		return nil, fmt.Errorf("cannot make a memfd for the state: %w", err)
+	}
+	f := os.NewFile(uintptr(fd), "lb-state")
+	if _, err = f.Write(data); err == nil {
+		_, err = unix.FcntlInt(f.Fd(), unix.F_ADD_SEALS, unix.F_SEAL_WRITE|unix.F_SEAL_GROW|unix.F_SEAL_SHRINK|unix.F_SEAL_SEAL)
+	}
+	if err != nil {
+		f.Close()
+		return nil, fmt.Errorf("cannot write %d bytes of state into a memfd: %w", len(data), err)
+	}
+	return f, nil
+}
+
+// mapFile maps a file into memory, to read.
+func mapFile(fd int) (data []byte, unmap func(), err error) {
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		return nil, nil, err
+	}
+	if st.Size == 0 {
+		return nil, nil, nil
+	}
+	data, err = unix.Mmap(fd, 0, int(st.Size), unix.PROT_READ, unix.MAP_PRIVATE|unix.MAP_POPULATE)
+	if err != nil {
+		return nil, nil, os.NewSyscallError("mmap", err)
+	}
+	return data, func() { unix.Munmap(data) }, nil
+}

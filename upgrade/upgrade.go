@@ -1,0 +1,215 @@
+// Package upgrade puts another binary into this process: it writes the state into a memfd, keeps the descriptors that the
+// state names open over execve(2), and gives the new code both. The pid, the children and the sockets stay.
+//
+// The way there is [Check] (the new binary, as a child, says what it can read) and [Exec], which returns only if it failed.
+// The way in is [FromEnv], and then either [Handover.Keep], when the new code has taken everything over, or [Handover.Back],
+// which gives the same state and the same descriptors to the binary before. Until Keep nothing of them may be changed.
+//
+// The package knows nothing of what the state says, starts no goroutine that outlives a call, and never logs.
+package upgrade
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"runtime"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// The variables of the environment that tell the new code what it was given.
+const (
+	envHandover = "LB_HANDOVER" // "STATE BACK": descriptors of the state and of the binary before; BACK may be -1
+	envFailed   = "LB_HANDOVER_FAILED"
+)
+
+// maxReason is how much of a reason goes back, in bytes.
+const maxReason = 4096
+
+// ErrTooLarge: the state does not fit into RLIMIT_FSIZE.
+var ErrTooLarge = errors.New("upgrade: the state is larger than RLIMIT_FSIZE allows")
+
+// Plan is what Exec does.
+type Plan struct {
+	Binary  *os.File // what to run
+	Args    []string // with the program's name
+	State   []byte
+	FDs     []int            // what the state names
+	Signals []syscall.Signal // that wait until the new code asks for them, with signal.Notify, so that none kills it
+	// Raise gives signals that this code has heard and leaves to the new one. It is called last. Nil: none.
+	Raise func() []syscall.Signal
+}
+
+// Exec replaces the running code. When it returns, nothing has changed, and the error says why. The caller must keep all
+// other goroutines from changing the descriptors.
+func Exec(p *Plan) error {
+	state, err := memfd(p.State)
+	if err != nil {
+		return err
+	}
+	defer state.Close()
+	before, err := os.Open("/proc/self/exe") // also if its name is gone, or another's
+	if err != nil {
+		return fmt.Errorf("cannot keep the running binary for the way back: %w", err)
+	}
+	defer before.Close()
+	fds := slices.Concat(p.FDs, []int{int(state.Fd()), int(before.Fd())})
+	env := append(environment(), fmt.Sprintf("%s=%d %d", envHandover, state.Fd(), before.Fd()))
+	return become(p.Binary.Fd(), p.Args, env, fds, p.Signals, p.Raise)
+}
+
+// environment is this process's, without what is about a handover.
+func environment() []string {
+	return slices.DeleteFunc(os.Environ(), func(s string) bool {
+		return strings.HasPrefix(s, envHandover+"=") || strings.HasPrefix(s, envFailed+"=")
+	})
+}
+
+// become makes this process run the binary, with the descriptors.
+func become(binary uintptr, args, env []string, fds []int, signals []syscall.Signal, raise func() []syscall.Signal) error {
+	for i, fd := range fds {
+		if err := setCloseOnExec(fd, false); err != nil {
+			keepFromChildren(fds[:i])
+			return fmt.Errorf("cannot hand over descriptor %d: %w", fd, err)
+		}
+	}
+	runtime.LockOSThread() // the mask of the thread that calls execve(2) is the new code's (signal(7))
+	defer runtime.UnlockOSThread()
+	var mask unix.Sigset_t
+	for _, sig := range signals {
+		n := int(sig) - 1
+		bits := 8 * int(unsafeSizeofWord)
+		mask.Val[n/bits] |= 1 << (n % bits)
+	}
+	var old unix.Sigset_t
+	if err := unix.PthreadSigmask(unix.SIG_BLOCK, &mask, &old); err != nil {
+		keepFromChildren(fds)
+		return fmt.Errorf("cannot hold signals back: %w", err)
+	}
+	if raise != nil {
+		for _, sig := range raise() { // pending for this thread, and so for the new code's first
+			unix.Tgkill(os.Getpid(), unix.Gettid(), sig)
+		}
+	}
+	err := syscall.Exec(fmt.Sprintf("/proc/self/fd/%d", binary), args, env)
+	unix.PthreadSigmask(unix.SIG_SETMASK, &old, nil)
+	keepFromChildren(fds)
+	return execError(err)
+}
+
+// execError says what to do about the usual faults.
+func execError(err error) error {
+	switch {
+	case errors.Is(err, unix.ENOEXEC):
+		return fmt.Errorf("cannot run the new binary: it is no program for this machine; build it for %s/%s: %w", runtime.GOOS, runtime.GOARCH, err)
+	case errors.Is(err, unix.EACCES):
+		return fmt.Errorf("cannot run the new binary: not permitted; make it executable (chmod +x), on a file system that is not mounted noexec: %w", err)
+	}
+	return fmt.Errorf("cannot run the new binary: %w", err)
+}
+
+func setCloseOnExec(fd int, on bool) error {
+	flag := 0
+	if on {
+		flag = unix.FD_CLOEXEC
+	}
+	_, err := unix.FcntlInt(uintptr(fd), unix.F_SETFD, flag)
+	return err
+}
+
+// keepFromChildren has the descriptors closed in children again. One that is gone needs nothing.
+func keepFromChildren(fds []int) {
+	for _, fd := range fds {
+		setCloseOnExec(fd, true)
+	}
+}
+
+// Open opens a binary to run. Nothing that happens to its name afterwards changes what Check and Exec run.
+func Open(path string) (*os.File, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, fmt.Errorf("cannot open the new binary: %w", err)
+	}
+	st, err := f.Stat()
+	switch {
+	case err != nil:
+	case !st.Mode().IsRegular():
+		err = fmt.Errorf("cannot run the new binary %q: it is no regular file", path)
+	case st.Mode().Perm()&0o111 == 0:
+		err = fmt.Errorf("cannot run the new binary %q: it is not executable; chmod +x it", path)
+	case st.Size() == 0:
+		err = fmt.Errorf("cannot run the new binary %q: it is empty", path)
+	default:
+		return f, nil
+	}
+	f.Close()
+	return nil, err
+}
+
+// Handover is what the code before has given to this one.
+type Handover struct {
+	// State is what Exec was given.
+	State []byte
+	// Failed is why another binary could not take the state over and has given it back; empty if none has tried.
+	Failed string
+
+	unmap       func()
+	state, back int // descriptors; back is -1 on the way back
+}
+
+// FromEnv gives what the code before has handed over; nil if this process was started as any other. It takes it out of the
+// environment.
+func FromEnv() (*Handover, error) {
+	value, failed := os.Getenv(envHandover), os.Getenv(envFailed)
+	if value == "" {
+		return nil, nil
+	}
+	os.Unsetenv(envHandover)
+	os.Unsetenv(envFailed)
+	h := &Handover{Failed: failed}
+	state, back, _ := strings.Cut(value, " ")
+	var err1, err2 error
+	h.state, err1 = strconv.Atoi(state)
+	h.back, err2 = strconv.Atoi(back)
+	if err := errors.Join(err1, err2); err != nil {
+		return nil, fmt.Errorf("cannot read %s=%q: %w", envHandover, value, err)
+	}
+	// Not for a child, should there be one before Keep.
+	var err error
+	if h.State, h.unmap, err = mapFile(h.state); err != nil {
+		return h, fmt.Errorf("cannot read the state that was handed over: %w", err)
+	}
+	return h, nil
+}
+
+// Keep ends the handover: this code has taken over, and fds belong to it alone. State is gone afterwards.
+func (h *Handover) Keep(fds []int) {
+	keepFromChildren(fds)
+	if h.unmap != nil {
+		h.unmap()
+		h.State, h.unmap = nil, nil
+	}
+	unix.Close(h.state)
+	if h.back >= 0 {
+		unix.Close(h.back)
+	}
+}
+
+// Back gives everything to the binary before, with the reason. It returns only if that fails too. fds are those that the
+// state names, as far as this code could read it; they are as they were already.
+func (h *Handover) Back(reason string, signals []syscall.Signal) error {
+	if h.back < 0 {
+		return errors.New("there is no binary before this one")
+	}
+	if len(reason) > maxReason {
+		reason = reason[:maxReason]
+	}
+	env := append(environment(),
+		fmt.Sprintf("%s=%d -1", envHandover, h.state),
+		envFailed+"="+strings.ReplaceAll(reason, "\x00", ""))
+	return become(uintptr(h.back), os.Args, env, []int{h.state}, signals, nil)
+}
