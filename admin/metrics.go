@@ -46,6 +46,12 @@ func (e *exposition) process(p ProcessStatus) {
 	e.count("", p.SplicedBytes)
 	e.family("lb_access_log_dropped_total", counter, "Lines that the access log had to drop.")
 	e.count("", p.AccessLogDropped)
+	e.family("lb_upgrades_total", counter, "Upgrades to another binary that succeeded.")
+	e.count("", p.Upgrades)
+	e.family("lb_upgrade_sessions_total", counter, "Sessions that upgrades carried over.")
+	e.count("", p.UpgradeSessions)
+	e.family("lb_upgrade_standstill_seconds", gauge, "How long sessions stood still in the last upgrade; 0 before the first.")
+	e.value("", p.UpgradeStandstill)
 
 	fds := openFDs()
 	e.family("lb_open_fds", gauge, "Open file descriptors.")

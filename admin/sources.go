@@ -71,6 +71,11 @@ type ProcessStatus struct {
 	SplicedBytes uint64 `json:"spliced_bytes"`
 	// AccessLogDropped counts the lines that the access log had to drop.
 	AccessLogDropped uint64 `json:"access_log_dropped"`
+	// Upgrades counts those that succeeded since the start, UpgradeSessions the sessions that they carried over, and
+	// UpgradeStandstill is how many seconds the last one took; 0 before the first.
+	Upgrades          uint64  `json:"upgrades"`
+	UpgradeSessions   uint64  `json:"upgrade_sessions"`
+	UpgradeStandstill float64 `json:"upgrade_standstill_seconds"`
 }
 
 // ProbeStatus is the last health probe of a backend. The zero value is no probe yet.

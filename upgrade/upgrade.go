@@ -162,7 +162,7 @@ type Handover struct {
 }
 
 // FromEnv gives what the code before has handed over; nil if this process was started as any other. It takes it out of the
-// environment.
+// environment. With an error there may be a Handover, for the way back.
 func FromEnv() (*Handover, error) {
 	value, failed := os.Getenv(envHandover), os.Getenv(envFailed)
 	if value == "" {
@@ -178,7 +178,6 @@ func FromEnv() (*Handover, error) {
 	if err := errors.Join(err1, err2); err != nil {
 		return nil, fmt.Errorf("cannot read %s=%q: %w", envHandover, value, err)
 	}
-	// Not for a child, should there be one before Keep.
 	var err error
 	if h.State, h.unmap, err = mapFile(h.state); err != nil {
 		return h, fmt.Errorf("cannot read the state that was handed over: %w", err)

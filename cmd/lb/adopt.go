@@ -30,8 +30,8 @@ import (
 // adoptTimeout bounds how long sessions stand still before the new code is given up.
 const adoptTimeout = 10 * time.Second
 
-// runAdopted goes on where the code before has stopped.
-func runAdopted(h *upgrade.Handover) error {
+// goOn goes on where the code before has stopped, until a signal ends it.
+func goOn(h *upgrade.Handover) {
 	// The kernel names a program after the descriptor that it was run by.
 	os.WriteFile("/proc/self/comm", []byte(filepath.Base(os.Args[0])), 0)
 	late := time.AfterFunc(adoptTimeout, func() {
@@ -48,7 +48,6 @@ func runAdopted(h *upgrade.Handover) error {
 	runtime.KeepAlive(a) // its files must not be closed for want of a reference before the way back
 	a.serve(h)
 	a.d.handle()
-	return nil
 }
 
 // goBack gives everything to the code before. It does not return: if that fails too, there is nobody left to serve.
@@ -286,6 +285,9 @@ func (a *adopted) serve(h *upgrade.Handover) {
 	}
 	d.proxy.Start()
 	standstill := monotonic() - l.head.FrozenAt
+	if failed == "" {
+		d.standstill = standstill
+	}
 	a.plan.begin()
 	for _, f := range d.fleets {
 		f.settled()

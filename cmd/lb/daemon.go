@@ -46,9 +46,10 @@ type daemon struct {
 	adopting    bool          // what is built goes on from a live state, and nothing of it runs yet
 	upgrades    atomic.Uint64 // and how many sessions they have carried over, in all
 	carriedOver atomic.Uint64
-	gate        gate        // shut while an upgrade freezes everything
-	held        held        // signals that came meanwhile
-	stopAsked   atomic.Bool // a signal to stop has come
+	standstill  time.Duration // of the upgrade to this code; 0: there was none
+	gate        gate          // shut while an upgrade freezes everything
+	held        held          // signals that came meanwhile
+	stopAsked   atomic.Bool   // a signal to stop has come
 
 	changing   sync.Mutex      // one change at a time: commands, reloads, the end of removed pools
 	remembered state.Changes   // guarded by changing

@@ -9,18 +9,10 @@ import (
 
 	"github.com/273ebdf9/lb/admin"
 	"github.com/273ebdf9/lb/config"
-	"github.com/273ebdf9/lb/upgrade"
 )
 
-// run serves the config at path until a signal ends it. After an upgrade it goes on with what the code before has left.
+// run serves the config at path until a signal ends it.
 func run(path string) error {
-	handover, err := upgrade.FromEnv()
-	if err != nil {
-		return err
-	}
-	if handover != nil {
-		return runAdopted(handover)
-	}
 	cfg, err := config.Load(path)
 	if err != nil {
 		return err

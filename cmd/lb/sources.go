@@ -50,6 +50,7 @@ func (d *daemon) processStatus() admin.ProcessStatus {
 		AcceptErrors:        map[string]uint64{"resource": st.AcceptErrors.Load()},
 		Pipes:               st.Pipes.Load(), SplicedBytes: st.SplicedBytes.Load(),
 		AccessLogDropped: d.access.Dropped(),
+		Upgrades:         d.upgrades.Load(), UpgradeSessions: d.carriedOver.Load(), UpgradeStandstill: d.standstill.Seconds(),
 	}
 }
 
