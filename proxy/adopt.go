@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"sync"
 	"time"
 
 	"github.com/valyala/bytebufferpool"
@@ -77,6 +78,9 @@ func (p *Proxy) Adopt(f *Frozen) error {
 		if err := a.session(i); err != nil {
 			return fmt.Errorf("cannot adopt session %d of %d: %w", i+1, len(f.Sessions), err)
 		}
+	}
+	if err := a.register(); err != nil {
+		return err
 	}
 	for _, i := range byPlace(f.Sessions) {
 		s := a.sessions[i]
@@ -224,10 +228,38 @@ func (a *adopter) session(i int) error {
 	return a.carry(l, s, v)
 }
 
+// register puts all sockets into the epoll sets, every loop's at the same time: with many sessions it is most of the work. An
+// edge that the process before has seen and not acted on comes again, as a socket is new in its set.
+func (a *adopter) register() error {
+	errs := make([]error, len(a.p.loops))
+	var running sync.WaitGroup
+	for i, l := range a.p.loops {
+		running.Go(func() {
+			l.table.each(func(s *session) {
+				for e := range s.ends {
+					x := &s.ends[e]
+					if x.fd < 0 || errs[i] != nil {
+						continue
+					}
+					mask := uint32(sessionEvents)
+					if x.flags&endArmedOut != 0 {
+						mask |= unix.EPOLLOUT
+					}
+					if errno := l.register(s, e, mask); errno != 0 {
+						errs[i] = fmt.Errorf("cannot watch the socket of a session: %w", errno)
+					}
+				}
+			})
+		})
+	}
+	running.Wait()
+	return errors.Join(errs...)
+}
+
 // carry takes over the sockets of a session, and what is on its way between them.
 func (a *adopter) carry(l *loop, s *session, v *SavedSession) error {
 	for e := range s.ends {
-		s.ends[e] = end{fd: int32(v.Ends[e].FD), flags: v.Ends[e].Flags &^ (endRegistered | endArmedOut)}
+		s.ends[e] = end{fd: int32(v.Ends[e].FD), flags: v.Ends[e].Flags &^ endRegistered}
 		x, d := &v.Directions[e], &s.dirs[e]
 		d.bytes, d.counted, d.full, d.flags = x.Bytes, x.Bytes, x.Full, x.Flags&^dirQueued
 		if len(x.Held) > 0 {
@@ -244,19 +276,6 @@ func (a *adopter) carry(l *loop, s *session, v *SavedSession) error {
 		}
 		if x.Flags&dirQueued != 0 {
 			l.later(s, e)
-		}
-	}
-	// An edge that the process before has seen and not acted on comes again, as a socket is new in this epoll set.
-	for e := range s.ends {
-		if s.ends[e].fd < 0 {
-			continue
-		}
-		mask := uint32(sessionEvents)
-		if v.Ends[e].Flags&endArmedOut != 0 {
-			mask |= unix.EPOLLOUT
-		}
-		if errno := l.register(s, e, mask); errno != 0 {
-			return fmt.Errorf("cannot watch its socket: %w", errno)
 		}
 	}
 	return nil

@@ -32,6 +32,7 @@ const adoptTimeout = 10 * time.Second
 
 // goOn goes on where the code before has stopped, until a signal ends it.
 func goOn(h *upgrade.Handover) {
+	gc := debug.SetGCPercent(-1) // none while sessions wait
 	// The kernel names a program after the descriptor that it was run by.
 	os.WriteFile("/proc/self/comm", []byte(filepath.Base(os.Args[0])), 0)
 	late := time.AfterFunc(adoptTimeout, func() {
@@ -47,6 +48,7 @@ func goOn(h *upgrade.Handover) {
 	}
 	runtime.KeepAlive(a) // its files must not be closed for want of a reference before the way back
 	a.serve(h)
+	debug.SetGCPercent(gc)
 	a.d.handle()
 }
 

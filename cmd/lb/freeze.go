@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"slices"
 	"strings"
 	"sync"
@@ -259,6 +260,8 @@ func (u *upgrading) run() error {
 		return err
 	}
 	d.closing.Wait()
+	gc := debug.SetGCPercent(-1) // none while sessions wait
+	thaw = append(thaw, func() { debug.SetGCPercent(gc) })
 	u.frozenAt = monotonic()
 	frozen, err := d.proxy.Freeze()
 	if err != nil {

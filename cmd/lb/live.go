@@ -152,6 +152,13 @@ func readLive(data []byte) (*live, error) {
 	if !slices.Contains(liveFormats(), l.head.Format) {
 		return nil, fmt.Errorf("%w: %d; this lb reads %v", errFormat, l.head.Format, liveFormats())
 	}
+	sessions := 0
+	for _, r := range records {
+		if r.Kind == liveSessionKind {
+			sessions++
+		}
+	}
+	l.frozen.Sessions = make([]proxy.SavedSession, 0, sessions)
 	for _, r := range records[1:] {
 		var err error
 		switch r.Kind {
