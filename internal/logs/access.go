@@ -1,9 +1,12 @@
 package logs
 
 import (
+	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -26,7 +29,7 @@ type AccessLog struct {
 	// Record. It runs on the goroutine that writes.
 	OnError func(error)
 
-	batchWriter
+	*batchWriter
 	out    io.Writer
 	file   *output // out where it is one; nil in tests
 	format func(*Entry, []byte) []byte
@@ -34,11 +37,13 @@ type AccessLog struct {
 	dropped atomic.Uint64
 
 	mu      sync.Mutex
-	filling []Entry // its capacity is fixed
+	filling []Entry         // its capacity is fixed
+	earlier []byte          // lines of another process, to be written before
+	over    chan<- struct{} // ends a rest; nil when there is none
 	closed  bool
 
 	writing []Entry // owned by the goroutine
-	line    []byte  // owned by the goroutine
+	line    []byte  // owned by the goroutine; between batches, what it was kept from writing
 }
 
 // OpenAccessLog opens the access log that cfg, which must be valid, describes; nil if it is off. The caller owes a Close.
@@ -108,6 +113,65 @@ func (a *AccessLog) Reopen() error {
 	return a.file.reopen()
 }
 
+// Flush writes what is queued now. It gives up when ctx is done, with ctx's error; what is left is written later.
+func (a *AccessLog) Flush(ctx context.Context) error {
+	if a == nil {
+		return nil
+	}
+	if err := a.flushNow(ctx); err != nil {
+		return fmt.Errorf("cannot flush the access log: %w", err)
+	}
+	return nil
+}
+
+// Freeze writes what is queued until ctx is done, and then brings the log to rest: what it could not write, it gives, to
+// the byte. Later records wait for Thaw. It is called when nobody records any more, and before an exec; the new process
+// goes on with Requeue. An error says that a write does not end, and the log is as before.
+func (a *AccessLog) Freeze(ctx context.Context) (Queued, error) {
+	if a == nil {
+		return Queued{}, nil
+	}
+	over, err := a.rest(ctx)
+	if err != nil {
+		return Queued{}, fmt.Errorf("cannot freeze the access log: %w", err)
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.over = over
+	lines := slices.Concat(a.line, a.earlier)
+	for i := range a.filling {
+		lines = a.format(&a.filling[i], lines)
+	}
+	return Queued{Lines: lines, Dropped: a.dropped.Load()}, nil
+}
+
+// Thaw goes on after a Freeze, with what that gave too.
+func (a *AccessLog) Thaw() {
+	if a == nil {
+		return
+	}
+	a.mu.Lock()
+	over := a.over
+	a.over = nil
+	a.mu.Unlock()
+	if over != nil {
+		a.resume(over)
+	}
+}
+
+// Requeue takes over what the log of another process had not written, to be written before everything else. The lines
+// have that one's form. It is called before the first Record. A log that is off drops them.
+func (a *AccessLog) Requeue(q Queued) {
+	if a == nil {
+		return
+	}
+	a.dropped.Add(q.Dropped)
+	a.mu.Lock()
+	a.earlier = append(a.earlier, q.Lines...)
+	a.mu.Unlock()
+	a.begin()
+}
+
 // Close writes what is queued and closes the file. It gives up when ctx is done, with ctx's error; the goroutine that
 // writes is then left to the end of the process. Later records are dropped.
 func (a *AccessLog) Close(ctx context.Context) error {
@@ -126,33 +190,42 @@ func (a *AccessLog) Close(ctx context.Context) error {
 	return a.file.close()
 }
 
-// writeBatch swaps the queue out and writes it, in chunks of whole lines.
+// writeBatch swaps the queue out and writes it, in chunks of whole lines, behind what a rest kept from being written.
 func (a *AccessLog) writeBatch() {
 	a.mu.Lock()
 	a.filling, a.writing = a.writing[:0], a.filling
+	a.line, a.earlier = append(a.line, a.earlier...), nil
 	a.mu.Unlock()
-	lines := 0
+	held := false
 	for i := range a.writing {
 		a.line = a.format(&a.writing[i], a.line)
-		lines++
-		if len(a.line) >= accessChunk {
-			a.writeLines(lines)
-			lines = 0
+		if len(a.line) >= accessChunk && !held {
+			a.writeLines()
+			held = len(a.line) > 0
 		}
 	}
-	a.writeLines(lines)
+	if !held {
+		a.writeLines()
+	}
 }
 
-func (a *AccessLog) writeLines(lines int) {
-	if lines == 0 {
+// writeLines writes a.line. What it is kept from writing stays there.
+func (a *AccessLog) writeLines() {
+	if len(a.line) == 0 {
 		return
 	}
-	_, err := a.out.Write(a.line)
-	a.line = a.line[:0]
+	n, err := a.writeUnless(a.out, a.line)
+	if errors.Is(err, errHeld) {
+		a.line = append(a.line[:0], a.line[n:]...)
+		return
+	}
 	if err != nil {
-		a.dropped.Add(uint64(lines))
+		a.dropped.Add(uint64(bytes.Count(a.line[n:], newline)))
 		if a.OnError != nil {
 			a.OnError(fmt.Errorf("cannot write access log: %w", err))
 		}
 	}
+	a.line = a.line[:0]
 }
+
+var newline = []byte{'\n'}

@@ -39,6 +39,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"sync/atomic"
 )
 
 // Logger is the log of events. Make it with New. Safe for concurrent use.
@@ -47,6 +48,7 @@ type Logger struct {
 	level slog.LevelVar
 	out   *output
 	queue *lineQueue
+	over  atomic.Pointer[chan<- struct{}] // ends a rest; nil when there is none
 }
 
 // New opens the log that cfg, which must be valid, describes. The caller owes a Close.
@@ -77,6 +79,36 @@ func (l *Logger) SetLevel(level slog.Level) { l.level.Set(level) }
 // Reopen opens the file anew by its path, for after it was renamed by a log rotation. If that fails, the old file
 // stays in use. For stdout and stderr it does nothing.
 func (l *Logger) Reopen() error { return l.out.reopen() }
+
+// Flush writes what is queued now. It gives up when ctx is done, with ctx's error; what is left is written later.
+func (l *Logger) Flush(ctx context.Context) error {
+	if err := l.queue.flushNow(ctx); err != nil {
+		return fmt.Errorf("cannot flush the log: %w", err)
+	}
+	return nil
+}
+
+// Freeze writes what is queued until ctx is done, and then brings the log to rest: what it could not write, it gives, to
+// the byte. Lines logged later wait for Thaw. It is the last before an exec; the new process goes on with Requeue. An
+// error says that a write does not end, and the log is as before.
+func (l *Logger) Freeze(ctx context.Context) (Queued, error) {
+	over, err := l.queue.rest(ctx)
+	if err != nil {
+		return Queued{}, fmt.Errorf("cannot freeze the log: %w", err)
+	}
+	l.over.Store(&over)
+	return l.queue.queued(), nil
+}
+
+// Thaw goes on after a Freeze, with what that gave too.
+func (l *Logger) Thaw() {
+	if over := l.over.Swap(nil); over != nil && *over != nil {
+		l.queue.resume(*over)
+	}
+}
+
+// Requeue takes over what the log of another process had not written. It is written before everything that is still queued.
+func (l *Logger) Requeue(q Queued) { l.queue.requeue(q) }
 
 // Close writes what is queued and closes the file. It gives up when ctx is done, with ctx's error; the goroutine that
 // writes is then left to the end of the process. Lines logged later are dropped.

@@ -1,44 +1,57 @@
 package logs
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"sync"
+	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 )
 
 // output is where lines go: a file by path, or a duplicate of stdout or stderr. Safe for concurrent use.
+//
+// It never waits inside a write for who reads a pipe: a write that waits cannot be ended without losing count of what it
+// wrote, and an exec ends it. What waits instead is a poll(2).
 type output struct {
 	path string // empty for stdout and stderr
 
-	mu   sync.Mutex
-	file *os.File
+	mu      sync.Mutex
+	file    *os.File
+	regular bool // writes do not wait for anybody
+	noNow   bool // the kernel does not know RWF_NOWAIT for it
 }
 
 // openOutput opens "stdout", "stderr" or a path.
 func openOutput(name string) (*output, error) {
+	o := new(output)
+	var f *os.File
+	var err error
 	switch name {
 	case "stdout":
-		return duplicate(os.Stdout)
+		f, err = duplicate(os.Stdout)
 	case "stderr":
-		return duplicate(os.Stderr)
+		f, err = duplicate(os.Stderr)
+	default:
+		o.path = name
+		f, err = openFile(name)
 	}
-	f, err := openFile(name)
 	if err != nil {
 		return nil, err
 	}
-	return &output{path: name, file: f}, nil
+	o.use(f)
+	return o, nil
 }
 
-// duplicate makes an output of a standard stream. It has a descriptor of its own because a write to descriptor 1 or 2
+// duplicate duplicates a standard stream. It has a descriptor of its own because a write to descriptor 1 or 2
 // whose reader is gone ends a Go process (os/signal, "SIGPIPE"), and lb must outlive whoever reads its log.
-func duplicate(f *os.File) (*output, error) {
+func duplicate(f *os.File) (*os.File, error) {
 	fd, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, 3)
 	if err != nil {
 		return nil, fmt.Errorf("cannot duplicate %s: %w", f.Name(), os.NewSyscallError("fcntl", err))
 	}
-	return &output{file: os.NewFile(uintptr(fd), f.Name())}, nil
+	return os.NewFile(uintptr(fd), f.Name()), nil
 }
 
 // openFile opens a file to append to. O_NONBLOCK is for a FIFO: without a reader it is an error instead of a wait.
@@ -46,11 +59,77 @@ func openFile(path string) (*os.File, error) {
 	return os.OpenFile(path, os.O_WRONLY|os.O_APPEND|os.O_CREATE|unix.O_NONBLOCK, 0o640)
 }
 
+// use makes f the file. Called before anybody else has o, or with mu held.
+func (o *output) use(f *os.File) {
+	info, err := f.Stat()
+	o.file, o.regular, o.noNow = f, err == nil && info.Mode().IsRegular(), false
+}
+
 // Write writes whole lines.
-func (o *output) Write(p []byte) (int, error) {
+func (o *output) Write(p []byte) (int, error) { return o.writeUnless(nil, p) }
+
+// errHeld: a write was ended because the writer shall rest.
+var errHeld = errors.New("logs: held")
+
+// pollTime is how long a writer waits until it looks whether it shall rest, in milliseconds.
+const pollTime = 50
+
+// writeUnless writes p, until held is set: then it says how much it has written, to the byte, with errHeld.
+func (o *output) writeUnless(held *atomic.Bool, p []byte) (n int, err error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	return o.file.Write(p)
+	raw, err := o.file.SyscallConn()
+	if err != nil {
+		return 0, err
+	}
+	controlErr := raw.Control(func(fd uintptr) {
+		for n < len(p) && err == nil {
+			if held != nil && held.Load() {
+				err = errHeld
+				return
+			}
+			var some int
+			switch some, err = o.writeSome(int(fd), p[n:]); err {
+			case nil:
+				n += some
+			case unix.EINTR:
+				err = nil
+			case unix.EAGAIN:
+				if _, err = unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLOUT}}, pollTime); err == unix.EINTR {
+					err = nil
+				}
+			}
+		}
+	})
+	if errors.Is(err, errHeld) {
+		return n, err
+	}
+	return n, errors.Join(controlErr, os.NewSyscallError("write", err))
+}
+
+// pipeBuf is PIPE_BUF of pipe(7): what a pipe that is ready takes without waiting.
+const pipeBuf = 4096
+
+// writeSome writes what can be written now, or fails with EAGAIN.
+func (o *output) writeSome(fd int, p []byte) (int, error) {
+	if o.regular {
+		return unix.Write(fd, p)
+	}
+	if !o.noNow {
+		// O_NONBLOCK would hold for everybody who has the terminal or the pipe.
+		n, err := unix.Pwritev2(fd, [][]byte{p}, -1, unix.RWF_NOWAIT)
+		if err != unix.EOPNOTSUPP && err != unix.ENOSYS && err != unix.ESPIPE && err != unix.EINVAL {
+			return n, err
+		}
+		o.noNow = true
+	}
+	ready := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLOUT}}
+	if n, err := unix.Poll(ready, 0); err != nil {
+		return 0, err
+	} else if n == 0 {
+		return 0, unix.EAGAIN
+	}
+	return unix.Write(fd, p[:min(len(p), pipeBuf)])
 }
 
 func (o *output) reopen() error {
@@ -63,7 +142,7 @@ func (o *output) reopen() error {
 	}
 	o.mu.Lock()
 	old := o.file
-	o.file = f
+	o.use(f)
 	o.mu.Unlock()
 	return old.Close()
 }

@@ -2,26 +2,39 @@ package logs
 
 import (
 	"context"
+	"errors"
 	"io"
+	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
 // batchWriter is the goroutine behind a queue: it sleeps until a batch begins, lets it gather, and has it written.
 type batchWriter struct {
 	gather time.Duration // how long a batch gathers before it is written; 0 is not at all
-	write  func()        // writes the batch
+	write  func()        // writes the batch; what held kept it from stays for the next time
 
-	wake chan struct{} // holds one element when a batch began
-	quit chan struct{} // closed to write what there is and end
-	done chan struct{} // closed at the end
-	once sync.Once
+	wake  chan struct{}      // holds one element when a batch began
+	flush chan chan struct{} // to write now, and close it then
+	hold  chan *rest         // to rest
+	quit  chan struct{}      // closed to write what there is and end
+	done  chan struct{}      // closed at the end
+	once  sync.Once
+	held  atomic.Bool // a write that waits for its reader shall give up
 }
 
-func newBatchWriter(gather time.Duration, write func()) batchWriter {
-	return batchWriter{
+// rest is a time in which the goroutine touches nothing.
+type rest struct {
+	begun chan struct{} // closed by the goroutine
+	over  chan struct{} // closed by who asked for it
+}
+
+func newBatchWriter(gather time.Duration, write func()) *batchWriter {
+	return &batchWriter{
 		gather: gather, write: write,
-		wake: make(chan struct{}, 1), quit: make(chan struct{}), done: make(chan struct{}),
+		wake: make(chan struct{}, 1), flush: make(chan chan struct{}), hold: make(chan *rest),
+		quit: make(chan struct{}), done: make(chan struct{}),
 	}
 }
 
@@ -38,20 +51,34 @@ func (w *batchWriter) run() {
 	defer close(w.done)
 	timer := time.NewTimer(time.Hour)
 	timer.Stop()
+	gathering := false
 	for {
 		select {
 		case <-w.wake:
+			if !gathering && w.gather > 0 {
+				gathering = true
+				timer.Reset(w.gather)
+				continue
+			}
+			if gathering {
+				continue
+			}
+		case <-timer.C:
+			gathering = false
+		case written := <-w.flush:
+			w.write()
+			close(written)
+			continue
+		case r := <-w.hold:
+			close(r.begun)
+			select {
+			case <-r.over:
+			case <-w.quit:
+			}
+			continue
 		case <-w.quit:
 			w.write()
 			return
-		}
-		if w.gather > 0 {
-			timer.Reset(w.gather)
-			select {
-			case <-timer.C:
-			case <-w.quit:
-				timer.Stop()
-			}
 		}
 		w.write()
 	}
@@ -59,6 +86,7 @@ func (w *batchWriter) run() {
 
 // close ends run after a last write, and waits for that until ctx is done.
 func (w *batchWriter) close(ctx context.Context) error {
+	w.held.Store(false)
 	w.once.Do(func() { close(w.quit) })
 	select {
 	case <-w.done:
@@ -69,8 +97,77 @@ func (w *batchWriter) close(ctx context.Context) error {
 	case <-w.done:
 		return nil
 	case <-ctx.Done():
+		w.held.Store(true) // so that it ends soon, unless it is a disk that it waits for
 		return ctx.Err()
 	}
+}
+
+// flushNow has everything written that is queued, and waits for that until ctx is done.
+func (w *batchWriter) flushNow(ctx context.Context) error {
+	written := make(chan struct{})
+	select {
+	case w.flush <- written:
+	case <-w.done:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	select {
+	case <-written:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// holdPatience is how long a write may take that does not wait for a reader: a disk's.
+const holdPatience = 2 * time.Second
+
+// errBusy: a write does not end.
+var errBusy = errors.New("logs: a write does not end")
+
+// rest writes what can be written until ctx is done, and brings the goroutine to rest. The caller ends that by closing
+// over; it is nil when the goroutine has ended.
+func (w *batchWriter) rest(ctx context.Context) (over chan<- struct{}, err error) {
+	w.flushNow(ctx) // what it leaves is the caller's to take
+	w.held.Store(true)
+	late := time.NewTimer(holdPatience)
+	defer late.Stop()
+	r := &rest{begun: make(chan struct{}), over: make(chan struct{})}
+	select {
+	case w.hold <- r:
+		<-r.begun
+		return r.over, nil
+	case <-w.done:
+		return nil, nil
+	case <-late.C:
+		w.held.Store(false)
+		return nil, errBusy
+	}
+}
+
+// resume ends a rest.
+func (w *batchWriter) resume(over chan<- struct{}) {
+	w.held.Store(false)
+	close(over)
+	w.begin()
+}
+
+// writeUnless writes p to out, and ends with errHeld if w is held meanwhile, where out can.
+func (w *batchWriter) writeUnless(out io.Writer, p []byte) (int, error) {
+	if o, ok := out.(*output); ok {
+		return o.writeUnless(&w.held, p)
+	}
+	return out.Write(p)
+}
+
+// Queued is what a log had not written when it came to rest, for the log of another process. It is plain data.
+type Queued struct {
+	// Lines are as they were to be written. The first may be the end of one whose beginning was.
+	Lines []byte `json:"lines,omitempty"`
+	// Dropped counts lines that were dropped: of an access log all of them, of an event log those of which it has not
+	// told.
+	Dropped uint64 `json:"dropped,omitempty"`
 }
 
 // maxQueued is how many bytes of events wait at most. An event has some 200.
@@ -78,7 +175,7 @@ const maxQueued = 1 << 20
 
 // lineQueue is an io.Writer that never blocks: lines wait in memory until the goroutine has written them.
 type lineQueue struct {
-	batchWriter
+	*batchWriter
 	out    io.Writer
 	onDrop func(lines uint64) // told of lines that did not fit, once there is room again
 
@@ -86,7 +183,9 @@ type lineQueue struct {
 	filling []byte
 	dropped uint64
 
-	writing []byte // owned by the goroutine
+	writing []byte // owned by the goroutine, as all below
+	left    []byte // the part of writing that is not written
+	untold  uint64 // dropped lines to be told of behind it
 }
 
 func newLineQueue(out io.Writer) *lineQueue {
@@ -113,17 +212,41 @@ func (q *lineQueue) Write(line []byte) (int, error) {
 
 func (q *lineQueue) writeBatch() {
 	for {
-		q.mu.Lock()
-		q.filling, q.writing = q.writing[:0], q.filling
-		dropped := q.dropped
-		q.dropped = 0
-		q.mu.Unlock()
-		if len(q.writing) == 0 && dropped == 0 {
+		if len(q.left) == 0 && q.untold == 0 {
+			q.mu.Lock()
+			q.filling, q.writing = q.writing[:0], q.filling
+			q.left, q.untold = q.writing, q.dropped
+			q.dropped = 0
+			q.mu.Unlock()
+		}
+		if len(q.left) == 0 && q.untold == 0 {
 			return
 		}
-		q.out.Write(q.writing) // there is nowhere to tell that a log cannot be written
-		if dropped > 0 {
-			q.onDrop(dropped)
+		n, err := q.writeUnless(q.out, q.left)
+		if errors.Is(err, errHeld) {
+			q.left = q.left[n:]
+			return
+		}
+		q.left = nil // there is nowhere to tell that a log cannot be written
+		if n := q.untold; n > 0 {
+			q.untold = 0
+			q.onDrop(n)
 		}
 	}
+}
+
+// queued is what is not written. The goroutine rests.
+func (q *lineQueue) queued() Queued {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return Queued{Lines: slices.Concat(q.left, q.filling), Dropped: q.untold + q.dropped}
+}
+
+// requeue puts what another process had queued before everything else.
+func (q *lineQueue) requeue(x Queued) {
+	q.mu.Lock()
+	q.filling = slices.Concat(x.Lines, q.filling)
+	q.dropped += x.Dropped
+	q.mu.Unlock()
+	q.begin()
 }
