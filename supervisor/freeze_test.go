@@ -138,6 +138,7 @@ func TestFreeze_AnExecChangesNothing(t *testing.T) {
 	p.Hooks.Added = func(b Backend) { never(b, "") }
 	p.Hooks.Starting, p.Hooks.Ready, p.Hooks.Offline, p.Hooks.Removed = never, never, never, never
 	p.Hooks.Changed = func(c Change) { t.Errorf("got change %+v", c) }
+	files["app/of another version"], _ = os.Open(os.DevNull)
 	beats := make(chan Backend, 10)
 	p.Hooks.Beat = func(b Backend) { beats <- b }
 	s.begin(files)
@@ -246,15 +247,17 @@ func TestThaw_TheSamePoolGoesOn(t *testing.T) {
 	}
 	get(t, before.Slots[0].Backend, "/print?text=end")
 	s.untilSaid("0-1-2-3-4-end")
-	s.until("all beats", func(*Status) bool { return s.pool.Counters().Notify.Received >= 7 }) // two at the start
+	s.until("all beats", func(*Status) bool { // two at the start
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		return s.beats >= 7
+	})
 	if after := s.pool.Status(); same(after).Slots[1].PID != before.Slots[1].PID || !allUp(after) || after.Slots[0].Deaths != 0 {
 		t.Errorf("got %+v; want it as before", after)
 	}
-	s.mu.Lock()
-	if s.beats != 7 {
-		t.Errorf("got %d beats; want 7", s.beats)
+	if n := s.pool.Counters().Notify; n.Received != 7 || n.Unknown != 0 {
+		t.Errorf("got %+v; want 7 messages", n)
 	}
-	s.mu.Unlock()
 	if n := len(openFDs("self")); n > fds {
 		t.Errorf("%d descriptors are open; %d were before", n, fds)
 	}
@@ -398,6 +401,15 @@ func TestFreeze_RecyclingGoesOn(t *testing.T) {
 	state, files := s.freeze()
 	s.exec(cfg, state, files)
 	s.begin(files)
+	p := s.pool
+	if err := p.await(background(t, 5*time.Second), func() error {
+		if a := p.recycling; a == nil || a.decided || a.worker != p.slots[0].next || a.worker.attempt != a || a.worker.pid() != next {
+			return fmt.Errorf("got recycling %+v; want that of pid %d", a, next)
+		}
+		return nil
+	}, now, nil); err != nil {
+		t.Error(err)
+	}
 	s.until("replaced", func(st *Status) bool {
 		return st.Slots[0].PID == next && st.Slots[0].Next == nil && len(st.Retired) == 0
 	})
@@ -456,6 +468,7 @@ func TestAdopt_DiscardLeavesAllForTheProgramBefore(t *testing.T) {
 		t.Fatal(err)
 	}
 	p.Discard() // another pool could not be adopted
+	get(t, before.Slots[1].Backend, "/beat?text=between")
 	p, err := NewPool("app", cfg, s.dir)
 	if err == nil {
 		err = p.Adopt(state, files)
@@ -467,6 +480,41 @@ func TestAdopt_DiscardLeavesAllForTheProgramBefore(t *testing.T) {
 	s.begin(files)
 	if st := p.Status(); !reflect.DeepEqual(same(st), same(before)) {
 		t.Errorf("got\n%+v; want\n%+v", same(st), same(before))
+	}
+	s.until("the beat between the two", func(st *Status) bool { return st.Slots[1].Text == "between" })
+}
+
+func TestFreeze_LosesNoLineAndNoBeat(t *testing.T) {
+	cfg := workerConfig()
+	s := start(t, open(t), cfg)
+	s.until("ready", allUp)
+	b := s.pool.Status().Slots[0].Backend
+	get(t, b, "/count")
+	freezes := 0
+	for done := false; !done; freezes++ {
+		state, files := s.freeze()
+		if freezes%2 == 0 {
+			s.pool.Thaw()
+			closeFiles(files)
+		} else {
+			s.exec(cfg, state, files)
+			s.begin(files)
+		}
+		texts := s.texts()
+		done = len(texts) > 0 && texts[len(texts)-1] == "counted" || freezes > 10_000
+	}
+	t.Logf("%d freezes", freezes)
+	for i, text := range s.texts() {
+		if want := fmt.Sprintf("%d is a number", i); text != want && i < 3000 {
+			t.Fatalf("line %d: got %q; want %q", i, text, want)
+		}
+	}
+	get(t, b, "/beat?text=end")
+	s.until("the last beat", func(st *Status) bool { return st.Slots[0].Text == "end" })
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.beats != 301 {
+		t.Errorf("got %d beats; want 301", s.beats)
 	}
 }
 

@@ -97,6 +97,17 @@ func work(words []string) {
 			fmt.Println(r.URL.Query().Get("text"))
 		case "/write": // as it is, without a line break
 			os.Stdout.WriteString(r.URL.Query().Get("text"))
+		case "/count": // each line in two writes
+			go func() {
+				for i := range 3000 {
+					fmt.Print(i)
+					fmt.Print(" is a number\n")
+					if i%10 == 0 {
+						notify.Send(sdnotify.Message{Watchdog: true})
+					}
+				}
+				fmt.Println("counted")
+			}()
 		case "/beat":
 			notify.Send(sdnotify.Message{Watchdog: true, Status: r.URL.Query().Get("text"), HasStatus: true})
 		}

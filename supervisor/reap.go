@@ -17,7 +17,7 @@ const reapAfter = time.Second
 
 // Reap takes the exit statuses of processes that nobody else waits for, until ctx is done: as pid 1, of a container for
 // example, lb becomes the parent of every process whose own has ended. The workers of a Pool and the children of os/exec
-// are left to those who started them: a zombie counts as nobody's when it has been there for a second.
+// are left to those who started them: a zombie counts as nobody's when it has been there for a second. It must not run while a Pool is frozen.
 func Reap(ctx context.Context) {
 	children := make(chan os.Signal, 1)
 	signal.Notify(children, unix.SIGCHLD)
