@@ -22,10 +22,10 @@ func TestMain(m *testing.M) {
 	if l, err := net.Listen("tcp", "127.0.0.1:0"); err == nil {
 		l.Close()
 	}
-	goroutines, fds := runtime.NumGoroutine(), openFDs()
+	goroutines, fds := runtime.NumGoroutine(), OpenFDs()
 	code := m.Run()
 	for deadline := time.Now().Add(5 * time.Second); code == 0; runtime.Gosched() {
-		g, f := runtime.NumGoroutine(), openFDs()
+		g, f := runtime.NumGoroutine(), OpenFDs()
 		if g <= goroutines && f <= fds {
 			break
 		}

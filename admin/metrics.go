@@ -53,7 +53,7 @@ func (e *exposition) process(p ProcessStatus) {
 	e.family("lb_upgrade_standstill_seconds", gauge, "How long sessions stood still in the last upgrade; 0 before the first.")
 	e.value("", p.UpgradeStandstill)
 
-	fds := openFDs()
+	fds := OpenFDs()
 	e.family("lb_open_fds", gauge, "Open file descriptors.")
 	e.value("", float64(fds))
 	e.family("process_open_fds", gauge, "Open file descriptors.")
@@ -271,9 +271,9 @@ func (e *exposition) backendTimes(members []member) {
 	}
 }
 
-// openFDs counts the open descriptors. Linux 6.2 and later tell it as the size of the directory; for an older kernel
+// OpenFDs counts the open descriptors. Linux 6.2 and later tell it as the size of the directory; for an older kernel
 // the entries are read.
-func openFDs() int {
+func OpenFDs() int {
 	var st unix.Stat_t
 	if err := unix.Stat("/proc/self/fd", &st); err == nil && st.Size > 0 {
 		return int(st.Size)

@@ -238,12 +238,12 @@ func TestMetrics_ImbalanceIsOneWhenTheLoadFollowsTheWeights(t *testing.T) {
 }
 
 func TestOpenFDs_CountsThem(t *testing.T) {
-	before := openFDs()
+	before := OpenFDs()
 	f, err := os.Open(os.DevNull)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got := openFDs(); got != before+1 {
+	if got := OpenFDs(); got != before+1 {
 		t.Errorf("descriptors after one more open: got %d; want %d", got, before+1)
 	}
 	f.Close()

@@ -279,6 +279,8 @@ func (a *adopted) serve(h *upgrade.Handover) {
 	d, l := a.d, a.live
 	failed := h.Failed
 	h.Keep(l.fds())
+	d.access.Requeue(l.head.Access)
+	d.events.Requeue(l.head.Log)
 	signal.Notify(d.signals, handledSignals()...)
 	runtime.GOMAXPROCS(max(runtime.GOMAXPROCS(0), d.proxy.Loops()+1))
 	d.adopting = false

@@ -35,8 +35,10 @@ const (
 	gatePatience = 2 * time.Second
 	// requestPatience is how long other requests to the control API may take to end before a freeze cuts them.
 	requestPatience = time.Second
-	// flushPatience is how long the logs may take to be written while everything is frozen; what is left is carried over.
-	flushPatience = 20 * time.Millisecond
+	// flushPatience is how long the logs may take to be written before everything is frozen, and freezePatience while it is;
+	// what is left is carried over.
+	flushPatience  = 200 * time.Millisecond
+	freezePatience = 5 * time.Millisecond
 	// spareFDs are what the new code opens before it has taken over: epoll sets, the runtime's own, copies of sockets.
 	spareFDs = 64
 )
@@ -137,11 +139,7 @@ func (d *daemon) roomForUpgrade() error {
 	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
 		return fmt.Errorf("cannot read RLIMIT_NOFILE: %w", err)
 	}
-	names, err := os.ReadDir("/proc/self/fd")
-	if err != nil {
-		return fmt.Errorf("cannot count descriptors: %w", err)
-	}
-	if n := uint64(len(names)); n+spareFDs > limit.Cur {
+	if n := uint64(admin.OpenFDs()); n+spareFDs > limit.Cur {
 		return admin.Refuse(http.StatusConflict, "%d descriptors are open, and RLIMIT_NOFILE is %d: the new code would have none left; raise it (prlimit --nofile=%d --pid %d), or upgrade when there are fewer sessions",
 			n, limit.Cur, n+2*spareFDs, os.Getpid())
 	}
@@ -260,6 +258,7 @@ func (u *upgrading) run() error {
 		return err
 	}
 	d.closing.Wait()
+	u.flushLogs()
 	gc := debug.SetGCPercent(-1) // none while sessions wait
 	thaw = append(thaw, func() { debug.SetGCPercent(gc) })
 	u.frozenAt = monotonic()
@@ -270,6 +269,12 @@ func (u *upgrading) run() error {
 	}
 	thaw = append(thaw, d.proxy.Thaw)
 	u.writeDown(l, frozen)
+	thawLogs, err := u.freezeLogs(&l.head)
+	thaw = append(thaw, thawLogs)
+	if err != nil {
+		undo()
+		return err
+	}
 	if d.stopAsked.Load() {
 		undo()
 		return errStopping
@@ -305,6 +310,32 @@ func (u *upgrading) freezeFleets(l *live) (thaw func(), err error) {
 		l.fleets = append(l.fleets, lf)
 	}
 	return thaw, nil
+}
+
+// flushLogs has the logs write most of what they have, while sessions go on.
+func (u *upgrading) flushLogs() {
+	ctx, cancel := context.WithTimeout(context.Background(), flushPatience)
+	defer cancel()
+	u.d.repeats.Flush()
+	u.d.access.Flush(ctx) // what is left goes along
+	u.d.events.Flush(ctx)
+}
+
+// freezeLogs brings the logs to rest, with nobody left who writes to them.
+func (u *upgrading) freezeLogs(head *liveHead) (thaw func(), err error) {
+	d := u.d
+	ctx, cancel := context.WithTimeout(context.Background(), freezePatience)
+	defer cancel()
+	if head.Access, err = d.access.Freeze(ctx); err != nil {
+		return func() {}, fmt.Errorf("cannot freeze the access log: %w", err)
+	}
+	if head.Log, err = d.events.Freeze(ctx); err != nil {
+		return d.access.Thaw, fmt.Errorf("cannot freeze the event log: %w", err)
+	}
+	return func() {
+		d.access.Thaw()
+		d.events.Thaw()
+	}, nil
 }
 
 // copyLock takes the lock of the run-time directory along.

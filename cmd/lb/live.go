@@ -11,6 +11,7 @@ import (
 	"github.com/273ebdf9/lb/admin"
 	"github.com/273ebdf9/lb/backends"
 	"github.com/273ebdf9/lb/health"
+	"github.com/273ebdf9/lb/internal/logs"
 	"github.com/273ebdf9/lb/internal/state"
 	"github.com/273ebdf9/lb/proxy"
 )
@@ -73,12 +74,9 @@ type liveHead struct {
 	FrozenAt time.Duration `json:"frozen_at"` // CLOCK_MONOTONIC
 	Upgrades uint64        `json:"upgrades"`
 	Carried  uint64        `json:"carried"` // sessions, over all upgrades
-	Access   liveAccess    `json:"access"`
-}
 
-// liveAccess is what the access log has not written.
-type liveAccess struct {
-	Dropped uint64 `json:"dropped"`
+	Log    logs.Queued `json:"log"` // what was not written
+	Access logs.Queued `json:"access"`
 }
 
 // livePool is a pool and what health knows of its backends.
