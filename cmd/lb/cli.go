@@ -38,6 +38,7 @@ type call struct {
 	*admin.Client
 	ctx  context.Context
 	out  io.Writer
+	errs io.Writer
 	args []string
 	json bool
 }
@@ -47,7 +48,7 @@ func (c *caller) action(do func(*call) error) func(*cobra.Command, []string) err
 	return func(cmd *cobra.Command, args []string) error {
 		ctx, stop := signal.NotifyContext(cmd.Context(), syscall.SIGINT, syscall.SIGTERM)
 		defer stop()
-		err := do(&call{Client: c.client(), ctx: ctx, out: cmd.OutOrStdout(), args: args, json: c.asJSON})
+		err := do(&call{Client: c.client(), ctx: ctx, out: cmd.OutOrStdout(), errs: cmd.ErrOrStderr(), args: args, json: c.asJSON})
 		var usage *usageError
 		switch {
 		case err == nil:

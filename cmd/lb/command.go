@@ -91,7 +91,7 @@ func commandGroups() []commandGroup {
 		{"Change what runs", []*cobra.Command{newWeightCommand(), newSplitCommand(), newDrainCommand(), newReadyCommand(), newMaintCommand(),
 			newAddCommand(), newRemoveCommand(), newSetLimitCommand(), newKillCommand()}},
 		{"Change the processes that lb runs", []*cobra.Command{newRestartCommand(), newRollbackCommand(), newScaleCommand(), newStartCommand()}},
-		{"Change lb itself", []*cobra.Command{newReloadCommand(), newStopCommand(), newLogLevelCommand()}},
+		{"Change lb itself", []*cobra.Command{newReloadCommand(), newUpgradeCommand(), newStopCommand(), newLogLevelCommand()}},
 	}
 }
 

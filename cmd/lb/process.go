@@ -34,6 +34,7 @@ func askReload(c *call, dryRun bool) error {
 		return printJSON(c.out, result)
 	}
 	_, err = io.WriteString(c.out, reloadText(result))
+	c.warn(result.Warnings)
 	return err
 }
 
@@ -47,7 +48,6 @@ func reloadText(r *admin.ReloadResult) string {
 	}
 	lines("  ", r.Changes)
 	lines("kept: ", r.Kept)
-	lines("warning: ", r.Warnings)
 	switch {
 	case len(r.Changes) == 0:
 		b.WriteString("nothing is different\n")
