@@ -58,6 +58,8 @@ type ProcessStatus struct {
 	Started time.Time `json:"started"`
 	// Uptime is the seconds since Started; the Server fills it in.
 	Uptime float64 `json:"uptime_seconds"`
+	// Stopping says that it has been told to stop: it accepts nobody, and its sessions may finish.
+	Stopping bool `json:"stopping"`
 	// Sessions is how many sessions there are, over all listeners; MaxSessions is how many there may be.
 	Sessions    int64 `json:"sessions"`
 	MaxSessions int64 `json:"max_sessions"`

@@ -117,7 +117,7 @@ func (f *fakeLB) control() admin.Control {
 				<-ctx.Done()
 				return 0, ctx.Err()
 			}
-			if filter.ID == "gone" {
+			if filter.ID == "gone" || filter.ID == "app" {
 				return 0, nil
 			}
 			return 1, nil
@@ -189,6 +189,7 @@ func TestCommands_RefusalIsExitCode1AndSaysWhatToDo(t *testing.T) {
 		{"split wab app=1", `lb: there is no listener "wab"; there are "web", "local"` + "\n"},
 		{"add app w1 unix:/x", `lb: pool "app" has a backend "w1" already; choose another name, or remove that one first` + "\n"},
 		{"kill gone", `lb: there is no session "gone"; lb conns lists them` + "\n"},
+		{"kill app", "lb: app is a pool; name the backend whose sessions to close: lb kill app/w1 (lb status app lists them)\n"},
 		{"log-level loud", `lb: level: unknown level "loud"; write "debug", "info", "warn" or "error"` + "\n"},
 	} {
 		code, stdout, stderr := lb(t, strings.Fields(tc.line)...)

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/273ebdf9/lb/admin"
 	"github.com/273ebdf9/lb/config"
@@ -41,7 +42,11 @@ func execute(args []string, stdout, stderr io.Writer) int {
 		printFailure(stderr, failed.cause)
 		return exitFailed
 	default:
-		fmt.Fprintf(stderr, "lb: %v\nRun %q for help.\n", err, cmd.CommandPath()+" --help")
+		fmt.Fprintf(stderr, "lb: %v\n", err)
+		if cmd.Runnable() && !cmd.HasAvailableSubCommands() {
+			fmt.Fprintf(stderr, "Usage: %s\n", cmd.UseLine())
+		}
+		fmt.Fprintf(stderr, "Run %q for help.\n", cmd.CommandPath()+" --help")
 		return exitUsage
 	}
 }
@@ -56,6 +61,7 @@ func newRoot() *cobra.Command {
 		SilenceUsage:  true,
 	}
 	root.SetVersionTemplate("{{.Version}}\n")
+	root.SetFlagErrorFunc(flagError)
 	for _, g := range commandGroups() {
 		root.AddGroup(&cobra.Group{ID: g.title, Title: g.title + ":"})
 		for _, cmd := range g.commands {
@@ -109,6 +115,16 @@ func needCommand(cmd *cobra.Command, args []string) error {
 		return fmt.Errorf("there is no command %q; did you mean %q?", args[0], near[0])
 	}
 	return fmt.Errorf("there is no command %q", args[0])
+}
+
+// flagError is an error of flags in words. A negative number looks like a flag; the one that lb scale takes is none here
+// any more (scaleArgs).
+func flagError(_ *cobra.Command, err error) error {
+	var unknown *pflag.NotExistError
+	if errors.As(err, &unknown) && minusNumber.MatchString("-"+strings.TrimSuffix(unknown.GetSpecifiedShortnames(), "%")) {
+		return fmt.Errorf("%q is negative; write a whole number from 0 on", "-"+unknown.GetSpecifiedShortnames())
+	}
+	return err
 }
 
 func abs(n int) int { return max(n, -n) }

@@ -70,6 +70,13 @@ func TestUsage_IsExitCode2AndSaysWhereHelpIs(t *testing.T) {
 		{"split web blue", `"blue": write POOL=N`},
 		{"drain app/w1 --timeout 1s", `--timeout is for --wait`},
 		{"set-limit web -- -1", `"-1" is no limit`},
+		{"weight", "Usage: lb weight POOL/BACKEND N|N%\n"},
+		{"weight app/w1 -5", `"-5" is negative; write a whole number from 0 on`},
+		{"weight app/w1 -5%", `"-5%" is negative`},
+		{"set-limit web -1", `"-1" is negative`},
+		{"weight app/w1 -x", `unknown shorthand flag: 'x' in -x`},
+		{"kill", "Usage: lb kill SESSION|POOL/BACKEND [--over 30s] [--older 10m]\n"},
+		{"run extra", "Usage: lb run -f FILE\n"},
 		{"conns /w1", `"/w1" is neither POOL nor POOL/BACKEND`},
 		{"kill app/", `"app/" is not POOL/BACKEND`},
 		{"run", `"file"`},
@@ -80,6 +87,15 @@ func TestUsage_IsExitCode2AndSaysWhereHelpIs(t *testing.T) {
 		code, stdout, stderr := lb(t, strings.Fields(tc.args)...)
 		if code != exitUsage || stdout != "" || !strings.Contains(stderr, tc.want) || !strings.Contains(stderr, "--help") {
 			t.Errorf("lb %s: got %d, %q, %q; want 2 and an error with %q that names --help", tc.args, code, stdout, stderr, tc.want)
+		}
+	}
+}
+
+func TestUsage_EveryCommandThatMissesArgumentsSaysWhichItTakes(t *testing.T) {
+	for _, cmd := range newRoot().Commands() {
+		code, _, stderr := lb(t, cmd.Name())
+		if code == exitUsage && !cmd.HasSubCommands() && !strings.Contains(stderr, "\nUsage: "+cmd.UseLine()+"\n") {
+			t.Errorf("lb %s: got %q; want its usage %q", cmd.Name(), stderr, cmd.UseLine())
 		}
 	}
 }

@@ -1,8 +1,10 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"io"
+	"net/http"
 	"strings"
 	"time"
 
@@ -108,7 +110,23 @@ func killConns(c *call, over, older time.Duration) error {
 		return fmt.Errorf("%w: no more are closed; those that were stay closed", errInterrupted)
 	}
 	if err != nil {
-		return err
+		return c.noSession(f.ID, err)
 	}
 	return c.show(result, "closed %s", count(result.Killed, "session"))
+}
+
+// noSession is the refusal to close a session; who has named a pool instead is told what to write.
+func (c *call) noSession(id string, err error) error {
+	var refusal *admin.Error
+	if id == "" || !errors.As(err, &refusal) || refusal.Status != http.StatusNotFound {
+		return err
+	}
+	ctx, cancel := c.soon()
+	defer cancel()
+	p, poolErr := c.Pool(ctx, id)
+	if poolErr != nil || len(p.Backends) == 0 {
+		return err
+	}
+	return fmt.Errorf("%s is a pool; name the backend whose sessions to close: lb kill %s/%s (lb status %s lists them)",
+		printable(id), printable(id), printable(p.Backends[0].Name), printable(id))
 }

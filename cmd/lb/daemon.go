@@ -56,6 +56,7 @@ type daemon struct {
 	runDir     *supervisor.Dir // guarded by changing; nil before the first workers
 	fleets     []*fleet        // guarded by changing: all that were started and have not ended
 	stopping   bool            // guarded by changing
+	ending     atomic.Bool     // stopping, for those who must not wait for a change
 
 	patience  context.Context // over when workers that end are killed
 	impatient context.CancelFunc
@@ -284,6 +285,7 @@ func (d *daemon) tell(level slog.Level, e admin.Event, msg string, args ...any) 
 func (d *daemon) stop(ctx, now context.Context) {
 	d.changing.Lock()
 	d.stopping = true
+	d.ending.Store(true)
 	fleets := slices.Clone(d.fleets)
 	d.changing.Unlock()
 	defer context.AfterFunc(now, func() { time.AfterFunc(hurried, d.impatient) })()

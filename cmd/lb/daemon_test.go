@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -390,6 +391,39 @@ func TestKill_ClosesWhatTheFilterAdmits(t *testing.T) {
 	if !errors.Is(err, context.Canceled) || n > 1 {
 		t.Errorf("Kill that is called off: got %d, %v; want context.Canceled", n, err)
 	}
+}
+
+func TestStatus_SaysStoppingWhileSessionsFinish(t *testing.T) {
+	r := newRig(t)
+	if code, stdout, _ := lb(t, "status", "-s", r.dir+"/admin.sock"); code != exitDone || strings.Contains(stdout, "stopping") {
+		t.Errorf("lb status before: got %d, %q; want no stopping", code, stdout)
+	}
+	c, err := net.Dial("unix", r.dir+"/web.sock")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	for r.proxy.Sessions() == 0 {
+		runtime.Gosched()
+	}
+	stopped := make(chan struct{})
+	go func() {
+		defer close(stopped)
+		r.daemon.stop(context.Background(), context.Background())
+	}()
+	for deadline := time.Now().Add(5 * time.Second); ; {
+		code, stdout, stderr := lb(t, "status", "-s", r.dir+"/admin.sock")
+		if code == exitDone && strings.Contains(stdout, ", stopping, up ") {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Errorf("lb status: got %d, %q, %q; want it to say stopping", code, stdout, stderr)
+			break
+		}
+	}
+	c.Close()
+	<-stopped
+	r.begin() // for what the rig does at the end
 }
 
 func TestTurns_AreSpreadOverTheTime(t *testing.T) {

@@ -44,7 +44,7 @@ func (d *daemon) listenerStatus() []admin.ListenerStatus {
 func (d *daemon) processStatus() admin.ProcessStatus {
 	st := &d.proxy.Stats
 	return admin.ProcessStatus{
-		Version: version(), Revision: build().Revision, Started: d.started,
+		Version: version(), Revision: build().Revision, Started: d.started, Stopping: d.ending.Load(),
 		Sessions: d.proxy.Sessions(), MaxSessions: d.proxy.MaxSessions(),
 		SessionLimitReached: st.LimitReached.Load(),
 		AcceptErrors:        map[string]uint64{"resource": st.AcceptErrors.Load()},

@@ -154,7 +154,11 @@ func isTerminal(fd int) bool {
 // renderStatus is what a person reads at a glance: what is wrong has a colour and a reason.
 func renderStatus(st *admin.Status, now time.Time, colour bool) string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "lb %s, pid %d, up %s, %d of %s\n", printable(st.Version), st.PID,
+	state := ""
+	if st.Stopping {
+		state = "stopping, "
+	}
+	fmt.Fprintf(&b, "lb %s, pid %d, %sup %s, %d of %s\n", printable(st.Version), st.PID, state,
 		shortDuration(now.Sub(st.Started)), st.Sessions, count(int(st.MaxSessions), "session"))
 	b.WriteString("\n" + listenerTable(st.Listeners).render(colour))
 	for i := range st.Pools {

@@ -66,6 +66,11 @@ BACKEND  STATE  FOR  WEIGHT  SHARE  ACTIVE  RATE  CONNS  ERRORS  P50  P99  PROBE
 	if got := renderStatus(testStatus(), noon, false); got != want {
 		t.Errorf("got\n%s\nwant\n%s", got, want)
 	}
+	st := testStatus()
+	st.Stopping = true
+	if got, _, _ := strings.Cut(renderStatus(st, noon, false), "\n"); !strings.Contains(got, ", stopping, up ") {
+		t.Errorf("an lb that stops: got %q; want it to say so", got)
+	}
 }
 
 func TestStatus_ColoursChangeNothingButColour(t *testing.T) {
