@@ -47,9 +47,9 @@ func goOn(h *upgrade.Handover) {
 		goBack(h, err)
 	}
 	runtime.KeepAlive(a) // its files must not be closed for want of a reference before the way back
-	a.serve(h)
+	d := a.serve(h)
 	debug.SetGCPercent(gc)
-	a.d.handle()
+	d.handle()
 }
 
 // goBack gives everything to the code before. It does not return: if that fails too, there is nobody left to serve.
@@ -274,8 +274,8 @@ func addMembers(pool *backends.Pool, lp *livePool) error {
 	return nil
 }
 
-// serve takes over: from here on there is no way back.
-func (a *adopted) serve(h *upgrade.Handover) {
+// serve takes over, and gives what serves now: from here on there is no way back.
+func (a *adopted) serve(h *upgrade.Handover) *daemon {
 	d, l := a.d, a.live
 	failed := h.Failed
 	h.Keep(l.fds())
@@ -303,15 +303,14 @@ func (a *adopted) serve(h *upgrade.Handover) {
 	d.running.Go(d.serveAdmin)
 	d.running.Go(d.resolveNames)
 	d.running.Go(d.tellService)
-	if os.Getpid() == 1 {
-		d.running.Go(func() { supervisor.Reap(d.background) })
-	}
+	d.reap()
 	a.tell(failed, standstill)
+	return d
 }
 
 // tell tells of the outcome, and who waits for it.
 func (a *adopted) tell(failed string, standstill time.Duration) {
-	d, head := a.d, &a.live.head
+	d, head := a.d, a.live.head
 	result := admin.UpgradeResult{
 		From: head.Version, To: version(), Sessions: a.sessions, Standstill: standstill.Seconds(), PID: os.Getpid(), Warnings: head.Warnings,
 	}

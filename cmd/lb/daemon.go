@@ -58,6 +58,8 @@ type daemon struct {
 	stopping   bool            // guarded by changing
 	ending     atomic.Bool     // stopping, for those who must not wait for a change
 
+	reapNoMore func() // ends what reap began; nil: it has not; guarded by changing
+
 	patience  context.Context // over when workers that end are killed
 	impatient context.CancelFunc
 
@@ -158,10 +160,25 @@ func (d *daemon) start(cfg *config.Config) error {
 	d.log.Info("lb is up", "version", version(), "pid", os.Getpid(), "loops", d.proxy.Loops(), "max_sessions", d.proxy.MaxSessions(),
 		"socket", cfg.Admin.Socket, "http", cfg.Admin.HTTP)
 	d.running.Go(d.tellService)
-	if os.Getpid() == 1 { // of a container: whoever loses his parent becomes lb's child
-		d.running.Go(func() { supervisor.Reap(d.background) })
-	}
+	d.reap()
 	return nil
+}
+
+// reap begins to take the exit statuses of processes that nobody waits for. The caller holds changing, or is alone.
+func (d *daemon) reap() {
+	if os.Getpid() != 1 { // of a container, where whoever loses his parent becomes lb's child
+		return
+	}
+	ctx, stop := context.WithCancel(d.background)
+	done := make(chan struct{})
+	d.running.Go(func() {
+		defer close(done)
+		supervisor.Reap(ctx)
+	})
+	d.reapNoMore = func() {
+		stop()
+		<-done
+	}
 }
 
 // serveAdmin serves the control API until it is closed or frozen.

@@ -106,7 +106,7 @@ func (d *daemon) tryUpgrade(ctx context.Context, req admin.UpgradeRequest, calle
 	if err := d.roomForUpgrade(); err != nil {
 		return result, err
 	}
-	u := &upgrading{d: d, binary: binary, by: by, reload: req.Reload, caller: -1, lock: -1}
+	u := &upgrading{d: d, path: path, binary: binary, by: by, reload: req.Reload, caller: -1, lock: -1}
 	answer, err := u.check(ctx)
 	if err != nil {
 		return result, err
@@ -149,6 +149,7 @@ func (d *daemon) roomForUpgrade() error {
 // upgrading is one upgrade.
 type upgrading struct {
 	d        *daemon
+	path     string // of the new binary
 	binary   *os.File
 	by       string
 	reload   bool
@@ -189,7 +190,7 @@ func (u *upgrading) check(ctx context.Context) (upgrade.Answer, error) {
 			u.warnings = append(u.warnings, "the config file has changed since it was loaded; the upgrade goes on with the config that runs: lb reload, or lb upgrade --reload, makes the new one hold")
 		}
 	}
-	args := []string{os.Args[0], "run", "--adopt-check", "-f", u.d.path}
+	args := []string{u.path, "run", "--adopt-check", "-f", u.d.path}
 	answer, err := upgrade.Check(ctx, u.binary, args, l.marshal(), upgrade.CheckTimeout)
 	if err != nil {
 		return answer, err
@@ -248,6 +249,10 @@ func (u *upgrading) run() error {
 	}
 	d.haltCheckers()
 	thaw = append(thaw, d.runCheckers)
+	if d.reapNoMore != nil {
+		d.reapNoMore()
+		thaw = append(thaw, d.reap)
+	}
 	thawFleets, err := u.freezeFleets(l)
 	thaw = append(thaw, thawFleets)
 	if err == nil {
