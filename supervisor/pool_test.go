@@ -336,6 +336,129 @@ func TestRollback_ReturnsToWhatWorked(t *testing.T) {
 	})
 }
 
+func TestRollback_TakesBackWhatAFailedRestartHasReplaced(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, func(c *Config) { c.Count = 4 }, func(slot int, r *Release) behaviour {
+			if slot == 2 && len(r.Command) > 1 {
+				return behaviour{exitAfter: 10 * time.Millisecond, readyAfter: -1}
+			}
+			return behaviour{}
+		})
+		time.Sleep(time.Second)
+		before := r.pids()
+		cfg := r.pool.cfg
+		cfg.Command = []string{"app", "v2"}
+		if _, err := r.pool.Update(cfg); err != nil {
+			t.Fatal(err)
+		}
+		err := r.pool.Restart(context.Background(), DefaultRestartOptions())
+		if !errors.Is(err, ErrRestart) || !strings.Contains(err.Error(), "after 2 of 4 (these stay; a rollback takes them back)") {
+			t.Errorf("got %v; want how far it came, and the way back", err)
+		}
+		r.die(1)
+		r.die(1)
+		r.die(1) // it waits for its time, and is still of the new command
+		synctest.Wait()
+		if st := r.pool.Status(); st.Strays != 2 || !st.CanRollback {
+			t.Errorf("got %d strays, rollback %v; want 2, and a way back", st.Strays, st.CanRollback)
+		}
+		if err := r.pool.Rollback(context.Background(), DefaultRestartOptions()); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(10 * time.Second)
+		synctest.Wait()
+		r.want("up up up up")
+		for _, s := range r.pool.Status().Slots {
+			if len(s.Command) != 1 {
+				t.Errorf("worker %d: got command %q; want the one of before", s.Slot, s.Command)
+			}
+		}
+		if after := r.pids(); !slices.Equal(after[2:], before[2:]) {
+			t.Errorf("got pids %v; want those that were not replaced to stay, of %v", after, before)
+		}
+		if st := r.pool.Status(); st.Strays != 0 || st.CanRollback {
+			t.Errorf("got %+v; want nothing to roll back", st)
+		}
+		r.die(0)
+		time.Sleep(time.Second)
+		synctest.Wait()
+		if s := r.pool.Status().Slots[0]; len(s.Command) != 1 {
+			t.Errorf("after a crash: got command %q; want the one of before", s.Command)
+		}
+		r.stop()
+	})
+}
+
+func TestRestart_WaitsForTheOneUnderWay(t *testing.T) {
+	f := func(first, then, want int) {
+		t.Helper()
+		synctest.Test(t, func(t *testing.T) {
+			r := newRig(t, nil)
+			time.Sleep(time.Second)
+			began := r.started()
+			update := func(version int) {
+				cfg := r.pool.cfg
+				cfg.Command = []string{"app", fmt.Sprint(version)}
+				if _, err := r.pool.Update(cfg); err != nil {
+					t.Error(err)
+				}
+			}
+			update(first)
+			ended := make(chan error, 1)
+			go func() { ended <- r.pool.Restart(context.Background(), DefaultRestartOptions()) }()
+			synctest.Wait()
+			update(then)
+			ctx, cancel := context.WithCancel(context.Background())
+			cancel()
+			o := DefaultRestartOptions()
+			if err := r.pool.Restart(ctx, o); !errors.Is(err, ErrBusy) {
+				t.Errorf("got %v without Wait; want ErrBusy", err)
+			}
+			o.Wait = true
+			if err := r.pool.Restart(ctx, o); !errors.Is(err, context.Canceled) {
+				t.Errorf("got %v for one that was cut off; want Canceled", err)
+			}
+			if err := r.pool.Restart(context.Background(), o); err != nil {
+				t.Errorf("got %v; want it to wait", err)
+			}
+			if err := <-ended; err != nil {
+				t.Errorf("the one under way: got %v", err)
+			}
+			for _, s := range r.pool.Status().Slots {
+				if s.Command[1] != fmt.Sprint(then) {
+					t.Errorf("worker %d: got command %q; want that of %d", s.Slot, s.Command, then)
+				}
+			}
+			if n := r.started() - began; n != want {
+				t.Errorf("got %d started; want %d", n, want)
+			}
+			r.stop()
+		})
+	}
+	f(1, 2, 4)
+	f(1, 1, 4) // another configuration all the same, as far as anybody knows
+}
+
+func TestRestart_OneToTheSameIsNotDoneTwice(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, nil)
+		time.Sleep(time.Second)
+		began := r.started()
+		ended := make(chan error, 1)
+		go func() { ended <- r.pool.Restart(context.Background(), DefaultRestartOptions()) }()
+		synctest.Wait()
+		o := DefaultRestartOptions()
+		o.Wait = true
+		if err := errors.Join(r.pool.Restart(context.Background(), o), <-ended); err != nil {
+			t.Error(err)
+		}
+		if n := r.started() - began; n != 2 {
+			t.Errorf("got %d started; want 2", n)
+		}
+		r.stop()
+	})
+}
+
 func TestSlot_ManualStopSticks(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t, nil)

@@ -18,6 +18,9 @@ type RestartOptions struct {
 	Surge int
 	// Timeout bounds the whole restart; 0 (default) is no limit beyond each worker's start_timeout.
 	Timeout time.Duration
+	// Wait has a restart that is under way end first, instead of ErrBusy. If it was one to the same configuration, and all workers
+	// are of it then, nothing is left to be done.
+	Wait bool
 	// Progress, if set, is told of each step, on the pool's goroutine; it must not block.
 	Progress func(Progress)
 }
@@ -59,34 +62,81 @@ type roll struct {
 // before it then finishes what it has, which Restart does not wait for.
 //
 // When a successor fails, or ctx is done, those under way are ended, the workers that were not replaced yet stay, and
-// the error, which wraps ErrRestart or ctx's, has its reason and its last output. ErrBusy: another one is under way.
+// the error, which wraps ErrRestart or ctx's, has its reason and its last output. Rollback takes those back that were
+// replaced. ErrBusy: another one is under way.
 func (p *Pool) Restart(ctx context.Context, o RestartOptions) error {
-	return p.rollOut(ctx, o, func() (*Release, error) { return p.wanted, nil })
+	return p.rollOut(ctx, o, func() (*Release, []*slot, error) { return p.wanted, nil, nil })
 }
 
-// Rollback restarts all slots with the command, environment and directory that last worked before those of now.
-// ErrNoPrevious: there are none. What it came to stays until the next Restart.
+// Rollback restarts all slots with the command, environment and directory that last worked before those of now. Where
+// some workers are of others than what last worked for all, after a Restart that failed half-way for example, it takes these
+// back to that, and the others stay. ErrNoPrevious: there is nothing to go back to. What it came to stays until the next
+// Restart.
 func (p *Pool) Rollback(ctx context.Context, o RestartOptions) error {
 	o.Slot = AllSlots
-	return p.rollOut(ctx, o, func() (*Release, error) {
-		if p.previous == nil {
-			return nil, ErrNoPrevious
+	return p.rollOut(ctx, o, func() (*Release, []*slot, error) {
+		switch strays := p.strays(); {
+		case len(strays) > 0:
+			return p.good, strays, nil
+		case p.previous == nil:
+			return nil, nil, ErrNoPrevious
 		}
-		return p.previous, nil
+		return p.previous, nil, nil
 	})
 }
 
-func (p *Pool) rollOut(ctx context.Context, o RestartOptions, pick func() (*Release, error)) error {
+// strays are the slots whose workers are of something else than what last worked for all.
+func (p *Pool) strays() (strays []*slot) {
+	if p.good == nil {
+		return nil
+	}
+	unpinned := p.good.pinned("")
+	for _, s := range p.slots {
+		w := s.current
+		if w == nil || !s.wanted {
+			continue
+		}
+		if !w.release.pinned("").same(unpinned) || w.state != waiting && w.dir != "" && w.dir != p.good.Pin {
+			strays = append(strays, s)
+		}
+	}
+	return strays
+}
+
+// rollOut restarts workers. pick says to what, on the pool's goroutine, and which slots; nil: as o says.
+func (p *Pool) rollOut(ctx context.Context, o RestartOptions, pick func() (*Release, []*slot, error)) error {
 	if o.Timeout > 0 {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeoutCause(ctx, o.Timeout, fmt.Errorf("not done after %v: %w", o.Timeout, context.DeadlineExceeded))
 		defer cancel()
 	}
 	var r *roll
+	var awaited *Release // of the restart that is under way
 	err := p.await(ctx, func() (err error) {
+		if o.Wait && p.roll != nil && !p.ending {
+			awaited = p.roll.release
+			return nil
+		}
 		r, err = p.beginRoll(o, pick)
 		return err
-	}, func() (bool, error) { return p.step(r) }, func() { p.endRoll(r, "the restart was cut off") })
+	}, func() (done bool, err error) {
+		if r == nil {
+			if p.roll != nil && !p.ending {
+				return false, nil
+			}
+			if awaited == p.wanted && !p.stale() {
+				return true, nil
+			}
+			if r, err = p.beginRoll(o, pick); err != nil {
+				return true, err
+			}
+		}
+		return p.step(r)
+	}, func() {
+		if r != nil {
+			p.endRoll(r, "the restart was cut off")
+		}
+	})
 	if err != nil {
 		return fmt.Errorf("cannot restart pool %q: %w", p.Name, err)
 	}
@@ -94,14 +144,14 @@ func (p *Pool) rollOut(ctx context.Context, o RestartOptions, pick func() (*Rele
 }
 
 // beginRoll starts a restart.
-func (p *Pool) beginRoll(o RestartOptions, pick func() (*Release, error)) (*roll, error) {
+func (p *Pool) beginRoll(o RestartOptions, pick func() (*Release, []*slot, error)) (*roll, error) {
 	if p.ending {
 		return nil, ErrStopped
 	}
 	if p.roll != nil {
 		return nil, ErrBusy
 	}
-	release, err := pick()
+	release, only, err := pick()
 	if err != nil {
 		return nil, err
 	}
@@ -115,7 +165,7 @@ func (p *Pool) beginRoll(o RestartOptions, pick func() (*Release, error)) (*roll
 			return nil, ErrSlotStopped
 		}
 		r.left = []*slot{s}
-	} else {
+	} else if r.left = only; only == nil {
 		for _, s := range p.slots {
 			if s.wanted {
 				r.left = append(r.left, s)
@@ -148,7 +198,11 @@ func (p *Pool) step(r *roll) (bool, error) {
 			if p.good != nil && r.done == 0 { // the directory may lead to what failed: crashes come back with what worked
 				p.pin()
 			}
-			err := fmt.Errorf("%w after %d of %d: %w", ErrRestart, r.done, r.total, a.err)
+			stay := ""
+			if r.done > 0 {
+				stay = " (these stay; a rollback takes them back)"
+			}
+			err := fmt.Errorf("%w after %d of %d%s: %w", ErrRestart, r.done, r.total, stay, a.err)
 			for _, line := range a.lines {
 				err = fmt.Errorf("%w\n  %s", err, line)
 			}

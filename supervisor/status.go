@@ -16,6 +16,9 @@ type Status struct {
 	Done, Total int
 	// Stale says that workers run that are not of the current command, environment or directory as typed.
 	Stale bool
+	// Strays is how many workers are of another command, environment or directory than what last worked for all: a Restart
+	// failed half-way. Rollback takes them back.
+	Strays int
 	// CanRollback says that Rollback has something to go back to.
 	CanRollback bool
 	// RecordError is why a killed lb's successor would not find all workers; empty: it would.
@@ -82,7 +85,8 @@ func (p *Pool) Status() *Status { return p.status.Load() }
 
 // publish makes Status what is.
 func (p *Pool) publish() {
-	st := &Status{Stale: p.stale(), CanRollback: p.previous != nil}
+	st := &Status{Stale: p.stale(), Strays: len(p.strays())}
+	st.CanRollback = p.previous != nil || st.Strays > 0
 	if p.fault != nil {
 		st.RecordError = p.fault.Error()
 	}
