@@ -21,6 +21,9 @@ type WorkersStatus struct {
 	Total      int  `json:"total"`
 	// Stale says that some run another command, environment or directory than the config has.
 	Stale bool `json:"stale"`
+	// Strays is how many are of something else than what last worked for all, as a restart failed half-way; a rollback takes
+	// them back.
+	Strays int `json:"strays,omitempty"`
 	// CanRollback says that there is something to roll back to.
 	CanRollback bool `json:"can_rollback"`
 	// RecordError is why an lb that is started after this one was killed would not find all of them; empty: it would.

@@ -134,6 +134,27 @@ func TestFleet_AChangedCommandRollsOrFailsTheReload(t *testing.T) {
 	}
 }
 
+func TestFleet_AReloadWaitsForTheRestartUnderWay(t *testing.T) {
+	r := newFleetRig(t)
+	begun := make(chan struct{}, 10)
+	ended := make(chan error, 1)
+	go func() {
+		ended <- r.restartWorkers(t.Context(), "app", admin.RestartRequest{}, func(admin.RestartStep) { begun <- struct{}{} }, "test")
+	}()
+	<-begun
+	r.withWorkers(2, "other")
+	r.mustReload()
+	if err := <-ended; err != nil {
+		t.Errorf("the restart: %v", err)
+	}
+	st := r.waitWorkers(2)
+	for i := range st.Slots {
+		if w := &st.Slots[i]; w.Command[len(w.Command)-1] != "other" || st.Stale {
+			t.Errorf("worker %d: got %+v; want one of the new command", i, w)
+		}
+	}
+}
+
 func TestFleet_WhatTheOperatorWantsOfASlotStays(t *testing.T) {
 	r := newFleetRig(t)
 	slot := func() string { return r.waitWorkers(2).Slots[1].Backend }

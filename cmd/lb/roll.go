@@ -136,9 +136,11 @@ func restartStep(p supervisor.Progress) admin.RestartStep {
 
 // restartFor restarts the workers whose command, environment or directory a reload has changed, one pool after the other.
 func (d *daemon) restartFor(ctx context.Context, fleets []*fleet, by string) error {
+	o := supervisor.DefaultRestartOptions()
+	o.Wait = true // somebody's lb restart may be under way
 	var errs []error
 	for _, f := range fleets {
-		if err := d.told(f, f.Name, "restarted", "reload by "+by, f.Restart(ctx, supervisor.DefaultRestartOptions())); err != nil {
+		if err := d.told(f, f.Name, "restarted", "reload by "+by, f.Restart(ctx, o)); err != nil {
 			errs = append(errs, fmt.Errorf("the config is reloaded, but the workers that are not replaced go on as they were: %w", err))
 		}
 	}
@@ -215,7 +217,7 @@ func (d *daemon) workersStatus(pool string) *admin.WorkersStatus {
 	st, counts := f.Status(), f.Counters()
 	n := counts.Notify
 	ws := &admin.WorkersStatus{
-		Count: len(st.Slots), Restarting: st.Restarting, Done: st.Done, Total: st.Total, Stale: st.Stale, CanRollback: st.CanRollback,
+		Count: len(st.Slots), Restarting: st.Restarting, Done: st.Done, Total: st.Total, Stale: st.Stale, Strays: st.Strays, CanRollback: st.CanRollback,
 		RecordError: st.RecordError, OutputLines: counts.Lines, OutputDropped: counts.Dropped,
 		Notifications: map[string]uint64{
 			"taken":          n.Received - min(n.Received, n.Unknown+n.Garbage+n.TooLong),

@@ -105,6 +105,9 @@ func renderWorkers(pool string, st *admin.WorkersStatus, now time.Time, colour b
 	if st.Stale {
 		title += ", not all of the config's command, environment and directory"
 	}
+	if st.Strays > 0 && !st.Restarting {
+		title += fmt.Sprintf(", %d not of what last worked for all: lb rollback %s takes them back", st.Strays, printable(pool))
+	}
 	if st.RecordError != "" {
 		title += "\nan lb started after this one was killed would not find them all: " + printable(st.RecordError)
 	}
