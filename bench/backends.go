@@ -40,6 +40,8 @@ type Backend struct {
 	Name string
 	// Socket is the path of the Unix socket on which it serves HTTP/1.1.
 	Socket string
+	// Weight is its share against the others'; 0 for all of them is equal shares.
+	Weight int
 }
 
 // Backends is a fleet of nginx processes with one worker each, all serving the same three replies.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -31,12 +32,22 @@ type Peer struct {
 	Command func(home, addr string, backends []Backend) (Command, error)
 }
 
-// HAProxy returns haproxy in TCP mode with two threads and least connections; splice adds `option splice-auto`. It checks
-// no health, and logs nothing, as the cheapest it can be.
-func HAProxy(p Programs, name string, splice bool) Peer {
+// HAProxyOptions are what differs between the ways to run haproxy.
+type HAProxyOptions struct {
+	// Splice adds `option splice-auto`.
+	Splice bool
+	// RoundRobin takes the backends in turn, by their weights, instead of that with the least connections.
+	RoundRobin bool
+	// Check asks each backend with an HTTP request for this path whether it is alive, twice a second, with a second for
+	// the answer; two failures take it down, with its sessions. "" checks nothing.
+	Check string
+}
+
+// HAProxy returns haproxy in TCP mode with two threads. It logs nothing. With the zero options it is the cheapest it can be.
+func HAProxy(p Programs, name string, o HAProxyOptions) Peer {
 	return Peer{Name: name, Kind: KindRival, Command: func(home, addr string, backends []Backend) (Command, error) {
 		file := filepath.Join(home, "haproxy.cfg")
-		if err := writeConfig(file, haproxyConfig(addr, backends, splice)); err != nil {
+		if err := writeConfig(file, haproxyConfig(addr, backends, o)); err != nil {
 			return Command{}, err
 		}
 		return Command{
@@ -47,7 +58,7 @@ func HAProxy(p Programs, name string, splice bool) Peer {
 	}}
 }
 
-func haproxyConfig(addr string, backends []Backend, splice bool) string {
+func haproxyConfig(addr string, backends []Backend, o HAProxyOptions) string {
 	var b strings.Builder
 	b.WriteString(`global
 	nbthread 2
@@ -58,34 +69,54 @@ defaults
 	timeout client 1h
 	timeout server 1h
 `)
-	if splice {
+	if o.Splice {
 		b.WriteString("\toption splice-auto\n")
 	}
-	fmt.Fprintf(&b, "listen web\n\tbind %s\n\tbalance leastconn\n", addr)
+	balance, check := "leastconn", ""
+	if o.RoundRobin {
+		balance = "roundrobin"
+	}
+	fmt.Fprintf(&b, "listen web\n\tbind %s\n\tbalance %s\n", addr, balance)
+	if o.Check != "" {
+		fmt.Fprintf(&b, "\toption httpchk GET %s\n\ttimeout check 1s\n", o.Check)
+		check = " check inter 500ms fall 2 rise 2 on-marked-down shutdown-sessions"
+	}
 	for _, backend := range backends {
-		fmt.Fprintf(&b, "\tserver %s unix@%s\n", backend.Name, backend.Socket)
+		fmt.Fprintf(&b, "\tserver %s unix@%s%s%s\n", backend.Name, backend.Socket, weight(" weight ", backend), check)
 	}
 	return b.String()
 }
 
+// weight is a backend's weight behind a word of a configuration; "" if it has none.
+func weight(word string, b Backend) string {
+	if b.Weight == 0 {
+		return ""
+	}
+	return word + strconv.Itoa(b.Weight)
+}
+
 // NginxStream returns nginx's stream proxy with two workers, each with a listening socket of its own (reuseport), and least
-// connections over shared counts (zone). It logs nothing.
-func NginxStream(p Programs, name string) Peer {
+// connections over shared counts (zone), or backends in turn by their weights if roundRobin. It logs nothing, and knows of
+// no other health checks than failed connects.
+func NginxStream(p Programs, name string, roundRobin bool) Peer {
 	return Peer{Name: name, Kind: KindRival, Command: func(home, addr string, backends []Backend) (Command, error) {
-		return nginxCommand(p, name, home, nginxStreamConfig(home, addr, backends, p.NginxStream))
+		return nginxCommand(p, name, home, nginxStreamConfig(home, addr, backends, p.NginxStream, roundRobin))
 	}}
 }
 
-func nginxStreamConfig(home, addr string, backends []Backend, module string) string {
+func nginxStreamConfig(home, addr string, backends []Backend, module string, roundRobin bool) string {
 	load := ""
 	if module != "" {
 		load = "load_module " + module + ";\n"
 	}
 	var b strings.Builder
 	b.WriteString(nginxMain(home, 2, load))
-	b.WriteString("stream {\n\tupstream app {\n\t\tzone app 64k;\n\t\tleast_conn;\n")
+	b.WriteString("stream {\n\tupstream app {\n\t\tzone app 64k;\n")
+	if !roundRobin {
+		b.WriteString("\t\tleast_conn;\n")
+	}
 	for _, backend := range backends {
-		fmt.Fprintf(&b, "\t\tserver unix:%s;\n", backend.Socket)
+		fmt.Fprintf(&b, "\t\tserver unix:%s%s;\n", backend.Socket, weight(" weight=", backend))
 	}
 	fmt.Fprintf(&b, "\t}\n\tserver {\n\t\tlisten %s reuseport;\n\t\tproxy_pass app;\n\t\tproxy_timeout 1h;\n\t}\n}\n", addr)
 	return b.String()

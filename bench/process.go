@@ -27,6 +27,8 @@ type Command struct {
 	// Log is the file that receives the process's standard output and error; an existing one is emptied. It is a file,
 	// not a pipe, so that a grandchild that outlives the process blocks nobody.
 	Log string
+	// Files are open in the process as descriptors 3, 4 and so on. Start leaves them open here.
+	Files []*os.File
 	// DeathSignal is what the kernel sends to the process when this program dies; 0 means SIGKILL. A master with workers
 	// wants SIGTERM, because nobody tells the workers when their master is killed.
 	DeathSignal syscall.Signal
@@ -51,6 +53,7 @@ func Start(c Command) (*Process, error) {
 	cmd := exec.Command(c.Path, c.Args...)
 	cmd.Env = append(os.Environ(), c.Env...)
 	cmd.Stdout, cmd.Stderr = log, log
+	cmd.ExtraFiles = c.Files
 	death := c.DeathSignal
 	if death == 0 {
 		death = syscall.SIGKILL

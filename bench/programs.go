@@ -75,6 +75,18 @@ func FindPrograms(ctx context.Context, haproxy, stream bool) (Programs, error) {
 	return p, nil
 }
 
+// FindBalancers looks for haproxy, and for nginx with its stream module. What is not installed is empty; Wrk is too.
+func FindBalancers(ctx context.Context) Programs {
+	var p Programs
+	p.HAProxy, _ = lookPath("haproxy")
+	if nginx, err := lookPath("nginx"); err == nil {
+		if module, err := findNginxStream(ctx, nginx); err == nil {
+			p.Nginx, p.NginxStream = nginx, module
+		}
+	}
+	return p
+}
+
 // lookPath looks for a program in PATH and where Debian puts servers, which is not in every user's PATH.
 func lookPath(program string) (string, error) {
 	path, err := exec.LookPath(program)

@@ -60,7 +60,7 @@ func TestParseVersion(t *testing.T) {
 }
 
 func TestConfigs(t *testing.T) {
-	backends := []Backend{{"w1", "/d/w1.sock"}, {"w2", "/d/w2.sock"}}
+	backends := []Backend{{Name: "w1", Socket: "/d/w1.sock"}, {Name: "w2", Socket: "/d/w2.sock"}}
 	f := func(config string, wants ...string) {
 		t.Helper()
 		for _, want := range wants {
@@ -69,16 +69,22 @@ func TestConfigs(t *testing.T) {
 			}
 		}
 	}
-	plain, spliced := haproxyConfig("127.0.0.1:1", backends, false), haproxyConfig("127.0.0.1:1", backends, true)
+	plain, spliced := haproxyConfig("127.0.0.1:1", backends, HAProxyOptions{}), haproxyConfig("127.0.0.1:1", backends, HAProxyOptions{Splice: true})
 	f(plain, "nbthread 2\n", "mode tcp\n", "balance leastconn\n", "bind 127.0.0.1:1\n", "server w2 unix@/d/w2.sock\n")
 	if strings.Contains(plain, "splice") || spliced == plain {
 		t.Error("only one of the two haproxys may splice")
 	}
 	f(spliced, "option splice-auto\n")
-	f(nginxStreamConfig("/h", "127.0.0.1:1", backends, "/m.so"),
+	f(nginxStreamConfig("/h", "127.0.0.1:1", backends, "/m.so", false),
 		"load_module /m.so;", "worker_processes 2;", "least_conn;", "zone app 64k;", "listen 127.0.0.1:1 reuseport;", "server unix:/d/w2.sock;")
-	if strings.Contains(nginxStreamConfig("/h", "127.0.0.1:1", backends, ""), "load_module") {
+	if strings.Contains(nginxStreamConfig("/h", "127.0.0.1:1", backends, "", true), "load_module") {
 		t.Error("a built-in stream needs no module")
+	}
+	weighted := []Backend{{Name: "w1", Socket: "/d/w1.sock", Weight: 90}, {Name: "w2", Socket: "/d/w2.sock", Weight: 10}}
+	f(haproxyConfig("127.0.0.1:1", weighted, HAProxyOptions{RoundRobin: true, Check: "/health"}),
+		"balance roundrobin\n", "option httpchk GET /health\n", "server w2 unix@/d/w2.sock weight 10 check inter 500ms")
+	if turns := nginxStreamConfig("/h", "127.0.0.1:1", weighted, "", true); strings.Contains(turns, "least_conn") || !strings.Contains(turns, "w1.sock weight=90;") {
+		t.Errorf("got %s; want the weights, and no least_conn", turns)
 	}
 	f(lbConfig("/h", "127.0.0.1:1", backends, 3),
 		"[proxy]\nloops = 3\n", "socket = \"/h/admin.sock\"\n", "bind = [\"127.0.0.1:1\"]\n",

@@ -209,15 +209,15 @@ func (r *Report) loadTable(kase Case) *Table {
 		ratio := r.Ratio(kase.Name, peer.Name, kase.Cost)
 		cells := []string{
 			peer.Name,
-			number(m(func(s Sample) float64 { return s.Rate }), 0),
-			number(m(func(s Sample) float64 { return ms(s.P50) }), 2),
-			number(m(func(s Sample) float64 { return ms(s.P99) }), 2),
-			number(cpu.Median, 1), cpu.spread(1),
-			percent(m(func(s Sample) float64 { return s.UserShare })),
-			number(m(func(s Sample) float64 { return s.Switches }), 2),
-			number(m(func(s Sample) float64 { return s.BackendCPU }), 1),
-			percent(m(func(s Sample) float64 { return s.Others })),
-			number(ratio.Median, 2), ratio.spread(2),
+			Number(m(func(s Sample) float64 { return s.Rate }), 0),
+			Number(m(func(s Sample) float64 { return ms(s.P50) }), 2),
+			Number(m(func(s Sample) float64 { return ms(s.P99) }), 2),
+			Number(cpu.Median, 1), cpu.spread(1),
+			Percent(m(func(s Sample) float64 { return s.UserShare })),
+			Number(m(func(s Sample) float64 { return s.Switches }), 2),
+			Number(m(func(s Sample) float64 { return s.BackendCPU }), 1),
+			Percent(m(func(s Sample) float64 { return s.Others })),
+			Number(ratio.Median, 2), ratio.spread(2),
 		}
 		if peer.Kind == KindReference {
 			for _, i := range []int{4, 5, 6, 7, 10, 11} {
@@ -239,10 +239,10 @@ func (r *Report) idleTable(kase Case) *Table {
 		ratio := r.Ratio(kase.Name, peer.Name, kase.Cost)
 		t.AddNoted(r.note(kase, peer),
 			peer.Name,
-			number(memory.Median, 0), memory.spread(0),
-			number(r.median(kase, peer, func(s Sample) float64 { return s.IdleFDs }), 2),
-			number(r.median(kase, peer, func(s Sample) float64 { return s.IdleCPU }), 0),
-			number(ratio.Median, 2), ratio.spread(2))
+			Number(memory.Median, 0), memory.spread(0),
+			Number(r.median(kase, peer, func(s Sample) float64 { return s.IdleFDs }), 2),
+			Number(r.median(kase, peer, func(s Sample) float64 { return s.IdleCPU }), 0),
+			Number(ratio.Median, 2), ratio.spread(2))
 	}
 	return t
 }
@@ -280,7 +280,7 @@ func (r *Report) writeBuilds(w io.Writer) error {
 		base := r.Series(kase.Name, builds[0], kase.Cost)
 		for _, build := range builds[1:] {
 			s := Summarize(Ratios(r.Series(kase.Name, build, kase.Cost), base))
-			t.Add(kase.Name, build, number(s.Median, 3), s.spread(3))
+			t.Add(kase.Name, build, Number(s.Median, 3), s.spread(3))
 		}
 	}
 	return t.Write(w)
@@ -294,14 +294,15 @@ func (r *Report) writeVerdicts(w io.Writer) error {
 	fmt.Fprintln(w, "\nlb against its goals")
 	t := &Table{Header: []string{"case", "build", "measure", "goal", "got", "least..greatest", "verdict"}, Left: 3}
 	for _, v := range verdicts {
-		t.Add(v.Case, v.Peer, v.Measure, "<= "+number(v.Limit, v.Digits), number(v.Got.Median, v.Digits), v.Got.spread(v.Digits), v.String())
+		t.Add(v.Case, v.Peer, v.Measure, "<= "+Number(v.Limit, v.Digits), Number(v.Got.Median, v.Digits), v.Got.spread(v.Digits), v.String())
 	}
 	return t.Write(w)
 }
 
-func percent(v float64) string {
+// Percent formats a share of 1, or as "-" if there is no number.
+func Percent(v float64) string {
 	if math.IsNaN(v) {
 		return "-"
 	}
-	return number(v*100, 0) + "%"
+	return Number(v*100, 0) + "%"
 }

@@ -67,8 +67,8 @@ func (t *Table) Write(w io.Writer) error {
 	return nil
 }
 
-// number formats v with some digits after the point, or as "-" if there is no number.
-func number(v float64, digits int) string {
+// Number formats v with some digits after the point, or as "-" if there is no number.
+func Number(v float64, digits int) string {
 	if math.IsNaN(v) {
 		return "-"
 	}
@@ -80,5 +80,5 @@ func (s Summary) spread(digits int) string {
 	if math.IsNaN(s.Median) {
 		return "-"
 	}
-	return number(s.Min, digits) + ".." + number(s.Max, digits)
+	return Number(s.Min, digits) + ".." + Number(s.Max, digits)
 }

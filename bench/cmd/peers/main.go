@@ -188,11 +188,11 @@ func peers(names []string, builds []build, programs bench.Programs, loops int) (
 				peers = append(peers, bench.LB(b.name, path, loops))
 			}
 		case "haproxy":
-			peers = append(peers, bench.HAProxy(programs, name, false))
+			peers = append(peers, bench.HAProxy(programs, name, bench.HAProxyOptions{}))
 		case "haproxy-splice":
-			peers = append(peers, bench.HAProxy(programs, name, true))
+			peers = append(peers, bench.HAProxy(programs, name, bench.HAProxyOptions{Splice: true}))
 		case "nginx":
-			peers = append(peers, bench.NginxStream(programs, name))
+			peers = append(peers, bench.NginxStream(programs, name, false))
 		case "direct":
 			peers = append(peers, bench.Direct(name))
 		default:
