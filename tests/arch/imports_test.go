@@ -24,6 +24,7 @@ var allowed = map[string][]string{
 	"upgrade":           {},
 	"worker":            {"internal/sdnotify"},
 	"bench":             {},
+	"bench/load":        {},
 	"internal/logs":     {},
 	"internal/sdnotify": {},
 	"internal/state":    {},
