@@ -42,6 +42,8 @@ type Backend struct {
 	Socket string
 	// Weight is its share against the others'; 0 for all of them is equal shares.
 	Weight int
+	// Off keeps it out of use until haproxy is told otherwise; the others do not know this.
+	Off bool
 }
 
 // Backends is a fleet of nginx processes with one worker each, all serving the same three replies.

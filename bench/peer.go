@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"net"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -41,6 +43,8 @@ type HAProxyOptions struct {
 	// Check asks each backend with an HTTP request for this path whether it is alive, twice a second, with a second for
 	// the answer; two failures take it down, with its sessions. "" checks nothing.
 	Check string
+	// Admin is the path of a socket for commands, see [HAProxyCommand]; "" is none.
+	Admin string
 }
 
 // HAProxy returns haproxy in TCP mode with two threads. It logs nothing. With the zero options it is the cheapest it can be.
@@ -63,7 +67,11 @@ func haproxyConfig(addr string, backends []Backend, o HAProxyOptions) string {
 	b.WriteString(`global
 	nbthread 2
 	maxconn 4000
-defaults
+`)
+	if o.Admin != "" {
+		fmt.Fprintf(&b, "\tstats socket %s level admin\n", o.Admin)
+	}
+	b.WriteString(`defaults
 	mode tcp
 	timeout connect 5s
 	timeout client 1h
@@ -82,9 +90,37 @@ defaults
 		check = " check inter 500ms fall 2 rise 2 on-marked-down shutdown-sessions"
 	}
 	for _, backend := range backends {
-		fmt.Fprintf(&b, "\tserver %s unix@%s%s%s\n", backend.Name, backend.Socket, weight(" weight ", backend), check)
+		fmt.Fprintf(&b, "\tserver %s unix@%s%s%s", backend.Name, backend.Socket, weight(" weight ", backend), check)
+		if backend.Off {
+			b.WriteString(" disabled")
+		}
+		b.WriteString("\n")
 	}
 	return b.String()
+}
+
+// HAProxyCommand sends one command to the Admin socket of a running haproxy; what haproxy answers is an error.
+func HAProxyCommand(ctx context.Context, socket, command string) error {
+	var d net.Dialer
+	conn, err := d.DialContext(ctx, "unix", socket)
+	if err != nil {
+		return fmt.Errorf("cannot command haproxy: %w", err)
+	}
+	defer conn.Close()
+	if deadline, ok := ctx.Deadline(); ok {
+		conn.SetDeadline(deadline)
+	}
+	if _, err := io.WriteString(conn, command+"\n"); err != nil {
+		return fmt.Errorf("cannot command haproxy: %w", err)
+	}
+	answer, err := io.ReadAll(conn)
+	if err != nil {
+		return fmt.Errorf("cannot command haproxy: %w", err)
+	}
+	if text := strings.TrimSpace(string(answer)); text != "" {
+		return fmt.Errorf("cannot command haproxy: %s: it says %q", command, text)
+	}
+	return nil
 }
 
 // weight is a backend's weight behind a word of a configuration; "" if it has none.

@@ -274,3 +274,12 @@ func parseMachineBusy(stat string) (time.Duration, error) {
 	}
 	return time.Duration(ticks) * statTick, nil
 }
+
+// ProcessCPU returns the CPU time of one process, see [ReadCPU], and costs one system call.
+func ProcessCPU(pid int) (time.Duration, error) {
+	total, err := processClock(pid)
+	if err != nil {
+		return 0, fmt.Errorf("cannot read CPU clock of process %d: %w", pid, err)
+	}
+	return total, nil
+}

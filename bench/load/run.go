@@ -58,7 +58,8 @@ type Result struct {
 	Full bool
 }
 
-// lagLimit is the lag, at its 99th percentile, up to which a load counts as sent on schedule.
+// A load counts as sent on schedule if the lag at its 99th percentile is at most lagLimit, or at most a tenth of the latency
+// there, of which it is a part.
 const lagLimit = 5 * time.Millisecond
 
 // LagP99 is the 99th percentile of the lag.
@@ -71,10 +72,21 @@ func (r *Result) Behind() string {
 	switch {
 	case r.Full:
 		return "could not keep the schedule: more requests under way than the client can have"
-	case r.LagP99() > lagLimit:
-		return "could not keep the schedule: the client itself was " + r.LagP99().String() + " late at the 99th percentile"
+	case r.LagP99() > max(lagLimit, r.latencyP99()/10):
+		return "could not keep the schedule: the client itself was " + r.LagP99().Round(100*time.Microsecond).String() + " late at the 99th percentile"
 	}
 	return ""
+}
+
+// latencyP99 is the 99th percentile of the latency of all that did not fail at once.
+func (r *Result) latencyP99() time.Duration {
+	h := newHistogram()
+	for i := range r.Outcomes {
+		if o := &r.Outcomes[i]; o.Failure == "" || o.Failure == Hung {
+			h.RecordValue(o.Latency().Microseconds())
+		}
+	}
+	return time.Duration(h.ValueAtQuantile(99)) * time.Microsecond
 }
 
 // Run carries out a plan against a target. begun, if not nil, is called at the beginning of the load with a function that

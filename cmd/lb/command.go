@@ -69,6 +69,7 @@ func newRoot() *cobra.Command {
 			root.AddCommand(cmd)
 		}
 	}
+	root.AddCommand(newBenchWorkerCommand(), newBenchExecCommand())
 	root.InitDefaultHelpCmd()
 	root.InitDefaultCompletionCmd()
 	for _, cmd := range append(root.Commands(), root) {
@@ -98,6 +99,7 @@ func commandGroups() []commandGroup {
 			newAddCommand(), newRemoveCommand(), newSetLimitCommand(), newKillCommand()}},
 		{"Change the processes that lb runs", []*cobra.Command{newRestartCommand(), newRollbackCommand(), newScaleCommand(), newStartCommand()}},
 		{"Change lb itself", []*cobra.Command{newReloadCommand(), newUpgradeCommand(), newStopCommand(), newLogLevelCommand()}},
+		{"Measure", []*cobra.Command{newBenchCommand()}},
 	}
 }
 

@@ -1,6 +1,6 @@
 // Command lb is a Layer-4 TCP load balancer for one host's fleet of app processes.
 //
-// One file holds one group of commands: run.go and what it starts with daemon.go, check.go, version.go; and those that
+// One file holds one group of commands: run.go and what it starts with daemon.go, check.go, version.go, bench.go; and those that
 // only talk to a running lb, through package admin's Client: status.go, conns.go, events.go, weight.go, drain.go,
 // members.go, process.go, workers.go and restart.go, on cli.go. fleet.go is where the
 // processes that lb runs meet its pools; freeze.go and adopt.go are the two halves of an upgrade. command.go puts them together.

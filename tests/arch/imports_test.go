@@ -25,6 +25,7 @@ var allowed = map[string][]string{
 	"worker":            {"internal/sdnotify"},
 	"bench":             {},
 	"bench/load":        {},
+	"bench/fairness":    {"bench", "bench/load"},
 	"internal/logs":     {},
 	"internal/sdnotify": {},
 	"internal/state":    {},

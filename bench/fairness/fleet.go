@@ -1,0 +1,324 @@
+package fairness
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/273ebdf9/lb/bench"
+	"github.com/273ebdf9/lb/bench/load"
+)
+
+const (
+	// readyLimit is how long a program may take from its start until it answers.
+	readyLimit = 10 * time.Second
+	// restartPause is between the end of one worker and the start of the next successor.
+	restartPause = 100 * time.Millisecond
+	// stopGrace is how long a program may take from SIGTERM to its end before it is killed.
+	stopGrace = 3 * time.Second
+)
+
+// sharing is how the workers of a fleet listen.
+type sharing int
+
+const (
+	shareNothing sharing = iota // each on a Unix socket of its own, behind a balancer
+	sharePort                   // each on a TCP socket of its own on one port (SO_REUSEPORT)
+	shareSocket                 // all on one inherited TCP socket
+)
+
+// fleet is a number of workers that the benchmark runs itself, as the plainest master process would: it starts again whoever
+// dies, at once. Nobody looks whether one is stuck.
+type fleet struct {
+	stage   *stage
+	home    string
+	sharing sharing
+	addr    string   // of sharePort and shareSocket
+	shared  *os.File // of shareSocket
+
+	watchers sync.WaitGroup
+
+	mu       sync.Mutex // guards the fields below
+	stopping bool
+	slots    []*fleetSlot
+	retired  []*bench.Process
+	failed   error
+}
+
+// fleetSlot is the place of one worker.
+type fleetSlot struct {
+	number int
+	addr   string // where it listens: "unix:/path", or "host:port"
+	worker *bench.Process
+	start  int // how many were started
+}
+
+// newFleet starts n workers and waits until they answer.
+func newFleet(ctx context.Context, s *stage, home string, sharing sharing, n int) (*fleet, error) {
+	f := &fleet{stage: s, home: home, sharing: sharing}
+	err := os.MkdirAll(home, 0o700)
+	if err == nil && sharing != shareNothing {
+		f.addr, err = bench.FreeAddr()
+	}
+	if err == nil && sharing == shareSocket {
+		f.shared, err = load.Socket(f.addr, false)
+	}
+	if err == nil {
+		err = f.grow(ctx, n)
+	}
+	if err != nil {
+		return nil, errors.Join(err, f.stop())
+	}
+	return f, nil
+}
+
+// grow starts more workers, up to n.
+func (f *fleet) grow(ctx context.Context, n int) error {
+	f.mu.Lock()
+	var added []*fleetSlot
+	var err error
+	for i := len(f.slots); i < n && err == nil; i++ {
+		slot := &fleetSlot{number: i, addr: f.addr}
+		if f.sharing == shareNothing {
+			slot.addr, err = f.ownAddress(i)
+		}
+		if err == nil {
+			err = f.startIn(slot)
+		}
+		if err == nil {
+			f.slots = append(f.slots, slot)
+			added = append(added, slot)
+		}
+	}
+	f.mu.Unlock()
+	for _, slot := range added {
+		err = errors.Join(err, f.awaitReady(ctx, slot))
+	}
+	return err
+}
+
+func (f *fleet) ownAddress(i int) (string, error) {
+	if f.stage.wantsPort() {
+		return bench.FreeAddr()
+	}
+	return "unix:" + filepath.Join(f.home, fmt.Sprintf("w%d.sock", i)), nil
+}
+
+// startIn starts a worker in a slot, beside the one that may be there. f.mu is held.
+func (f *fleet) startIn(slot *fleetSlot) error {
+	slot.start++
+	words := f.stage.worker(slot.number)
+	var files []*os.File
+	env := []string{"LB_WORKER_ID=" + strconv.Itoa(slot.number)}
+	_, port, _ := net.SplitHostPort(slot.addr)
+	switch {
+	case f.stage.wantsPort():
+		words = replace(words, "{port}", port)
+	case f.stage.wantsSocket():
+		words = replace(words, "{socket}", strings.TrimPrefix(slot.addr, "unix:"))
+	case f.sharing == shareSocket:
+		files = []*os.File{f.shared}
+	default:
+		// Closed here once the worker has it: the socket lives and dies with the worker.
+		file, err := load.Socket(slot.addr, f.sharing == sharePort)
+		if err != nil {
+			return err
+		}
+		defer file.Close()
+		files = []*os.File{file}
+	}
+	if len(files) > 0 {
+		env = append(env, "LISTEN_FDS=1", "LISTEN_FDNAMES=bench")
+		if len(f.stage.options.Command) > 0 { // the benchmark's own needs no LISTEN_PID
+			words = append(append([]string{}, f.stage.options.Self.Exec...), words...)
+		}
+	}
+	path := words[0]
+	if !strings.Contains(path, "/") {
+		found, err := exec.LookPath(path)
+		if err != nil {
+			return fmt.Errorf("cannot find the worker %q: %w", words[0], err)
+		}
+		path = found
+	}
+	p, err := bench.Start(bench.Command{
+		Name: fmt.Sprintf("worker %d", slot.number), Path: path, Args: words[1:], Env: env, Files: files,
+		Log: filepath.Join(f.home, fmt.Sprintf("w%d.%d.log", slot.number, slot.start)),
+	})
+	if err != nil {
+		return err
+	}
+	f.stage.meter.add(p.PID())
+	slot.worker = p
+	f.watchers.Go(func() { f.watch(slot, p) })
+	return nil
+}
+
+func replace(words []string, what, by string) []string {
+	all := make([]string, len(words))
+	for i, w := range words {
+		all[i] = strings.ReplaceAll(w, what, by)
+	}
+	return all
+}
+
+// watch starts a worker again that dies while it should not.
+func (f *fleet) watch(slot *fleetSlot, p *bench.Process) {
+	<-p.Done()
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.stopping || slot.worker != p {
+		return
+	}
+	if slot.start > 20 {
+		f.failed = p.Exited()
+		return
+	}
+	if err := f.startIn(slot); err != nil {
+		f.failed = err
+	}
+}
+
+// awaitReady waits until a worker can take connections. One with a socket of its own is asked; of those that share one,
+// nobody can be, so that every process is given the time that its socket takes to be served.
+func (f *fleet) awaitReady(ctx context.Context, slot *fleetSlot) error {
+	f.mu.Lock()
+	p := slot.worker
+	f.mu.Unlock()
+	return p.WaitReady(ctx, readyLimit, func(ctx context.Context) error {
+		if f.sharing == shareNothing || f.stage.wantsPort() {
+			return knock(ctx, slot.addr)
+		}
+		return watches(p.PID(), f.stage.options.Command)
+	})
+}
+
+// knock connects to an address.
+func knock(ctx context.Context, addr string) error {
+	network, where := "tcp", addr
+	if path, ok := strings.CutPrefix(addr, "unix:"); ok {
+		network, where = "unix", path
+	}
+	var d net.Dialer
+	conn, err := d.DialContext(ctx, network, where)
+	if err != nil {
+		return err
+	}
+	return conn.Close()
+}
+
+// watches says whether a process has become the worker and waits for connections: for one of the benchmark's own, that it
+// has an epoll set with the socket in it, which /proc/PID/fdinfo shows (proc(5)); for one of the user's, that it sleeps.
+func watches(pid int, command []string) error {
+	if len(command) == 0 {
+		infos, err := filepath.Glob(fmt.Sprintf("/proc/%d/fdinfo/*", pid))
+		if err != nil {
+			panic("BUG: bad glob pattern: " + err.Error())
+		}
+		for _, info := range infos {
+			if b, err := os.ReadFile(info); err == nil && strings.Contains(string(b), "tfd:        3 ") {
+				return nil
+			}
+		}
+		return errors.New("it does not wait for connections yet")
+	}
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return err
+	}
+	if _, rest, ok := strings.Cut(string(b), ") "); !ok || !strings.HasPrefix(rest, "S") {
+		return errors.New("it does not wait for connections yet")
+	}
+	return nil
+}
+
+// signal sends a signal to a worker.
+func (f *fleet) signal(number int, sig syscall.Signal) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if err := syscall.Kill(f.slots[number].worker.PID(), sig); err != nil {
+		return fmt.Errorf("cannot signal worker %d: %w", number, err)
+	}
+	return nil
+}
+
+// restart replaces the workers one by one: the new one is ready first, then the old one is asked to end and has ended.
+func (f *fleet) restart(ctx context.Context) error {
+	for _, slot := range f.slots {
+		f.mu.Lock()
+		old := slot.worker
+		err := f.startIn(slot)
+		f.retired = append(f.retired, old)
+		f.mu.Unlock()
+		if err != nil {
+			return err
+		}
+		if err := f.awaitReady(ctx, slot); err != nil {
+			return err
+		}
+		if err := old.Stop(stopGrace); err != nil {
+			return err
+		}
+		select { // as whoever watches what he does
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(restartPause):
+		}
+	}
+	return nil
+}
+
+// pids are those of the workers that run.
+func (f *fleet) pids() []int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	var pids []int
+	for _, slot := range f.slots {
+		if slot.worker.Exited() == nil {
+			pids = append(pids, slot.worker.PID())
+		}
+	}
+	return pids
+}
+
+// backends are the workers as a balancer's configuration names them.
+func (f *fleet) backends(weights [2]int) []bench.Backend {
+	var all []bench.Backend
+	for i, slot := range f.slots {
+		all = append(all, bench.Backend{
+			Name: fmt.Sprintf("w%d", slot.number), Socket: strings.TrimPrefix(slot.addr, "unix:"),
+			Weight: weights[i*2/len(f.slots)],
+		})
+	}
+	return all
+}
+
+// stop ends all workers, and returns what went wrong with them before.
+func (f *fleet) stop() error {
+	f.mu.Lock()
+	f.stopping = true
+	processes := f.retired
+	for _, slot := range f.slots {
+		processes = append(processes, slot.worker)
+	}
+	errs := []error{f.failed}
+	f.mu.Unlock()
+	for _, p := range processes {
+		// The measurement is over: nobody waits for their last requests.
+		errs = append(errs, p.Stop(0))
+	}
+	f.watchers.Wait()
+	if f.shared != nil {
+		errs = append(errs, f.shared.Close())
+	}
+	return errors.Join(errs...)
+}

@@ -1,0 +1,176 @@
+package fairness
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/273ebdf9/lb/bench"
+)
+
+const (
+	// beatInterval is within which lb wants a heartbeat of the benchmark's worker; after beatFall without one it is down.
+	beatInterval = 250 * time.Millisecond
+	beatFall     = 2
+	// Detection is how long lb takes, by its configuration, to find a worker stuck.
+	Detection = (beatFall + 1) * beatInterval
+)
+
+// control is a running lb that runs the workers.
+type control struct {
+	process *bench.Process
+	binary  string
+	socket  string
+}
+
+// startLB starts lb, and waits until all of its workers are up. It returns the control even with an error, if lb was started.
+func startLB(ctx context.Context, s *stage, addr string) (*control, error) {
+	c := &control{binary: s.options.Self.LB, socket: filepath.Join(s.home, "admin.sock")}
+	if err := os.MkdirAll(s.home, 0o700); err != nil {
+		return nil, fmt.Errorf("cannot write config: %w", err)
+	}
+	file := filepath.Join(s.home, "lb.toml")
+	if err := os.WriteFile(file, []byte(lbConfig(s, addr, c.socket)), 0o600); err != nil {
+		return nil, fmt.Errorf("cannot write config: %w", err)
+	}
+	var err error
+	c.process, err = bench.Start(bench.Command{
+		Name: "lb", Path: c.binary, Args: []string{"run", "-f", file}, Log: filepath.Join(s.home, "output.log"),
+		DeathSignal: syscall.SIGTERM, // it takes its workers along
+	})
+	if err != nil {
+		return nil, err
+	}
+	return c, c.process.WaitReady(ctx, readyLimit, func(ctx context.Context) error {
+		if _, err := os.Stat(c.socket); err != nil {
+			return err
+		}
+		return c.ready(ctx, s)
+	})
+}
+
+// ready says whether all workers are up, and gives them their weights.
+func (c *control) ready(ctx context.Context, s *stage) error {
+	slots, err := c.slots(ctx)
+	if err != nil {
+		return err
+	}
+	up := 0
+	for _, slot := range slots {
+		if slot.State == "up" {
+			up++
+		}
+	}
+	if up < s.workers() {
+		return fmt.Errorf("%d of %d workers are up", up, s.workers())
+	}
+	if s.kase.Weights == [2]int{} {
+		return nil
+	}
+	for _, slot := range slots {
+		weight := s.kase.Weights[slot.Slot*2/s.options.Workers]
+		if err := c.command(ctx, "weight", "app/"+strconv.Itoa(slot.Slot), strconv.Itoa(weight)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// lbConfig is lb as a user would configure it who wants a stuck worker found soon.
+func lbConfig(s *stage, addr, socket string) string {
+	var words []string
+	for _, w := range s.worker(0) {
+		words = append(words, strconv.Quote(w))
+	}
+	health := fmt.Sprintf("type = \"notify\"\ninterval = %q\nfall = %d\n", beatInterval, beatFall)
+	ready := "notify"
+	if len(s.options.Command) > 0 { // which may know no heartbeats
+		health, ready = "type = \"connect\"\n", "connect"
+	}
+	balance := "leastconn"
+	if s.kase.Weights != [2]int{} {
+		balance = "roundrobin"
+	}
+	return fmt.Sprintf(`[admin]
+socket = %q
+http = ""
+[proxy]
+stop_timeout = "0s"
+[log]
+level = "error"
+access = "off"
+[listeners.web]
+bind = [%q]
+pool = "app"
+[pools.app]
+balance = %q
+[pools.app.health]
+%son_down = "close"
+[pools.app.workers]
+command = [%s]
+count = %d
+ready = %q
+stop_timeout = "2s"
+kill_timeout = "500ms"
+kill_after = "1s"
+orphans = "stop"
+`, socket, addr, balance, health, strings.Join(words, ", "), s.workers(), ready)
+}
+
+// command runs one of lb's own commands.
+func (c *control) command(ctx context.Context, args ...string) error {
+	_, err := c.ask(ctx, args...)
+	return err
+}
+
+func (c *control) ask(ctx context.Context, args ...string) ([]byte, error) {
+	var stdout, stderr bytes.Buffer
+	cmd := exec.CommandContext(ctx, c.binary, append(args, "-s", c.socket)...)
+	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	if err := cmd.Run(); err != nil {
+		return nil, errors.Join(fmt.Errorf("cannot run lb %s: %w: %s", strings.Join(args, " "), err, strings.TrimSpace(stderr.String())), ctx.Err())
+	}
+	return stdout.Bytes(), nil
+}
+
+// slot is what lb workers --json tells of one worker.
+type slot struct {
+	Slot  int
+	State string
+	PID   int
+}
+
+func (c *control) slots(ctx context.Context) ([]slot, error) {
+	out, err := c.ask(ctx, "workers", "app", "--json")
+	if err != nil {
+		return nil, err
+	}
+	var answer struct{ Slots []slot }
+	if err := json.Unmarshal(out, &answer); err != nil {
+		return nil, fmt.Errorf("cannot read the output of lb workers: %w", err)
+	}
+	return answer.Slots, nil
+}
+
+func (c *control) workerPID(ctx context.Context, number int) (int, error) {
+	slots, err := c.slots(ctx)
+	if err != nil {
+		return 0, err
+	}
+	for _, s := range slots {
+		if s.Slot == number && s.PID > 0 {
+			return s.PID, nil
+		}
+	}
+	return 0, fmt.Errorf("worker %d does not run", number)
+}
