@@ -190,11 +190,11 @@ func Cases(names []string, b Budget) ([]Case, error) {
 // named makes one case. What load it has is a part of how busy the workers would be if it were spread evenly.
 func (b Budget) named(name string) (Case, error) {
 	c := Case{Name: name}
-	law, busy := "constant:20ms", 0.5
+	law, busy := "constant:40ms", 0.5
 	switch name {
 	case CaseEven:
 		c.Title = "even load"
-		law = "exponential:20ms"
+		law = "exponential:40ms"
 	case CaseFew:
 		c.Title = "as many kept connections as workers"
 		busy = 0.4

@@ -224,7 +224,7 @@ func (p *peer) happen(ctx context.Context) error {
 		return p.signal(ctx, syscall.SIGKILL)
 	case Restart:
 		if p.lb != nil {
-			return p.lb.command(ctx, "restart", "app", "--surge", "all")
+			return p.lb.command(ctx, "restart", "app", "--surge", restartSurge)
 		}
 		return p.fleet.restart(ctx)
 	case ScaleOut:

@@ -47,7 +47,7 @@ func (r *Report) Legend() string {
 	return fmt.Sprintf(`p50 to max: latency in ms from the moment at which the request was to begin; a hung one counts as the time-out of %v.
 share: least..greatest part of the answers a worker gave. max/mean: the greatest against an equal one. idle: part of the time in
 which a request waited and another worker had nothing to do. last: from the worker's stop or death to the last connection sent
-to it that was not answered. CPU in µs a request. lag: how late the load generator was itself, p99 in ms; above 5, and above a tenth of p99, the row is not valid.`, r.Timeout)
+to it that was not answered. CPU in µs a request. lag: how late the load generator was itself, p99 in ms; above 5, and above a fifth of p99, the row is not valid.`, r.Timeout)
 }
 
 func (r *Report) writeCheck(w io.Writer) {

@@ -177,8 +177,8 @@ func (r *Report) judgeTail(v *Verdict, c *Case, lb, reuse *Row, say func(string,
 		if row.Peer == PeerLB || !row.counts() {
 			continue
 		}
-		// A tenth is what two rounds of the same may differ by.
-		if ratio := p99Ratio(row, lb); ratio < 0.9 {
+		// A p99 of some hundred requests is hardly known better than to a fifth.
+		if ratio := p99Ratio(row, lb); ratio < 0.8 {
 			say("lb loses against %s, whose p99 is %s: %.2f of lb's.", titles[row.Peer], r.millis(row.Latency.P99), ratio)
 		}
 	}

@@ -58,8 +58,8 @@ type Result struct {
 	Full bool
 }
 
-// A load counts as sent on schedule if the lag at its 99th percentile is at most lagLimit, or at most a tenth of the latency
-// there, of which it is a part.
+// A load counts as sent on schedule if the lag at its 99th percentile is at most lagLimit, or at most a fifth of the latency
+// there, of which it is a part: what differs by less than a fifth is not told apart by the few requests beyond p99 either.
 const lagLimit = 5 * time.Millisecond
 
 // LagP99 is the 99th percentile of the lag.
@@ -72,7 +72,7 @@ func (r *Result) Behind() string {
 	switch {
 	case r.Full:
 		return "could not keep the schedule: more requests under way than the client can have"
-	case r.LagP99() > max(lagLimit, r.latencyP99()/10):
+	case r.LagP99() > max(lagLimit, r.latencyP99()/5):
 		return "could not keep the schedule: the client itself was " + r.LagP99().Round(100*time.Microsecond).String() + " late at the 99th percentile"
 	}
 	return ""

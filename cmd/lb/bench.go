@@ -39,9 +39,10 @@ type benchFlags struct {
 
 // The load of a full run, of about ten minutes, and of a quick one, of one, on two cores.
 const (
-	benchDuration, benchRounds, benchWorkers           = 3600 * time.Millisecond, 3, 8
-	benchQuickDuration, benchQuicks, benchQuickWorkers = 5 * time.Second, 1, 4
-	benchTimeout, benchQuickTimeout                    = 2 * time.Second, time.Second
+	benchDuration, benchQuickDuration = 5 * time.Second, 4400 * time.Millisecond
+	benchTimeout, benchQuickTimeout   = 2 * time.Second, 1500 * time.Millisecond
+	benchRounds, benchQuickRounds     = 2, 1
+	benchWorkers                      = 8
 )
 
 func newBenchCommand() *cobra.Command {
@@ -58,7 +59,7 @@ func newBenchCommand() *cobra.Command {
 		DisableFlagsInUseLine: true,
 	}
 	flags := cmd.Flags()
-	flags.BoolVar(&f.quick, "quick", false, "one minute: 4 workers, one round, all peers at the same time")
+	flags.BoolVar(&f.quick, "quick", false, "one minute: one round, all peers at the same time")
 	flags.StringSliceVar(&f.cases, "cases", nil, "only these `CASES`, separated by commas")
 	flags.StringSliceVar(&f.options.Peers, "peers", nil, "only these `PEERS`, separated by commas")
 	flags.IntVar(&f.options.Workers, "workers", benchWorkers, "how many workers each peer has")
@@ -101,13 +102,10 @@ func (f *benchFlags) resolve(cmd *cobra.Command) error {
 			f.budget.Duration = benchQuickDuration
 		}
 		if !set("rounds") {
-			f.options.Rounds = benchQuicks
+			f.options.Rounds = benchQuickRounds
 		}
 		if !set("timeout") {
 			f.options.Timeout = benchQuickTimeout
-		}
-		if !set("workers") {
-			f.options.Workers = benchQuickWorkers
 		}
 		if !set("together") {
 			f.options.Together = !f.options.Burn // who burns CPU would take it from the others
