@@ -51,6 +51,8 @@ type Options struct {
 	Together bool
 	// Seed decides all that chance decides.
 	Seed uint64
+	// CheckRequests is with how many requests the load generator is checked before; 0 is as many as are needed.
+	CheckRequests int
 	// CommandLine is how to repeat the run, for the report.
 	CommandLine []string
 	// Version is lb's.

@@ -1,6 +1,7 @@
 package fairness
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -39,7 +40,7 @@ func Run(ctx context.Context, o Options) (report *Report, err error) {
 		return nil, errors.New("cannot compare: none of these peers can play any of these cases")
 	}
 	r.say("the load generator against itself")
-	if r.report.Check, err = load.CheckQuietly(ctx, load.MustLaw(checkLaw), checkRequests, checkRate, o.Seed); err != nil {
+	if r.report.Check, err = load.CheckQuietly(ctx, load.MustLaw(checkLaw), cmp.Or(o.CheckRequests, checkRequests), checkRate, o.Seed); err != nil {
 		return nil, err
 	}
 	for round := range o.Rounds {

@@ -1,0 +1,38 @@
+package fairness
+
+import (
+	"fmt"
+	"os"
+	"slices"
+	"strconv"
+	"testing"
+
+	"github.com/273ebdf9/lb/bench"
+	"github.com/273ebdf9/lb/bench/load"
+)
+
+// TestMain lets the test binary play the worker. Afterwards no child may be left.
+func TestMain(m *testing.M) {
+	if len(os.Args) > 1 && os.Args[1] == "worker" {
+		number, err := strconv.Atoi(os.Getenv("LB_WORKER_ID"))
+		if err == nil {
+			err = load.Serve(load.Worker{Number: number})
+		}
+		if err != nil {
+			fmt.Println(err)
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
+	if len(os.Args) > 2 && os.Args[1] == "exec" {
+		fmt.Println(Exec(os.Args[2:]))
+		os.Exit(1)
+	}
+	os.Setenv("GORACE", "atexit_sleep_ms=0")
+	code := m.Run()
+	if tree, err := bench.Tree(os.Getpid()); err != nil || !slices.Equal(tree, []int{os.Getpid()}) {
+		fmt.Fprintln(os.Stderr, "processes left by the tests:", tree, err)
+		code = 1
+	}
+	os.Exit(code)
+}

@@ -1,0 +1,186 @@
+package fairness
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/273ebdf9/lb/bench/load"
+)
+
+// tiny are options of a run as short as it goes, with peers that need no other program.
+func tiny(t *testing.T, cases ...string) Options {
+	t.Helper()
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir, err := os.MkdirTemp("", "lb") // paths of sockets are short, and names of tests long
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	t.Setenv("TMPDIR", dir)
+	o := Options{
+		Self:  Self{Worker: []string{self, "worker"}, Exec: []string{self, "exec"}},
+		Peers: []string{PeerReusePort, PeerPrefork}, Workers: 4, Rounds: 1, Timeout: 300 * time.Millisecond, Together: true, Seed: 1, CheckRequests: 10,
+	}
+	o.Cases, err = Cases(cases, Budget{Workers: 4, Duration: 600 * time.Millisecond, Law: "constant:5ms", Rate: 100})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return o
+}
+
+func mustRun(t *testing.T, o Options) *Report {
+	t.Helper()
+	r, err := Run(t.Context(), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if left, err := os.ReadDir(os.Getenv("TMPDIR")); err != nil || len(left) > 0 {
+		t.Errorf("got %v, %v left in the temporary directory; want nothing", left, err)
+	}
+	for _, c := range r.Cells {
+		if c.Broken != "" {
+			t.Errorf("%s, %s: broken: %s", c.Case, c.Peer, c.Broken)
+		}
+	}
+	return r
+}
+
+func TestRun_PlaysEveryCaseAndCleansUp(t *testing.T) {
+	o := tiny(t, CaseEven, CaseFew, CaseStuck, CaseKilled, CaseRestart, CaseScale, CaseWeights)
+	var lines []string
+	o.Progress = func(p Progress) { lines = append(lines, p.What) }
+	r := mustRun(t, o)
+	for i := range r.Cases {
+		c := &r.Cases[i]
+		rows := r.rowsOf(c)
+		if c.Name == CaseWeights {
+			if len(rows) != 0 {
+				t.Errorf("weights: got %d rows; want none of those that know no weights", len(rows))
+			}
+			continue
+		}
+		if len(rows) != 2 {
+			t.Fatalf("%s: got %d rows; want 2", c.Name, len(rows))
+		}
+		for _, row := range rows {
+			planned := len(load.NewPlan(c.Shape, o.Seed).Arrivals)
+			sum := 0.0
+			for _, s := range row.Shares {
+				sum += s
+			}
+			if row.Requests != planned || row.Answered == 0 || sum < 0.999 || sum > 1.001 {
+				t.Errorf("%s, %s: got %d requests, %d answered, shares %v; want %d, and all shared", c.Name, row.Peer, row.Requests, row.Answered, row.Shares, planned)
+			}
+			if row.WorkerCPU <= 0 || row.BalancerCPU != 0 {
+				t.Errorf("%s, %s: got the CPU times %v and %v; want the workers' only", c.Name, row.Peer, row.WorkerCPU, row.BalancerCPU)
+			}
+		}
+	}
+	// A stuck worker with a queue of its own keeps what the kernel sends it.
+	if row := r.Row(CaseStuck, PeerReusePort); row.Failed[load.Hung] == 0 || row.LastSent == 0 {
+		t.Errorf("stuck: got %+v; want some that hang to the end", row)
+	}
+	if len(lines) == 0 {
+		t.Error("got no progress; want some")
+	}
+}
+
+func TestRun_SameSeedGivesTheSamePlans(t *testing.T) {
+	o := tiny(t, CaseEven)
+	o.Peers, o.Rounds = []string{PeerPrefork}, 2
+	a, b := mustRun(t, o), mustRun(t, o)
+	if a.Cells[0].Digest == a.Cells[1].Digest {
+		t.Errorf("got the plan %s in both rounds; want two", a.Cells[0].Digest)
+	}
+	for i := range a.Cells {
+		if a.Cells[i].Digest != b.Cells[i].Digest {
+			t.Errorf("cell %d: got the plans %s and %s; want one", i, a.Cells[i].Digest, b.Cells[i].Digest)
+		}
+	}
+}
+
+func TestRun_OwnWorkerAndTarget(t *testing.T) {
+	o := tiny(t, CaseEven, CaseSlow)
+	o.Command = o.Self.Worker
+	o.Peers = []string{PeerReusePort}
+	r := mustRun(t, o)
+	if r.Row(CaseEven, PeerReusePort).Answered == 0 || r.Row(CaseSlow, PeerReusePort) != nil {
+		t.Errorf("got %+v; want answers of the own worker, and no slow one", r.Rows)
+	}
+	o = tiny(t, CaseEven, CaseStuck)
+	o.Peers, o.Target = []string{PeerTarget, PeerReusePort}, "127.0.0.1:1"
+	r, err := Run(t.Context(), o)
+	if err != nil || r.Broken() != 1 || !strings.Contains(r.Row(CaseEven, PeerTarget).Broken, "refused") || r.Row(CaseStuck, PeerTarget) != nil {
+		t.Errorf("got %+v, %v; want that nobody listens there, and no event", r, err)
+	}
+}
+
+func TestRun_BrokenWorkerIsSaid(t *testing.T) {
+	o := tiny(t, CaseEven)
+	o.Command, o.Peers = []string{"/bin/false"}, []string{PeerPrefork}
+	r, err := Run(t.Context(), o)
+	if err != nil || r.Broken() != 1 || !strings.Contains(r.Cells[0].Broken, "worker 0 ended") {
+		t.Errorf("got %+v, %v; want why the worker did not run", r, err)
+	}
+}
+
+func TestRun_EndsWithItsContextAndCleansUp(t *testing.T) {
+	o := tiny(t, CaseEven)
+	ctx, cancel := context.WithCancel(t.Context())
+	o.Progress = func(p Progress) {
+		if strings.HasPrefix(p.What, "even") {
+			cancel()
+		}
+	}
+	if _, err := Run(ctx, o); !errors.Is(err, context.Canceled) {
+		t.Errorf("got %v; want that it was canceled", err)
+	}
+	if left, err := os.ReadDir(os.Getenv("TMPDIR")); err != nil || len(left) > 0 {
+		t.Errorf("got %v, %v left; want nothing", left, err)
+	}
+}
+
+func TestReport_JSONTextAndPageHaveAll(t *testing.T) {
+	o := tiny(t, CaseStuck)
+	o.CommandLine = []string{"lb", "bench", "--law", "a b"}
+	r := mustRun(t, o)
+	var b bytes.Buffer
+	if err := r.WriteJSON(&b); err != nil {
+		t.Fatal(err)
+	}
+	var back Report
+	if err := json.Unmarshal(b.Bytes(), &back); err != nil || len(back.Cells) != 2 || back.Cells[0].Digest != r.Cells[0].Digest {
+		t.Errorf("got %+v, %v; want the report back", back, err)
+	}
+	b.Reset()
+	if err := r.WriteText(&b); err != nil || !strings.Contains(b.String(), "stuck: one worker gets stuck") || !strings.Contains(b.String(), "hung") {
+		t.Errorf("got %s, %v; want the case", &b, err)
+	}
+	b.Reset()
+	if err := r.WriteHTML(&b); err != nil {
+		t.Fatal(err)
+	}
+	page := b.String()
+	if n := strings.Count(page, "<svg"); n != 3 {
+		t.Errorf("got %d plots; want latency, shares and failures", n)
+	}
+	for _, want := range []string{"lb bench --law 'a b'", "seed 1", "</html>", r.Machine.Kernel} {
+		if !strings.Contains(strings.ReplaceAll(page, "&#39;", "'"), want) {
+			t.Errorf("no %q in the page", want)
+		}
+	}
+	for _, outside := range []string{"src=", "href=\"http", "@import", "url(", "ZgotmplZ"} {
+		if strings.Contains(page, outside) {
+			t.Errorf("got %q in the page; want it to need nothing beside it", outside)
+		}
+	}
+}

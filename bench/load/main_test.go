@@ -1,0 +1,19 @@
+package load
+
+import (
+	"fmt"
+	"os"
+	"testing"
+)
+
+// TestMain lets the test binary play a worker.
+func TestMain(m *testing.M) {
+	if os.Getenv("LOAD_TEST_WORKER") != "" {
+		if err := Serve(Worker{Number: 7, Factor: 2, Burn: os.Getenv("LOAD_TEST_WORKER") == "burn"}); err != nil {
+			fmt.Println(err)
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
+	os.Exit(m.Run())
+}
