@@ -199,7 +199,6 @@ func (b Budget) named(name string) (Case, error) {
 		law = "exponential:40ms"
 	case CaseFew:
 		c.Title = "as many kept connections as workers"
-		busy = 0.4
 		c.Shape.Conns = b.Workers
 	case CaseHeavy:
 		c.Title = "heavy-tailed service times"

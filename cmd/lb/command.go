@@ -93,13 +93,13 @@ type commandGroup struct {
 
 func commandGroups() []commandGroup {
 	return []commandGroup{
-		{"Serve", []*cobra.Command{newRunCommand(), newCheckCommand(), newVersionCommand()}},
+		{"Serve, and measure", []*cobra.Command{newRunCommand(), newCheckCommand(), newVersionCommand(), newBenchCommand()}},
 		{"Look at a running lb", []*cobra.Command{newStatusCommand(), newConnsCommand(), newEventsCommand(), newWorkersCommand(), newLogsCommand()}},
 		{"Change what runs", []*cobra.Command{newWeightCommand(), newSplitCommand(), newDrainCommand(), newReadyCommand(), newMaintCommand(),
 			newAddCommand(), newRemoveCommand(), newSetLimitCommand(), newKillCommand()}},
 		{"Change the processes that lb runs", []*cobra.Command{newRestartCommand(), newRollbackCommand(), newScaleCommand(), newStartCommand()}},
-		{"Change lb itself", []*cobra.Command{newReloadCommand(), newUpgradeCommand(), newStopCommand(), newLogLevelCommand()}},
 		{"Measure", []*cobra.Command{newBenchCommand()}},
+		{"Change lb itself", []*cobra.Command{newReloadCommand(), newUpgradeCommand(), newStopCommand(), newLogLevelCommand()}},
 	}
 }
 

@@ -81,6 +81,22 @@ func TestUsage_IsExitCode2AndSaysWhereHelpIs(t *testing.T) {
 		{"kill app/", `"app/" is not POOL/BACKEND`},
 		{"run", `"file"`},
 		{"check -f", `-f`},
+		{"bench --cases tea", `there is no case "tea"; there are even, few`},
+		{"bench --peers envoy", `there is no "envoy"; there are reuseport`},
+		{"bench --peers target", `--target ADDR`},
+		{"bench --law tea", `there is no law "tea"; write one of constant:T`},
+		{"bench --law constant:0s", `name one`},
+		{"bench --workers 1", `--workers 1 is not within 2..64`},
+		{"bench --rate -1", `--rate is not negative`},
+		{"bench --rate 5 --closed", `leave one out`},
+		{"bench --burn --together", `leave one out`},
+		{"bench --burn --worker ./app", `--worker names another`},
+		{"bench --worker=", `--worker is empty`},
+		{"bench --duration 0s", `duration: 0s`},
+		{"bench --timeout 1ms", `timeout: 1ms`},
+		{"bench --rounds 0", `rounds: 0`},
+		{"bench --path work", `path: "work"`},
+		{"bench now", `"now"`},
 		{"help nonsense", `there is no command "nonsense"`},
 		{"completion nonsense", `there is no command "nonsense"`},
 	} {
@@ -106,8 +122,8 @@ func TestHelp_IsShortAndListsEveryCommand(t *testing.T) {
 		t.Errorf("lb --help: got %d, %d lines, %q; want 0 and at most 52 lines", code, strings.Count(stdout, "\n"), stderr)
 	}
 	for _, cmd := range newRoot().Commands() {
-		if !strings.Contains(stdout, "  "+cmd.Name()+" ") {
-			t.Errorf("lb --help: got %q; want it to list %q", stdout, cmd.Name())
+		if cmd.Hidden == strings.Contains(stdout, "  "+cmd.Name()+" ") {
+			t.Errorf("lb --help: got %q; want it to list %q unless it is hidden", stdout, cmd.Name())
 		}
 		if code, out, _ := lb(t, "help", cmd.Name()); code != exitDone || !strings.Contains(out, "Usage:") {
 			t.Errorf("lb help %s: got %d, %q; want its usage", cmd.Name(), code, out)

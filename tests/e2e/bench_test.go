@@ -1,0 +1,142 @@
+//go:build e2e
+
+package e2e
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+)
+
+// benchReport is what `lb bench --json` prints, as far as the tests look.
+type benchReport struct {
+	Seed  uint64
+	Rows  []benchRow
+	Cells []struct {
+		Case, Peer, Digest, Broken string
+	}
+	Verdicts []struct {
+		Case, Outcome string
+		Texts         []string
+	}
+}
+
+type benchRow struct {
+	Case, Peer         string
+	Requests, Answered int
+	Shares             []float64
+	AfterOf            int     `json:"after_detection"`
+	After              int     `json:"failed_after_detection"`
+	BalancerCPU        float64 `json:"balancer_cpu_us"`
+	WorkerCPU          float64 `json:"worker_cpu_us"`
+}
+
+func (r benchReport) row(t testing.TB, kase, peer string) benchRow {
+	t.Helper()
+	for _, row := range r.Rows {
+		if row.Case == kase && row.Peer == peer {
+			return row
+		}
+	}
+	t.Fatalf("report: got no row %s of %s in %+v; want it", kase, peer, r.Rows)
+	return benchRow{}
+}
+
+// benchCommand is an lb bench whose temporary files go to a folder of its own.
+func benchCommand(t testing.TB, dir string, args ...string) *exec.Cmd {
+	cmd := exec.Command(lbBinary(t), append([]string{"bench", "--workers", "4"}, args...)...)
+	cmd.Env = append(os.Environ(), "TMPDIR="+dir)
+	return cmd
+}
+
+// wantNothingLeft looks for files in the folder and for processes that know it.
+func wantNothingLeft(t testing.TB, dir string) {
+	t.Helper()
+	if left, err := os.ReadDir(dir); err != nil || len(left) > 0 {
+		t.Errorf("temporary files: got %v, %v; want none", left, err)
+	}
+	eventually(t, patience, func() error {
+		files, err := filepath.Glob("/proc/[0-9]*/environ")
+		if err != nil {
+			return err
+		}
+		for _, file := range files {
+			if env, err := os.ReadFile(file); err == nil && strings.Contains(string(env), "TMPDIR="+dir+"\x00") {
+				return fmt.Errorf("processes: got %s; want none", file)
+			}
+		}
+		return nil
+	})
+}
+
+func TestBench_ComparesReportsAndLeavesNothing(t *testing.T) {
+	dir, page := tempDir(t), filepath.Join(tempDir(t), "report.html")
+	cmd := benchCommand(t, dir, "--cases", "even,stuck,restart", "--peers", "reuseport,lb,haproxy,nginx", "--together",
+		"--rounds", "1", "--duration", "4s", "--timeout", "1s", "--seed", "5", "--json", "--report", page)
+	var stdout bytes.Buffer
+	cmd.Stdout = &stdout
+	p := startProcess(t, "lb bench", cmd)
+	if code := p.exitCode(t, 3*patience); code != 0 {
+		t.Fatalf("exit code of lb bench: got %d; want 0\n%s", code, p.tail())
+	}
+	wantNothingLeft(t, dir)
+
+	var r benchReport
+	if err := json.Unmarshal(stdout.Bytes(), &r); err != nil {
+		t.Fatalf("cannot read the output of lb bench --json: %v: %s", err, &stdout)
+	}
+	digests := make(map[string]string)
+	for _, c := range r.Cells {
+		if c.Broken != "" {
+			t.Errorf("%s of %s: got %q; want a measurement", c.Case, c.Peer, c.Broken)
+		}
+		if d := digests[c.Case]; d != "" && d != c.Digest {
+			t.Errorf("%s of %s: got the plan %s; want that of the other peers, %s", c.Case, c.Peer, c.Digest, d)
+		}
+		digests[c.Case] = c.Digest
+	}
+	for _, peer := range []string{"reuseport", "lb", "haproxy", "nginx"} {
+		row := r.row(t, "even", peer)
+		if row.Requests < 100 || row.Answered != row.Requests || len(row.Shares) != 4 || row.WorkerCPU <= 0 || (row.BalancerCPU > 0) != (peer != "reuseport") {
+			t.Errorf("even: got %+v; want all answered by 4 workers, and what it cost", row)
+		}
+	}
+	if row := r.row(t, "stuck", "lb"); row.AfterOf == 0 || row.After != 0 {
+		t.Errorf("stuck: got %+v; want none that fails or hangs once the worker is found", row)
+	}
+	if row := r.row(t, "stuck", "reuseport"); row.After == 0 {
+		t.Errorf("stuck: got %+v; want some that hang", row)
+	}
+	if row := r.row(t, "restart", "lb"); row.Answered != row.Requests {
+		t.Errorf("restart: got %+v; want none lost", row)
+	}
+	html := readFile(t, page)
+	if r.Seed != 5 || len(r.Verdicts) != 3 || strings.Count(html, "<svg") < 6 || !strings.Contains(html, "--seed 5") || !strings.Contains(html, "</html>") {
+		t.Errorf("report: got seed %d, %d verdicts, and a page of %d bytes; want 5, 3 and a page with its plots", r.Seed, len(r.Verdicts), len(html))
+	}
+}
+
+func TestBench_InterruptLeavesNothing(t *testing.T) {
+	dir, page := tempDir(t), filepath.Join(tempDir(t), "report.html")
+	p := startProcess(t, "lb bench", benchCommand(t, dir, "--cases", "stuck", "--peers", "reuseport,prefork,lb,nginx", "--together", "--report", page))
+	eventually(t, patience, func() error {
+		if !strings.Contains(p.tail(), "stuck: ") {
+			return fmt.Errorf("progress: got %q; want the case", p.tail())
+		}
+		return nil
+	})
+	p.signal(t, syscall.SIGINT)
+	if code := p.exitCode(t, patience); code != 1 || !strings.Contains(p.tail(), "interrupted") {
+		t.Errorf("lb bench: got %d, %q; want 1, interrupted", code, p.tail())
+	}
+	wantNothingLeft(t, dir)
+	if _, err := os.Stat(page); !os.IsNotExist(err) {
+		t.Errorf("report: got %v; want no half of one", err)
+	}
+}
