@@ -11,7 +11,7 @@ import (
 	"gonum.org/v1/plot"
 	"gonum.org/v1/plot/plotter"
 	"gonum.org/v1/plot/vg"
-	"gonum.org/v1/plot/vg/vgsvg"
+	_ "gonum.org/v1/plot/vg/vgsvg" // the format "svg" of WriterTo
 )
 
 // colours are the peers', the same in every plot; dark enough on white, and apart from each other for the colour-blind
@@ -44,13 +44,12 @@ func svg(p *plot.Plot) (template.HTML, error) {
 	return template.HTML(b.Bytes()[max(0, bytes.Index(b.Bytes(), []byte("<svg"))):]), nil
 }
 
-var _ = vgsvg.New // the format "svg" of WriterTo
-
 func newPlot(x, y string) *plot.Plot {
 	p := plot.New()
 	p.X.Label.Text, p.Y.Label.Text = x, y
 	p.Legend.Top = true
 	p.Legend.Left = true
+	p.Legend.XOffs, p.Legend.YOffs = vg.Points(6), -vg.Points(4)
 	p.Add(plotter.NewGrid())
 	return p
 }
@@ -77,7 +76,7 @@ func line(p *plot.Plot, peer string, points plotter.XYs, step bool) error {
 func (r *Report) latencyPlot(c *Case) (template.HTML, error) {
 	p := newPlot("percentile", "latency, ms")
 	p.X.Scale, p.Y.Scale = plot.LogScale{}, plot.LogScale{}
-	p.Y.Tick.Marker = plot.LogTicks{}
+	p.Y.Tick.Marker = plot.LogTicks{Prec: -1}
 	var ticks plot.ConstantTicks
 	for _, q := range []float64{0, 50, 90, 99, 99.9} {
 		ticks = append(ticks, plot.Tick{Value: rarity(q), Label: strconv.FormatFloat(q, 'g', -1, 64)})
@@ -97,6 +96,7 @@ func (r *Report) latencyPlot(c *Case) (template.HTML, error) {
 			return "", err
 		}
 	}
+	p.Y.Max *= 1.5
 	return svg(p)
 }
 
@@ -106,7 +106,7 @@ func rarity(q float64) float64 { return 1 / (1 - math.Min(q, 99.999)/100) }
 // sharePlot shows the part of each worker: a group of bars for each.
 func (r *Report) sharePlot(c *Case) (template.HTML, error) {
 	p := newPlot("worker", "part of the answers, %")
-	p.Legend.Left = false
+	p.Legend.Left, p.Legend.XOffs = false, -vg.Points(6)
 	var rows []*Row
 	workers := 0
 	for _, row := range r.rowsOf(c) {
@@ -141,6 +141,7 @@ func (r *Report) sharePlot(c *Case) (template.HTML, error) {
 		names[i] = strconv.Itoa(i)
 	}
 	p.NominalX(names...)
+	p.X.Min, p.X.Max = -0.5, float64(workers)-0.5
 	return svg(p)
 }
 
@@ -165,5 +166,6 @@ func (r *Report) failurePlot(c *Case) (template.HTML, error) {
 	if !some {
 		return "", nil
 	}
+	p.Y.Max *= 1.4
 	return svg(p)
 }

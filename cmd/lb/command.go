@@ -98,7 +98,6 @@ func commandGroups() []commandGroup {
 		{"Change what runs", []*cobra.Command{newWeightCommand(), newSplitCommand(), newDrainCommand(), newReadyCommand(), newMaintCommand(),
 			newAddCommand(), newRemoveCommand(), newSetLimitCommand(), newKillCommand()}},
 		{"Change the processes that lb runs", []*cobra.Command{newRestartCommand(), newRollbackCommand(), newScaleCommand(), newStartCommand()}},
-		{"Measure", []*cobra.Command{newBenchCommand()}},
 		{"Change lb itself", []*cobra.Command{newReloadCommand(), newUpgradeCommand(), newStopCommand(), newLogLevelCommand()}},
 	}
 }
