@@ -65,7 +65,7 @@ func Check(ctx context.Context, binary *os.File, args []string, input []byte, ti
 		return Answer{}, execError(err)
 	}
 	var a Answer
-	if err := json.Unmarshal([]byte(said.String()), &a); err != nil || len(a.Formats) == 0 {
+	if err := json.Unmarshal(said.Bytes(), &a); err != nil || len(a.Formats) == 0 {
 		return Answer{}, fmt.Errorf("the new binary does not know how to take over: it is no lb, or an old one; it said %s", orNothing(said.String()))
 	}
 	return a, nil

@@ -109,8 +109,11 @@ func TestUsage_IsExitCode2AndSaysWhereHelpIs(t *testing.T) {
 
 func TestUsage_EveryCommandThatMissesArgumentsSaysWhichItTakes(t *testing.T) {
 	for _, cmd := range newRoot().Commands() {
+		if cmd.Hidden || cmd.Args == nil || cmd.Args(cmd, nil) == nil {
+			continue // it would do its work
+		}
 		code, _, stderr := lb(t, cmd.Name())
-		if code == exitUsage && !cmd.HasSubCommands() && !strings.Contains(stderr, "\nUsage: "+cmd.UseLine()+"\n") {
+		if code != exitUsage || !cmd.HasSubCommands() && !strings.Contains(stderr, "\nUsage: "+cmd.UseLine()+"\n") {
 			t.Errorf("lb %s: got %q; want its usage %q", cmd.Name(), stderr, cmd.UseLine())
 		}
 	}

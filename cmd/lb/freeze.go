@@ -157,7 +157,6 @@ type upgrading struct {
 	caller   int // descriptors; -1: none
 	lock     int
 	carried  []*os.File // that are copies, for the new code alone
-	files    map[*fleet]map[string]int
 	frozenAt time.Duration
 }
 

@@ -39,12 +39,11 @@ const maxLive = 2 << 30
 
 // live is a live state, apart.
 type live struct {
-	head     liveHead
-	pools    []livePool // of the config, and then those that are only left with sessions
-	fleets   []liveFleet
-	admin    liveAdmin
-	frozen   proxy.Frozen     // without Pools and Backends: see head
-	allPools []*backends.Pool // while it is made: of pools
+	head   liveHead
+	pools  []livePool // of the config, and then those that are only left with sessions
+	fleets []liveFleet
+	admin  liveAdmin
+	frozen proxy.Frozen // without Pools and Backends: see head
 }
 
 // liveHead is what there is one of.
