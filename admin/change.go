@@ -18,14 +18,26 @@ type AdminChange struct {
 	State string `json:"state"` // "ready", "drain" or "maint"
 }
 
-// MaxConnsChange is the body of PUT …/max_conns, and the answer for a listener.
+// MaxConnsChange is the body of PUT …/max_conns.
 type MaxConnsChange struct {
 	MaxConns *int `json:"max_conns"` // 0 is no limit
 }
 
-// SplitChange is the body of PUT …/split, and the answer. A pool that the body does not name keeps its weight.
+// SplitChange is the body of PUT …/split. A pool that the body does not name keeps its weight.
 type SplitChange struct {
 	Weights map[string]int `json:"weights"`
+}
+
+// SplitResult is the answer of PUT …/split.
+type SplitResult struct {
+	SplitChange
+	Advice
+}
+
+// MaxConnsResult is the answer of PUT …/max_conns of a listener.
+type MaxConnsResult struct {
+	MaxConnsChange
+	Advice
 }
 
 // ReloadRequest is the body of POST /v1/reload; it may be absent.
@@ -68,12 +80,14 @@ var errUnable = refuse(http.StatusNotImplemented, "this lb cannot do that")
 
 // changedBackend shows a backend as it is after a change, or as the change said it is where it has gone since.
 func (s *Server) changedBackend(pool, backend string, said BackendStatus, err error) (any, error) {
-	if err != nil {
+	var advice Advice
+	if err := advised(&advice, err); err != nil {
 		return changed(nil, err)
 	}
 	if b, err := s.findBackend(pool, backend); err == nil {
-		return s.backendNow(b), nil
+		said = s.backendNow(b)
 	}
+	said.Warnings = append(said.Warnings, advice.Warnings...)
 	return said, nil
 }
 
@@ -228,10 +242,13 @@ func (s *Server) removeBackend(r *http.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := s.Control.RemoveBackend(b.Pool().Name, b.Name, by(r)); err != nil {
+	var advice Advice
+	if err := advised(&advice, s.Control.RemoveBackend(b.Pool().Name, b.Name, by(r))); err != nil {
 		return changed(nil, err)
 	}
-	return s.poolNow(b.Pool()), nil
+	st := s.poolNow(b.Pool())
+	st.Advice = advice
+	return st, nil
 }
 
 // poolNow is the status of a pool with what only the Server knows.
@@ -282,7 +299,9 @@ func (s *Server) setSplit(r *http.Request) (any, error) {
 		}
 	}
 	weights, err := s.Control.SetSplit(l.Name, body.Weights, by(r))
-	return changed(SplitChange{weights}, err)
+	result := &SplitResult{SplitChange: SplitChange{weights}}
+	err = advised(result, err)
+	return changed(result, err)
 }
 
 func (s *Server) setListenerMaxConns(r *http.Request) (any, error) {
@@ -297,7 +316,9 @@ func (s *Server) setListenerMaxConns(r *http.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	return changed(MaxConnsChange{&n}, s.Control.SetListenerMaxConns(l.Name, n, by(r)))
+	result := &MaxConnsResult{MaxConnsChange: MaxConnsChange{&n}}
+	err = advised(result, s.Control.SetListenerMaxConns(l.Name, n, by(r)))
+	return changed(result, err)
 }
 
 func (s *Server) reload(r *http.Request) (any, error) {

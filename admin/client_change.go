@@ -69,14 +69,14 @@ func (c *Client) backend(ctx context.Context, method, path string, body any) (*B
 }
 
 // SetSplit changes the weights of a listener's split, and gives them all.
-func (c *Client) SetSplit(ctx context.Context, listener string, weights map[string]int) (*SplitChange, error) {
-	split := new(SplitChange)
+func (c *Client) SetSplit(ctx context.Context, listener string, weights map[string]int) (*SplitResult, error) {
+	split := new(SplitResult)
 	return split, c.do(ctx, http.MethodPut, listenerPath(listener)+"/split", SplitChange{weights}, split)
 }
 
 // SetListenerMaxConns changes the limit of a listener; 0 is none.
-func (c *Client) SetListenerMaxConns(ctx context.Context, listener string, n int) (*MaxConnsChange, error) {
-	limit := new(MaxConnsChange)
+func (c *Client) SetListenerMaxConns(ctx context.Context, listener string, n int) (*MaxConnsResult, error) {
+	limit := new(MaxConnsResult)
 	return limit, c.do(ctx, http.MethodPut, listenerPath(listener)+"/max_conns", MaxConnsChange{&n}, limit)
 }
 

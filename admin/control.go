@@ -12,7 +12,7 @@ import (
 // lb cannot make (501). All are safe for concurrent use. by names who asked, for the event log: "uid 0", "token".
 //
 // Before it calls one, the Server has checked that pool, backend and listener exist and that numbers are in range. An
-// error made with Refuse has the HTTP status of its maker's choice; any other is a conflict (409). A BackendStatus may
+// error made with Refuse has the HTTP status of its maker's choice; any other is a conflict (409). One made with Advise is no error. A BackendStatus may
 // be left empty: the Server shows the backend as its Sources have it afterwards.
 type Control struct {
 	// SetWeight changes the weight of POOL/BACKEND: absolute, or in percent of the configured weight.

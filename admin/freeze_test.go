@@ -188,13 +188,13 @@ func TestFreeze_RequestsUnderWayFinishAndTheOthersEnd(t *testing.T) {
 		answered <- err
 	}()
 	<-entered
-	idle := knock(t, "tcp", address)
-	wantHealthz(t, "a connection that is idle then", idle)
 	silent, err := net.Dial("tcp", address)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer silent.Close()
+	idle := knock(t, "tcp", address) // accepted after the silent one
+	wantHealthz(t, "a connection that is idle then", idle)
 	following, ended := make(chan struct{}), make(chan error, 1)
 	s.Publish(Event{})
 	go func() {

@@ -77,9 +77,9 @@ func (s *Server) routes() []route {
 		{method: "PUT", path: backend + "/max_conns", access: AccessOperate, handler: s.reply(s.setMaxConns),
 			doc: "change the limit of a backend", body: MaxConnsChange{}, answer: BackendStatus{}},
 		{method: "PUT", path: listener + "/split", access: AccessOperate, handler: s.reply(s.setSplit),
-			doc: "change the weights of a listener's split", body: SplitChange{}, answer: SplitChange{}},
+			doc: "change the weights of a listener's split", body: SplitChange{}, answer: SplitResult{}},
 		{method: "PUT", path: listener + "/max_conns", access: AccessOperate, handler: s.reply(s.setListenerMaxConns),
-			doc: "change the limit of a listener", body: MaxConnsChange{}, answer: MaxConnsChange{}},
+			doc: "change the limit of a listener", body: MaxConnsChange{}, answer: MaxConnsResult{}},
 		{method: "GET", path: "/v1/sessions", access: AccessOperate, handler: s.reply(s.listSessions), doc: "running sessions, the oldest first",
 			query: []param{
 				{"id", "string", "only the one with this ID"},

@@ -27,6 +27,8 @@ type PoolStatus struct {
 	Backends   []BackendStatus `json:"backends"`
 	// Workers are the processes that lb runs for the pool; absent where it runs none.
 	Workers *WorkersStatus `json:"workers,omitempty"`
+	// Advice is of the change that this answers.
+	Advice
 }
 
 // QueueStatus is a pool's queue at one moment.
@@ -79,6 +81,8 @@ type BackendStatus struct {
 	ConnectP99 float64 `json:"connect_p99_seconds"`
 	// LastProbe is null before the first probe.
 	LastProbe *ProbeStatus `json:"last_probe"`
+	// Advice is of the change that this answers.
+	Advice
 }
 
 // Status asks the sources for everything.

@@ -77,13 +77,26 @@ func (c *call) soon() (context.Context, context.CancelFunc) {
 	return context.WithTimeout(c.ctx, askTimeout)
 }
 
-// show prints v as JSON if that was asked for, and else the text.
+// show prints v as JSON if that was asked for, and else the text, and what v warns of.
 func (c *call) show(v any, format string, args ...any) error {
 	if c.json {
 		return printJSON(c.out, v)
 	}
 	_, err := fmt.Fprintf(c.out, format+"\n", args...)
+	if x, ok := v.(interface{ Advised() []string }); ok {
+		c.warn(x.Advised())
+	}
 	return err
+}
+
+// warn shows what went well and should be known nevertheless. In JSON it is in the answer.
+func (c *call) warn(warnings []string) {
+	if c.json {
+		return
+	}
+	for _, w := range warnings {
+		fmt.Fprintf(c.errs, "lb: warning: %s\n", printable(strings.TrimSpace(w)))
+	}
 }
 
 // pollInterval is how often a command looks that waits for an outcome.

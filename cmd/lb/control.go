@@ -35,7 +35,8 @@ func (d *daemon) control() admin.Control {
 	}
 }
 
-// change makes one change under the lock, and remembers it.
+// change makes one change under the lock, and remembers it. What is only advice (admin.Advise) comes with a change that was
+// made.
 func (d *daemon) change(do func() error) error {
 	leave, err := d.gate.enter("a change")
 	if err != nil {
@@ -50,8 +51,7 @@ func (d *daemon) change(do func() error) error {
 	if err := do(); err != nil {
 		return err
 	}
-	d.remember()
-	return nil
+	return d.remember()
 }
 
 // changeBackend makes a change of one backend; the Server shows what it is afterwards. do gets what is remembered of the backend

@@ -275,6 +275,28 @@ func TestState_DamagedFileIsSetAside(t *testing.T) {
 	}
 }
 
+func TestState_ThatCannotBeWrittenIsToldToWhoMadeTheChange(t *testing.T) {
+	r := newRig(t)
+	state := filepath.Join(r.dir, "state")
+	os.Remove(state)
+	r.must(os.Mkdir(state, 0o700)) // a file cannot take its place
+	r.configure("name = \"w2\"", "name = \"w2\"\nweight = 7")
+	for _, line := range []string{"weight app/w1 50", "maint app/w1 --wait", "set-limit app/w1 5", "set-limit web 9", "split both app=50",
+		"add app w4 unix:/w4", "remove app/w4", "reload"} {
+		code, stdout, stderr := lb(t, append(strings.Fields(line), "-s", r.dir+"/admin.sock")...)
+		if code != exitDone || stdout == "" || !strings.HasPrefix(stderr, "lb: warning: what was changed at run time will not outlive a restart: ") || strings.Count(stderr, "\n") != 1 {
+			t.Errorf("lb %s: got %d, %q, %q; want it done, and a warning", line, code, stdout, stderr)
+		}
+	}
+	if _, stdout, stderr := lb(t, "weight", "app/w1", "51", "--json", "-s", r.dir+"/admin.sock"); !strings.Contains(stdout, `"warnings": [`) || stderr != "" {
+		t.Errorf("lb weight --json: got %q, %q; want the warning in the answer", stdout, stderr)
+	}
+	r.must(os.Remove(state))
+	if code, _, stderr := lb(t, "weight", "app/w1", "52", "-s", r.dir+"/admin.sock"); code != exitDone || stderr != "" {
+		t.Errorf("once it can be written: got %d, %q; want no warning", code, stderr)
+	}
+}
+
 func TestState_DirectoryInItsPlaceIsAFaultAndStays(t *testing.T) {
 	r := newRig(t)
 	r.end()

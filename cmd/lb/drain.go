@@ -55,9 +55,11 @@ func setAdmin(c *call, state string, wait bool, timeout time.Duration) error {
 		return err
 	}
 	if wait {
+		advice := st.Advice
 		if st, err = c.settled(pool, st, state, timeout); err != nil {
 			return err
 		}
+		st.Advice = advice
 	}
 	return c.show(st, "%s", backendLine(pool, st))
 }

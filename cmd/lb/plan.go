@@ -19,19 +19,20 @@ import (
 // plan is a change from what runs to another config. Making it does everything that can fail, and changes nothing:
 // daemon.plan makes it, prepare opens sockets, commit changes. daemon.changing is held from the one to the other.
 type plan struct {
-	d          *daemon
-	old        *view
-	cfg        *config.Config
-	reason     string
-	remembered state.Changes // what holds on
-	kept       []string      // of these, a line each
-	dropped    []string      // and of those that hold no more
-	pools      []*plannedPool
-	specs      []proxy.ListenerSpec
-	transition *proxy.Transition
-	adopt      func(*fleet) error // gives new workers what they were before; nil: they are new
-	starts     []func()           // after commit, what begins to run with the change
-	restart    []*fleet           // after commit: those whose workers are to be restarted for the new config
+	d            *daemon
+	old          *view
+	cfg          *config.Config
+	reason       string
+	remembered   state.Changes // what holds on
+	kept         []string      // of these, a line each
+	dropped      []string      // and of those that hold no more
+	pools        []*plannedPool
+	specs        []proxy.ListenerSpec
+	transition   *proxy.Transition
+	adopt        func(*fleet) error // gives new workers what they were before; nil: they are new
+	starts       []func()           // after commit, what begins to run with the change
+	restart      []*fleet           // after commit: those whose workers are to be restarted for the new config
+	unremembered error              // why the state file could not be written; set by commit
 }
 
 // plannedPool is what becomes of a pool.
@@ -263,7 +264,7 @@ func (p *plan) commit() {
 		}
 	}
 	p.d.remembered = p.remembered
-	p.d.remember()
+	p.unremembered = p.d.remember()
 	p.d.wakeResolver()
 }
 

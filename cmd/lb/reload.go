@@ -87,6 +87,9 @@ func (d *daemon) reloadLocked(ctx context.Context, dryRun bool, by string) (admi
 		return result, nil, err
 	}
 	p.commit()
+	if p.unremembered != nil {
+		result.Warnings = append(result.Warnings, p.unremembered.Error())
+	}
 	if live.Log.Level != old.Log.Level {
 		d.events.SetLevel(live.Log.SlogLevel())
 	}

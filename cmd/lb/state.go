@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/273ebdf9/lb/admin"
 	"github.com/273ebdf9/lb/backends"
 	"github.com/273ebdf9/lb/config"
 	"github.com/273ebdf9/lb/internal/state"
@@ -44,20 +45,22 @@ func (d *daemon) recall(path string) (state.Changes, error) {
 	return state.Changes{}, nil
 }
 
-// remember writes the state file, if there is one. A change that cannot be remembered holds nevertheless. The caller
-// holds changing.
-func (d *daemon) remember() {
+// remember writes the state file, if there is one. A change that cannot be remembered holds nevertheless; the error says
+// so to who made it. The caller holds changing.
+func (d *daemon) remember() error {
 	path := d.view.Load().cfg.Admin.StateFile
 	if path == "" {
-		return
+		return nil
 	}
 	data := d.remembered.Marshal()
 	if old, err := state.ReadFile(path); err == nil && bytes.Equal(old, data) {
-		return
+		return nil
 	}
 	if err := state.WriteFile(path, data); err != nil {
 		d.log.Error("what was changed at run time will not outlive a restart", "error", err)
+		return admin.Advise("what was changed at run time will not outlive a restart: %v", err)
 	}
+	return nil
 }
 
 // reconcile finds out which remembered changes hold under a config: those whose value the config has as it had when the

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
-	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -85,15 +84,5 @@ func standstillText(s float64) string {
 		return fmt.Sprintf("%.0f ms", s*1e3)
 	default:
 		return fmt.Sprintf("%.1f s", s)
-	}
-}
-
-// warn shows what went well and should be known nevertheless. In JSON it is in the answer.
-func (c *call) warn(warnings []string) {
-	if c.json {
-		return
-	}
-	for _, w := range warnings {
-		fmt.Fprintf(c.errs, "lb: warning: %s\n", printable(strings.TrimSpace(w)))
 	}
 }
