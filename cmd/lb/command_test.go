@@ -171,6 +171,17 @@ func TestCheck_WarningsFailOnlyWhenStrict(t *testing.T) {
 	}
 }
 
+func TestCheck_WarnsOfMissingDirectories(t *testing.T) {
+	file := writeConfig(t, goodConfig+"[log]\noutput = \"/nonexistent/lb.log\"\n")
+	code, stdout, stderr := lb(t, "check", "-f", file)
+	if code != exitDone || !strings.Contains(stdout, ": ok (") || !strings.Contains(stderr, `log.output: warning: there is no directory "/nonexistent" on this host`) {
+		t.Errorf("lb check: got %d, %q, %q; want 0 and a warning", code, stdout, stderr)
+	}
+	if code, _, _ := lb(t, "check", "--strict", "-f", file); code != exitFailed {
+		t.Errorf("lb check --strict: got %d; want 1", code)
+	}
+}
+
 func TestCheck_JSONHasTheSame(t *testing.T) {
 	bad := writeConfig(t, "nonsense = 1\n"+goodConfig)
 	for _, tc := range []struct {
