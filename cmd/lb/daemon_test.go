@@ -365,6 +365,35 @@ func TestReload_FailureChangesNothing(t *testing.T) {
 	}
 }
 
+func TestReload_OntoAnAddressOfItsOwnNamesTheListener(t *testing.T) {
+	r := newRig(t)
+	free, err := net.Listen("tcp", "127.0.0.1:0")
+	r.must(err)
+	address := free.Addr().String()
+	_, port, _ := net.SplitHostPort(address)
+	free.Close()
+	r.configure("unix:DIR/web.sock", address)
+	r.must(r.reload(t.Context(), false, "test"))
+	for _, bind := range []string{":" + port, "0.0.0.0:" + port, "[::]:" + port} {
+		r.configure("unix:DIR/web.sock", bind)
+		_, err = r.reload(t.Context(), false, "test")
+		want := fmt.Sprintf("it is listener %q of lb, whose %s it overlaps: take that bind out and reload", "web", address)
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("reload from %s to %s: got %v; want %q", address, bind, err, want)
+		}
+	}
+	taken, err := net.Listen("tcp", "127.0.0.1:0")
+	r.must(err)
+	defer taken.Close()
+	r.configure("unix:DIR/web.sock", taken.Addr().String())
+	if _, err := r.reload(t.Context(), false, "test"); err == nil || strings.Contains(err.Error(), "it is listener") {
+		t.Errorf("reload to an address of another process: got %v; want no listener of lb named", err)
+	}
+	if got := r.proxy.Listeners()[1].Addresses(); got[0] != address && r.proxy.Listeners()[0].Addresses()[0] != address {
+		t.Errorf("addresses: got %v; want %s still", got, address)
+	}
+}
+
 func TestChanges_ManyAtOnceAreConsistent(t *testing.T) {
 	r := newRig(t)
 	c := r.control()

@@ -191,6 +191,7 @@ func (p *plan) prepare() error {
 	err := p.prepareWorkers()
 	if err == nil {
 		p.transition, err = p.d.proxy.Prepare(p.specs)
+		err = p.d.explainInUse(err, p.specs)
 	}
 	if err != nil {
 		for _, pp := range p.pools {
