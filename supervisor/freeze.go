@@ -51,6 +51,7 @@ type workerState struct {
 	State     string         `json:"state"`
 	Since     time.Time      `json:"since"`
 	Reason    string         `json:"reason,omitempty"`
+	Cause     string         `json:"cause,omitempty"`
 	Left      time.Duration  `json:"left,omitempty"`  // until what its state waits for by the clock; 0: the whole time
 	Delay     time.Duration  `json:"delay,omitempty"` // in waiting
 	Started   time.Time      `json:"started,omitzero"`
@@ -301,7 +302,7 @@ func (p *Pool) writeDown() *poolState {
 func (p *Pool) writeWorker(w *worker) workerState {
 	s := w.slot
 	ws := workerState{
-		Slot: s.number, Removed: s.removed, Orphan: w.orphan, State: w.state.String(), Since: w.since, Reason: w.reason,
+		Slot: s.number, Removed: s.removed, Orphan: w.orphan, State: w.state.String(), Since: w.since, Reason: w.reason, Cause: w.cause,
 		Delay: w.delay, Started: w.started, UpSince: w.upSince, Conns: w.conns, Spread: w.spread, Status: w.status, Dir: w.dir,
 		Release: w.release, Recycling: p.recycling != nil && p.recycling.worker == w && !p.recycling.decided,
 	}

@@ -362,7 +362,7 @@ func TestFreeze_WorkerThatStartsHasItsTimeLeft(t *testing.T) {
 		if d := time.Since(began); d < 500*time.Millisecond {
 			t.Errorf("it was late after %v; want a second", d)
 		}
-		if reason := s.pool.Status().Slots[0].Last; reason.Reason != "signal: terminated" {
+		if reason := s.pool.Status().Slots[0].Last; reason.Reason != "signal: terminated; it was not ready after 1m0s (start_timeout)" {
 			t.Errorf("got %+v; want it stopped, and its end known", reason)
 		}
 		s.stop()

@@ -99,6 +99,9 @@ func TestPool_LateWorkerIsStoppedAndReplaced(t *testing.T) {
 		time.Sleep(10 * time.Second)
 		synctest.Wait()
 		r.want("up")
+		if got, want := r.pool.Status().Slots[0].Last.Reason, "signal: SIGKILL; it was not ready after 5s (start_timeout)"; got != want {
+			t.Errorf("got last end %q; want %q", got, want)
+		}
 		r.stop()
 	})
 }

@@ -24,6 +24,7 @@ type worker struct {
 	state   state
 	since   time.Time // when it came into state
 	reason  string    // why
+	cause   string    // that it was made to end for, if it was at fault
 	started time.Time // zero: no process
 	upSince time.Time // zero: not been up
 	conns   uint64    // that its address had before it
@@ -65,6 +66,16 @@ func (p *Pool) fire(w *worker, on event, reason string) {
 	r := transition(w.state, on)
 	if r == nil {
 		return
+	}
+	switch on {
+	case late, hung:
+		w.cause = reason
+	case broken:
+		w.cause = "broken by its own word"
+	case exited:
+		if w.cause != "" { // the signal alone would be a riddle
+			reason += "; it was " + w.cause
+		}
 	}
 	from := w.state
 	p.enter(w, r.to, reason)
