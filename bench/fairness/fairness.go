@@ -49,6 +49,9 @@ type Options struct {
 	Timeout time.Duration
 	// Together loads all peers at the same time.
 	Together bool
+	// Repeats is how many measurements of a run may be made anew, with the same plan, because the load generator could not
+	// keep its schedule. With Together there are none.
+	Repeats int
 	// Seed decides all that chance decides.
 	Seed uint64
 	// CheckRequests is with how many requests the load generator is checked before; 0 is as many as are needed.
@@ -91,6 +94,7 @@ func (o *Options) Validate() error {
 	check(o.Workers >= 2 && o.Workers <= 64, "workers: %d is not within 2..64", o.Workers)
 	check(o.Rounds >= 1 && o.Rounds <= 100, "rounds: %d is not within 1..100", o.Rounds)
 	check(o.Timeout >= 100*time.Millisecond && o.Timeout <= time.Minute, "timeout: %v is not within 100ms..1m", o.Timeout)
+	check(o.Repeats >= 0, "repeats: %d is negative", o.Repeats)
 	check(len(o.Cases) > 0, "cases: at least one is needed")
 	check(o.Path == "" || strings.HasPrefix(o.Path, "/") && !strings.ContainsAny(o.Path, " \r\n"), "path: %q is not the path of a request, such as /work", o.Path)
 	for i := range o.Cases {

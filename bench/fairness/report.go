@@ -32,6 +32,9 @@ type Report struct {
 	// Detection is how long lb may take to find a stuck worker.
 	Detection time.Duration `json:"detection_ns"`
 
+	// Repeated is how many measurements were made anew because the load generator could not keep its schedule.
+	Repeated int `json:"repeated"`
+
 	// Check is the load generator against itself.
 	Check *load.Checked `json:"check"`
 	Cases []Case        `json:"cases"`

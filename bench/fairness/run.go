@@ -106,7 +106,7 @@ func (r *run) play(ctx context.Context, round int, c *Case) error {
 	r.scenes++
 	peers := make([]*peer, len(names))
 	cells := make([]*Cell, len(names))
-	each(len(names), func(i int) {
+	start := func(i int) {
 		cells[i] = &Cell{Case: c.Name, Peer: names[i], Round: round, Digest: plan.Digest()}
 		s := &stage{options: r.options, kase: c, home: filepath.Join(r.dir, fmt.Sprintf("%d-%s", r.scenes, names[i])), meter: newMeter()}
 		var err error
@@ -116,7 +116,8 @@ func (r *run) play(ctx context.Context, round int, c *Case) error {
 		if err != nil {
 			peers[i], cells[i].Broken = nil, err.Error()
 		}
-	})
+	}
+	each(len(names), start)
 	measure := func(i int) {
 		if !r.options.Together {
 			r.say(c.Name + ": " + names[i])
@@ -135,6 +136,19 @@ func (r *run) play(ctx context.Context, round int, c *Case) error {
 		each(len(names), measure)
 	} else {
 		for i := range names {
+			measure(i)
+			if cells[i].Broken != "" || cells[i].Invalid == "" || r.report.Repeated == r.options.Repeats {
+				continue
+			}
+			// Whatever disturbed the machine may be over.
+			r.report.Repeated++
+			r.scenes++
+			if err := peers[i].stop(); err != nil {
+				peers[i], cells[i].Broken = nil, err.Error()
+				continue
+			}
+			r.done--
+			start(i)
 			measure(i)
 		}
 	}

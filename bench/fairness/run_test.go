@@ -184,3 +184,14 @@ func TestReport_JSONTextAndPageHaveAll(t *testing.T) {
 		}
 	}
 }
+
+func TestRun_MeasuresAnewWhatDoesNotCount(t *testing.T) {
+	o := tiny(t, CaseEven)
+	// More than can be under way, as none is answered in time.
+	o.Cases[0].Shape = load.Shape{Rate: 60_000, Duration: 100 * time.Millisecond, Law: load.MustLaw("constant:1s")}
+	o.Peers, o.Together, o.Repeats = []string{PeerPrefork}, false, 1
+	r := mustRun(t, o)
+	if r.Repeated != 1 || len(r.Cells) != 1 || r.Invalid() != 1 || !strings.Contains(r.Row(CaseEven, PeerPrefork).Invalid, "could not keep the schedule") {
+		t.Errorf("got %d repeated of %+v; want one, which does not count either", r.Repeated, r.Cells)
+	}
+}

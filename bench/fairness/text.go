@@ -25,6 +25,9 @@ func (r *Report) WriteText(w io.Writer) error {
 	}
 	fmt.Fprintf(w, "%d workers each, %s, peers %s; seed %d; took %v\n", r.Workers, rounds, how, r.Seed, r.Took.Round(time.Second))
 	r.writeCheck(w)
+	if r.Repeated > 0 {
+		fmt.Fprintf(w, "measurements made anew, for the load generator could not keep its schedule: %d\n", r.Repeated)
+	}
 	for i := range r.Cases {
 		c := &r.Cases[i]
 		fmt.Fprintf(w, "\n%s: %s; %s\n", c.Name, c.Title, c.load())
