@@ -277,19 +277,6 @@ func (f *fleet) restart(ctx context.Context) error {
 	return nil
 }
 
-// pids are those of the workers that run.
-func (f *fleet) pids() []int {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	var pids []int
-	for _, slot := range f.slots {
-		if slot.worker.Exited() == nil {
-			pids = append(pids, slot.worker.PID())
-		}
-	}
-	return pids
-}
-
 // backends are the workers as a balancer's configuration names them.
 func (f *fleet) backends(weights [2]int) []bench.Backend {
 	var all []bench.Backend

@@ -166,9 +166,7 @@ func (r *run) play(ctx context.Context, round int, c *Case) error {
 			cells[i].Broken = err.Error()
 		}
 	}
-	for _, cell := range cells {
-		r.report.Cells = append(r.report.Cells, cell)
-	}
+	r.report.Cells = append(r.report.Cells, cells...)
 	return nil
 }
 
