@@ -149,8 +149,12 @@ func (f *benchFlags) resolve(cmd *cobra.Command) error {
 
 // run runs the comparison and prints what came of it.
 func (f *benchFlags) run(cmd *cobra.Command) error {
-	ctx, stop := signal.NotifyContext(cmd.Context(), syscall.SIGINT, syscall.SIGTERM)
+	ctx, stop := signal.NotifyContext(cmd.Context(), syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
 	defer stop()
+	// Who reads the progress may leave: left to itself, that would end this program before it has cleaned up.
+	pipes := make(chan os.Signal, 1)
+	signal.Notify(pipes, syscall.SIGPIPE)
+	defer signal.Stop(pipes)
 	// A second signal ends this program at once; the kernel then ends its children.
 	defer context.AfterFunc(ctx, stop)()
 
