@@ -56,6 +56,7 @@ type fleet struct {
 
 // fleetSlot is the place of one worker.
 type fleetSlot struct {
+	deaths int // that nobody wanted
 	number int
 	addr   string // where it listens: "unix:/path", or "host:port"
 	worker *bench.Process
@@ -179,7 +180,7 @@ func (f *fleet) watch(slot *fleetSlot, p *bench.Process) {
 	if f.stopping || slot.worker != p {
 		return
 	}
-	if slot.start > 20 {
+	if slot.deaths++; slot.deaths > 2 { // one is an event's doing
 		f.failed = p.Exited()
 		return
 	}

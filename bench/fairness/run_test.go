@@ -128,8 +128,8 @@ func TestRun_BrokenWorkerIsSaid(t *testing.T) {
 	o := tiny(t, CaseEven)
 	o.Command, o.Peers = []string{"/bin/false"}, []string{PeerPrefork}
 	r, err := Run(t.Context(), o)
-	if err != nil || r.Broken() != 1 || !strings.Contains(r.Cells[0].Broken, "worker 0 ended") {
-		t.Errorf("got %+v, %v; want why the worker did not run", r, err)
+	if err != nil || r.Broken() != 1 || !strings.Contains(r.Cells[0].Broken, "ended (exit status 1)") {
+		t.Errorf("got %d broken, %+v, %v; want why the worker did not run", r.Broken(), r.Cells[0], err)
 	}
 }
 
