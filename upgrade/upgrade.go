@@ -125,8 +125,13 @@ func setCloseOnExec(fd int, on bool) error {
 	return nil
 }
 
-// keepFromChildren has the descriptors closed by an exec again. One that is gone needs nothing.
+// keepFromChildren has the descriptors closed by an exec again. One that is gone needs nothing. It is done to all that there
+// are at once, as sessions wait; that includes what this process was started with, which no child of it should have either.
+// Kernels before 5.11 have it done one by one.
 func keepFromChildren(fds []int) {
+	if unix.CloseRange(3, math.MaxUint32, unix.CLOSE_RANGE_CLOEXEC) == nil {
+		return
+	}
 	for _, fd := range fds {
 		setCloseOnExec(fd, true)
 	}
