@@ -26,6 +26,7 @@ import (
 const (
 	envHandover = "LB_HANDOVER" // "STATE BACK": descriptors of the state and of the binary before; BACK may be -1
 	envFailed   = "LB_HANDOVER_FAILED"
+	envSignals  = "LB_HANDOVER_SIGNALS" // numbers of those that were heard and not acted on
 )
 
 // maxReason is how much of a reason goes back, in bytes.
@@ -41,8 +42,9 @@ type Plan struct {
 	State   []byte
 	FDs     []int            // what the state names
 	Signals []syscall.Signal // that wait until the new code asks for them, with signal.Notify, so that none kills it
-	// Raise gives signals that this code has heard and leaves to the new one. It is called last. Nil: none.
-	Raise func() []syscall.Signal
+	// Heard gives signals that this code has heard and leaves to the new one, which finds them in Handover.Signals. It is
+	// called last. Nil: none.
+	Heard func() []syscall.Signal
 }
 
 // Exec replaces the running code. When it returns, nothing has changed, and the error says why. The caller must keep all
@@ -60,18 +62,19 @@ func Exec(p *Plan) error {
 	defer before.Close()
 	fds := slices.Concat(p.FDs, []int{int(state.Fd()), int(before.Fd())})
 	env := append(environment(), fmt.Sprintf("%s=%d %d", envHandover, state.Fd(), before.Fd()))
-	return become(p.Binary.Fd(), p.Args, env, fds, p.Signals, p.Raise)
+	return become(p.Binary.Fd(), p.Args, env, fds, p.Signals, p.Heard)
 }
 
 // environment is this process's, without what is about a handover.
 func environment() []string {
 	return slices.DeleteFunc(os.Environ(), func(s string) bool {
-		return strings.HasPrefix(s, envHandover+"=") || strings.HasPrefix(s, envFailed+"=")
+		name, _, _ := strings.Cut(s, "=")
+		return name == envHandover || name == envFailed || name == envSignals
 	})
 }
 
 // become makes this process run the binary, with the descriptors.
-func become(binary uintptr, args, env []string, fds []int, signals []syscall.Signal, raise func() []syscall.Signal) error {
+func become(binary uintptr, args, env []string, fds []int, signals []syscall.Signal, heard func() []syscall.Signal) error {
 	for i, fd := range fds {
 		if err := setCloseOnExec(fd, false); err != nil {
 			keepFromChildren(fds[:i])
@@ -91,15 +94,23 @@ func become(binary uintptr, args, env []string, fds []int, signals []syscall.Sig
 		keepFromChildren(fds)
 		return fmt.Errorf("cannot hold signals back: %w", err)
 	}
-	if raise != nil {
-		for _, sig := range raise() { // pending for this thread, and so for the new code's first
-			unix.Tgkill(os.Getpid(), unix.Gettid(), sig)
-		}
+	if heard != nil {
+		env = append(env, signalsVariable(heard()))
 	}
 	err := syscall.Exec(fmt.Sprintf("/proc/self/fd/%d", binary), args, env)
 	unix.PthreadSigmask(unix.SIG_SETMASK, &old, nil)
 	keepFromChildren(fds)
 	return execError(err)
+}
+
+// signalsVariable is signals as a variable of the environment. They cannot go along as pending ones: Go's runtime lets
+// SIGHUP, SIGINT and SIGTERM through before it has a handler for any signal, and they would end the new code.
+func signalsVariable(signals []syscall.Signal) string {
+	numbers := make([]string, len(signals))
+	for i, sig := range signals {
+		numbers[i] = strconv.Itoa(int(sig))
+	}
+	return envSignals + "=" + strings.Join(numbers, " ")
 }
 
 // execError says what to do about the usual faults.
@@ -165,6 +176,8 @@ type Handover struct {
 	State []byte
 	// Failed is why another binary could not take the state over and has given it back; empty if none has tried.
 	Failed string
+	// Signals are those that the code before has heard and left to this one.
+	Signals []syscall.Signal
 
 	unmap       func()
 	state, back int // descriptors; back is -1 on the way back
@@ -173,13 +186,19 @@ type Handover struct {
 // FromEnv gives what the code before has handed over; nil if this process was started as any other. It takes it out of the
 // environment. With an error there may be a Handover, for the way back.
 func FromEnv() (*Handover, error) {
-	value, failed := os.Getenv(envHandover), os.Getenv(envFailed)
+	value, failed, signals := os.Getenv(envHandover), os.Getenv(envFailed), os.Getenv(envSignals)
 	if value == "" {
 		return nil, nil
 	}
 	os.Unsetenv(envHandover)
 	os.Unsetenv(envFailed)
+	os.Unsetenv(envSignals)
 	h := &Handover{Failed: failed}
+	for _, number := range strings.Fields(signals) {
+		if n, err := strconv.Atoi(number); err == nil {
+			h.Signals = append(h.Signals, syscall.Signal(n))
+		}
+	}
 	state, back, _ := strings.Cut(value, " ")
 	var err1, err2 error
 	h.state, err1 = strconv.Atoi(state)
@@ -223,5 +242,5 @@ func (h *Handover) Back(reason string, signals []syscall.Signal) error {
 	env := append(environment(),
 		fmt.Sprintf("%s=%d -1", envHandover, h.state),
 		envFailed+"="+strings.ReplaceAll(reason, "\x00", ""))
-	return become(uintptr(h.back), os.Args, env, []int{h.state}, signals, nil)
+	return become(uintptr(h.back), os.Args, env, []int{h.state}, signals, func() []syscall.Signal { return h.Signals })
 }

@@ -12,6 +12,7 @@ import (
 	"runtime/debug"
 	"slices"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/273ebdf9/lb/admin"
@@ -33,18 +34,23 @@ const adoptTimeout = 10 * time.Second
 // goOn goes on where the code before has stopped, until a signal ends it.
 func goOn(h *upgrade.Handover) {
 	gc := debug.SetGCPercent(-1) // none while sessions wait
+	heard := newSignals()
+	heard.listen() // until now SIGTERM would have ended lb at once, and SIGHUP was ignored
+	for _, sig := range h.Signals {
+		heard.tell(sig)
+	}
 	// The kernel names a program after the descriptor that it was run by.
 	os.WriteFile("/proc/self/comm", []byte(filepath.Base(os.Args[0])), 0)
 	late := time.AfterFunc(adoptTimeout, func() {
-		goBack(h, fmt.Errorf("it had not taken over after %v", adoptTimeout))
+		goBack(h, heard, fmt.Errorf("it had not taken over after %v", adoptTimeout))
 	})
-	a := new(adopted)
+	a := &adopted{heard: heard}
 	err := a.build(h)
 	if !late.Stop() {
 		select {} // the way back has begun, and ends this code
 	}
 	if err != nil {
-		goBack(h, err)
+		goBack(h, heard, err)
 	}
 	runtime.KeepAlive(a) // its files must not be closed for want of a reference before the way back
 	d := a.serve(h)
@@ -52,10 +58,15 @@ func goOn(h *upgrade.Handover) {
 	d.handle()
 }
 
-// goBack gives everything to the code before. It does not return: if that fails too, there is nobody left to serve.
-func goBack(h *upgrade.Handover, err error) {
+// goBack gives everything to the code before, and what was heard meanwhile. It does not return: if that fails too, there is nobody left to serve.
+func goBack(h *upgrade.Handover, heard signals, err error) {
 	err = fmt.Errorf("%s cannot take over: %w", version(), err)
 	fmt.Fprintln(os.Stderr, "lb:", err)
+	signal.Ignore(syscall.SIGHUP) // see missedSignals
+	h.Signals = nil
+	for _, sig := range heard.drain() {
+		h.Signals = append(h.Signals, sig.(syscall.Signal))
+	}
 	back := h.Back(err.Error(), heldBack())
 	fmt.Fprintln(os.Stderr, "lb: nor can the code before; all sessions are lost:", back)
 	os.Exit(exitFailed)
@@ -63,6 +74,7 @@ func goBack(h *upgrade.Handover, err error) {
 
 // adopted is what has been built, and serves nothing yet.
 type adopted struct {
+	heard    signals
 	d        *daemon
 	live     *live
 	plan     *plan
@@ -154,6 +166,7 @@ func (a *adopted) buildDaemon() error {
 		return err
 	}
 	a.d = d
+	d.signals = a.heard
 	d.started, d.startConfig, d.program = l.head.Started, start, l.head.Program
 	d.upgrades.Store(l.head.Upgrades)
 	d.carriedOver.Store(l.head.Carried)
@@ -281,7 +294,6 @@ func (a *adopted) serve(h *upgrade.Handover) *daemon {
 	h.Keep(l.fds())
 	d.access.Requeue(l.head.Access)
 	d.events.Requeue(l.head.Log)
-	signal.Notify(d.signals, handledSignals()...)
 	runtime.GOMAXPROCS(max(runtime.GOMAXPROCS(0), d.proxy.Loops()+1))
 	d.adopting = false
 	for _, pool := range d.view.Load().pools {

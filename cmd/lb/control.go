@@ -362,9 +362,9 @@ func (d *daemon) setListenerMaxConns(listener string, n int, by string) error {
 func (d *daemon) stopCommand(now bool, by string) error {
 	d.tell(slog.LevelInfo, admin.Event{Kind: "stop", Subject: "lb", Text: "told to stop: by " + by}, "told to stop", "now", now, "by", by)
 	if now {
-		d.askStop(syscall.SIGINT)
+		d.signals.tell(syscall.SIGINT)
 	} else {
-		d.askStop(syscall.SIGTERM)
+		d.signals.tell(syscall.SIGTERM)
 	}
 	return nil
 }

@@ -12,7 +12,6 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"time"
 
 	"github.com/273ebdf9/lb/admin"
@@ -38,9 +37,9 @@ type daemon struct {
 	proxy   *proxy.Proxy
 	admin   *admin.Server
 	service *service
-	program string         // what lb was started as, absolute: the default of an upgrade
-	signals chan os.Signal // of the kernel, and of the command stop
-	resolve chan struct{}  // wakes resolveNames; holds one
+	program string        // what lb was started as, absolute: the default of an upgrade
+	signals signals       // of the kernel, and of the command stop
+	resolve chan struct{} // wakes resolveNames; holds one
 
 	startConfig []byte        // the text that holds for what needs a restart
 	adopting    bool          // what is built goes on from a live state, and nothing of it runs yet
@@ -112,7 +111,7 @@ func (v *view) pool(name string) *backends.Pool {
 func newDaemon(path string, cfg *config.Config, inherited admin.Frozen) (_ *daemon, err error) {
 	d := &daemon{
 		path: path, program: programPath(), startConfig: cfg.Source, started: time.Now(), service: newService(),
-		signals: make(chan os.Signal, 8), resolve: make(chan struct{}, 1),
+		signals: newSignals(), resolve: make(chan struct{}, 1),
 	}
 	d.view.Store(&view{cfg: &config.Config{Proxy: cfg.Proxy, Admin: cfg.Admin, Log: cfg.Log}})
 	d.patience, d.impatient = context.WithCancel(context.Background())
@@ -326,12 +325,4 @@ func (d *daemon) stop(ctx, now context.Context) {
 	d.service.close()
 	d.log.Info("stopped", "sessions_closed", killed)
 	d.closeLogs()
-}
-
-// askStop has handle stop the daemon, as a signal does.
-func (d *daemon) askStop(sig syscall.Signal) {
-	select {
-	case d.signals <- sig:
-	default: // it is told often enough already
-	}
 }

@@ -10,6 +10,7 @@ import (
 	"maps"
 	"net/http"
 	"os"
+	"os/signal"
 	"path/filepath"
 	"runtime/debug"
 	"slices"
@@ -42,19 +43,6 @@ const (
 	// spareFDs are what the new code opens before it has taken over: epoll sets, the runtime's own, copies of sockets.
 	spareFDs = 64
 )
-
-// handledSignals are those that lb does something about.
-func handledSignals() []os.Signal {
-	return []os.Signal{syscall.SIGTERM, syscall.SIGINT, syscall.SIGUSR1, syscall.SIGHUP, syscall.SIGTTIN, syscall.SIGTTOU, syscall.SIGUSR2}
-}
-
-// heldBack are the same, for package upgrade.
-func heldBack() (all []syscall.Signal) {
-	for _, sig := range handledSignals() {
-		all = append(all, sig.(syscall.Signal))
-	}
-	return all
-}
 
 // programPath is the absolute path of what lb was started as, its symbolic links not followed.
 func programPath() string {
@@ -284,7 +272,7 @@ func (u *upgrading) run() error {
 		return errStopping
 	}
 	err = upgrade.Exec(&upgrade.Plan{
-		Binary: u.binary, Args: os.Args, State: l.marshal(), FDs: l.fds(), Signals: heldBack(), Raise: d.missedSignals,
+		Binary: u.binary, Args: os.Args, State: l.marshal(), FDs: l.fds(), Signals: heldBack(), Heard: d.missedSignals,
 	})
 	undo()
 	return err
@@ -435,15 +423,20 @@ func (d *daemon) runCheckers() {
 type held struct {
 	mu      sync.Mutex
 	holding bool
+	deaf    bool // SIGHUP is ignored
 	signals []os.Signal
 	waiting []os.Signal // of goroutines that wait for the end of an upgrade
 }
+
+// maxHeld is how many signals wait of which there are some already.
+const maxHeld = 32
 
 // hold keeps a signal for later, if they are held now.
 func (h *held) hold(sig os.Signal) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.holding {
+	// Once is enough for the others; those that scale count, within reason.
+	if h.holding && (len(h.signals) < maxHeld || !slices.Contains(h.signals, sig)) {
 		h.signals = append(h.signals, sig)
 	}
 	return h.holding
@@ -461,43 +454,53 @@ func (d *daemon) releaseSignals() {
 	d.held.mu.Lock()
 	defer d.held.mu.Unlock()
 	d.held.holding = false
+	if d.held.deaf {
+		d.held.deaf = false
+		d.signals.listen()
+	}
 	for _, sig := range d.held.signals {
-		d.askStop(sig.(syscall.Signal))
+		d.signals.tell(sig)
 	}
 	d.held.signals = nil
 }
 
-// missedSignals are those that the next code is to hear.
+// missedSignals are those that the next code is to hear. From now on SIGHUP is ignored, which an exec does not change: until
+// the next code asks for it, for some milliseconds, it would end lb. SIGTERM and SIGINT do just that then, as they are meant
+// to; the others wait.
 func (d *daemon) missedSignals() (all []syscall.Signal) {
+	signal.Ignore(syscall.SIGHUP) // and all that came before are in the channels
+	attended := make(mark)
+	late := time.NewTimer(flushPatience) // one that is attended to now may wait for what is frozen
+	defer late.Stop()
+	select {
+	case d.signals.others <- attended:
+		select {
+		case <-attended:
+		case <-late.C:
+		}
+	case <-late.C:
+	}
 	d.held.mu.Lock()
 	defer d.held.mu.Unlock()
-	for {
-		select {
-		case sig := <-d.signals:
-			d.held.signals = append(d.held.signals, sig)
-			continue
-		default:
-		}
-		break
-	}
-	for _, sig := range append(d.held.signals, d.held.waiting...) {
+	d.held.deaf = true
+	for _, sig := range slices.Concat(d.held.signals, d.held.waiting, d.signals.drain()) {
 		all = append(all, sig.(syscall.Signal))
 	}
 	return all
 }
 
-// afterUpgrade does what a signal asks for once no upgrade is under way, in this code or in the next.
-func (d *daemon) afterUpgrade(sig os.Signal, do func()) {
+// afterUpgrade does what a signal asks for while no upgrade is under way, in this code or in the next: do says whether it was
+// refused because one is.
+func (d *daemon) afterUpgrade(sig os.Signal, do func() error) {
 	d.held.mu.Lock()
 	d.held.waiting = append(d.held.waiting, sig)
 	d.held.mu.Unlock()
-	err := d.gate.await(d.background)
-	d.held.mu.Lock()
-	d.held.waiting = slices.Delete(d.held.waiting, slices.Index(d.held.waiting, sig), slices.Index(d.held.waiting, sig)+1)
-	d.held.mu.Unlock()
-	if err == nil {
-		do()
+	for d.gate.await(d.background) == nil && errors.Is(do(), errUpgrading) {
 	}
+	d.held.mu.Lock()
+	defer d.held.mu.Unlock()
+	at := slices.Index(d.held.waiting, sig)
+	d.held.waiting = slices.Delete(d.held.waiting, at, at+1)
 }
 
 // answerCheck is what the new binary does to say whether it can take over: it reads a live state without sessions, and

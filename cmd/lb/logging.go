@@ -32,7 +32,12 @@ func (d *daemon) openLogs(cfg logs.Config) (err error) {
 }
 
 // reopenLogs opens log files anew, after logrotate(8) has renamed them.
-func (d *daemon) reopenLogs() {
+func (d *daemon) reopenLogs() error {
+	leave, err := d.gate.enter("the logs are opened anew")
+	if err != nil {
+		return err
+	}
+	defer leave()
 	if err := d.events.Reopen(); err != nil {
 		d.log.Error("cannot open the event log anew; it goes on in the old file", "error", err)
 	}
@@ -44,6 +49,7 @@ func (d *daemon) reopenLogs() {
 	if err := d.access.Reopen(); err != nil {
 		d.log.Error("cannot open the access log anew; it goes on in the old file", "error", err)
 	}
+	return nil
 }
 
 // closeLogs writes what is left.

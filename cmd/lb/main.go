@@ -21,7 +21,7 @@ func main() {
 	handover, err := upgrade.FromEnv()
 	switch {
 	case err != nil && handover != nil:
-		goBack(handover, err)
+		goBack(handover, newSignals(), err)
 	case err != nil:
 		fmt.Fprintln(os.Stderr, "lb:", err)
 		os.Exit(exitFailed)

@@ -161,7 +161,8 @@ func (d *daemon) scaleWorkers(ctx context.Context, pool string, count int, by st
 }
 
 // scaleByOne is what SIGTTIN and SIGTTOU ask for. They cannot say which pool, so there must be one with workers only.
-func (d *daemon) scaleByOne(delta int, sig os.Signal) {
+// What comes of it is logged.
+func (d *daemon) scaleByOne(delta int, sig os.Signal) error {
 	var only *fleet
 	n := 0
 	for _, w := range d.view.Load().checkers {
@@ -172,14 +173,14 @@ func (d *daemon) scaleByOne(delta int, sig os.Signal) {
 	}
 	if n != 1 {
 		d.log.Warn("a signal to scale by one is for an lb with one pool of workers; use lb scale", "signal", sig.String(), "pools_with_workers", n)
-		return
+		return nil
 	}
 	count := only.Count() + delta
 	if count < 1 {
 		d.log.Warn("a signal does not scale to no worker at all; use lb scale", "signal", sig.String(), "pool", only.Name)
-		return
+		return nil
 	}
-	d.scaleWorkers(d.background, only.Name, count, "signal "+sig.String()) // logs what came of it
+	return d.scaleWorkers(d.background, only.Name, count, "signal "+sig.String())
 }
 
 func (d *daemon) stopWorker(ctx context.Context, pool string, slot int, by string) error {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"log/slog"
 	"os"
-	"os/signal"
 	"syscall"
 
 	"github.com/273ebdf9/lb/admin"
@@ -21,8 +20,8 @@ func run(path string) error {
 	if err != nil {
 		return err
 	}
-	signal.Notify(d.signals, handledSignals()...)
-	defer signal.Stop(d.signals)
+	d.signals.listen()
+	defer d.signals.ignore()
 	if err := d.start(cfg); err != nil {
 		d.stop(canceled(), canceled())
 		return err
@@ -33,23 +32,27 @@ func run(path string) error {
 
 // handle does what signals ask for, and returns when lb has stopped.
 func (d *daemon) handle() {
-	for sig := range d.signals {
+	for {
+		sig := d.signals.next()
 		if d.held.hold(sig) {
 			continue
 		}
 		switch sig {
-		case syscall.SIGUSR1:
-			d.reopenLogs()
+		case syscall.SIGUSR1: // all of these may wait, and the next signal must not
+			d.running.Go(func() { d.afterUpgrade(sig, d.reopenLogs) })
 		case syscall.SIGHUP:
 			d.running.Go(func() {
-				d.afterUpgrade(sig, func() { d.reload(d.background, false, "signal "+sig.String()) }) // logs what came of it
+				d.afterUpgrade(sig, func() error { // logs what came of it
+					_, err := d.reload(d.background, false, "signal "+sig.String())
+					return err
+				})
 			})
 		case syscall.SIGUSR2:
 			d.running.Go(func() { d.upgrade(d.background, admin.UpgradeRequest{}, nil, "signal "+sig.String()) }) // likewise
 		case syscall.SIGTTIN:
-			d.running.Go(func() { d.afterUpgrade(sig, func() { d.scaleByOne(+1, sig) }) })
+			d.running.Go(func() { d.afterUpgrade(sig, func() error { return d.scaleByOne(+1, sig) }) })
 		case syscall.SIGTTOU:
-			d.running.Go(func() { d.afterUpgrade(sig, func() { d.scaleByOne(-1, sig) }) })
+			d.running.Go(func() { d.afterUpgrade(sig, func() error { return d.scaleByOne(-1, sig) }) })
 		default:
 			d.stopAsked.Store(true)
 			d.finish(sig)
@@ -79,10 +82,10 @@ func (d *daemon) finish(sig os.Signal) {
 	}()
 	for {
 		select {
-		case again := <-d.signals:
-			if again == syscall.SIGTERM || again == syscall.SIGINT {
-				atOnce()
-			}
+		case <-d.signals.stops:
+			atOnce()
+		case sig := <-d.signals.others:
+			marked(sig)
 		case <-stopped:
 			return
 		}
