@@ -10,7 +10,6 @@ import (
 	"maps"
 	"net/http"
 	"os"
-	"os/signal"
 	"path/filepath"
 	"runtime/debug"
 	"slices"
@@ -423,7 +422,7 @@ func (d *daemon) runCheckers() {
 type held struct {
 	mu      sync.Mutex
 	holding bool
-	deaf    bool // SIGHUP is ignored
+	deaf    bool // see deafen
 	signals []os.Signal
 	waiting []os.Signal // of goroutines that wait for the end of an upgrade
 }
@@ -464,11 +463,9 @@ func (d *daemon) releaseSignals() {
 	d.held.signals = nil
 }
 
-// missedSignals are those that the next code is to hear. From now on SIGHUP is ignored, which an exec does not change: until
-// the next code asks for it, for some milliseconds, it would end lb. SIGTERM and SIGINT do just that then, as they are meant
-// to; the others wait.
+// missedSignals are those that the next code is to hear. From now on some are ignored; see deafen.
 func (d *daemon) missedSignals() (all []syscall.Signal) {
-	signal.Ignore(syscall.SIGHUP) // and all that came before are in the channels
+	deafen() // and all that came before are in the channels
 	attended := make(mark)
 	late := time.NewTimer(flushPatience) // one that is attended to now may wait for what is frozen
 	defer late.Stop()

@@ -43,6 +43,11 @@ func (s signals) ignore() {
 	signal.Stop(s.others)
 }
 
+// deafen has signals ignored until listen, which an exec does not change: for some milliseconds, until the new code listens,
+// SIGHUP would end the process, and SIGTTIN and SIGTTOU stop it, whether or not they were blocked before, for Go's runtime
+// lets them through before they have a handler. SIGTERM and SIGINT end it then, as they are meant to; the others wait.
+func deafen() { signal.Ignore(syscall.SIGHUP, syscall.SIGTTIN, syscall.SIGTTOU) }
+
 func (s signals) channel(sig os.Signal) chan os.Signal {
 	if sig == syscall.SIGTERM || sig == syscall.SIGINT {
 		return s.stops
