@@ -27,9 +27,6 @@ import (
 // This file is the new code's half of an upgrade: build everything from the live state, and only then touch anything. Until
 // Handover.Keep, whatever fails, panics or hangs leads back to the binary before, with the same state.
 
-// adoptTimeout bounds how long sessions stand still before the new code is given up.
-const adoptTimeout = 10 * time.Second
-
 // goOn goes on where the code before has stopped, until a signal ends it.
 func goOn(h *upgrade.Handover) {
 	gc := debug.SetGCPercent(-1) // none while sessions wait

@@ -2,5 +2,10 @@
 
 package main
 
+import "time"
+
+// adoptTimeout bounds how long sessions stand still before the new code is given up.
+const adoptTimeout = 10 * time.Second
+
 // fault is where a test build fails on purpose; see fault_on.go.
 func fault(string) error { return nil }

@@ -23,7 +23,12 @@ import (
 // liveFormat is the form of the live state that this lb writes, and liveFormats are those that it reads.
 const liveFormat = 1
 
-func liveFormats() []int { return []int{1} }
+func liveFormats() []int {
+	if fault("format") != nil {
+		return []int{0}
+	}
+	return []int{1}
+}
 
 const (
 	liveHeadKind state.Kind = state.KindLive + iota
