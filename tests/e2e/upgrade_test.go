@@ -409,3 +409,12 @@ func TestUpgrade_HundredUnderLoadBreakNothing(t *testing.T) {
 	}
 	idle.in.Close()
 }
+
+// mustRead reads what cannot fail.
+func mustRead(r io.Reader) []byte {
+	b, err := io.ReadAll(r)
+	if err != nil {
+		panic(err)
+	}
+	return b
+}
