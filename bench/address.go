@@ -2,12 +2,15 @@ package bench
 
 import (
 	"fmt"
-	"math/rand/v2"
 	"net"
 	"os"
 	"strconv"
 	"strings"
+	"sync/atomic"
 )
+
+// asked counts the calls of FreeAddr, so that no two of them get one port before it is used.
+var asked atomic.Uint32
 
 // FreeAddr returns an address "127.0.0.1:PORT" on which nobody listens. The port is below those that the kernel gives to
 // outgoing connections: a load generator that opens tens of thousands of these would otherwise take it before it is used.
@@ -26,7 +29,9 @@ func FreeAddr() (string, error) {
 	}
 	var last error
 	for range 100 {
-		addr := net.JoinHostPort("127.0.0.1", strconv.Itoa(lowest+rand.IntN(first-lowest)))
+		// Another process begins elsewhere.
+		n := (uint32(os.Getpid())*2654435761>>8 + asked.Add(1)) % uint32(first-lowest)
+		addr := net.JoinHostPort("127.0.0.1", strconv.Itoa(lowest+int(n)))
 		ln, err := net.Listen("tcp", addr)
 		if err != nil {
 			last = err
