@@ -56,7 +56,7 @@ func Check(ctx context.Context, binary *os.File, args []string, input []byte, ti
 	case ctx.Err() != nil:
 		return Answer{}, ctx.Err()
 	case errors.As(err, &exit):
-		return Answer{}, fmt.Errorf("the new binary says that it cannot take over (%v): %s", exit, orNothing(complaints.String()))
+		return Answer{}, fmt.Errorf("the new binary says that it cannot take over (%v): %s", exit, orNothing(string(complaints.said)))
 	case err != nil && !errors.Is(err, exec.ErrWaitDelay) && !errors.Is(err, unix.EPIPE): // it may leave the input unread
 		var path *os.PathError
 		if errors.As(err, &path) {
@@ -65,8 +65,8 @@ func Check(ctx context.Context, binary *os.File, args []string, input []byte, ti
 		return Answer{}, execError(err)
 	}
 	var a Answer
-	if err := json.Unmarshal(said.Bytes(), &a); err != nil || len(a.Formats) == 0 {
-		return Answer{}, fmt.Errorf("the new binary does not know how to take over: it is no lb, or an old one; it said %s", orNothing(said.String()))
+	if err := json.Unmarshal(said.said, &a); err != nil || len(a.Formats) == 0 {
+		return Answer{}, fmt.Errorf("the new binary does not know how to take over: it is no lb, or an old one; it said %s", orNothing(string(said.said)))
 	}
 	return a, nil
 }
@@ -83,18 +83,20 @@ func orNothing(s string) string {
 	return s
 }
 
-// limited keeps what is written, up to maxSaid, and stops who writes more.
+// limited keeps what is written, up to maxSaid, and stops who writes more. It has no ReadFrom, by which io.Copy would pass
+// Write by.
 type limited struct {
-	bytes.Buffer
+	said []byte
 	over bool
 	stop func()
 }
 
 func (l *limited) Write(b []byte) (int, error) {
-	if l.Len()+len(b) > maxSaid {
+	if len(l.said)+len(b) > maxSaid {
 		l.over = true
 		l.stop()
 		return len(b), nil
 	}
-	return l.Buffer.Write(b)
+	l.said = append(l.said, b...)
+	return len(b), nil
 }
