@@ -55,7 +55,7 @@ func Exec(p *Plan) error {
 		return err
 	}
 	defer state.Close()
-	before, err := os.Open("/proc/self/exe") // also if its name is gone, or another's
+	before, err := openPath("/proc/self/exe") // also if its name is gone, or another's
 	if err != nil {
 		return fmt.Errorf("cannot keep the running binary for the way back: %w", err)
 	}
@@ -119,7 +119,7 @@ func execError(err error) error {
 	case errors.Is(err, unix.ENOEXEC):
 		return fmt.Errorf("cannot run the new binary: it is no program for this machine; build it for %s/%s: %w", runtime.GOOS, runtime.GOARCH, err)
 	case errors.Is(err, unix.EACCES):
-		return fmt.Errorf("cannot run the new binary: not permitted; make it executable (chmod +x), on a file system that is not mounted noexec: %w", err)
+		return fmt.Errorf("cannot run the new binary: not permitted; make it executable for the user that lb runs as (chmod +x), on a file system that is not mounted noexec: %w", err)
 	}
 	return fmt.Errorf("cannot run the new binary: %w", err)
 }
@@ -148,9 +148,12 @@ func keepFromChildren(fds []int) {
 	}
 }
 
+// openPath opens a file to run it: it need not be readable, and a FIFO does not make it wait.
+func openPath(path string) (*os.File, error) { return os.OpenFile(path, unix.O_PATH, 0) }
+
 // Open opens a binary to run. Nothing that happens to its name afterwards changes what Check and Exec run.
 func Open(path string) (*os.File, error) {
-	f, err := os.Open(path)
+	f, err := openPath(path)
 	if err != nil {
 		return nil, fmt.Errorf("cannot open the new binary: %w", err)
 	}
