@@ -10,6 +10,7 @@ import (
 	"maps"
 	"net/http"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"runtime/debug"
 	"slices"
@@ -43,11 +44,16 @@ const (
 	spareFDs = 64
 )
 
-// programPath is the absolute path of what lb was started as, its symbolic links not followed.
+// programPath is the absolute path of what lb was started as, its symbolic links not followed: they may lead to another
+// binary later.
 func programPath() string {
+	exe, err := os.Executable()
+	if err != nil {
+		exe = os.Args[0]
+	}
 	path := os.Args[0]
-	if !strings.Contains(path, "/") { // found in PATH
-		if exe, err := os.Executable(); err == nil {
+	if !strings.Contains(path, "/") {
+		if path, err = exec.LookPath(path); err != nil || !sameFile(path, exe) { // the name says nothing of the place
 			return exe
 		}
 	}
@@ -55,6 +61,13 @@ func programPath() string {
 		return abs
 	}
 	return path
+}
+
+// sameFile says whether two paths lead to one file.
+func sameFile(a, b string) bool {
+	x, err1 := os.Stat(a)
+	y, err2 := os.Stat(b)
+	return err1 == nil && err2 == nil && os.SameFile(x, y)
 }
 
 // upgrade replaces the running code by that of a binary. It returns if that was refused or failed, and all goes on as

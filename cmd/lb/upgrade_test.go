@@ -103,3 +103,30 @@ func TestStandstillText_HasTheUnitOfItsSize(t *testing.T) {
 		}
 	}
 }
+
+func TestProgramPath_FollowsNoLink(t *testing.T) {
+	exe, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir, args := t.TempDir(), os.Args
+	t.Cleanup(func() { os.Args = args })
+	link := filepath.Join(dir, "lb")
+	if err := os.Symlink(exe, link); err != nil {
+		t.Fatal(err)
+	}
+	t.Chdir(dir)
+	for _, c := range []struct{ name, path, want string }{
+		{link, "", link},
+		{"./lb", "", link},
+		{"lb", dir, link},
+		{"lb", "/nowhere", exe}, // somebody has given it another name
+		{"sh", os.Getenv("PATH"), exe},
+	} {
+		t.Setenv("PATH", c.path)
+		os.Args = []string{c.name}
+		if got := programPath(); got != c.want {
+			t.Errorf("started as %s with PATH=%s: got %s; want %s", c.name, c.path, got, c.want)
+		}
+	}
+}
