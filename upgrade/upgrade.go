@@ -97,10 +97,27 @@ func become(binary uintptr, args, env []string, fds []int, signals []syscall.Sig
 	if heard != nil {
 		env = append(env, signalsVariable(heard()))
 	}
+	backToLimit := keepFileLimit()
 	err := syscall.Exec(fmt.Sprintf("/proc/self/fd/%d", binary), args, env)
+	backToLimit()
 	unix.PthreadSigmask(unix.SIG_SETMASK, &old, nil)
 	keepFromChildren(fds)
 	return execError(err)
+}
+
+// keepFileLimit is called before an exec, and back after one that failed. Go's runtime raises the soft RLIMIT_NOFILE, and
+// syscall.Exec gives back what it had found: the new code raises it again, but here it would stay low. And if somebody has
+// changed the limits since (prlimit(1)), the new code would have those of the start, and too few descriptors.
+func keepFileLimit() (back func()) {
+	var limit syscall.Rlimit
+	if syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit) != nil {
+		return func() {}
+	}
+	back = func() { syscall.Setrlimit(syscall.RLIMIT_NOFILE, &limit) }
+	if limit.Cur != limit.Max-1 { // not what the runtime makes of it; it looks in the same way when it starts a child
+		back() // after Setrlimit, syscall.Exec leaves it alone
+	}
+	return back
 }
 
 // signalsVariable is signals as a variable of the environment. They cannot go along as pending ones: Go's runtime lets
