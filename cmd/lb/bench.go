@@ -14,6 +14,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/273ebdf9/lb/backends"
 	"github.com/273ebdf9/lb/bench"
 	"github.com/273ebdf9/lb/bench/fairness"
 	"github.com/273ebdf9/lb/bench/load"
@@ -70,8 +71,8 @@ func newBenchCommand() *cobra.Command {
 	flags.IntVar(&f.options.Rounds, "rounds", benchRounds, "how often each case is run")
 	flags.Float64Var(&f.budget.Rate, "rate", 0, "requests a second (default: what keeps about half of the workers busy)")
 	flags.StringVar(&f.budget.Law, "law", "", "the `LAW` of service times, instead of each case's own")
-	flags.BoolVar(&f.budget.Closed, "closed", false, "a closed loop of two clients a worker: each sends its next request when the last was answered")
-	flags.BoolVar(&f.budget.KeepAlive, "keepalive", false, "two kept connections a worker, instead of a new one for each request")
+	flags.BoolVar(&f.budget.Closed, "closed", false, "a closed loop of two clients a worker: each sends its next request when the last was answered; few and scale stay as they are")
+	flags.BoolVar(&f.budget.KeepAlive, "keepalive", false, "two kept connections a worker, instead of a new one for each request; few and scale have their own")
 	flags.BoolVar(&f.options.Burn, "burn", false, "spend service times as CPU time, instead of sleeping")
 	flags.DurationVar(&f.options.Timeout, "timeout", benchTimeout, "how long a request may take until it counts as hung")
 	flags.BoolVar(&f.options.Together, "together", false, "load all peers at the same time, instead of one after the other")
@@ -123,6 +124,14 @@ func (f *benchFlags) resolve(cmd *cobra.Command) error {
 			return usage("--burn is for the benchmark's own worker, and --worker names another")
 		}
 	}
+	if f.options.Target != "" {
+		if _, err := backends.ParseAddress(f.options.Target); err != nil {
+			return usage("--target: %v", err)
+		}
+		if len(f.options.Peers) > 0 && !slices.Contains(f.options.Peers, fairness.PeerTarget) {
+			return usage("--target names an address that --peers leaves out; add %s to --peers", fairness.PeerTarget)
+		}
+	}
 	if f.budget.Rate < 0 {
 		return usage("--rate is not negative")
 	}
@@ -169,10 +178,13 @@ func (f *benchFlags) run(cmd *cobra.Command) error {
 	if !slices.Contains(f.options.CommandLine, "--seed") && !cmd.Flags().Changed("seed") {
 		f.options.CommandLine = append(f.options.CommandLine, "--seed", fmt.Sprint(f.options.Seed))
 	}
-	// Made before the run, so that ten minutes are not for nothing.
+	// Opened before the run, so that ten minutes are not for nothing. A report of before stays until there is another one.
 	var page *os.File
+	made := false
 	if f.report != "" {
-		if page, err = os.Create(f.report); err != nil {
+		_, err := os.Lstat(f.report)
+		made = errors.Is(err, os.ErrNotExist)
+		if page, err = os.OpenFile(f.report, os.O_WRONLY|os.O_CREATE, 0o666); err != nil {
 			return fmt.Errorf("cannot write the report: %w", err)
 		}
 		defer page.Close()
@@ -187,13 +199,17 @@ func (f *benchFlags) run(cmd *cobra.Command) error {
 		err = errInterrupted
 	}
 	if err != nil {
-		if page != nil {
+		if made {
 			os.Remove(f.report)
 		}
 		return err
 	}
 	if page != nil {
-		if err := errors.Join(report.WriteHTML(page), page.Close()); err != nil {
+		var cut error
+		if info, err := page.Stat(); err == nil && info.Mode().IsRegular() { // not a pipe or a device
+			cut = page.Truncate(0)
+		}
+		if err := errors.Join(cut, report.WriteHTML(page), page.Close()); err != nil {
 			return fmt.Errorf("cannot write the report: %w", err)
 		}
 	}

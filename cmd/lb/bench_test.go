@@ -1,6 +1,9 @@
 package main
 
 import (
+	"context"
+	"errors"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -11,6 +14,42 @@ func TestBench_SaysThatItCannotWriteTheReportBeforeItRuns(t *testing.T) {
 	code, stdout, stderr := lb(t, "bench", "--quick", "--report", filepath.Join(t.TempDir(), "no", "report.html"))
 	if code != exitFailed || stdout != "" || !strings.Contains(stderr, "cannot write the report") || strings.Contains(stderr, "load generator") {
 		t.Errorf("lb bench: got %d, %q, %q; want 1 at once, and why", code, stdout, stderr)
+	}
+}
+
+func TestBench_RefusesATargetThatItWouldNotMeasure(t *testing.T) {
+	f := func(want string, args ...string) {
+		t.Helper()
+		code, stdout, stderr := lb(t, append([]string{"bench"}, args...)...)
+		if code != exitUsage || stdout != "" || !strings.Contains(stderr, want) {
+			t.Errorf("lb bench %q: got %d, %q, %q; want %d and %q", args, code, stdout, stderr, exitUsage, want)
+		}
+	}
+	f(`cannot parse address "localhost"`, "--target", "localhost")
+	f("add target to --peers", "--target", "127.0.0.1:1", "--peers", "lb")
+}
+
+func TestBench_KeepsTheReportOfBeforeWhenInterrupted(t *testing.T) {
+	old, fresh := filepath.Join(t.TempDir(), "old.html"), filepath.Join(t.TempDir(), "fresh.html")
+	if err := os.WriteFile(old, []byte("before"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, file := range []string{old, fresh} {
+		cmd := newBenchCommand()
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel() // before it starts anything
+		cmd.SetArgs([]string{"--quiet", "--report", file})
+		cmd.SetOut(io.Discard)
+		cmd.SetErr(io.Discard)
+		if err := cmd.ExecuteContext(ctx); !errors.Is(err, errInterrupted) {
+			t.Fatalf("got %v; want an interrupted run", err)
+		}
+	}
+	if text, err := os.ReadFile(old); err != nil || string(text) != "before" {
+		t.Errorf("got %q, %v; want the report of before", text, err)
+	}
+	if _, err := os.Stat(fresh); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("got %v; want no empty report", err)
 	}
 }
 
