@@ -25,6 +25,7 @@ type poolState struct {
 	Release    *Release      `json:"release"`
 	Good       *Release      `json:"good,omitempty"`
 	Previous   *Release      `json:"previous,omitempty"`
+	Failed     bool          `json:"failed,omitempty"` // the last restart
 	Slots      []slotState   `json:"slots"`
 	Workers    []workerState `json:"workers,omitempty"` // in the order of their making
 	RecycleIn  time.Duration `json:"recycle_in,omitempty"`
@@ -278,7 +279,7 @@ func closeFiles(files map[string]*os.File) {
 func (p *Pool) writeDown() *poolState {
 	st := &poolState{
 		Version: StateVersion, Pool: p.Name, Configured: p.cfg.Count, Serial: p.serial, Release: p.release, Good: p.good,
-		Previous: p.previous, RecycleIn: max(0, time.Until(p.recycleAt)), Lines: p.lines.Load(), Dropped: p.dropped.Load(),
+		Previous: p.previous, Failed: p.failed, RecycleIn: max(0, time.Until(p.recycleAt)), Lines: p.lines.Load(), Dropped: p.dropped.Load(),
 	}
 	if p.receiver != nil {
 		st.Notify = p.receiver.Counts()

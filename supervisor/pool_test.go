@@ -339,6 +339,50 @@ func TestRollback_ReturnsToWhatWorked(t *testing.T) {
 	})
 }
 
+func TestRollback_StaysWithWhatWorksAfterAFailedCanary(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, nil, func(_ int, r *Release) behaviour {
+			if len(r.Command) > 1 && r.Command[1] == "v3" {
+				return behaviour{exitAfter: 10 * time.Millisecond, readyAfter: -1}
+			}
+			return behaviour{}
+		})
+		time.Sleep(time.Second)
+		restart := func(version string) error {
+			cfg := r.pool.cfg
+			cfg.Command = []string{"app", version}
+			if _, err := r.pool.Update(cfg); err != nil {
+				t.Fatal(err)
+			}
+			return r.pool.Restart(context.Background(), DefaultRestartOptions())
+		}
+		rollback := func() error { return r.pool.Rollback(context.Background(), DefaultRestartOptions()) }
+		if err := restart("v2"); err != nil {
+			t.Fatal(err)
+		}
+		before := r.pids()
+		if err := restart("v3"); !errors.Is(err, ErrRestart) {
+			t.Fatalf("got %v; want the canary to fail", err)
+		}
+		if err := rollback(); !errors.Is(err, ErrNothingDone) || r.pool.Status().CanRollback {
+			t.Errorf("got %v; want ErrNothingDone", err)
+		}
+		if after := r.pids(); !slices.Equal(after, before) {
+			t.Errorf("got pids %v; want %v to stay", after, before)
+		}
+		if err := restart("v2"); err != nil {
+			t.Fatal(err)
+		}
+		if err := rollback(); err != nil {
+			t.Errorf("after a restart that worked: got %v", err)
+		}
+		if got := r.pool.Status().Slots[0].Command; len(got) != 1 {
+			t.Errorf("got %q; want the command before v2", got)
+		}
+		r.stop()
+	})
+}
+
 func TestRollback_TakesBackWhatAFailedRestartHasReplaced(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t, func(c *Config) { c.Count = 4 }, func(slot int, r *Release) behaviour {

@@ -32,6 +32,7 @@ type record struct {
 	Release    *Release      `json:"release,omitempty"`
 	Good       *Release      `json:"good,omitempty"`
 	Previous   *Release      `json:"previous,omitempty"`
+	Failed     bool          `json:"failed,omitempty"` // the last restart
 	Workers    []savedWorker `json:"workers,omitempty"`
 }
 
@@ -58,7 +59,7 @@ func (p *Pool) recordPath() string { return filepath.Join(p.dir.path, p.Name+".j
 func (p *Pool) saveRecord() {
 	rec := record{
 		Version: recordVersion, Boot: p.boot, Configured: p.cfg.Count, Count: len(p.slots), Serial: p.serial,
-		Release: p.release, Good: p.good, Previous: p.previous,
+		Release: p.release, Good: p.good, Previous: p.previous, Failed: p.failed,
 	}
 	for _, s := range p.slots {
 		if s.stopped {
@@ -156,7 +157,7 @@ func (p *Pool) adopt(rec *record) {
 			p.slots[n].wanted, p.slots[n].stopped = false, true
 		}
 	}
-	p.good, p.previous = rec.Good, rec.Previous
+	p.good, p.previous, p.failed = rec.Good, rec.Previous, rec.Failed
 	if rec.Release != nil && rec.Release.pinned("").same(p.release) { // the config has not changed: a pin stays
 		p.release = rec.Release
 		for _, s := range p.slots {

@@ -70,14 +70,17 @@ func (p *Pool) Restart(ctx context.Context, o RestartOptions) error {
 
 // Rollback restarts all slots with the command, environment and directory that last worked before those of now. Where
 // some workers are of others than what last worked for all, after a Restart that failed half-way for example, it takes these
-// back to that, and the others stay. ErrNoPrevious: there is nothing to go back to. What it came to stays until the next
-// Restart.
+// back to that, and the others stay. ErrNoPrevious: there is nothing to go back to. ErrNothingDone: the last Restart failed
+// before it had replaced a worker, so that going further back would take away what works. What it came to stays until the
+// next Restart.
 func (p *Pool) Rollback(ctx context.Context, o RestartOptions) error {
 	o.Slot = AllSlots
 	return p.rollOut(ctx, o, func() (*Release, []*slot, error) {
 		switch strays := p.strays(); {
 		case len(strays) > 0:
 			return p.good, strays, nil
+		case p.failed:
+			return nil, nil, ErrNothingDone
 		case p.previous == nil:
 			return nil, nil, ErrNoPrevious
 		}
@@ -250,6 +253,9 @@ func (p *Pool) endRoll(r *roll, reason string) {
 		return
 	}
 	p.roll = nil
+	if r.options.Slot == AllSlots && r.release == p.wanted && !p.ending {
+		p.failed = true
+	}
 	for _, a := range r.flying {
 		if !a.decided {
 			p.fire(a.worker, retire, reason)
@@ -263,7 +269,7 @@ func (p *Pool) completed(r *roll) {
 	if r.options.Slot != AllSlots {
 		return
 	}
-	p.release = r.release
+	p.release, p.failed = r.release, false
 	for _, s := range p.slots {
 		if s.current == nil { // stopped by hand: the next start is of the new one
 			s.release = r.release

@@ -177,7 +177,7 @@ func (f *frozen) drop() {
 // resume makes the pool what it was, and runs its goroutine.
 func (p *Pool) resume() {
 	st := p.frozen.state
-	p.serial, p.release, p.good, p.previous = st.Serial, st.Release, st.Good, st.Previous
+	p.serial, p.release, p.good, p.previous, p.failed = st.Serial, st.Release, st.Good, st.Previous, st.Failed
 	p.lines.Store(st.Lines)
 	p.dropped.Store(st.Dropped)
 	p.receiver.Restore(st.Notify)

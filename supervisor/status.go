@@ -86,7 +86,7 @@ func (p *Pool) Status() *Status { return p.status.Load() }
 // publish makes Status what is.
 func (p *Pool) publish() {
 	st := &Status{Stale: p.stale(), Strays: len(p.strays())}
-	st.CanRollback = p.previous != nil || st.Strays > 0
+	st.CanRollback = p.previous != nil && !p.failed || st.Strays > 0
 	if p.fault != nil {
 		st.RecordError = p.fault.Error()
 	}

@@ -35,6 +35,7 @@ var (
 	ErrBusy        = errors.New("supervisor: a restart of this pool is under way")
 	ErrNoSlot      = errors.New("supervisor: no such slot")
 	ErrSlotStopped = errors.New("supervisor: the slot was stopped by hand; start it")
+	ErrNothingDone = errors.New("supervisor: nothing to take back: the restart that failed has replaced no worker, and all are of what worked before it")
 	ErrNoPrevious  = errors.New("supervisor: nothing to roll back to: no restart has changed the command, the environment or the directory")
 	ErrRestart     = errors.New("supervisor: the restart failed")
 	ErrState       = errors.New("supervisor: no state of a pool that this lb can read")
@@ -131,6 +132,7 @@ type Pool struct {
 	release   *Release // what new slots run
 	good      *Release // what last worked, its directory followed
 	previous  *Release // what worked before that
+	failed    bool     // the last restart of all slots to what the config says did not complete
 	slots     []*slot
 	workers   []*worker // all that are not gone
 	serial    uint64    // of the last endpoint

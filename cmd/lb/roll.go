@@ -52,7 +52,7 @@ func (d *daemon) told(f *fleet, subject, what, by string, err error) error {
 		err = errStopping
 	case errors.Is(err, supervisor.ErrNoSlot):
 		err = admin.Refuse(http.StatusNotFound, "%v", err)
-	case errors.Is(err, supervisor.ErrBusy), errors.Is(err, supervisor.ErrSlotStopped), errors.Is(err, supervisor.ErrNoPrevious):
+	case errors.Is(err, supervisor.ErrBusy), errors.Is(err, supervisor.ErrSlotStopped), errors.Is(err, supervisor.ErrNoPrevious), errors.Is(err, supervisor.ErrNothingDone):
 	default:
 		d.tell(slog.LevelError, admin.Event{Kind: "workers", Subject: subject, Text: "not " + what + ": " + err.Error()},
 			"workers not "+what, "pool", f.Name, "of", subject, "by", by, "error", err)
