@@ -2,14 +2,16 @@ package config
 
 import (
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
 
 	"github.com/273ebdf9/lb/backends"
+	"github.com/273ebdf9/lb/supervisor"
 )
 
-// MissingDirectories warns of directories that this config needs and this host has not, in the order of the file: it asks
+// MissingDirectories warns of directories, and programs of workers, that this config needs and this host has not, in the order of the file: it asks
 // the file system, which Parse does not. File is the config's name in the warnings.
 func (c *Config) MissingDirectories(file string) []Fault {
 	at, _ := locate(string(c.Source))
@@ -28,7 +30,7 @@ func (c *Config) MissingDirectories(file string) []Fault {
 	}
 	for i := range c.Pools {
 		if p := &c.Pools[i]; p.Workers != nil {
-			d.needDirectory(join(join(join("pools", p.Name), "workers"), "log"), p.Workers.Log, 0)
+			d.needForWorkers(join(join("pools", p.Name), "workers"), p.Workers)
 		}
 	}
 	sortFaults(d.warnings)
@@ -36,6 +38,28 @@ func (c *Config) MissingDirectories(file string) []Fault {
 		d.warnings[i].File = file
 	}
 	return d.warnings
+}
+
+// needForWorkers warns of what keeps workers from starting, though lb itself starts without it.
+func (d *decoder) needForWorkers(path string, w *supervisor.Config) {
+	if log := filepath.Dir(w.Log); filepath.IsAbs(w.Log) && !strings.Contains(log, "{") && !isDirectory(log) {
+		d.warn(join(path, "log"), "there is no directory %s on this host, without which what the workers write is lost; make it (mkdir -p), or name another", strconv.Quote(log))
+	}
+	if w.Dir != "" && !isDirectory(w.Dir) {
+		d.warn(join(path, "dir"), "there is no directory %s on this host, without which no worker starts; make it (mkdir -p), or name another", strconv.Quote(w.Dir))
+	}
+	program := w.Command[0]
+	if !filepath.IsAbs(program) || strings.Contains(program, "{") { // others are looked for in the worker's PATH or directory
+		return
+	}
+	if _, err := exec.LookPath(program); err != nil {
+		d.warn(join(path, "command"), "there is no program %s on this host that may be run, without which no worker starts; put it there, or name another", strconv.Quote(program))
+	}
+}
+
+func isDirectory(path string) bool {
+	info, err := os.Stat(path)
+	return err == nil && info.IsDir()
 }
 
 // needDirectory warns if there is no directory for a file; made is how many of the last directories lb makes itself. What
@@ -50,7 +74,7 @@ func (d *decoder) needDirectory(path, file string, made int) {
 		need = filepath.Dir(need)
 	}
 	for _, one := range []string{dir, need} {
-		if info, err := os.Stat(one); err == nil && info.IsDir() {
+		if isDirectory(one) {
 			return
 		}
 	}

@@ -32,6 +32,9 @@ func TestMissingDirectories_AreNamedWithTheirKey(t *testing.T) {
 		`lb.toml:6: admin.state_file: there is no directory "DIR/no" on this host`)
 	check("[listeners.local]\npool = 'app'\nbind = ['unix:@abstract', 'unix:DIR/x.sock', 'unix:DIR/no/x.sock']\n",
 		`lb.toml:3: listeners.local.bind[2]: there is no directory "DIR/no"`)
-	check("[pools.w.workers]\ncommand = ['/bin/app']\nlog = 'DIR/no/{slot}.log'\n[listeners.w]\npool = 'w'\nbind = ['127.0.0.1:1']\n",
+	check("[pools.w.workers]\ncommand = ['DIR/app', 'x']\ndir = 'DIR/file'\n[listeners.w]\npool = 'w'\nbind = ['127.0.0.1:1']\n",
+		`lb.toml:2: pools.w.workers.command: there is no program "DIR/app" on this host`,
+		`lb.toml:3: pools.w.workers.dir: there is no directory "DIR/file" on this host`)
+	check("[pools.w.workers]\ncommand = ['/bin/sh']\nlog = 'DIR/no/{slot}.log'\n[listeners.w]\npool = 'w'\nbind = ['127.0.0.1:1']\n",
 		`lb.toml:3: pools.w.workers.log: there is no directory "DIR/no"`)
 }
