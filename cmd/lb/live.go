@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"runtime"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/273ebdf9/lb/admin"
@@ -106,6 +108,7 @@ type liveAdmin struct {
 // marshal writes the live state down.
 func (l *live) marshal() []byte {
 	w := state.NewWriter(state.PurposeLive)
+	w.Grow(256 * len(l.frozen.Sessions))
 	put := func(kind state.Kind, v any) {
 		text, err := json.Marshal(v)
 		if err != nil {
@@ -124,8 +127,9 @@ func (l *live) marshal() []byte {
 	for i := range l.frozen.Listeners {
 		put(liveListenerKind, &l.frozen.Listeners[i])
 	}
+	var e state.Encoder
 	for i := range l.frozen.Sessions {
-		var e state.Encoder
+		e.Reset()
 		encodeSession(&e, &l.frozen.Sessions[i])
 		w.Record(liveSessionKind, e.Bytes())
 	}
@@ -154,13 +158,7 @@ func readLive(data []byte) (*live, error) {
 	if !slices.Contains(liveFormats(), l.head.Format) {
 		return nil, fmt.Errorf("%w: %d; this lb reads %v", errFormat, l.head.Format, liveFormats())
 	}
-	sessions := 0
-	for _, r := range records {
-		if r.Kind == liveSessionKind {
-			sessions++
-		}
-	}
-	l.frozen.Sessions = make([]proxy.SavedSession, 0, sessions)
+	var sessions []state.Record
 	for _, r := range records[1:] {
 		var err error
 		switch r.Kind {
@@ -173,13 +171,16 @@ func readLive(data []byte) (*live, error) {
 		case liveListenerKind:
 			err = get(r, grow(&l.frozen.Listeners))
 		case liveSessionKind:
-			err = decodeSession(r.Decoder(), grow(&l.frozen.Sessions))
+			sessions = append(sessions, r)
 		default:
 			err = r.Unknown()
 		}
 		if err != nil {
 			return nil, err
 		}
+	}
+	if l.frozen.Sessions, err = decodeSessions(sessions); err != nil {
+		return nil, err
 	}
 	l.frozen.Epoch, l.frozen.Counts = l.head.Epoch, l.head.Counts
 	if len(l.admin.FDs) != len(l.admin.Sockets) {
@@ -277,6 +278,23 @@ func encodeSession(e *state.Encoder, s *proxy.SavedSession) {
 	encodeAddr(e, s.Peer)
 	encodeAddr(e, s.Server)
 	e.String(string(s.TLVs))
+}
+
+// decodeSessions reads many sessions, on all CPUs: the clients of all of them wait meanwhile.
+func decodeSessions(records []state.Record) ([]proxy.SavedSession, error) {
+	sessions := make([]proxy.SavedSession, len(records))
+	parts := min(runtime.NumCPU(), len(records)/256+1)
+	errs := make([]error, parts)
+	var running sync.WaitGroup
+	for part := range parts {
+		running.Go(func() {
+			for i := part * len(records) / parts; i < (part+1)*len(records)/parts && errs[part] == nil; i++ {
+				errs[part] = decodeSession(records[i].Decoder(), &sessions[i])
+			}
+		})
+	}
+	running.Wait()
+	return sessions, errors.Join(errs...)
 }
 
 // decodeSession reads what encodeSession has written.

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"hash/crc32"
+	"slices"
 )
 
 // The form, version 1; every number is big endian.
@@ -69,6 +70,9 @@ func NewWriter(purpose Purpose) *Writer {
 	buf = binary.BigEndian.AppendUint16(buf, version)
 	return &Writer{buf: binary.BigEndian.AppendUint16(buf, uint16(purpose))}
 }
+
+// Grow makes room for n more bytes, which saves copying where they are many.
+func (w *Writer) Grow(n int) { w.buf = slices.Grow(w.buf, n) }
 
 // Record adds a record. It panics for a kind of 0 and for a payload above MaxRecord, which only a bug can make.
 func (w *Writer) Record(kind Kind, payload []byte) {

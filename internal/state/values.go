@@ -11,6 +11,9 @@ type Encoder struct{ buf []byte }
 // Bytes is the payload.
 func (e *Encoder) Bytes() []byte { return e.buf }
 
+// Reset begins another payload in the memory of the last one, which must have been used by now.
+func (e *Encoder) Reset() { e.buf = e.buf[:0] }
+
 // Uint adds a number, as a varint (package encoding/binary).
 func (e *Encoder) Uint(n uint64) { e.buf = binary.AppendUvarint(e.buf, n) }
 
