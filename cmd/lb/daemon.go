@@ -48,7 +48,8 @@ type daemon struct {
 	standstill  time.Duration // of the upgrade to this code; 0: there was none
 	gate        gate          // shut while an upgrade freezes everything
 	held        held          // signals that came meanwhile
-	stopAsked   atomic.Bool   // a signal to stop has come
+	stopAsked   context.Context // over when a signal to stop has come
+	noteStop    context.CancelFunc
 
 	changing   sync.Mutex      // one change at a time: commands, reloads, the end of removed pools
 	remembered state.Changes   // guarded by changing
@@ -115,6 +116,7 @@ func newDaemon(path string, cfg *config.Config, inherited admin.Frozen) (_ *daem
 	}
 	d.view.Store(&view{cfg: &config.Config{Proxy: cfg.Proxy, Admin: cfg.Admin, Log: cfg.Log}})
 	d.patience, d.impatient = context.WithCancel(context.Background())
+	d.stopAsked, d.noteStop = context.WithCancel(context.Background())
 	d.background, d.cancel = context.WithCancel(context.Background())
 	if err := d.openLogs(cfg.Log); err != nil {
 		return nil, err

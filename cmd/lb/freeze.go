@@ -107,7 +107,13 @@ func (d *daemon) tryUpgrade(ctx context.Context, req admin.UpgradeRequest, calle
 		return result, err
 	}
 	u := &upgrading{d: d, path: path, binary: binary, by: by, reload: req.Reload, caller: -1, lock: -1}
-	answer, err := u.check(ctx)
+	checking, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(d.stopAsked, cancel)() // a stop does not wait for it
+	answer, err := u.check(checking)
+	if d.stopAsked.Err() != nil {
+		return result, errStopping
+	}
 	if err != nil {
 		return result, err
 	}
@@ -279,7 +285,7 @@ func (u *upgrading) run() error {
 		undo()
 		return err
 	}
-	if d.stopAsked.Load() {
+	if d.stopAsked.Err() != nil {
 		undo()
 		return errStopping
 	}

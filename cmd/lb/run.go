@@ -54,7 +54,7 @@ func (d *daemon) handle() {
 		case syscall.SIGTTOU:
 			d.running.Go(func() { d.afterUpgrade(sig, func() error { return d.scaleByOne(-1, sig) }) })
 		default:
-			d.stopAsked.Store(true)
+			d.noteStop()
 			d.finish(sig)
 			return
 		}
