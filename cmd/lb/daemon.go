@@ -45,9 +45,9 @@ type daemon struct {
 	adopting    bool          // what is built goes on from a live state, and nothing of it runs yet
 	upgrades    atomic.Uint64 // and how many sessions they have carried over, in all
 	carriedOver atomic.Uint64
-	standstill  time.Duration // of the upgrade to this code; 0: there was none
-	gate        gate          // shut while an upgrade freezes everything
-	held        held          // signals that came meanwhile
+	standstill  time.Duration   // of the upgrade to this code; 0: there was none
+	gate        gate            // shut while an upgrade freezes everything
+	held        held            // signals that came meanwhile
 	stopAsked   context.Context // over when a signal to stop has come
 	noteStop    context.CancelFunc
 
