@@ -34,7 +34,10 @@ type Answer struct {
 func Check(ctx context.Context, binary *os.File, args []string, input []byte, timeout time.Duration) (Answer, error) {
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, fmt.Sprintf("/proc/self/fd/%d", binary.Fd()))
+	// By a number of its own: on the way to the exec a child moves its descriptors about, and one of them may take the place of
+	// any other.
+	cmd := exec.CommandContext(ctx, "/proc/self/fd/3")
+	cmd.ExtraFiles = []*os.File{binary}
 	cmd.Args = args
 	cmd.Env = environment()
 	cmd.Stdin = bytes.NewReader(input)
