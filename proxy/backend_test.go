@@ -27,6 +27,13 @@ func nobody(t testing.TB, kind string) string {
 // blackHole is a TCP address that answers no SYN: its queue is full and nobody accepts.
 func blackHole(t testing.TB) string {
 	t.Helper()
+	_, address, _ := fullListener(t)
+	return address
+}
+
+// fullListener is a listening TCP socket whose queue is full, until hangUp.
+func fullListener(t testing.TB) (fd int, address string, hangUp func()) {
+	t.Helper()
 	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		t.Fatal(err)
@@ -42,8 +49,7 @@ func blackHole(t testing.TB) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	fill(t, unix.AF_INET, name, unix.EINPROGRESS)
-	return net.JoinHostPort("127.0.0.1", port(name))
+	return fd, net.JoinHostPort("127.0.0.1", port(name)), fill(t, unix.AF_INET, name, unix.EINPROGRESS)
 }
 
 func port(sa unix.Sockaddr) string {

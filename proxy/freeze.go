@@ -75,8 +75,8 @@ type SavedSession struct {
 	Ends                    [2]SavedEnd
 	Directions              [2]SavedDirection
 	Client                  netip.AddrPort
-	Forwarded               bool           // the client's PROXY header said what follows
-	Peer, Server            netip.AddrPort //
+	Forwarded               bool // the client's PROXY header said what follows
+	Peer, Server            netip.AddrPort
 	TLVs                    []byte
 	Counted                 bool // among the sources of its listener
 	Place                   int  // in the queue of its pool, from 0; -1: it does not wait there

@@ -2,7 +2,6 @@ package proxy_test
 
 import (
 	"encoding/json"
-	"fmt"
 	"io"
 	"slices"
 	"sync/atomic"
@@ -413,23 +412,8 @@ func TestAdopt_RefusesWhatDoesNotFit(t *testing.T) {
 // slowListener is a TCP address that does not answer until answer is called, and then echoes.
 func slowListener(t *testing.T) (address string, answer func()) {
 	t.Helper()
-	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { unix.Close(fd) })
-	if err := unix.Bind(fd, &unix.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}); err != nil {
-		t.Fatal(err)
-	}
-	if err := unix.Listen(fd, 0); err != nil {
-		t.Fatal(err)
-	}
-	name, err := unix.Getsockname(fd)
-	if err != nil {
-		t.Fatal(err)
-	}
-	hangUp := fill(t, unix.AF_INET, name, unix.EINPROGRESS)
-	return fmt.Sprintf("127.0.0.1:%s", port(name)), func() {
+	fd, address, hangUp := fullListener(t)
+	return address, func() {
 		hangUp()
 		accepting := make(chan struct{})
 		go func() {

@@ -3,13 +3,9 @@ package upgrade
 import (
 	"fmt"
 	"os"
-	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
-
-// unsafeSizeofWord is the size of an element of a signal set, in bytes.
-const unsafeSizeofWord = unsafe.Sizeof(unix.Sigset_t{}.Val[0])
 
 // memfd puts data into a file that has no name, and seals it: nobody can change it any more (memfd_create(2)).
 func memfd(data []byte) (_ *os.File, err error) {

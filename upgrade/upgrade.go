@@ -41,7 +41,7 @@ type Plan struct {
 	Args    []string // with the program's name
 	State   []byte
 	FDs     []int            // what the state names
-	Signals []syscall.Signal // that wait until the new code asks for them, with signal.Notify, so that none kills it
+	Signals []syscall.Signal // that wait until the new code asks for them, with signal.Notify; but see signalsVariable
 	// Heard gives signals that this code has heard and leaves to the new one, which finds them in Handover.Signals. It is
 	// called last. Nil: none.
 	Heard func() []syscall.Signal
@@ -83,12 +83,7 @@ func become(binary uintptr, args, env []string, fds []int, signals []syscall.Sig
 	}
 	runtime.LockOSThread() // the mask of the thread that calls execve(2) is the new code's (signal(7))
 	defer runtime.UnlockOSThread()
-	var mask unix.Sigset_t
-	for _, sig := range signals {
-		n := int(sig) - 1
-		bits := 8 * int(unsafeSizeofWord)
-		mask.Val[n/bits] |= 1 << (n % bits)
-	}
+	mask := sigset(signals)
 	var old unix.Sigset_t
 	if err := unix.PthreadSigmask(unix.SIG_BLOCK, &mask, &old); err != nil {
 		keepFromChildren(fds)
@@ -118,16 +113,6 @@ func keepFileLimit() (back func()) {
 		back() // after Setrlimit, syscall.Exec leaves it alone
 	}
 	return back
-}
-
-// signalsVariable is signals as a variable of the environment. They cannot go along as pending ones: Go's runtime lets
-// SIGHUP, SIGINT and SIGTERM through before it has a handler for any signal, and they would end the new code.
-func signalsVariable(signals []syscall.Signal) string {
-	numbers := make([]string, len(signals))
-	for i, sig := range signals {
-		numbers[i] = strconv.Itoa(int(sig))
-	}
-	return envSignals + "=" + strings.Join(numbers, " ")
 }
 
 // execError says what to do about the usual faults.

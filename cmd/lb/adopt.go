@@ -2,7 +2,9 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net/http"
 	"os"
@@ -54,7 +56,8 @@ func goOn(h *upgrade.Handover) {
 	d.handle()
 }
 
-// goBack gives everything to the code before, and what was heard meanwhile. It does not return: if that fails too, there is nobody left to serve.
+// goBack gives everything to the code before, and what was heard meanwhile. It does not return: if that fails too, there is
+// nobody left to serve.
 func goBack(h *upgrade.Handover, heard signals, err error) {
 	err = fmt.Errorf("%s cannot take over: %w", version(), err)
 	fmt.Fprintln(os.Stderr, "lb:", err)
@@ -93,6 +96,25 @@ func (a *adopted) build(h *upgrade.Handover) (err error) {
 		return err
 	}
 	return a.buildDaemon()
+}
+
+// answerCheck is what the new binary does to say whether it can take over: it reads a live state without sessions, and
+// builds all that it would build, but serves nothing and opens no address.
+func answerCheck(in io.Reader, out io.Writer) error {
+	data, err := io.ReadAll(io.LimitReader(in, maxLive))
+	if err != nil {
+		return fmt.Errorf("cannot read the state: %w", err)
+	}
+	l, err := readLive(data)
+	if err != nil && !errors.Is(err, errFormat) {
+		return fmt.Errorf("cannot read the state: %w", err)
+	}
+	if err == nil { // of another format it only says which ones it reads
+		if err := rehearse(l); err != nil {
+			return err
+		}
+	}
+	return printJSON(out, upgrade.Answer{Version: version(), Formats: liveFormats()})
 }
 
 // rehearse builds what can be built of a live state without its descriptors.
@@ -227,7 +249,7 @@ func (a *adopted) restore() error {
 		gone := lp.Gone || pool == nil
 		if gone {
 			var err error
-			if pool, err = d.gonePool(lp); err != nil {
+			if pool, err = gonePool(lp); err != nil {
 				return err
 			}
 		}
@@ -259,7 +281,7 @@ func (a *adopted) restore() error {
 }
 
 // gonePool makes a pool that is not in the config any more, for the connections that it still has.
-func (d *daemon) gonePool(lp *livePool) (*backends.Pool, error) {
+func gonePool(lp *livePool) (*backends.Pool, error) {
 	policy, err := balancer.New(lp.Config.Balance)
 	if err != nil {
 		return nil, err

@@ -17,7 +17,6 @@ import (
 	"github.com/273ebdf9/lb/admin"
 	"github.com/273ebdf9/lb/backends"
 	"github.com/273ebdf9/lb/config"
-	"github.com/273ebdf9/lb/health"
 	"github.com/273ebdf9/lb/internal/logs"
 	"github.com/273ebdf9/lb/internal/state"
 	"github.com/273ebdf9/lb/proxy"
@@ -74,27 +73,6 @@ type view struct {
 	cfg      *config.Config             // what holds: of keys that need a restart, the values of the start
 	pools    []*backends.Pool           // in the order of the config
 	checkers map[*backends.Pool]watcher // of these, and of removed pools to which connections are still on their way
-}
-
-// watcher is a pool's checker, which runs until stop, and its workers.
-type watcher struct {
-	*health.Checker
-	ctx   context.Context
-	stop  context.CancelFunc
-	done  chan struct{} // closed when it does not run any more
-	fleet *fleet        // nil: none
-}
-
-func (d *daemon) newWatcher(c *health.Checker) watcher {
-	w := watcher{Checker: c, done: make(chan struct{})}
-	w.ctx, w.stop = context.WithCancel(d.background)
-	return w
-}
-
-// run is the watcher's goroutine.
-func (w watcher) run() {
-	defer close(w.done)
-	w.Run(w.ctx)
 }
 
 // pool is the pool of that name, or nil.

@@ -3,9 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"maps"
 	"net/http"
@@ -15,8 +13,6 @@ import (
 	"runtime/debug"
 	"slices"
 	"strings"
-	"sync"
-	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -187,7 +183,6 @@ func (u *upgrading) close() {
 func (u *upgrading) check(ctx context.Context) (upgrade.Answer, error) {
 	cfg := u.d.view.Load().cfg
 	l := &live{head: u.head()}
-	l.head.Lock, l.head.Caller = -1, -1
 	if !u.reload {
 		if onDisk, err := config.Load(u.d.path); err != nil {
 			u.warnings = append(u.warnings, "the config file has faults now; the upgrade goes on with the config that runs")
@@ -411,129 +406,4 @@ func monotonic() time.Duration {
 	var ts unix.Timespec
 	unix.ClockGettime(unix.CLOCK_MONOTONIC, &ts)
 	return time.Duration(ts.Nano())
-}
-
-// haltCheckers ends the probes of all pools, and waits for those under way to be cut off.
-func (d *daemon) haltCheckers() {
-	checkers := d.view.Load().checkers
-	for _, w := range checkers {
-		w.stop()
-	}
-	for _, w := range checkers {
-		<-w.done
-	}
-}
-
-// runCheckers goes on with them. The caller holds changing.
-func (d *daemon) runCheckers() {
-	old := d.view.Load()
-	v := &view{cfg: old.cfg, pools: old.pools, checkers: map[*backends.Pool]watcher{}}
-	for pool, w := range old.checkers {
-		next := d.newWatcher(w.Checker)
-		next.fleet = w.fleet
-		v.checkers[pool] = next
-		d.running.Go(next.run)
-	}
-	d.view.Store(v)
-}
-
-// held are the signals that came while everything was frozen.
-type held struct {
-	mu      sync.Mutex
-	holding bool
-	deaf    bool // see deafen
-	signals []os.Signal
-	waiting []os.Signal // of goroutines that wait for the end of an upgrade
-}
-
-// maxHeld is how many signals wait of which there are some already.
-const maxHeld = 32
-
-// hold keeps a signal for later, if they are held now.
-func (h *held) hold(sig os.Signal) bool {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	// Once is enough for the others; those that scale count, within reason.
-	if h.holding && (len(h.signals) < maxHeld || !slices.Contains(h.signals, sig)) {
-		h.signals = append(h.signals, sig)
-	}
-	return h.holding
-}
-
-// holdSignals has signals wait, for this code or for the next.
-func (d *daemon) holdSignals() {
-	d.held.mu.Lock()
-	defer d.held.mu.Unlock()
-	d.held.holding = true
-}
-
-// releaseSignals has this code do what they ask for.
-func (d *daemon) releaseSignals() {
-	d.held.mu.Lock()
-	defer d.held.mu.Unlock()
-	d.held.holding = false
-	if d.held.deaf {
-		d.held.deaf = false
-		d.signals.listen()
-	}
-	for _, sig := range d.held.signals {
-		d.signals.tell(sig)
-	}
-	d.held.signals = nil
-}
-
-// missedSignals are those that the next code is to hear. From now on some are ignored; see deafen.
-func (d *daemon) missedSignals() (all []syscall.Signal) {
-	deafen() // and all that came before are in the channels
-	attended := make(mark)
-	late := time.NewTimer(flushPatience) // one that is attended to now may wait for what is frozen
-	defer late.Stop()
-	select {
-	case d.signals.others <- attended:
-		select {
-		case <-attended:
-		case <-late.C:
-		}
-	case <-late.C:
-	}
-	d.held.mu.Lock()
-	defer d.held.mu.Unlock()
-	d.held.deaf = true
-	for _, sig := range slices.Concat(d.held.signals, d.held.waiting, d.signals.drain()) {
-		all = append(all, sig.(syscall.Signal))
-	}
-	return all
-}
-
-// afterUpgrade does what a signal asks for while no upgrade is under way, in this code or in the next: do says whether it was
-// refused because one is.
-func (d *daemon) afterUpgrade(sig os.Signal, do func() error) {
-	d.held.mu.Lock()
-	d.held.waiting = append(d.held.waiting, sig)
-	d.held.mu.Unlock()
-	for d.gate.await(d.background) == nil && errors.Is(do(), errUpgrading) {
-	}
-	d.held.mu.Lock()
-	defer d.held.mu.Unlock()
-	at := slices.Index(d.held.waiting, sig)
-	d.held.waiting = slices.Delete(d.held.waiting, at, at+1)
-}
-
-// answerCheck is what the new binary does to say whether it can take over: it reads a live state without sessions, and
-// builds all that it would build, but serves nothing and opens no address.
-func answerCheck(in io.Reader, out io.Writer) error {
-	data, err := io.ReadAll(io.LimitReader(in, maxLive))
-	if err != nil {
-		return fmt.Errorf("cannot read the state: %w", err)
-	}
-	l, err := readLive(data)
-	if err != nil && !errors.Is(err, errFormat) {
-		return fmt.Errorf("cannot read the state: %w", err)
-	}
-	if err == nil { // of another format it only says which ones it reads
-		if err := rehearse(l); err != nil {
-			return err
-		}
-	}
-	return printJSON(out, upgrade.Answer{Version: version(), Formats: liveFormats()})
 }

@@ -105,7 +105,12 @@ func TestUpgrade_TheQueueKeepsItsOrder(t *testing.T) {
 			served <- i
 			conn.Close()
 		}()
-		time.Sleep(10 * time.Millisecond) // lb accepts them in this order
+		eventually(t, patience, func() error {
+			if n := l.counters(t)[`lb_pool_queued_total{pool="app"}`]; n != float64(i+1) {
+				return fmt.Errorf("clients that had to wait: got %v; want %d", n, i+1)
+			}
+			return nil
+		})
 	}
 	for range 3 {
 		l.upgrade(t, "")

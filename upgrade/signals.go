@@ -1,0 +1,30 @@
+package upgrade
+
+import (
+	"strconv"
+	"strings"
+	"syscall"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// sigset is the signals as the kernel has them.
+func sigset(signals []syscall.Signal) (set unix.Sigset_t) {
+	const bits = 8 * int(unsafe.Sizeof(set.Val[0]))
+	for _, sig := range signals {
+		n := int(sig) - 1
+		set.Val[n/bits] |= 1 << (n % bits)
+	}
+	return set
+}
+
+// signalsVariable is signals as a variable of the environment. They cannot go along as pending ones: Go's runtime lets
+// SIGHUP, SIGINT and SIGTERM through before it has a handler for any signal, and they would end the new code.
+func signalsVariable(signals []syscall.Signal) string {
+	numbers := make([]string, len(signals))
+	for i, sig := range signals {
+		numbers[i] = strconv.Itoa(int(sig))
+	}
+	return envSignals + "=" + strings.Join(numbers, " ")
+}
