@@ -2,6 +2,7 @@ package health
 
 import (
 	"context"
+	"runtime"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -721,6 +722,56 @@ func TestChecker_NewsAfterRemoveIsDropped(t *testing.T) {
 	r.Remove(r.b[0])
 	w.change(func(record *record, _ *plan, _ time.Time) { record.hold(backends.HealthDown, "stops") })
 	r.wantHealth(r.b[0], backends.HealthUp)
+}
+
+// slowPolicy holds up the pool's first change after stop is set, with the pool's lock held.
+type slowPolicy struct {
+	anyPolicy
+	once sync.Once
+	stop func() // nil: nothing is held up
+}
+
+func (p *slowPolicy) Update(*backends.Backend) {
+	if p.stop != nil {
+		p.once.Do(p.stop)
+	}
+}
+
+// A backend that is watched anew while its old watch is telling the pool has the new watch's health in the end.
+func TestChecker_OldNewsComesAfterAdd(t *testing.T) {
+	policy := &slowPolicy{}
+	pool := backends.NewPool("p", backends.DefaultConfig(), policy)
+	for _, name := range []string{"b0", "b1"} {
+		cfg := backends.DefaultBackendConfig()
+		cfg.Name, cfg.Address = name, "unix:@health-late-"+name
+		if _, err := pool.Add(cfg, backends.HealthUp); err != nil {
+			t.Fatal(err)
+		}
+	}
+	c, err := NewChecker(pool, exact(nil))
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := pool.Backends()[0]
+	old := c.get(b)
+	stopped, goOn := make(chan struct{}), make(chan struct{})
+	policy.stop = func() { close(stopped); <-goOn }
+	var wg sync.WaitGroup
+	wg.Go(func() { c.Offline(pool.Backends()[1], "stops") })
+	<-stopped
+	wg.Go(func() { c.Offline(b, "stops") })
+	for telling := false; !telling; runtime.Gosched() {
+		old.mu.Lock()
+		telling = old.telling
+		old.mu.Unlock()
+	}
+	c.Remove(b)
+	c.Add(b)
+	close(goOn)
+	wg.Wait()
+	if is, want := b.Health(), c.get(b).record.health; is != want {
+		t.Errorf("the pool has %v, the record %v", is, want)
+	}
 }
 
 // Whatever comes from wherever at the same time, the pool ends with what the records say.

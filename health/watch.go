@@ -26,6 +26,7 @@ type watch struct {
 	removed bool
 	told    backends.HealthState // what the pool has been told
 	silent  bool                 // and whether as SetSilent
+	stale   bool                 // the watch before this one may have told the pool something else since
 	telling bool                 // somebody is in tell's loop
 }
 
@@ -121,14 +122,27 @@ func (w *watch) wake() {
 // tell brings the pool to the record's health. One caller at a time does it, in order, for all: another returns at once,
 // and its change is told by the first.
 func (w *watch) tell() {
+	if w.tellPool() {
+		// It was removed meanwhile, and may have had the last word over a watch that was added since.
+		if next := w.checker.get(w.backend); next != nil {
+			next.mu.Lock()
+			next.stale = true
+			next.mu.Unlock()
+			next.tell()
+		}
+	}
+}
+
+// tellPool is tell; late says that w was removed while it told the pool.
+func (w *watch) tellPool() (late bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.telling {
-		return
+		return false
 	}
 	w.telling = true
-	for (w.told != w.record.health || w.silent != w.record.silent) && !w.removed {
-		w.told, w.silent = w.record.health, w.record.silent
+	for (w.told != w.record.health || w.silent != w.record.silent || w.stale) && !w.removed {
+		w.told, w.silent, w.stale = w.record.health, w.record.silent, false
 		to, silent, reason := w.told, w.silent, w.record.reason
 		w.mu.Unlock()
 		if silent {
@@ -137,8 +151,10 @@ func (w *watch) tell() {
 			w.checker.pool.SetHealth(w.backend, to, reason)
 		}
 		w.mu.Lock()
+		late = w.removed
 	}
 	w.telling = false
+	return late
 }
 
 // obey does what an agent's line asks for beside health, and gives what is to be added to the reason.
