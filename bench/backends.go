@@ -53,20 +53,21 @@ type Backends struct {
 	// Direct is a TCP address on which all of them listen with SO_REUSEPORT: the way without any balancer.
 	Direct string
 
+	port      *Port // of Direct
 	processes []*Process
 }
 
 // StartBackends starts n backends and waits until each answers. Their files and sockets are in dir. The caller must Stop them.
 func StartBackends(ctx context.Context, p Programs, dir string, n int) (*Backends, error) {
-	direct, err := FreeAddr()
-	if err != nil {
-		return nil, err
-	}
 	root := filepath.Join(dir, "www")
 	if err := writeBodies(root); err != nil {
 		return nil, err
 	}
-	b := &Backends{Direct: direct}
+	port, err := ReservePort()
+	if err != nil {
+		return nil, err
+	}
+	b := &Backends{Direct: port.Addr, port: port}
 	for i := range n {
 		backend := Backend{Name: fmt.Sprintf("w%d", i+1)}
 		home := filepath.Join(dir, backend.Name)
@@ -123,7 +124,7 @@ func (b *Backends) Exited() error {
 
 // Stop ends all of the backends.
 func (b *Backends) Stop() error {
-	var errs []error
+	errs := []error{b.port.Close()}
 	for _, process := range b.processes {
 		errs = append(errs, process.Stop(stopGrace))
 	}

@@ -204,6 +204,7 @@ func Direct(name string) Peer { return Peer{Name: name, Kind: KindReference} }
 type startedPeer struct {
 	Peer
 	addr    string
+	port    *Port    // of addr; nil for a reference
 	process *Process // nil for a reference
 }
 
@@ -214,15 +215,16 @@ func startPeer(ctx context.Context, peer Peer, home string, backends *Backends) 
 		return s, nil
 	}
 	var err error
-	if s.addr, err = FreeAddr(); err != nil {
+	if s.port, err = ReservePort(); err != nil {
 		return nil, err
 	}
+	s.addr = s.port.Addr
 	command, err := peer.Command(home, s.addr, backends.List)
-	if err != nil {
-		return nil, err
+	if err == nil {
+		s.process, err = Start(command)
 	}
-	if s.process, err = Start(command); err != nil {
-		return nil, err
+	if err != nil {
+		return nil, errors.Join(err, s.stop())
 	}
 	err = s.process.WaitReady(ctx, readyLimit, func(ctx context.Context) error {
 		// A balancer that does not know its backends yet may accept and say nothing.
@@ -245,8 +247,12 @@ func (s *startedPeer) pids() ([]int, error) {
 }
 
 func (s *startedPeer) stop() error {
-	if s.process == nil {
-		return nil
+	var errs []error
+	if s.process != nil {
+		errs = append(errs, s.process.Stop(stopGrace))
 	}
-	return s.process.Stop(stopGrace)
+	if s.port != nil {
+		errs = append(errs, s.port.Close())
+	}
+	return errors.Join(errs...)
 }

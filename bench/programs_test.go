@@ -4,8 +4,7 @@ import (
 	"errors"
 	"io"
 	"net"
-	"os"
-	"strconv"
+	"net/netip"
 	"strings"
 	"testing"
 )
@@ -104,30 +103,38 @@ func TestAllCases_AreServed(t *testing.T) {
 	}
 }
 
-func TestFreeAddr_IsFreeAndNotEphemeral(t *testing.T) {
-	low, err := os.ReadFile("/proc/sys/net/ipv4/ip_local_port_range")
+// A reserved port is nobody else's, and a server can listen on it all the same.
+func TestReservePort_IsKeptForAServer(t *testing.T) {
+	p, err := ReservePort()
 	if err != nil {
 		t.Fatal(err)
 	}
-	first, err := strconv.Atoi(strings.Fields(string(low))[0])
-	if err != nil {
-		t.Fatal(err)
+	defer p.Close()
+	addr := netip.MustParseAddrPort(p.Addr)
+	if again, err := reserve(int(addr.Port())); err == nil {
+		again.Close()
+		t.Error("it can be reserved twice")
 	}
-	if first <= 10000 {
-		t.Skip("nearly all ports are ephemeral here")
+	if first := firstEphemeral(); first > 10000 && (addr.Port() < 1024 || int(addr.Port()) >= first) {
+		t.Errorf("got port %d; want one below the ephemeral ones from %d", addr.Port(), first)
 	}
-	for range 20 {
-		addr, err := FreeAddr()
+	for range 2 { // one after the other, as a server that is restarted
+		ln, err := net.Listen("tcp", p.Addr)
 		if err != nil {
 			t.Fatal(err)
 		}
-		ln, err := net.Listen("tcp", addr)
+		conn, err := net.Dial("tcp", p.Addr)
 		if err != nil {
 			t.Fatal(err)
 		}
-		ln.Close()
-		if port := ln.Addr().(*net.TCPAddr).Port; port < 1024 || port >= first {
-			t.Errorf("got port %d; want one below the ephemeral ones from %d", port, first)
+		served, err := ln.Accept()
+		if err != nil {
+			t.Fatal(err)
+		}
+		served.Close() // first, so that it is the server's side that waits (TIME_WAIT)
+		conn.Close()
+		if err := ln.Close(); err != nil {
+			t.Fatal(err)
 		}
 	}
 }

@@ -42,8 +42,9 @@ type fleet struct {
 	stage   *stage
 	home    string
 	sharing sharing
-	addr    string   // of sharePort and shareSocket
-	shared  *os.File // of shareSocket
+	addr    string      // of sharePort and shareSocket
+	port    *bench.Port // of addr
+	shared  *os.File    // of shareSocket
 
 	watchers sync.WaitGroup
 
@@ -68,7 +69,9 @@ func newFleet(ctx context.Context, s *stage, home string, sharing sharing, n int
 	f := &fleet{stage: s, home: home, sharing: sharing}
 	err := os.MkdirAll(home, 0o700)
 	if err == nil && sharing != shareNothing {
-		f.addr, err = bench.FreeAddr()
+		if f.port, err = bench.ReservePort(); err == nil {
+			f.addr = f.port.Addr
+		}
 	}
 	if err == nil && sharing == shareSocket {
 		f.shared, err = load.Socket(f.addr, false)
@@ -90,12 +93,9 @@ func (f *fleet) grow(ctx context.Context, n int) error {
 	for i := len(f.slots); i < n && err == nil; i++ {
 		slot := &fleetSlot{number: i, addr: f.addr}
 		if f.sharing == shareNothing {
-			slot.addr, err = f.ownAddress(i)
+			slot.addr = f.ownAddress(i)
 		}
-		if err == nil {
-			err = f.startIn(slot)
-		}
-		if err == nil {
+		if err = f.startIn(slot); err == nil {
 			f.slots = append(f.slots, slot)
 			added = append(added, slot)
 		}
@@ -107,11 +107,9 @@ func (f *fleet) grow(ctx context.Context, n int) error {
 	return err
 }
 
-func (f *fleet) ownAddress(i int) (string, error) {
-	if f.stage.wantsPort() {
-		return bench.FreeAddr()
-	}
-	return "unix:" + filepath.Join(f.home, fmt.Sprintf("w%d.sock", i)), nil
+// ownAddress is where the i-th of shareNothing listens. A worker that wants a port has none such (Options.unable).
+func (f *fleet) ownAddress(i int) string {
+	return "unix:" + filepath.Join(f.home, fmt.Sprintf("w%d.sock", i))
 }
 
 // startIn starts a worker in a slot, beside the one that may be there. f.mu is held.
@@ -307,6 +305,9 @@ func (f *fleet) stop() error {
 	f.watchers.Wait()
 	if f.shared != nil {
 		errs = append(errs, f.shared.Close())
+	}
+	if f.port != nil {
+		errs = append(errs, f.port.Close())
 	}
 	return errors.Join(errs...)
 }

@@ -78,6 +78,7 @@ type peer struct {
 	*stage
 	name     string
 	addr     string
+	port     *bench.Port    // of addr; nil where it is the fleet's or the user's
 	fleet    *fleet         // nil where lb runs the workers, and for a target
 	balancer *bench.Process // nil where there is none
 	lb       *control       // nil but for lb
@@ -128,19 +129,17 @@ func startPeer(ctx context.Context, s *stage, name string) (p *peer, err error) 
 		}
 		p.addr = p.fleet.addr
 		return p, nil
-	case PeerLB:
-		p.addr, err = bench.FreeAddr()
-		if err != nil {
-			return p, err
-		}
+	}
+	if p.port, err = bench.ReservePort(); err != nil {
+		return p, err
+	}
+	p.addr = p.port.Addr
+	if name == PeerLB {
 		p.lb, err = startLB(ctx, s, p.addr)
 		if p.lb != nil {
 			p.balancer = p.lb.process
 			s.meter.tree = p.balancer.PID()
 		}
-		return p, err
-	}
-	if p.addr, err = bench.FreeAddr(); err != nil {
 		return p, err
 	}
 	if p.fleet, err = newFleet(ctx, s, filepath.Join(s.home, "w"), shareNothing, s.workers()); err != nil {
@@ -170,11 +169,9 @@ func (p *peer) rivalCommand() (bench.Command, error) {
 	}
 	// haproxy knows those that join later, and is told when they are there.
 	for i := len(backends); i < p.options.Workers; i++ {
-		addr, err := p.fleet.ownAddress(i)
-		if err != nil {
-			return bench.Command{}, err
-		}
-		backends = append(backends, bench.Backend{Name: fmt.Sprintf("w%d", i), Socket: strings.TrimPrefix(addr, "unix:"), Off: true})
+		backends = append(backends, bench.Backend{
+			Name: fmt.Sprintf("w%d", i), Socket: strings.TrimPrefix(p.fleet.ownAddress(i), "unix:"), Off: true,
+		})
 	}
 	check := "/health"
 	if p.options.Path != "" {
@@ -262,6 +259,9 @@ func (p *peer) stop() error {
 	}
 	if p.fleet != nil {
 		errs = append(errs, p.fleet.stop())
+	}
+	if p.port != nil {
+		errs = append(errs, p.port.Close())
 	}
 	return errors.Join(errs...)
 }
