@@ -170,9 +170,7 @@ func TestFreeze_AnExecChangesNothing(t *testing.T) {
 	if now.Lines != counters.Lines+2 || now.Notify.Received != counters.Notify.Received+1 || now.Notify.Unknown != counters.Notify.Unknown {
 		t.Errorf("got counters %+v; want them on from %+v", now, counters)
 	}
-	if n := len(openFDs("self")); n > fds {
-		t.Errorf("%d descriptors are open; %d were before", n, fds)
-	}
+	wantFDs(t, fds)
 
 	// Who ends now is a child whose exit status is known, and the second death in a row is not the first.
 	p.Hooks = Hooks{}
@@ -258,9 +256,7 @@ func TestThaw_TheSamePoolGoesOn(t *testing.T) {
 	if n := s.pool.Counters().Notify; n.Received != 7 || n.Unknown != 0 {
 		t.Errorf("got %+v; want 7 messages", n)
 	}
-	if n := len(openFDs("self")); n > fds {
-		t.Errorf("%d descriptors are open; %d were before", n, fds)
-	}
+	wantFDs(t, fds)
 	if err := s.pool.Restart(background(t, 10*time.Second), DefaultRestartOptions()); err != nil {
 		t.Error(err)
 	}

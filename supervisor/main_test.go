@@ -155,6 +155,21 @@ func openFDs(pid string) []string {
 	return all
 }
 
+// wantFDs waits until no more than n descriptors are open: a connection that get has used is closed a moment after it.
+func wantFDs(t *testing.T, n int) {
+	t.Helper()
+	for deadline := time.Now().Add(5 * time.Second); ; runtime.Gosched() {
+		open := openFDs("self")
+		if len(open) <= n {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Errorf("%d descriptors are open; %d were before: %q", len(open), n, open)
+			return
+		}
+	}
+}
+
 // childrenOf are the processes, zombies too, whose parent is pid.
 func childrenOf(pid int) []string {
 	entries, _ := os.ReadDir("/proc")

@@ -659,9 +659,7 @@ func TestPool_RandomCommandsLeaveNothing(t *testing.T) {
 	if err != nil || len(sockets) != 2 {
 		t.Errorf("got sockets %q; want two", sockets)
 	}
-	if now := len(openFDs("self")); now > fds+1 {
-		t.Errorf("%d descriptors are open; %d were at first", now, fds)
-	}
+	wantFDs(t, fds+1)
 	if children := childrenOf(os.Getpid()); len(children) != 2 {
 		t.Errorf("got children %q; want the two workers", children)
 	}
