@@ -33,7 +33,7 @@ const (
 	refusedOrigin                          // a page of another origin
 	refusedNoToken                         // a change over TCP without the token
 	refusedWrongToken                      // a token that is not the one
-	refusedAccess                          // a caller of the control socket who may not do this
+	refusedAccess                          // a caller who is known and may not do this
 	refusedBodySize                        // a body of more than maxBody
 	refusedSlowBody                        // a body that did not come within readTimeout
 

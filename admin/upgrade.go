@@ -17,7 +17,8 @@ import (
 
 // UpgradeRequest is the body of POST /v1/upgrade; it may be absent.
 type UpgradeRequest struct {
-	// Binary is the absolute path of the program to go on as; empty is the one that lb was started from.
+	// Binary is the absolute path of the program to go on as, which only a caller of the control socket may name; empty is
+	// the one that lb was started from.
 	Binary string `json:"binary,omitempty"`
 	// DryRun only asks the new program whether it can take over.
 	DryRun bool `json:"dry_run,omitempty"`
@@ -97,12 +98,26 @@ func (s *Server) upgraded(c *Caller, r *http.Request) (any, error) {
 	if err := readBodyIfAny(r, &body); err != nil {
 		return nil, err
 	}
-	if body.Binary != "" && !filepath.IsAbs(body.Binary) {
-		return nil, refuse(http.StatusBadRequest, "binary: %q is no absolute path", body.Binary)
+	if err := s.mayName(body.Binary, PeerFrom(r.Context())); err != nil {
+		return nil, err
 	}
 	unhurried(c.rc, slowest)
 	result, err := s.Control.Upgrade(r.Context(), body, c, by(r))
 	return upgradeAnswer(result, err)
+}
+
+// mayName refuses a binary that p may not name. To name one is to have lb run any program of its host as its own user, also
+// in a dry run: more than a token is for, which a dashboard or a script holds, perhaps on another host.
+func (s *Server) mayName(binary string, p Peer) error {
+	switch {
+	case binary == "":
+	case !p.Local:
+		s.refused.count(refusedAccess)
+		return refuse(http.StatusForbidden, "binary: over HTTP lb goes on only as the program that it was started from: leave it out, or name it over the control socket, with lb upgrade --binary FILE")
+	case !filepath.IsAbs(binary):
+		return refuse(http.StatusBadRequest, "binary: %q is no absolute path", binary)
+	}
+	return nil
 }
 
 func upgradeAnswer(result UpgradeResult, err error) (any, error) {

@@ -228,8 +228,18 @@ func TestUpgrade_RefusesBeforeItBegins(t *testing.T) {
 	if status, _ := ask(t, "POST", address, "/v1/upgrade", "", ""); status != 401 {
 		t.Errorf("without the token: got %d; want 401", status)
 	}
+	for _, body := range []string{`{"binary": "/bin/sh"}`, `{"binary": "/bin/sh", "dry_run": true}`, `{"binary": "sh"}`} {
+		before := x.refused[refusedAccess].Load()
+		resp, text := askUpgrade(t, address, body)
+		if resp.StatusCode != 403 || !strings.Contains(text, "leave it out, or name it over the control socket") || x.refused[refusedAccess].Load() != before+1 {
+			t.Errorf("%s over HTTP with the token: got %s %q, counted %d; want 403, what to do, and 1", body, resp.Status, text, x.refused[refusedAccess].Load()-before)
+		}
+	}
 	if called {
 		t.Error("Upgrade was called; want it not called")
+	}
+	if resp, body := askUpgrade(t, address, `{"binary": "", "dry_run": true}`); resp.StatusCode != 200 || !called {
+		t.Errorf("the program of the start over HTTP: got %s %q, called %v; want 200", resp.Status, body, called)
 	}
 	x.Control.Upgrade = nil
 	if _, err := NewClient(socket).Upgrade(t.Context(), UpgradeRequest{}); !errors.As(err, &refusal) || refusal.Status != 501 {
