@@ -14,8 +14,9 @@ type Config struct {
 	// Socket is the absolute path of the control socket; the CLI speaks to it. Its directory is made if only that is
 	// missing. Default "/run/lb/admin.sock"; "" is off.
 	Socket string `toml:"socket"`
-	// SocketMode is the permission of the control socket, in octal. Who may write to it may look and change weights
-	// and states; only root and the user that runs lb may do more. Default "0660".
+	// SocketMode is the permission of the control socket, in octal. Who may write to it may look, and change what runs:
+	// weights, states, sessions, workers. Only root and the user that runs lb may add and remove backends, reload, upgrade
+	// and stop lb; docs/access.md has all of it. Default "0660".
 	SocketMode string `toml:"socket_mode"`
 	// SocketGroup is the group of the control socket, by name or number; with the mode 0660 its members may use the CLI.
 	// lb must run as root or as a member. Default "": the group that lb runs as.
@@ -25,7 +26,7 @@ type Config struct {
 	// "127.0.0.1:9901"; "" is off.
 	HTTP string `toml:"http"`
 	// TokenFile is the absolute path of a file of one line, the token: at least 16 letters, digits and signs. Who sends
-	// it over HTTP as "Authorization: Bearer TOKEN" may change everything. The file must not be readable for all; lb
+	// it over HTTP as "Authorization: Bearer TOKEN" may change everything, but name no binary for an upgrade. The file must not be readable for all; lb
 	// reads it again when it has changed. Default "": over HTTP there is only reading.
 	TokenFile string `toml:"token_file"`
 	// StateFile is the absolute path of the file in which lb remembers what was changed while it ran (weights, admin

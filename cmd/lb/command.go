@@ -56,7 +56,7 @@ func newRoot() *cobra.Command {
 		Use:           "lb",
 		Version:       build().String(),
 		Short:         "A Layer-4 TCP load balancer for one host's fleet of app processes",
-		Long:          "lb balances TCP connections over one host's fleet of app processes.\n\nExit codes: 0 done, 1 refused or failed, 2 wrong usage.",
+		Long:          "lb balances TCP connections over one host's fleet of app processes. Root and the user that runs it may do everything; the others who may open its control socket may not add, remove, reload, upgrade, or stop lb itself.\n\nExit codes: 0 done, 1 refused or failed, 2 wrong usage.",
 		SilenceErrors: true,
 		SilenceUsage:  true,
 	}
