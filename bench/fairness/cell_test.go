@@ -136,6 +136,15 @@ func TestOptions_ValidateSaysWhatIsWrong(t *testing.T) {
 	f(func(o *Options) { o.Timeout = 0 }, "timeout: 0s")
 	f(func(o *Options) { o.Path = "work" }, "path:")
 	f(func(o *Options) { o.Command = []string{"{socket}", "{port}"} }, "cannot both be used")
+	o := tiny(t, CaseWeights, CaseEven)
+	o.Peers = []string{PeerReusePort, PeerNginx}
+	if err := o.Unplayable(); err != nil {
+		t.Errorf("even: got %v; want something to measure", err)
+	}
+	o.Cases = o.Cases[:1]
+	if err := o.Unplayable(); err == nil || !strings.Contains(err.Error(), "reuseport in weights: it knows no weights; nginx in weights: it is not installed") {
+		t.Errorf("weights: got %v; want why each peer cannot", err)
+	}
 	if _, err := Cases([]string{"tea"}, Budget{Workers: 2, Duration: time.Second}); err == nil || !strings.Contains(err.Error(), `no case "tea"; there are even, few`) {
 		t.Errorf("got %v; want the known cases", err)
 	}

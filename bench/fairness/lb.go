@@ -2,6 +2,7 @@ package fairness
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -53,13 +54,25 @@ func startLB(ctx context.Context, s *stage, addr string) (*control, error) {
 	if err != nil {
 		return nil, err
 	}
-	return c, c.process.WaitReady(ctx, readyLimit, func(ctx context.Context) error {
+	waiting, giveUp := context.WithCancel(ctx)
+	defer giveUp()
+	var dead error
+	err = c.process.WaitReady(waiting, readyLimit, func(ctx context.Context) error {
 		if _, err := os.Stat(c.socket); err != nil {
 			return err
 		}
-		return c.ready(ctx, s)
+		err := c.ready(ctx, s)
+		if errors.Is(err, errWorkerEnded) { // lb goes on trying
+			dead = cmp.Or(dead, err)
+			giveUp()
+		}
+		return err
 	})
+	return c, cmp.Or(dead, err)
 }
+
+// errWorkerEnded is for a worker that ended while it was to become ready.
+var errWorkerEnded = errors.New("ended")
 
 // ready says whether all workers are up, and gives them their weights.
 func (c *control) ready(ctx context.Context, s *stage) error {
@@ -67,10 +80,15 @@ func (c *control) ready(ctx context.Context, s *stage) error {
 	if err != nil {
 		return err
 	}
-	up := 0
+	up, allowed := 0, 0
+	if s.wantsPort() {
+		allowed = 1 // another program may have been quicker to take the port
+	}
 	for _, slot := range slots {
 		if slot.State == "up" {
 			up++
+		} else if e := slot.LastExit; e != nil && slot.QuickDeaths > allowed {
+			return fmt.Errorf("worker %d %w (%s)%s", slot.Slot, errWorkerEnded, e.Reason, indented(e.Lines))
 		}
 	}
 	if up < s.workers() {
@@ -151,6 +169,21 @@ type slot struct {
 	Slot  int
 	State string
 	PID   int
+	// QuickDeaths is how many ended soon after their start, in a row; LastExit how the last one did.
+	QuickDeaths int `json:"quick_deaths"`
+	LastExit    *struct {
+		Reason string
+		Lines  []string
+	} `json:"last_exit"`
+}
+
+// indented are the last of some lines, each on one of its own.
+func indented(lines []string) string {
+	var b strings.Builder
+	for _, line := range lines[max(0, len(lines)-5):] {
+		b.WriteString("\n\t" + line)
+	}
+	return b.String()
 }
 
 func (c *control) slots(ctx context.Context) ([]slot, error) {

@@ -5,6 +5,7 @@ import (
 	"os"
 	"slices"
 	"strconv"
+	"strings"
 	"testing"
 
 	"github.com/273ebdf9/lb/bench"
@@ -27,6 +28,10 @@ func TestMain(m *testing.M) {
 	if len(os.Args) > 2 && os.Args[1] == "exec" {
 		fmt.Println(Exec(os.Args[2:]))
 		os.Exit(1)
+	}
+	if len(os.Args) > 1 && !strings.HasPrefix(os.Args[1], "-") {
+		fmt.Printf("this binary of tests cannot play %q\n", os.Args[1]) // and must not run the tests again
+		os.Exit(2)
 	}
 	os.Setenv("GORACE", "atexit_sleep_ms=0")
 	code := m.Run()

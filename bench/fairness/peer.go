@@ -84,6 +84,14 @@ type peer struct {
 	lb       *control       // nil but for lb
 }
 
+// peers are the names of those that are compared, if they can be.
+func (o *Options) peers() []string {
+	if len(o.Peers) == 0 {
+		return PeerNames()
+	}
+	return o.Peers
+}
+
 // unable says why a peer cannot play a case; "" if it can.
 func (o *Options) unable(name string, c *Case) string {
 	own := len(o.Command) > 0

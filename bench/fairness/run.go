@@ -22,9 +22,13 @@ const (
 )
 
 // Run runs every case in every round for every peer that can play it. A peer that cannot be started or measured is no error
-// but a broken cell. If ctx ends, Run returns early with the error of ctx.
+// but a broken cell; a worker of the user's own that cannot be run is one, before anything is measured, and so is that
+// there is nothing to measure. If ctx ends, Run returns early with the error of ctx.
 func Run(ctx context.Context, o Options) (report *Report, err error) {
 	if err := o.Validate(); err != nil {
+		return nil, fmt.Errorf("cannot compare: %w", err)
+	}
+	if err := cmp.Or(o.Unplayable(), o.findCommand()); err != nil {
 		return nil, fmt.Errorf("cannot compare: %w", err)
 	}
 	dir, err := os.MkdirTemp("", "lb-bench-")
@@ -36,8 +40,8 @@ func Run(ctx context.Context, o Options) (report *Report, err error) {
 	for i := range o.Cases {
 		r.total += o.Rounds * len(r.able(&o.Cases[i]))
 	}
-	if r.total == 0 {
-		return nil, errors.New("cannot compare: none of these peers can play any of these cases")
+	if err := r.try(ctx); err != nil {
+		return nil, errors.Join(err, ctx.Err())
 	}
 	r.say("the load generator against itself")
 	if r.report.Check, err = load.CheckQuietly(ctx, load.MustLaw(checkLaw), cmp.Or(o.CheckRequests, checkRequests), checkRate, o.Seed); err != nil {
@@ -82,11 +86,7 @@ func (r *run) say(what string) {
 
 // able are the peers that can play a case.
 func (r *run) able(c *Case) []string {
-	names := r.options.Peers
-	if len(names) == 0 {
-		names = PeerNames()
-	}
-	return slices.DeleteFunc(slices.Clone(names), func(name string) bool { return r.options.unable(name, c) != "" })
+	return slices.DeleteFunc(slices.Clone(r.options.peers()), func(name string) bool { return r.options.unable(name, c) != "" })
 }
 
 // play runs one case in one round: all peers are started, loaded and stopped.
@@ -209,6 +209,9 @@ func (p *peer) measure(ctx context.Context, plan *load.Plan, c *Cell) error {
 		if err := p.balancer.Exited(); err != nil {
 			return err
 		}
+	}
+	if len(result.Outcomes) == 0 {
+		return errors.New("no request fell into its load: raise the rate or the duration")
 	}
 	if event.err != nil {
 		return fmt.Errorf("cannot make %q happen: %w", p.kase.Event, event.err)

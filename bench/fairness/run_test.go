@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -124,13 +125,74 @@ func TestRun_OwnWorkerAndTarget(t *testing.T) {
 	}
 }
 
-func TestRun_BrokenWorkerIsSaid(t *testing.T) {
-	o := tiny(t, CaseEven)
-	o.Command, o.Peers = []string{"/bin/false"}, []string{PeerPrefork}
-	r, err := Run(t.Context(), o)
-	if err != nil || r.Broken() != 1 || !strings.Contains(r.Cells[0].Broken, "ended (exit status 1)") {
-		t.Errorf("got %d broken, %+v, %v; want why the worker did not run", r.Broken(), r.Cells[0], err)
+func TestRun_WorkerThatCannotBeRunIsSaidBeforeAnythingIsMeasured(t *testing.T) {
+	f := func(want string, command ...string) {
+		t.Helper()
+		for _, peer := range []string{PeerPrefork, PeerReusePort} {
+			o := tiny(t, CaseEven)
+			o.Command, o.Peers = command, []string{peer}
+			o.Progress = func(p Progress) { t.Errorf("%q as %s: got %q measured; want nothing", command, peer, p.What) }
+			began := time.Now()
+			r, err := Run(t.Context(), o)
+			if took := time.Since(began); err == nil || !strings.Contains(err.Error(), want) || took > trialLimit {
+				t.Errorf("%q as %s: got %v, %v after %v; want %q at once", command, peer, r, err, took, want)
+			}
+			if left, err := os.ReadDir(os.Getenv("TMPDIR")); err != nil || len(left) > 0 {
+				t.Errorf("%q as %s: got %v, %v left; want nothing", command, peer, left, err)
+			}
+		}
 	}
+	f("cannot run the worker: exec", "/nonexistent/app")
+	f("permission denied", "/etc/passwd")
+	f("worker 0 ended (exit status 1)", "/bin/false")
+	// It looks ready, and ends when it has slept for a moment.
+	f("worker 0 ended (exit status 7)\n\tno config", "/bin/sh", "-c", "sleep 0.2; echo no config; exit 7")
+}
+
+func TestRun_LoadWithoutARequestIsNoMeasurement(t *testing.T) {
+	o := tiny(t, CaseEven)
+	o.Peers = []string{PeerPrefork}
+	o.Cases[0].Shape.Rate = 1e-6
+	r, err := Run(t.Context(), o)
+	if err != nil || r.Broken() != 1 || !strings.Contains(r.Cells[0].Broken, "raise the rate or the duration") {
+		t.Errorf("got %+v, %v; want a broken cell that says what to do", r, err)
+	}
+}
+
+// fakeLB is a program that lb's commands are asked of, and that says of its workers what answer is.
+func fakeLB(t *testing.T, answer string) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "lb")
+	script := "#!/bin/sh\ncase $1 in\n" +
+		`run) : >"$(sed -n 's/^socket = "\(.*\)"/\1/p' "$3")"; exec sleep 30;;` + "\n" +
+		"workers) echo '" + answer + "';;\nesac\n"
+	if err := os.WriteFile(path, []byte(script), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+func TestStartLB_GivesUpOnceAWorkerHasEnded(t *testing.T) {
+	f := func(command []string, answer, want string) {
+		t.Helper()
+		o := tiny(t, CaseEven)
+		o.Self.LB, o.Command = fakeLB(t, answer), command
+		s := &stage{options: &o, kase: &o.Cases[0], home: t.TempDir(), meter: newMeter()}
+		limit := readyLimit / 2
+		if want == "" {
+			limit = 300 * time.Millisecond
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), limit)
+		defer cancel()
+		_, err := startPeer(ctx, s, PeerLB)
+		if err == nil || !strings.Contains(err.Error(), want) || (ctx.Err() != nil) != (want == "") {
+			t.Errorf("%q, %s: got %v, waited to the end %v; want %q at once, or none and to wait", command, answer, err, ctx.Err() != nil, want)
+		}
+	}
+	const ended = `{"slots": [{"slot": 0, "state": "up"}, {"slot": 1, "state": "waiting", "quick_deaths": 1, "last_exit": {"reason": "exit status 1", "lines": ["a", "b", "c", "d", "e", "f"]}}]}`
+	f([]string{"app"}, ended, "worker 1 ended (exit status 1)\n\tb\n\tc\n\td\n\te\n\tf")
+	f([]string{"app", "{port}"}, ended, "")
+	f([]string{"app", "{port}"}, strings.Replace(ended, `"quick_deaths": 1`, `"quick_deaths": 2`, 1), "worker 1 ended (exit status 1)")
 }
 
 func TestRun_EndsWithItsContextAndCleansUp(t *testing.T) {

@@ -46,6 +46,9 @@ const (
 	benchWorkers                      = 8
 )
 
+// benchLeast is the shortest load: in less, nothing is left of it after the event of a case and what it takes to see it.
+const benchLeast = time.Second
+
 func newBenchCommand() *cobra.Command {
 	f := new(benchFlags)
 	cmd := &cobra.Command{
@@ -67,7 +70,7 @@ func newBenchCommand() *cobra.Command {
 	flags.StringVar(&f.worker, "worker", "", "a worker of your own: words separated by blanks, no shell. It takes the listening socket as descriptor 3, or listens at {socket} or {port}")
 	flags.StringVar(&f.options.Target, "target", "", "compare this address of your own too: host:port or unix:/path")
 	flags.StringVar(&f.options.Path, "path", "", "the `PATH` that is requested (default /)")
-	flags.DurationVar(&f.budget.Duration, "duration", benchDuration, "how long each load is")
+	flags.DurationVar(&f.budget.Duration, "duration", benchDuration, "how long each load is, 1s at least")
 	flags.IntVar(&f.options.Rounds, "rounds", benchRounds, "how often each case is run")
 	flags.Float64Var(&f.budget.Rate, "rate", 0, "requests a second (default: what keeps about half of the workers busy)")
 	flags.StringVar(&f.budget.Law, "law", "", "the `LAW` of service times, instead of each case's own")
@@ -141,6 +144,9 @@ func (f *benchFlags) resolve(cmd *cobra.Command) error {
 	if f.options.Workers < 2 || f.options.Workers > 64 {
 		return usage("--workers %d is not within 2..64", f.options.Workers)
 	}
+	if f.budget.Duration < benchLeast || f.budget.Duration > time.Hour {
+		return usage("--duration %v is not within %v..1h", f.budget.Duration, benchLeast)
+	}
 	names := f.cases
 	if len(names) == 0 {
 		names = fairness.CaseNames()
@@ -152,6 +158,10 @@ func (f *benchFlags) resolve(cmd *cobra.Command) error {
 	}
 	if err := f.options.Validate(); err != nil {
 		return usage("%s", strings.ReplaceAll(err.Error(), "\n", "; "))
+	}
+	f.options.Programs = bench.FindBalancers(cmd.Context())
+	if err := f.options.Unplayable(); err != nil {
+		return usage("nothing would be measured: %v", err)
 	}
 	return nil
 }
@@ -172,7 +182,6 @@ func (f *benchFlags) run(cmd *cobra.Command) error {
 		return fmt.Errorf("cannot find lb's own program: %w", err)
 	}
 	f.options.Self = fairness.Self{LB: self, Worker: []string{self, benchWorkerCommand}, Exec: []string{self, benchExecCommand, "--"}}
-	f.options.Programs = bench.FindBalancers(ctx)
 	f.options.Version = version()
 	f.options.CommandLine = append([]string{"lb"}, os.Args[1:]...)
 	if !slices.Contains(f.options.CommandLine, "--seed") && !cmd.Flags().Changed("seed") {

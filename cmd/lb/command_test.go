@@ -92,7 +92,7 @@ func TestUsage_IsExitCode2AndSaysWhereHelpIs(t *testing.T) {
 		{"bench --burn --together", `leave one out`},
 		{"bench --burn --worker ./app", `--worker names another`},
 		{"bench --worker=", `--worker is empty`},
-		{"bench --duration 0s", `duration: 0s`},
+		{"bench --duration 0s", `--duration 0s is not within 1s..1h`},
 		{"bench --timeout 1ms", `timeout: 1ms`},
 		{"bench --rounds 0", `rounds: 0`},
 		{"bench --path work", `path: "work"`},

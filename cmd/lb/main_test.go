@@ -5,6 +5,7 @@ import (
 	"os"
 	"os/signal"
 	"runtime"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -24,6 +25,10 @@ func TestMain(m *testing.M) {
 	if len(os.Args) > 1 && os.Args[1] == testWorker {
 		playWorker(os.Args[2:])
 		return
+	}
+	if len(os.Args) > 1 && !strings.HasPrefix(os.Args[1], "-") {
+		fmt.Fprintf(os.Stderr, "this binary of tests cannot play %q\n", os.Args[1]) // and must not run the tests again
+		os.Exit(exitUsage)
 	}
 	// The goroutine of package os/signal stays once it is there.
 	signals := make(chan os.Signal, 1)
