@@ -70,7 +70,7 @@ func check(stdout, stderr io.Writer, file string, strict, asJSON bool) error {
 				result.Workers += p.Workers.EffectiveCount()
 			}
 		}
-		cfg.Warnings = append(cfg.Warnings, cfg.MissingDirectories(file)...)
+		cfg.Warnings = append(cfg.Warnings, cfg.HostWarnings(file)...)
 		result.Warnings = checkFaults(cfg.Warnings)
 	}
 	result.OK = len(result.Faults) == 0 && !(strict && len(result.Warnings) > 0)

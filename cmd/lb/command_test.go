@@ -171,7 +171,7 @@ func TestCheck_WarningsFailOnlyWhenStrict(t *testing.T) {
 	}
 }
 
-func TestCheck_WarnsOfMissingDirectories(t *testing.T) {
+func TestCheck_WarnsOfWhatThisHostHasNot(t *testing.T) {
 	file := writeConfig(t, goodConfig+"[log]\noutput = \"/nonexistent/lb.log\"\n")
 	code, stdout, stderr := lb(t, "check", "-f", file)
 	if code != exitDone || !strings.Contains(stdout, ": ok (") || !strings.Contains(stderr, `log.output: warning: there is no directory "/nonexistent" on this host`) {

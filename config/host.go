@@ -1,0 +1,160 @@
+package config
+
+import (
+	"fmt"
+	"math"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/273ebdf9/lb/backends"
+	"github.com/273ebdf9/lb/supervisor"
+)
+
+// HostWarnings warns of what this config needs and this host has not, in the order of the file: directories, and the programs of
+// workers and their limits. It asks the file system and the kernel, which Parse does not. File is the config's name in the warnings.
+func (c *Config) HostWarnings(file string) []Fault {
+	at, _ := locate(string(c.Source))
+	d := decoder{at: at, faulty: map[string]bool{}}
+	d.needDirectory("log.output", c.Log.Output, 0)
+	d.needDirectory("log.access", c.Log.Access, 0)
+	d.needDirectory("admin.state_file", c.Admin.StateFile, 0)
+	d.needDirectory("admin.socket", c.Admin.Socket, 1)
+	for i := range c.Listeners {
+		l := &c.Listeners[i]
+		for j, bind := range l.Bind {
+			if a, err := backends.ParseAddress(bind); err == nil && a.IsUnix() {
+				d.needDirectory(index(join(join("listeners", l.Name), "bind"), j), a.Path, 0)
+			}
+		}
+	}
+	for i := range c.Pools {
+		if p := &c.Pools[i]; p.Workers != nil {
+			d.needForWorkers(join(join("pools", p.Name), "workers"), p.Workers)
+		}
+	}
+	sortFaults(d.warnings)
+	for i := range d.warnings {
+		d.warnings[i].File = file
+	}
+	return d.warnings
+}
+
+// needForWorkers warns of what keeps workers from starting, though lb itself starts without it.
+func (d *decoder) needForWorkers(path string, w *supervisor.Config) {
+	if log := filepath.Dir(w.Log); filepath.IsAbs(w.Log) && !strings.Contains(log, "{") && !isDirectory(log) {
+		d.warn(join(path, "log"), "there is no directory %s on this host, without which what the workers write is lost; make it (mkdir -p), or name another", strconv.Quote(log))
+	}
+	if w.Dir != "" && !isDirectory(w.Dir) {
+		d.warn(join(path, "dir"), "there is no directory %s on this host, without which no worker starts; make it (mkdir -p), or name another", strconv.Quote(w.Dir))
+	}
+	d.needProgram(path, w)
+	if w.RlimitNofile == 0 {
+		return
+	}
+	hard, most, privileged := nofileLimits()
+	if what := beyondNofile(w.RlimitNofile, hard, most, privileged); what != "" {
+		d.warn(join(path, "rlimit_nofile"), "no worker starts with so many: %s", what)
+	}
+}
+
+// needProgram warns of a program that is not where it is looked for.
+func (d *decoder) needProgram(path string, w *supervisor.Config) {
+	const help = "without which no worker starts; put it there, or name another"
+	program, dirs, inEnv := w.Command[0], "", false
+	switch {
+	case strings.Contains(program, "{"):
+	case !strings.Contains(program, "/"):
+		if dirs, inEnv = w.Env["PATH"]; !inEnv {
+			dirs = os.Getenv("PATH")
+		}
+		if strings.Contains(dirs, "{") || inPath(program, dirs) {
+			return
+		}
+		where := "in PATH, as lb check has it"
+		if inEnv {
+			where = "in the PATH of " + join(path, "env")
+		}
+		d.warn(join(path, "command"), "there is no program %s %s (%s), %s, by its path", strconv.Quote(program), where, dirs, help)
+	case !filepath.IsAbs(program) && !filepath.IsAbs(w.Dir): // it depends on where lb is started
+	default:
+		if !filepath.IsAbs(program) {
+			if !isDirectory(w.Dir) { // that has its own warning
+				return
+			}
+			program = filepath.Join(w.Dir, program)
+		}
+		if _, err := exec.LookPath(program); err != nil {
+			d.warn(join(path, "command"), "there is no program %s on this host that may be run, %s", strconv.Quote(program), help)
+		}
+	}
+}
+
+// inPath says whether the program would be found in a PATH as exec.LookPath looks, which takes none that it finds by a
+// relative directory.
+func inPath(program, path string) bool {
+	for _, dir := range filepath.SplitList(path) {
+		if dir == "" {
+			dir = "."
+		}
+		if _, err := exec.LookPath(dir + "/" + program); err == nil {
+			return filepath.IsAbs(dir)
+		}
+	}
+	return false
+}
+
+// nofileLimits are the hard limit of descriptors, the most that the kernel allows anybody, 0 if that is not known, and
+// whether this process may go beyond the hard limit (CAP_SYS_RESOURCE, setrlimit(2)).
+func nofileLimits() (hard, most uint64, privileged bool) {
+	var l unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &l); err != nil {
+		return math.MaxUint64, 0, false
+	}
+	if text, err := os.ReadFile("/proc/sys/fs/nr_open"); err == nil {
+		most, _ = strconv.ParseUint(strings.TrimSpace(string(text)), 10, 64)
+	}
+	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var sets [2]unix.CapUserData // two are written
+	err := unix.Capget(&header, &sets[0])
+	return l.Max, most, err == nil && sets[0].Effective&(1<<unix.CAP_SYS_RESOURCE) != 0
+}
+
+// beyondNofile says why no process can be given n descriptors; "" if it can.
+func beyondNofile(n, hard, most uint64, privileged bool) string {
+	switch {
+	case most > 0 && n > most:
+		return fmt.Sprintf("%d is above %d, the most that this host allows (sysctl fs.nr_open); write less", n, most)
+	case n > hard && !privileged:
+		return fmt.Sprintf("%d is above %d, the hard limit that lb check runs with; raise it for lb (ulimit -Hn, LimitNOFILE= of systemd), or write less", n, hard)
+	}
+	return ""
+}
+
+func isDirectory(path string) bool {
+	info, err := os.Stat(path)
+	return err == nil && info.IsDir()
+}
+
+// needDirectory warns if there is no directory for a file; made is how many of the last directories lb makes itself. What
+// is no absolute path is a word, or an abstract socket.
+func (d *decoder) needDirectory(path, file string, made int) {
+	dir := filepath.Dir(file)
+	if !filepath.IsAbs(file) || strings.Contains(dir, "{") {
+		return
+	}
+	need := dir
+	for range made {
+		need = filepath.Dir(need)
+	}
+	for _, one := range []string{dir, need} {
+		if isDirectory(one) {
+			return
+		}
+	}
+	d.warn(path, "there is no directory %s on this host, without which lb cannot start; make it (mkdir -p), or name another", strconv.Quote(need))
+}
