@@ -241,6 +241,13 @@ one: an event that is not listed for a state changes nothing. A slot without a w
 A slot's next worker starts at once after the first death, then after 1 s, 1.5 s, 2.25 s and so on up to 30 s, each spread by
 a fifth either way. A worker that was up for 30 s makes the slot forget its deaths. From the fifth death in a row on the slot
 is shown as ` + "`failed`" + `; it is tried again at the cap all the same.
+
+## A restart that fails
+
+A worker is replaced once its successor is ready and has lived for a second; until then it goes on. So a restart whose first
+successor fails, the canary of all slots or the one of ` + "`lb restart POOL/SLOT`" + `, has changed nothing, and ` + "`lb rollback`" + ` is refused
+until the next restart: to go further back would take away what works. One that fails later, or that of a slot alone before, leaves
+workers of something else than what last worked for all: ` + "`lb workers`" + ` counts them, and ` + "`lb rollback`" + ` takes back these, and no others.
 `)
 	return b.String()
 }

@@ -383,6 +383,80 @@ func TestRollback_StaysWithWhatWorksAfterAFailedCanary(t *testing.T) {
 	})
 }
 
+func TestRollback_StaysWithWhatWorksAfterASlotThatFailed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, func(c *Config) { c.Count = 3 }, func(slot int, r *Release) behaviour {
+			if slot == 1 && len(r.Command) > 1 && r.Command[1] == "v3" {
+				return behaviour{exitAfter: 10 * time.Millisecond, readyAfter: -1}
+			}
+			return behaviour{}
+		})
+		time.Sleep(time.Second)
+		update := func(version string) {
+			t.Helper()
+			cfg := r.pool.cfg
+			cfg.Command = []string{"app", version}
+			if _, err := r.pool.Update(cfg); err != nil {
+				t.Fatal(err)
+			}
+		}
+		restart := func(slot int) error {
+			o := DefaultRestartOptions()
+			o.Slot = slot
+			return r.pool.Restart(context.Background(), o)
+		}
+		rollback := func() error { return r.pool.Rollback(context.Background(), DefaultRestartOptions()) }
+		want := func(when string, versions ...string) {
+			t.Helper()
+			for i, s := range r.pool.Status().Slots {
+				if got := strings.Join(s.Command[1:], " "); got != versions[i] || s.State != "up" {
+					t.Errorf("%s: slot %d: got %q, %s; want %q, up", when, i, got, s.State, versions[i])
+				}
+			}
+		}
+		update("v2")
+		if err := restart(AllSlots); err != nil {
+			t.Fatal(err)
+		}
+		update("v3")
+		before := r.pids()
+		if err := restart(1); !errors.Is(err, ErrRestart) || !strings.Contains(err.Error(), "after 0 of 1: ") {
+			t.Fatalf("got %v; want the successor to fail", err)
+		}
+		if err := rollback(); !errors.Is(err, ErrNothingDone) || r.pool.Status().CanRollback {
+			t.Errorf("after the slot that failed: got %v, rollback %v; want ErrNothingDone", err, r.pool.Status().CanRollback)
+		}
+		if after := r.pids(); !slices.Equal(after, before) {
+			t.Errorf("got pids %v; want %v to stay", after, before)
+		}
+		// Of one that worked before it there is something to take back.
+		if err := restart(0); err != nil {
+			t.Fatal(err)
+		}
+		if err := restart(1); !errors.Is(err, ErrRestart) {
+			t.Fatalf("got %v; want the successor to fail", err)
+		}
+		want("after both", "v3", "v2", "v2")
+		if err := rollback(); err != nil {
+			t.Errorf("got %v; want the slot that worked taken back", err)
+		}
+		want("after the rollback", "v2", "v2", "v2")
+		// A slot that works again is the end of what failed.
+		if err := restart(1); !errors.Is(err, ErrRestart) {
+			t.Fatalf("got %v; want the successor to fail", err)
+		}
+		update("v2")
+		if err := restart(1); err != nil {
+			t.Fatal(err)
+		}
+		if err := rollback(); err != nil {
+			t.Errorf("after a slot that worked: got %v; want the way back to what was before v2", err)
+		}
+		want("at the end", "", "", "")
+		r.stop()
+	})
+}
+
 func TestRollback_TakesBackWhatAFailedRestartHasReplaced(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t, func(c *Config) { c.Count = 4 }, func(slot int, r *Release) behaviour {

@@ -70,9 +70,9 @@ func (p *Pool) Restart(ctx context.Context, o RestartOptions) error {
 
 // Rollback restarts all slots with the command, environment and directory that last worked before those of now. Where
 // some workers are of others than what last worked for all, after a Restart that failed half-way for example, it takes these
-// back to that, and the others stay. ErrNoPrevious: there is nothing to go back to. ErrNothingDone: the last Restart failed
-// before it had replaced a worker, so that going further back would take away what works. What it came to stays until the
-// next Restart.
+// back to that, and the others stay. ErrNoPrevious: there is nothing to go back to. ErrNothingDone: the last Restart, of all
+// slots or of one, failed before it had replaced a worker, so that going further back would take away what works. What it came
+// to stays until the next Restart.
 func (p *Pool) Rollback(ctx context.Context, o RestartOptions) error {
 	o.Slot = AllSlots
 	return p.rollOut(ctx, o, func() (*Release, []*slot, error) {
@@ -253,7 +253,7 @@ func (p *Pool) endRoll(r *roll, reason string) {
 		return
 	}
 	p.roll = nil
-	if r.options.Slot == AllSlots && r.release == p.wanted && !p.ending {
+	if r.release == p.wanted && !p.ending {
 		p.failed = true
 	}
 	for _, a := range r.flying {
@@ -263,13 +263,13 @@ func (p *Pool) endRoll(r *roll, reason string) {
 	}
 }
 
-// completed notes that a restart of all slots has worked.
+// completed notes that a restart has worked. Only one of all slots says what works for all.
 func (p *Pool) completed(r *roll) {
-	p.roll = nil
+	p.roll, p.failed = nil, false
 	if r.options.Slot != AllSlots {
 		return
 	}
-	p.release, p.failed = r.release, false
+	p.release = r.release
 	for _, s := range p.slots {
 		if s.current == nil { // stopped by hand: the next start is of the new one
 			s.release = r.release

@@ -132,7 +132,7 @@ type Pool struct {
 	release   *Release // what new slots run
 	good      *Release // what last worked, its directory followed
 	previous  *Release // what worked before that
-	failed    bool     // the last restart of all slots to what the config says did not complete
+	failed    bool     // the last restart to what the config says did not complete
 	slots     []*slot
 	workers   []*worker // all that are not gone
 	serial    uint64    // of the last endpoint
