@@ -285,7 +285,7 @@ func (d *daemon) stop(ctx, now context.Context) {
 	fleets := slices.Clone(d.fleets)
 	d.changing.Unlock()
 	defer context.AfterFunc(now, func() { time.AfterFunc(hurried, d.impatient) })()
-	d.service.stopping()
+	d.service.stopping(d.stopsWithin())
 	killed, err := d.proxy.Stop(ctx)
 	if err != nil && !errors.Is(err, proxy.ErrStopped) {
 		d.log.Error("cannot stop cleanly", "error", err)

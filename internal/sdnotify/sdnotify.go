@@ -42,6 +42,8 @@ type Message struct {
 	Errno int
 	// WatchdogInterval is WATCHDOG_USEC=; 0 if there is none.
 	WatchdogInterval time.Duration
+	// Extend is EXTEND_TIMEOUT_USEC=: how much longer what it does now may take; 0 if there is none.
+	Extend time.Duration
 	// Monotonic is MONOTONIC_USEC=, which goes with Reloading: CLOCK_MONOTONIC; 0 if there is none.
 	Monotonic time.Duration
 }
@@ -88,15 +90,18 @@ func (m *Message) set(key, value string) error {
 			return fmt.Errorf("%w: ERRNO=%.40q", ErrGarbage, value)
 		}
 		m.Errno = n
-	case "WATCHDOG_USEC", "MONOTONIC_USEC":
+	case "WATCHDOG_USEC", "MONOTONIC_USEC", "EXTEND_TIMEOUT_USEC":
 		n, err := strconv.ParseInt(value, 10, 64)
 		if err != nil || n < 0 || n > int64(1<<62)/1000 {
 			return fmt.Errorf("%w: %s=%.40q", ErrGarbage, key, value)
 		}
 		d := time.Duration(n) * time.Microsecond
-		if key == "WATCHDOG_USEC" {
+		switch key {
+		case "WATCHDOG_USEC":
 			m.WatchdogInterval = d
-		} else {
+		case "EXTEND_TIMEOUT_USEC":
+			m.Extend = d
+		default:
 			m.Monotonic = d
 		}
 	}
@@ -130,6 +135,7 @@ func (m Message) Format() []byte {
 	flag(m.Reloading, "RELOADING=1")
 	flag(m.Monotonic != 0, "MONOTONIC_USEC="+strconv.FormatInt(m.Monotonic.Microseconds(), 10))
 	flag(m.Stopping, "STOPPING=1")
+	flag(m.Extend != 0, "EXTEND_TIMEOUT_USEC="+strconv.FormatInt(m.Extend.Microseconds(), 10))
 	status, _, _ := strings.Cut(m.Status, "\n")
 	flag(m.HasStatus || status != "", "STATUS="+status)
 	flag(m.Errno != 0, "ERRNO="+strconv.Itoa(m.Errno))

@@ -28,6 +28,7 @@ func TestParse(t *testing.T) {
 	f("READY=1\nSTATUS=serving\nWATCHDOG=1\n", Message{Ready: true, Status: "serving", HasStatus: true, Watchdog: true})
 	f("STOPPING=1\nERRNO=2", Message{Stopping: true, Errno: 2})
 	f("RELOADING=1\nMONOTONIC_USEC=5", Message{Reloading: true, Monotonic: 5 * time.Microsecond})
+	f("STOPPING=1\nEXTEND_TIMEOUT_USEC=7000000", Message{Stopping: true, Extend: 7 * time.Second})
 	f("WATCHDOG=trigger", Message{Trigger: true})
 	f("WATCHDOG_USEC=3000000", Message{WatchdogInterval: 3 * time.Second})
 	f("MAINPID=1\nFDSTORE=1\nFDNAME=x\nX_OWN=a=b\nBARRIER=1", Message{Barrier: true})
@@ -36,7 +37,7 @@ func TestParse(t *testing.T) {
 }
 
 func TestParse_RefusesGarbage(t *testing.T) {
-	for _, text := range []string{"READY", "=1", "READY=1\nrubbish", "A=\x00", "\xff=1", "ERRNO=x", "WATCHDOG_USEC=-1", "WATCHDOG_USEC=99999999999999999999"} {
+	for _, text := range []string{"READY", "=1", "READY=1\nrubbish", "A=\x00", "\xff=1", "ERRNO=x", "WATCHDOG_USEC=-1", "WATCHDOG_USEC=99999999999999999999", "EXTEND_TIMEOUT_USEC=1s"} {
 		if m, err := Parse([]byte(text)); !errors.Is(err, ErrGarbage) || m != (Message{}) {
 			t.Errorf("Parse(%q): got %+v, %v; want ErrGarbage", text, m, err)
 		}
@@ -45,6 +46,7 @@ func TestParse_RefusesGarbage(t *testing.T) {
 
 func FuzzParse(f *testing.F) {
 	f.Add([]byte("READY=1\nSTATUS=x\nWATCHDOG_USEC=12\nERRNO=1"))
+	f.Add([]byte("STOPPING=1\nEXTEND_TIMEOUT_USEC=9"))
 	f.Add([]byte("STATUS=é\nMONOTONIC_USEC=7\nRELOADING=1"))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		m, err := Parse(data)

@@ -103,6 +103,7 @@ func TestSystemd_HearsOfEveryStep(t *testing.T) {
 	}
 	l.signal(t, syscall.SIGTERM)
 	n.wait(t, "STOPPING=1", 1)
+	n.wait(t, "EXTEND_TIMEOUT_USEC=", 1)
 	if code, _ := l.waitExit(t, patience); code != 0 {
 		t.Errorf("exit code: got %d; want 0", code)
 	}
