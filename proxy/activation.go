@@ -1,6 +1,8 @@
 package proxy
 
 import (
+	"errors"
+	"fmt"
 	"net/netip"
 	"slices"
 
@@ -56,6 +58,17 @@ func (p *Proxy) takeActivated(name, bind string, cfg *ListenerConfig) *socket {
 	}
 	s.configure(cfg)
 	return s
+}
+
+// blameActivated says more of err, why bind could not be opened, where the reason is a socket that was handed over under
+// another name than the listener's. The caller holds mu.
+func (p *Proxy) blameActivated(name, bind string, err error) error {
+	i := slices.IndexFunc(p.activated, func(a Activated) bool { return isBoundTo(a.FD, bind) })
+	if i < 0 || !errors.Is(err, unix.EADDRINUSE) {
+		return err
+	}
+	return fmt.Errorf("cannot take the socket %q that the service manager has opened for %q: write FileDescriptorName=%s in its unit: %w",
+		p.activated[i].Name, bind, name, unix.EADDRINUSE)
 }
 
 // isBoundTo says whether a socket is bound to the address, as the config writes it.

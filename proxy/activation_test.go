@@ -1,7 +1,9 @@
 package proxy_test
 
 import (
+	"errors"
 	"net"
+	"strings"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -50,5 +52,16 @@ func TestListener_TakesTheActivatedSocketOfItsNameAndAddress(t *testing.T) {
 	receive(t, queued, "x")
 	if left := r.proxy.DropActivated(); len(left) != 2 || left[0].Name != "nobody" || left[1].Name != "web" {
 		t.Errorf("left over: got %v; want the ones of another name and of another address", left)
+	}
+}
+
+func TestListener_SaysThatAnActivatedSocketHasAnotherName(t *testing.T) {
+	r := newRig(t, nil, serve(t, unixSocket, echo).address)
+	fd, addr := activate(t)
+	r.proxy.Activate([]proxy.Activated{{Name: "lb.socket", FD: fd}})
+	defer r.proxy.DropActivated()
+	_, err := r.proxy.Prepare([]proxy.ListenerSpec{r.spec("web", addr)})
+	if !errors.Is(err, unix.EADDRINUSE) || !strings.Contains(err.Error(), `"lb.socket"`) || !strings.Contains(err.Error(), "FileDescriptorName=web") {
+		t.Errorf("Prepare: got %v; want EADDRINUSE, the name of the socket, and the one that it needs", err)
 	}
 }

@@ -92,6 +92,7 @@ func (t *Transition) add(spec *ListenerSpec, kept map[*socket]bool) error {
 		}
 		if s == nil {
 			if s, err = openSocket(bind, &spec.Config); err != nil {
+				err = t.p.blameActivated(spec.Name, bind, err)
 				return fmt.Errorf("cannot open listener %q: %w", spec.Name, err)
 			}
 		}
