@@ -231,6 +231,12 @@ func startTime(pid int) (uint64, error) {
 	return strconv.ParseUint(fields[19], 10, 64)
 }
 
+// hidesOthers says whether /proc hides the processes of other users from lb: whether the host's first process is not there.
+func hidesOthers() bool {
+	_, err := startTime(1)
+	return err != nil
+}
+
 // stopSignal is the signal of that name.
 func stopSignal(name string) unix.Signal {
 	sig := unix.SignalNum("SIG" + name)

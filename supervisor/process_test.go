@@ -552,6 +552,34 @@ func TestOrphans_AreAdoptedWithTheirSockets(t *testing.T) {
 	}
 }
 
+// The boot is unknown where /proc has no more than processes, and the next lb may see more of it, or less.
+func TestOrphans_AreAdoptedWhereTheBootIsUnknown(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "run")
+	pids := front(t, path)
+	file := filepath.Join(path, "app.json")
+	text, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	blind := strings.Replace(string(text), `"boot":"`+bootID()+`"`, `"boot":""`, 1)
+	if err := os.WriteFile(file, []byte(blind), 0o600); err != nil || blind == string(text) {
+		t.Fatal(err, blind)
+	}
+	dir, err := OpenDir(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer dir.Close()
+	s := start(t, dir, workerConfig())
+	s.until("adopted", allUp)
+	for i, slot := range s.pool.Status().Slots {
+		if slot.PID != pids[i] {
+			t.Errorf("slot %d: got pid %d; want %d", i, slot.PID, pids[i])
+		}
+	}
+	s.stop()
+}
+
 func TestOrphans_AreStoppedIfWanted(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "run")
 	pids := front(t, path, "deaf")

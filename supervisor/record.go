@@ -116,7 +116,7 @@ func (p *Pool) readRecord() *record {
 		return nil
 	}
 	rec, err := parseRecord(text)
-	if err != nil || rec.Boot != p.boot {
+	if err != nil || rec.Boot != "" && p.boot != "" && rec.Boot != p.boot { // unknown: the start times tell
 		return nil
 	}
 	return rec
@@ -143,7 +143,7 @@ func parseRecord(text []byte) (*record, error) {
 	return &rec, nil
 }
 
-// bootID tells one boot of the host from another.
+// bootID tells one boot of the host from another; "" where /proc has no more than processes (subset=pid of proc(5)).
 func bootID() string {
 	text, _ := os.ReadFile("/proc/sys/kernel/random/boot_id")
 	return strings.TrimSpace(string(text))

@@ -277,8 +277,9 @@ func openProcess(ps *processState) int {
 	if err != nil {
 		return -1
 	}
-	// Looked at once the pidfd is held: from here on the pid cannot become another's unnoticed.
-	if start, err := startTime(ps.PID); err != nil || start != ps.Start {
+	// Looked at once the pidfd is held: from here on the pid cannot become another's unnoticed. Where /proc does not show it
+	// (hidesOthers), the milliseconds since the freeze are too few for that.
+	if start, err := startTime(ps.PID); err == nil && start != ps.Start {
 		unix.Close(pidfd)
 		return -1
 	}
