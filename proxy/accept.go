@@ -106,20 +106,21 @@ func (l *loop) acceptOne(a *acceptor) bool {
 		return false
 	}
 	fd, errno := accept(a.fd, &l.rsa)
-	if errno != 0 {
-		l.p.sessions.Add(-1)
-	}
 	switch errno {
 	case 0:
 	case unix.EAGAIN:
+		l.p.sessions.Add(-1)
 		return false
 	case unix.ECONNABORTED, unix.EPROTO, unix.ENETDOWN, unix.ENOPROTOOPT, unix.EHOSTDOWN, unix.ENONET,
 		unix.EHOSTUNREACH, unix.EOPNOTSUPP, unix.ENETUNREACH, unix.EPERM:
+		l.p.sessions.Add(-1)
 		return true // this one's fault, not the listener's (accept(2))
 	default:
-		l.p.acceptFailed(a, errno)
-		l.pauseAccepts(false)
-		return false
+		if fd = l.p.acceptFailed(a, errno, &l.rsa); fd < 0 {
+			l.p.sessions.Add(-1)
+			l.pauseAccepts(false)
+			return false
+		}
 	}
 	c := accepted{fd: fd, unix: l.rsa.Addr.Family == unix.AF_UNIX, client: peerAddr(&l.rsa), listener: a.ln}
 	a.ln.active.Add(1)

@@ -247,27 +247,34 @@ func (p *Proxy) limitReached() {
 }
 
 // acceptFailed handles accept(2) without descriptors or memory. With the reserve descriptor it takes one client and
-// closes it, so that this one hears at once that it has to try again; the others wait in the kernel's queue.
-func (p *Proxy) acceptFailed(a *acceptor, errno unix.Errno) {
+// closes it, so that this one hears at once that it has to try again; the others wait in the kernel's queue. It gives
+// the client, with its address in rsa, if there are descriptors again; else -1.
+func (p *Proxy) acceptFailed(a *acceptor, errno unix.Errno, rsa *unix.RawSockaddrAny) (client int32) {
 	p.Stats.AcceptErrors.Add(1)
 	if p.OnAcceptError != nil {
 		p.OnAcceptError(a.ln, fmt.Errorf("cannot accept on listener %q: %w; raise RLIMIT_NOFILE or lower proxy.max_sessions", a.ln.Name, errno))
 	}
 	if errno != unix.EMFILE && errno != unix.ENFILE {
-		return
+		return -1
 	}
 	fd := p.reserve.Swap(-1)
 	if fd < 0 {
-		return // another loop is using it
+		return -1 // another loop is using it
 	}
 	closeFD(fd)
-	var rsa unix.RawSockaddrAny
-	if c, errno := accept(a.fd, &rsa); errno == 0 {
-		resetOnClose(c)
-		closeFD(c)
-		p.Stats.ShedClients.Add(1)
-	}
+	c, errno := accept(a.fd, rsa)
 	p.restoreReserve()
+	if errno != 0 {
+		return -1
+	}
+	if p.reserve.Load() >= 0 {
+		return c
+	}
+	resetOnClose(c)
+	closeFD(c)
+	p.Stats.ShedClients.Add(1)
+	p.restoreReserve()
+	return -1
 }
 
 // restoreReserve opens the reserve descriptor where it was used. Another loop may have taken its place meanwhile; then
