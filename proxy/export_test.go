@@ -94,8 +94,7 @@ func (p *Proxy) Abandon() {
 	p.Thaw()
 	p.running.Wait()
 	for _, l := range p.loops {
-		closeFD(l.epfd)
-		closeFD(l.wakefd)
+		l.closeFDs()
 	}
 	closeFD(p.reserve.Load())
 }

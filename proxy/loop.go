@@ -17,10 +17,6 @@ const (
 	// reads, which doubles the wake-ups (measured: 34 against 29 µs a request).
 	sessionEvents = unix.EPOLLIN | unix.EPOLLPRI | unix.EPOLLRDHUP | unix.EPOLLET
 
-	// longestRawWait is how long a loop waits with its processor in hand before it blocks through the scheduler. It is
-	// longer than a scheduler tick, so that its timer is hardly ever the one the hardware is set to.
-	longestRawWait = 10 // ms
-
 	// countEvery is how often bytes of running sessions are added to the shared counters.
 	countEvery = time.Second
 )
@@ -39,6 +35,7 @@ type loop struct {
 	epfd    int32
 	wakefd  int32 // eventfd: there is something in the inbox
 	events  []unix.EpollEvent
+	rest    rest
 	scratch []byte
 	now     time.Duration // since the proxy's epoch, read once a round
 	table   table
@@ -110,11 +107,23 @@ func newLoop(p *Proxy, id int) (*loop, error) {
 	}
 	l.grant = l.postGrant
 	if e := epollCtl(l.epfd, unix.EPOLL_CTL_ADD, l.wakefd, unix.EPOLLIN|unix.EPOLLET, token{id: inboxID}); e != 0 {
-		unix.Close(epfd)
-		unix.Close(wakefd)
+		l.closeFDs()
 		return nil, e
 	}
+	if err := l.openRest(); err != nil {
+		l.closeFDs()
+		return nil, err
+	}
 	return l, nil
+}
+
+// closeFDs closes what newLoop opened. The loop has ended, and nobody posts to it any more.
+func (l *loop) closeFDs() {
+	closeFD(l.epfd)
+	closeFD(l.wakefd)
+	if l.rest.park != nil {
+		l.rest.park.Close()
+	}
 }
 
 // post puts m into the loop's inbox and wakes it. Safe for concurrent use.
@@ -147,6 +156,7 @@ func (l *loop) run() {
 	for !l.quit {
 		n := l.wait()
 		l.now = l.p.since()
+		l.rest.note(l.now, n)
 		for i := range n {
 			l.dispatch(&l.events[i])
 		}
@@ -172,47 +182,6 @@ func (l *loop) run() {
 		}
 	}
 	l.pipes.close(&l.p.Stats)
-}
-
-// wait gives the number of events. It returns with none when a timer is due.
-//
-// A loop that is about to sleep first lets others run (sched_yield(2)): the clients and backends it has just fed answer
-// meanwhile, and their answers are taken in one round instead of one sleep and wake-up each. Then it waits for up to
-// longestRawWait in a raw system call, which keeps the processor (the Go scheduler's P) with this thread: handing it
-// away and back at each short sleep of a busy loop costs a futex storm. Only when nothing came does it block through
-// the scheduler, so that an idle process really sleeps. docs/decisions.md has the measurements.
-func (l *loop) wait() int {
-	if n := epollWait(l.epfd, l.events, 0); n > 0 || len(l.ready) > 0 {
-		return n
-	}
-	timeout := l.untilDue()
-	if timeout == 0 {
-		return 0
-	}
-	schedYield()
-	raw := longestRawWait
-	if timeout > 0 && timeout < raw {
-		raw = timeout
-	}
-	if n := epollWait(l.epfd, l.events, raw); n > 0 || raw == timeout {
-		return n
-	}
-	return epollWaitBlocking(l.epfd, l.events, timeout)
-}
-
-// untilDue is how many ms the loop may sleep before a timer, the counters or a pause want it; -1 is without end.
-func (l *loop) untilDue() int {
-	due := l.wheel.due()
-	if len(l.dirty) > 0 {
-		due = min(due, l.countAt)
-	}
-	if l.resumeAt != 0 {
-		due = min(due, l.resumeAt)
-	}
-	if due == never {
-		return -1
-	}
-	return int((max(due-l.now, 0) + time.Millisecond - 1) / time.Millisecond)
 }
 
 // dispatch handles one event.

@@ -91,8 +91,7 @@ func New(cfg Config) (*Proxy, error) {
 		l, err := newLoop(p, i)
 		if err != nil {
 			for _, l := range p.loops {
-				closeFD(l.epfd)
-				closeFD(l.wakefd)
+				l.closeFDs()
 			}
 			return nil, fmt.Errorf("cannot make event loop %d: %w", i, err)
 		}
@@ -146,7 +145,8 @@ func (p *Proxy) Listeners() []*Listener {
 	return slices.Clone(p.listeners)
 }
 
-// Start starts the loops.
+// Start starts the loops. GOMAXPROCS must be above their number by then: a loop that waits may keep its processor, and the rest
+// of the program needs one (rest).
 func (p *Proxy) Start() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -205,8 +205,7 @@ func (p *Proxy) Stop(ctx context.Context) (killed int64, err error) {
 	for _, l := range p.loops {
 		l.returnGrants()
 		// Not by the loop itself: it may end before post has written to wakefd.
-		closeFD(l.epfd)
-		closeFD(l.wakefd)
+		l.closeFDs()
 	}
 	if fd := p.reserve.Load(); fd >= 0 {
 		closeFD(fd)

@@ -372,6 +372,81 @@ func (w *countingWriter) Write(p []byte) (int, error) {
 }
 
 // A session that never sends a byte is a session too, and is released.
+// When one session makes its loop busy, the sessions of other loops, which sleep between their words, get theirs through as
+// ever.
+func TestRelay_BusyLoopKeepsNobodyWaiting(t *testing.T) {
+	address := socketPath(tempDir(t), "w1.sock")
+	backend := startManual(t, address)
+	l := startLB(t, onePool(t, address))
+	type pair struct{ client, backend net.Conn }
+	open := func() pair {
+		client, b := backend.session(t, l.addr())
+		return pair{client, b}
+	}
+	echo := func(p pair) error {
+		word := []byte("ping")
+		for _, way := range [][2]net.Conn{{p.client, p.backend}, {p.backend, p.client}} {
+			if _, err := way[0].Write(word); err != nil {
+				return err
+			}
+			if _, err := io.ReadFull(way[1], word); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	busy := open()
+	var quiet []pair
+	for range 8 { // some on each loop
+		quiet = append(quiet, open())
+	}
+	const rounds = 8
+	slow := 0
+	for round := range rounds {
+		time.Sleep(200 * time.Millisecond) // the loop becomes idle
+		working, stop, stopped := make(chan struct{}), make(chan struct{}), make(chan error, 1)
+		go func() {
+			for i := 0; ; i++ {
+				if i == 100 {
+					close(working) // the loop is busy
+				}
+				select {
+				case <-stop:
+					stopped <- nil
+					return
+				case <-time.After(time.Millisecond):
+				}
+				if err := echo(busy); err != nil {
+					stopped <- err
+					return
+				}
+			}
+		}()
+		select {
+		case <-working:
+		case err := <-stopped:
+			t.Fatal("the busy session: ", err)
+		}
+		start := time.Now()
+		for i, p := range quiet {
+			if err := echo(p); err != nil {
+				t.Fatalf("round %d, quiet session %d: %v", round, i, err)
+			}
+		}
+		if took := time.Since(start); took > 250*time.Millisecond {
+			t.Logf("round %d: a word of each quiet session took %v", round, took)
+			slow++
+		}
+		close(stop)
+		if err := <-stopped; err != nil {
+			t.Fatal("the busy session: ", err)
+		}
+	}
+	if slow > rounds/4 { // a machine may be busy with something else for a moment
+		t.Errorf("in %d of %d rounds a word of each quiet session took more than 250ms beside a busy one", slow, rounds)
+	}
+}
+
 func TestRelay_ConnectionsWithoutAByteAreReleased(t *testing.T) {
 	address := socketPath(tempDir(t), "b.sock")
 	h := startHolder(t, address)

@@ -1,0 +1,182 @@
+package proxy
+
+// Hot path: how a loop waits. `make bench` holds what it costs at full load; docs/decisions.md has the figures for that
+// and for low rates.
+
+import (
+	"os"
+	"runtime"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+const (
+	// A loop whose events are on average less than busyGap apart is busy, until they are more than idleGap apart, or none
+	// has come for idleAfter.
+	busyGap   = 20 * time.Millisecond
+	idleGap   = 40 * time.Millisecond
+	idleAfter = 100 * time.Millisecond
+
+	// longestGap is what a longer gap counts as, so that a loop that has slept for an hour is busy again after some
+	// thirty events.
+	longestGap = time.Second
+
+	// yieldEvery is how often a busy loop goes through the scheduler.
+	yieldEvery = 100 * time.Millisecond
+)
+
+// rest is how a loop waits when there is nothing to do.
+//
+// A busy loop waits in a raw system call, which keeps the processor (the Go scheduler's P) with its thread: to hand it
+// away and back at each short sleep costs a futex storm. An idle loop hands its processor over at once, as a goroutine does
+// that waits for the network: it parks in the runtime's netpoller, and when all do, the runtime's monitor thread (sysmon)
+// sleeps as well. A processor that is held by somebody who sleeps, or left behind in a blocking system call, has it look every
+// 20 µs for a millisecond, and a hundred times a second from then on, which is several times what lb itself costs at a
+// hundred requests a second.
+//
+// The netpoller would be woken by every event of an epoll set that it watches, also while the loop takes them itself. So
+// it watches a set of its own (epoll(7): a set can be in another), which has the loop's in it only while the loop is idle.
+//
+// The thread that takes a goroutine out of the netpoller runs it, and nobody may be left there, as the monitor, which would
+// look after 10 ms, sleeps: then all other goroutines that wait for the network, idle loops too, would wait until the busy
+// loop stops being busy. So a loop goes through the scheduler when it becomes busy, and every yieldEvery: Gosched has it
+// start a thread that finds nothing else to do than to wait in the netpoller. There is a processor for it, as GOMAXPROCS is
+// above the number of loops (Proxy.Start's caller sees to that).
+type rest struct {
+	gap     time.Duration // between rounds with events, on average
+	last    time.Duration // when the last one was
+	idle    bool
+	yieldAt time.Duration // when a busy loop has to go through the scheduler
+
+	parkFD int32    // the set that the netpoller watches
+	park   *os.File // the same
+	conn   syscall.RawConn
+	linked bool // the loop's set is in it
+	timed  bool // it has a deadline
+	look   func(fd uintptr) bool
+	found  int // by look
+}
+
+// openRest makes the rest of l.
+func (l *loop) openRest() error {
+	fd, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
+	if err != nil {
+		return err
+	}
+	if err := unix.SetNonblock(fd, true); err != nil { // else os.NewFile leaves it to blocking calls
+		unix.Close(fd)
+		return err
+	}
+	r := &l.rest
+	r.parkFD = int32(fd)
+	r.park = os.NewFile(uintptr(fd), "park")
+	err = r.park.SetReadDeadline(time.Time{}) // refused where the netpoller does not watch it
+	if err == nil {
+		r.conn, err = r.park.SyscallConn()
+	}
+	if err != nil {
+		r.park.Close()
+		return err
+	}
+	r.gap, r.idle = longestGap, true
+	r.look = func(uintptr) bool {
+		r.found = epollWait(l.epfd, l.events, 0)
+		return r.found > 0
+	}
+	return nil
+}
+
+// note takes in that a wait has ended at now with n events.
+func (r *rest) note(now time.Duration, n int) {
+	gap := now - r.last
+	if n == 0 {
+		r.idle = r.idle || gap > idleAfter
+		return
+	}
+	r.last = now
+	r.gap += (min(gap, longestGap) - r.gap) / 8
+	switch {
+	case r.gap < busyGap:
+		r.idle = false
+	case r.gap > idleGap:
+		r.idle = true
+	}
+}
+
+// wait gives the number of events. It may return with none at any time, and does when a timer is due.
+//
+// A loop that is about to sleep first lets others run (sched_yield(2)): the clients and backends it has just fed answer
+// meanwhile, and their answers are taken in one round instead of one sleep and wake-up each.
+func (l *loop) wait() int {
+	r := &l.rest
+	if r.idle != r.linked {
+		l.link(r.idle)
+	}
+	if !r.idle && l.now >= r.yieldAt {
+		r.yieldAt = l.now + yieldEvery
+		runtime.Gosched()
+	}
+	if n := epollWait(l.epfd, l.events, 0); n > 0 || len(l.ready) > 0 {
+		return n
+	}
+	timeout := l.untilDue()
+	if timeout == 0 {
+		return 0
+	}
+	schedYield()
+	switch {
+	case r.linked:
+		return l.parkFor(timeout)
+	case r.idle:
+		return epollWaitBlocking(l.epfd, l.events, timeout)
+	}
+	most := int(idleAfter / time.Millisecond)
+	if timeout > 0 {
+		most = min(most, timeout)
+	}
+	return epollWait(l.epfd, l.events, most)
+}
+
+// link puts the loop's set into the one that the netpoller watches, or takes it out. It stays out where the kernel has no
+// memory or no watch (epoll(7), max_user_watches) left; then an idle loop waits in a blocking system call.
+func (l *loop) link(in bool) {
+	op := unix.EPOLL_CTL_DEL
+	if in {
+		op = unix.EPOLL_CTL_ADD
+	}
+	e := epollCtl(l.rest.parkFD, op, l.epfd, unix.EPOLLIN, token{})
+	l.rest.linked = in && e == 0
+	l.rest.yieldAt = 0
+}
+
+// parkFor waits through the netpoller for timeout ms, or without end if it is -1.
+func (l *loop) parkFor(timeout int) int {
+	r := &l.rest
+	if timeout > 0 || r.timed {
+		var at time.Time
+		if r.timed = timeout > 0; r.timed {
+			at = time.Now().Add(time.Duration(timeout) * time.Millisecond)
+		}
+		r.park.SetReadDeadline(at)
+	}
+	r.found = 0
+	r.conn.Read(r.look) // an error is that of the deadline
+	return r.found
+}
+
+// untilDue is how many ms the loop may sleep before a timer, the counters or a pause want it; -1 is without end.
+func (l *loop) untilDue() int {
+	due := l.wheel.due()
+	if len(l.dirty) > 0 {
+		due = min(due, l.countAt)
+	}
+	if l.resumeAt != 0 {
+		due = min(due, l.resumeAt)
+	}
+	if due == never {
+		return -1
+	}
+	return int((max(due-l.now, 0) + time.Millisecond - 1) / time.Millisecond)
+}
