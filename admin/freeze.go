@@ -98,7 +98,7 @@ const (
 // go on listening. Who follows events or logs is sent away at once, an idle connection is closed, and the requests under
 // way may finish until ctx is done; then they are cut, which is no error. A connection that was given away with
 // Caller.Hand is not the server's any more. When Freeze returns, Serve has returned, and no goroutine of the server runs
-// but the Running ones.
+// but the Running ones. State is as it is then; it goes on as long as somebody publishes, see Server.State.
 //
 // What follows is an exec, or Thaw and another Serve, or Close. After an error the server is as before.
 func (s *Server) Freeze(ctx context.Context) (*Frozen, error) {
@@ -134,7 +134,7 @@ func (s *Server) Freeze(ctx context.Context) (*Frozen, error) {
 		})
 	}
 	ending.Wait()
-	f.State = s.state()
+	f.State = s.State()
 	return f, nil
 }
 
@@ -294,8 +294,9 @@ func (c *connSet) closeSilent() {
 	}
 }
 
-// state is what the server counts and remembers.
-func (s *Server) state() State {
+// State is what the server counts and remembers now. While the server is frozen others may still publish; who waits for
+// them to come to rest takes it afterwards. Safe for concurrent use.
+func (s *Server) State() State {
 	st := State{Refused: map[string]uint64{}, Events: s.Events(), Lines: map[string]SavedLines{}, Samples: s.rates.save()}
 	for i := range s.refused {
 		st.Refused[refusalNames[i]] = s.refused[i].Load()

@@ -362,6 +362,7 @@ func (u *upgrading) writeDown(l *live, frozen *proxy.Frozen) {
 	v := d.view.Load()
 	l.frozen = *frozen
 	l.head = u.head()
+	l.admin.State = d.admin.State() // what workers wrote, and what was told, since the control API is at rest
 	l.head.FrozenAt = u.frozenAt
 	l.head.Epoch, l.head.Counts = frozen.Epoch, frozen.Counts
 	pools := slices.Clone(v.pools)
