@@ -78,7 +78,8 @@ type adopted struct {
 	live     *live
 	plan     *plan
 	sessions int
-	files    []*os.File // of workers, which have copies now; to be closed
+	closing  []*backends.Backend // whose sessions are to be closed
+	files    []*os.File          // of workers, which have copies now; to be closed
 }
 
 // build makes all that the live state says. A panic is an error.
@@ -277,6 +278,9 @@ func (a *adopted) restore() error {
 	for _, n := range l.head.SessionBackends {
 		l.frozen.Backends = append(l.frozen.Backends, all[n[0]][n[1]])
 	}
+	for _, n := range l.head.Closing {
+		a.closing = append(a.closing, all[n[0]][n[1]])
+	}
 	return nil
 }
 
@@ -321,6 +325,9 @@ func (a *adopted) serve(h *upgrade.Handover) *daemon {
 	standstill := monotonic() - l.head.FrozenAt
 	if failed == "" {
 		d.standstill = standstill
+	}
+	for _, b := range a.closing {
+		d.closing.begin(b)
 	}
 	a.plan.begin()
 	for _, f := range d.fleets {

@@ -65,7 +65,7 @@ type daemon struct {
 	background context.Context // over when the probes and look-ups shall end
 	cancel     context.CancelFunc
 	running    sync.WaitGroup // checkers, resolver, removed pools, admin server, service
-	closing    sync.WaitGroup // those that close the sessions of a backend
+	closing    closing        // sessions of backends that went down
 }
 
 // view is what runs at one moment. It is never changed in place: loops and requests read it while it is replaced.
@@ -114,6 +114,7 @@ func newDaemon(path string, cfg *config.Config, inherited admin.Frozen) (_ *daem
 		d.log.Warn("session limit reached: newcomers wait until sessions end; raise RLIMIT_NOFILE or proxy.max_sessions", "max_sessions", n)
 	}
 	d.proxy = px
+	d.closing.proxy, d.closing.log = px, d.log
 	d.admin, err = admin.NewServerFrom(cfg.Admin, d.sources(), inherited)
 	if err != nil {
 		return nil, err
@@ -238,11 +239,7 @@ func (d *daemon) backendChanged(pool *backends.Pool, c backends.Change) {
 			w.AdminChanged(b)
 		}
 	case c.Field == "health" && c.To == "down" && !word && cfg != nil && cfg.Health.OnDown == "close":
-		d.closing.Go(func() { // for it waits for the loops
-			if n := d.proxy.CloseBackend(b); n > 0 {
-				d.log.Info("closed the sessions of a backend that went down (on_down)", "backend", c.Pool+"/"+c.Backend, "sessions", n)
-			}
-		})
+		d.closing.begin(b)
 	}
 }
 
@@ -298,7 +295,7 @@ func (d *daemon) stop(ctx, now context.Context) {
 	d.cancel()
 	d.admin.Close(canceled())
 	d.running.Wait()
-	d.closing.Wait()
+	d.closing.wait()
 	if d.runDir != nil {
 		d.runDir.Close()
 	}

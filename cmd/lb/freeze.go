@@ -262,7 +262,7 @@ func (u *upgrading) run() error {
 		undo()
 		return err
 	}
-	d.closing.Wait()
+	d.closing.wait() // as far as the loops find no other backend to be down
 	u.flushLogs()
 	gc := debug.SetGCPercent(-1) // none while sessions wait
 	thaw = append(thaw, func() { debug.SetGCPercent(gc) })
@@ -399,6 +399,11 @@ func (u *upgrading) writeDown(l *live, frozen *proxy.Frozen) {
 	}
 	for _, b := range frozen.Backends {
 		l.head.SessionBackends = append(l.head.SessionBackends, places[b])
+	}
+	for _, b := range d.closing.open() {
+		if place, ok := places[b]; ok { // else it has no sessions
+			l.head.Closing = append(l.head.Closing, place)
+		}
 	}
 }
 

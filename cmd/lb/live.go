@@ -71,6 +71,7 @@ type liveHead struct {
 	Counts          proxy.SavedCounts `json:"counts"`
 	SessionPools    []int             `json:"session_pools,omitempty"`    // the numbers of proxy.Frozen.Pools among the pools
 	SessionBackends [][2]int          `json:"session_backends,omitempty"` // and those of its Backends: pool, and place in it
+	Closing         [][2]int          `json:"closing,omitempty"`          // those backends whose sessions are to be closed (on_down)
 
 	Lock     int           `json:"lock"`   // the descriptor of the run-time directory's; -1: there is none
 	Caller   int           `json:"caller"` // of the connection that waits for the outcome; -1: there is none
@@ -196,7 +197,7 @@ func (l *live) check() error {
 			return fmt.Errorf("%w: pool %d of sessions", state.ErrDamaged, n)
 		}
 	}
-	for _, b := range l.head.SessionBackends {
+	for _, b := range slices.Concat(l.head.SessionBackends, l.head.Closing) {
 		if b[0] < 0 || b[0] >= len(l.pools) || b[1] < 0 || b[1] >= len(l.pools[b[0]].Backends) {
 			return fmt.Errorf("%w: backend %v of sessions", state.ErrDamaged, b)
 		}

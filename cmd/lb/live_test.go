@@ -17,7 +17,7 @@ import (
 func sampleLive() *live {
 	l := &live{head: liveHead{
 		Format: liveFormat, Version: "1", Path: "/etc/lb/lb.toml", Config: "x", Lock: -1, Caller: 7,
-		SessionPools: []int{0}, SessionBackends: [][2]int{{0, 0}},
+		SessionPools: []int{0}, SessionBackends: [][2]int{{0, 0}}, Closing: [][2]int{{0, 0}},
 	}}
 	l.pools = []livePool{{SavedPool: backends.SavedPool{Name: "app", Backends: []backends.SavedBackend{{Name: "w1"}}}}}
 	l.fleets = []liveFleet{{Pool: "app", State: []byte(`{}`), Files: map[string]int{"app/notify": 9}}}
@@ -74,6 +74,7 @@ func TestLive_NumbersThatLeadNowhereAreAnError(t *testing.T) {
 		"negative pool": func(l *live) { l.head.SessionPools[0] = -1 },
 		"backend":       func(l *live) { l.head.SessionBackends[0][1] = 1 },
 		"its pool":      func(l *live) { l.head.SessionBackends[0][0] = 1 },
+		"to be closed":  func(l *live) { l.head.Closing[0][1] = 1 },
 		"format":        func(l *live) { l.head.Format++ },
 		"sockets":       func(l *live) { l.admin.FDs = []int{3} },
 	} {
