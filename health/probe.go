@@ -180,9 +180,19 @@ func isTimeout(err error) bool {
 		errors.As(err, &timeout) && timeout.Timeout()
 }
 
-// sendExpect sends p.send and reads until the reply has p.expect or cannot have it any more.
+// ask sends p.send, if any. On a Unix socket even a write of nothing fails with EPIPE once the other side has said all that it
+// has to say, and closed.
+func (p *plan) ask(conn net.Conn) error {
+	if len(p.send) == 0 {
+		return nil
+	}
+	_, err := conn.Write(p.send)
+	return err
+}
+
+// sendExpect sends p.send, if any, and reads until the reply has p.expect or cannot have it any more.
 func (p *plan) sendExpect(conn net.Conn) result {
-	if _, err := conn.Write(p.send); err != nil {
+	if err := p.ask(conn); err != nil {
 		return p.exchangeFault(err, p.expect.String(), nil)
 	}
 	reply := make([]byte, 0, maxReply)
@@ -269,7 +279,7 @@ func (p *plan) httpStatus(conn net.Conn, host string) result {
 // number.
 func (p *plan) askAgent(conn net.Conn) result {
 	const want = "a whole line from the agent"
-	if _, err := conn.Write(p.send); err != nil {
+	if err := p.ask(conn); err != nil {
 		return p.exchangeFault(err, want, nil)
 	}
 	line := make([]byte, 0, maxLine)

@@ -324,6 +324,50 @@ func TestProbe_Agent(t *testing.T) {
 	wantResult(t, got, Failure, `expected a whole line from the agent, got "maxconn:10"`) // it may have been 100
 }
 
+// TestProbe_WhoSpeaksFirstMayHaveClosedAlready: an agent, or a server with a banner, that does not wait for anything.
+func TestProbe_WhoSpeaksFirstMayHaveClosedAlready(t *testing.T) {
+	here, there := unixPair(t)
+	if _, err := there.Write([]byte("up 50%\n")); err != nil {
+		t.Fatal(err)
+	}
+	there.Close()
+	agent := exact(func(c *Config) { c.Type = typeAgent })
+	p, err := agent.plan()
+	if err != nil {
+		t.Fatal(err)
+	}
+	wantResult(t, p.askAgent(here), Success, "agent says up 50%")
+
+	here, there = unixPair(t)
+	if _, err := there.Write([]byte("220 ready\r\n")); err != nil {
+		t.Fatal(err)
+	}
+	there.Close()
+	banner := exact(func(c *Config) { c.Type, c.Expect = typeSendExpect, "220 " })
+	if p, err = banner.plan(); err != nil {
+		t.Fatal(err)
+	}
+	wantResult(t, p.sendExpect(here), Success, `got "220 "`)
+}
+
+// unixPair gives both ends of a connection.
+func unixPair(t *testing.T) (here, there net.Conn) {
+	t.Helper()
+	l, err := net.Listen("unix", filepath.Join(t.TempDir(), "s"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	if here, err = net.Dial("unix", l.Addr().String()); err == nil {
+		there, err = l.Accept()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { here.Close(); there.Close() })
+	return here, there
+}
+
 func TestProbe_OtherAddressOrPort(t *testing.T) {
 	open := says(t, false, "")
 	_, port, err := net.SplitHostPort(open)
