@@ -138,7 +138,19 @@ type unreachableError struct {
 }
 
 func (e *unreachableError) Error() string {
+	if e.ended() {
+		return fmt.Sprintf("lb at %q has ended the connection before its answer: it stops, or has been upgraded", e.socket)
+	}
 	return fmt.Sprintf("cannot reach lb at %q: %s", e.socket, e.advice())
+}
+
+// ended says whether lb was there, and is gone before it has answered.
+func (e *unreachableError) ended() bool {
+	var op *net.OpError
+	if errors.As(e.cause, &op) && op.Op == "dial" {
+		return false
+	}
+	return errors.Is(e.cause, io.EOF) || errors.Is(e.cause, io.ErrUnexpectedEOF) || errors.Is(e.cause, syscall.ECONNRESET) || errors.Is(e.cause, syscall.EPIPE)
 }
 
 func (e *unreachableError) Unwrap() []error { return []error{ErrUnreachable, e.cause} }

@@ -12,8 +12,8 @@ import (
 	"time"
 )
 
-// ErrStreamEnded: lb ended a stream of events, as it does when it stops and when it is upgraded.
-var ErrStreamEnded = errors.New("admin: lb has ended the stream of events: it stops, or has been upgraded")
+// ErrStreamEnded: lb ended a stream of events or of workers' lines, as it does when it stops and when it is upgraded.
+var ErrStreamEnded = errors.New("admin: lb has ended the stream: it stops, or has been upgraded")
 
 func poolPath(pool string) string { return "/v1/pools/" + url.PathEscape(pool) }
 

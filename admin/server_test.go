@@ -464,10 +464,24 @@ func TestClient_ErrorsSayWhatToDo(t *testing.T) {
 	startHolder(t, dead).end()
 	silent := socketPath(t)
 	startHolder(t, silent)
+	gone := socketPath(t)
+	leaver, err := net.Listen("unix", gone)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer leaver.Close()
+	go func() {
+		conn, err := leaver.Accept()
+		if err == nil {
+			conn.Read(make([]byte, 1<<10)) // the whole request
+			conn.Close()
+		}
+	}()
 	for _, tc := range []struct{ socket, want string }{
 		{absent, `cannot reach lb at "` + absent + `": no such file: is lb running? name its socket with -s or LB_SOCKET`},
 		{dead, `cannot reach lb at "` + dead + `": nobody listens on it: is lb running? name its socket with -s or LB_SOCKET`},
 		{silent, `cannot reach lb at "` + silent + `": no answer in time: lb is stopped or very busy`},
+		{gone, `lb at "` + gone + `" has ended the connection before its answer: it stops, or has been upgraded`},
 	} {
 		ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 		_, err := NewClient(tc.socket).Status(ctx)
