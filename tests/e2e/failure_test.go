@@ -5,6 +5,7 @@ package e2e
 import (
 	"fmt"
 	"net"
+	"os"
 	"slices"
 	"strconv"
 	"sync"
@@ -177,9 +178,9 @@ func TestFailure_AllKilledAndBack(t *testing.T) {
 	}
 }
 
-// startFull listens on address with a backlog of 1, never accepts, and fills the backlog, so that a further connect
-// gets EAGAIN on a Unix socket, and no answer at all on TCP.
-func startFull(t testing.TB, address string) {
+// startFull listens on address with a backlog of 1, accepts nothing, and fills the backlog, so that a further connect
+// gets EAGAIN on a Unix socket, and no answer at all on TCP. wake empties it, and gives the listener.
+func startFull(t testing.TB, address string) (wake func() net.Listener) {
 	t.Helper()
 	network, addr := splitAddress(address)
 	var (
@@ -206,14 +207,42 @@ func startFull(t testing.TB, address string) {
 	if err := unix.Listen(fd, 1); err != nil {
 		t.Fatalf("cannot listen on %q: %v", address, err)
 	}
+	var waiting []net.Conn
 	for range 10 {
 		conn, err := net.DialTimeout(network, addr, 500*time.Millisecond)
 		if err != nil {
-			return // full
+			return func() net.Listener { return wakeFull(t, fd, waiting) }
 		}
 		t.Cleanup(func() { conn.Close() })
+		waiting = append(waiting, conn)
 	}
 	t.Fatalf("backlog of %q: got 10 connections into it; want it full", address)
+	return nil
+}
+
+// wakeFull takes the connections that wait out of the backlog of a listening socket.
+func wakeFull(t testing.TB, fd int, waiting []net.Conn) net.Listener {
+	t.Helper()
+	for _, conn := range waiting {
+		conn.Close()
+		accepted, _, err := unix.Accept4(fd, unix.SOCK_CLOEXEC)
+		if err != nil {
+			t.Fatalf("cannot accept: %v", err)
+		}
+		unix.Close(accepted)
+	}
+	copied, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		t.Fatalf("cannot duplicate a socket: %v", err)
+	}
+	file := os.NewFile(uintptr(copied), "listener")
+	defer file.Close()
+	l, err := net.FileListener(file)
+	if err != nil {
+		t.Fatalf("cannot listen: %v", err)
+	}
+	t.Cleanup(func() { l.Close() })
+	return l
 }
 
 func TestFailure_FullBacklogLandsOnTheOthers(t *testing.T) {

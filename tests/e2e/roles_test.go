@@ -27,9 +27,10 @@ import (
 const roleVariable = "LB_E2E_ROLE"
 
 const (
-	roleLines = "lines" // a backend that answers each line with its name and the line
-	roleMute  = "mute"  // a backend that accepts and never reads
-	roleFleet = "fleet" // many clients of a lines backend
+	roleLines   = "lines"   // a backend that answers each line with its name and the line
+	roleTalking = "talking" // a lines backend that counts aloud
+	roleMute    = "mute"    // a backend that accepts and never reads
+	roleFleet   = "fleet"   // many clients of a lines backend
 )
 
 // runRole is the main function of a role; its result is the exit code.
@@ -37,6 +38,9 @@ func runRole(role string, args []string) int {
 	var err error
 	switch role {
 	case roleLines:
+		err = serveLines(args[0], args[1])
+	case roleTalking:
+		go countAloud()
 		err = serveLines(args[0], args[1])
 	case roleMute:
 		err = serveMute(args[0])
@@ -115,6 +119,14 @@ func serveLines(name, address string) error {
 			return err
 		}
 		go answerLines(name, conn)
+	}
+}
+
+// countAloud prints "number N", one after the other.
+func countAloud() {
+	for n := 1; ; n++ {
+		fmt.Println("number", n)
+		time.Sleep(2 * time.Millisecond)
 	}
 }
 
