@@ -15,12 +15,12 @@ import (
 const (
 	// A loop whose events are on average less than busyGap apart is busy, until they are more than idleGap apart, or none
 	// has come for idleAfter.
-	busyGap   = 20 * time.Millisecond
-	idleGap   = 40 * time.Millisecond
-	idleAfter = 100 * time.Millisecond
+	busyGap   = 2 * time.Millisecond
+	idleGap   = 4 * time.Millisecond
+	idleAfter = 20 * time.Millisecond
 
 	// longestGap is what a longer gap counts as, so that a loop that has slept for an hour is busy again after some
-	// thirty events.
+	// fifty events.
 	longestGap = time.Second
 
 	// yieldEvery is how often a busy loop goes through the scheduler.

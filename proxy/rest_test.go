@@ -27,9 +27,9 @@ func TestRest_IsIdleWhileEventsAreFarApart(t *testing.T) {
 	check("an event an hour", true)
 	events(10, time.Millisecond)
 	check("one burst", true)
-	events(30, time.Millisecond)
+	events(100, time.Millisecond)
 	check("many events", false)
-	events(100, 30*time.Millisecond)
+	events(100, (busyGap+idleGap)/2)
 	check("fewer, between the limits", false)
 	now += idleAfter
 	r.note(now, 0)
@@ -37,11 +37,11 @@ func TestRest_IsIdleWhileEventsAreFarApart(t *testing.T) {
 	now++
 	r.note(now, 0)
 	check("none for longer", true)
-	events(40, time.Millisecond)
+	events(100, time.Millisecond)
 	check("many again", false)
-	events(20, 50*time.Millisecond)
+	events(20, 2*idleGap)
 	check("few", true)
-	events(100, 30*time.Millisecond)
+	events(100, (busyGap+idleGap)/2)
 	check("more, between the limits", true)
 }
 

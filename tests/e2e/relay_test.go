@@ -407,14 +407,14 @@ func TestRelay_BusyLoopKeepsNobodyWaiting(t *testing.T) {
 		working, stop, stopped := make(chan struct{}), make(chan struct{}), make(chan error, 1)
 		go func() {
 			for i := 0; ; i++ {
-				if i == 100 {
+				if i == 500 {
 					close(working) // the loop is busy
 				}
 				select {
 				case <-stop:
 					stopped <- nil
 					return
-				case <-time.After(time.Millisecond):
+				default:
 				}
 				if err := echo(busy); err != nil {
 					stopped <- err
