@@ -61,7 +61,7 @@ func goOn(h *upgrade.Handover) {
 func goBack(h *upgrade.Handover, heard signals, err error) {
 	err = fmt.Errorf("%s cannot take over: %w", version(), err)
 	fmt.Fprintln(os.Stderr, "lb:", err)
-	deafen()
+	heard.deafen()
 	h.Signals = nil
 	for _, sig := range heard.drain() {
 		h.Signals = append(h.Signals, sig.(syscall.Signal))

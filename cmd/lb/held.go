@@ -54,9 +54,9 @@ func (d *daemon) releaseSignals() {
 	d.held.signals = nil
 }
 
-// missedSignals are those that the next code is to hear. From now on some are ignored; see deafen.
+// missedSignals are those that the next code is to hear. From now on no more are heard; see deafen.
 func (d *daemon) missedSignals() (all []syscall.Signal) {
-	deafen() // and all that came before are in the channels
+	d.signals.deafen()
 	attended := make(mark)
 	late := time.NewTimer(flushPatience) // one that is attended to now may wait for what is frozen
 	defer late.Stop()

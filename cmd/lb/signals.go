@@ -43,10 +43,13 @@ func (s signals) ignore() {
 	signal.Stop(s.others)
 }
 
-// deafen has signals ignored until listen, which an exec does not change: for some milliseconds, until the new code listens,
-// SIGHUP would end the process, and SIGTTIN and SIGTTOU stop it, whether or not they were blocked before, for Go's runtime
-// lets them through before they have a handler. SIGTERM and SIGINT end it then, as they are meant to; the others wait.
-func deafen() { signal.Ignore(syscall.SIGHUP, syscall.SIGTTIN, syscall.SIGTTOU) }
+// deafen ends listen for the time of an exec, until somebody listens again; what came before is in the channels. What comes
+// now and is only heard would be lost with this code. So SIGTERM and SIGINT end the process, as they are meant to. SIGHUP,
+// which would end it as well, and SIGTTIN and SIGTTOU, which would stop it, are ignored, also by the new code until it listens.
+func (s signals) deafen() {
+	signal.Stop(s.stops) // waits until all that was heard is told
+	signal.Ignore(syscall.SIGHUP, syscall.SIGTTIN, syscall.SIGTTOU)
+}
 
 func (s signals) channel(sig os.Signal) chan os.Signal {
 	if sig == syscall.SIGTERM || sig == syscall.SIGINT {
