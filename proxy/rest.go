@@ -23,7 +23,7 @@ const (
 	// fifty events.
 	longestGap = time.Second
 
-	// yieldEvery is how often a busy loop goes through the scheduler.
+	// yieldEvery is how often a loop that does not park goes through the scheduler.
 	yieldEvery = 100 * time.Millisecond
 )
 
@@ -43,12 +43,13 @@ const (
 // look after 10 ms, sleeps: then all other goroutines that wait for the network, idle loops too, would wait until the busy
 // loop stops being busy. So a loop goes through the scheduler when it becomes busy, and every yieldEvery: Gosched has it
 // start a thread that finds nothing else to do than to wait in the netpoller. There is a processor for it, as GOMAXPROCS is
-// above the number of loops (Proxy.Start's caller sees to that).
+// above the number of loops (Proxy.Start's caller sees to that). An idle loop does so too where it finds events each time,
+// and does not come to park: events are also far apart where the rounds are long, with bulk data on hundreds of sessions.
 type rest struct {
 	gap     time.Duration // between rounds with events, on average
 	last    time.Duration // when the last one was
 	idle    bool
-	yieldAt time.Duration // when a busy loop has to go through the scheduler
+	yieldAt time.Duration // when it has to go through the scheduler, if it has not parked by then
 
 	parkFD int32    // the set that the netpoller watches
 	park   *os.File // the same
@@ -56,6 +57,7 @@ type rest struct {
 	linked bool // the loop's set is in it
 	timed  bool // it has a deadline
 	look   func(fd uintptr) bool
+	looks  int // calls of look in a wait: from the second on, it has parked
 	found  int // by look
 }
 
@@ -82,6 +84,7 @@ func (l *loop) openRest() error {
 	}
 	r.gap, r.idle = longestGap, true
 	r.look = func(uintptr) bool {
+		r.looks++
 		r.found = epollWait(l.epfd, l.events, 0)
 		return r.found > 0
 	}
@@ -114,7 +117,7 @@ func (l *loop) wait() int {
 	if r.idle != r.linked {
 		l.link(r.idle)
 	}
-	if !r.idle && l.now >= r.yieldAt {
+	if l.now >= r.yieldAt {
 		r.yieldAt = l.now + yieldEvery
 		runtime.Gosched()
 	}
@@ -161,8 +164,11 @@ func (l *loop) parkFor(timeout int) int {
 		}
 		r.park.SetReadDeadline(at)
 	}
-	r.found = 0
+	r.looks, r.found = 0, 0
 	r.conn.Read(r.look) // an error is that of the deadline
+	if r.looks > 1 {
+		r.yieldAt = l.p.since() + yieldEvery
+	}
 	return r.found
 }
 

@@ -1,7 +1,11 @@
 package proxy
 
 import (
+	"io"
 	"math/rand/v2"
+	"os"
+	"os/exec"
+	"runtime"
 	"testing"
 	"time"
 
@@ -118,4 +122,77 @@ func TestRest_WaitsForItsTimers(t *testing.T) {
 			t.Errorf("idle %v: %v late", idle, late)
 		}
 	}
+}
+
+// The rounds of a loop with much to do take so long that its events seem far apart. Goroutines that wait for the network are
+// served all the same.
+func TestRest_OthersAreServedBesideLongRounds(t *testing.T) {
+	p, err := New(Config{Loops: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	l := p.loops[0]
+	defer func() {
+		l.closeFDs()
+		closeFD(p.reserve.Load())
+	}()
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(p.Loops() + 1))
+	var fds [2]int
+	if err := unix.Pipe2(fds[:], unix.O_CLOEXEC|unix.O_NONBLOCK); err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(fds[0])
+	// While all are asleep the loop gets an event that stays, and then somebody else gets one. None of it is done by this
+	// process: a goroutine that wakes up for it would have a thread wait in the netpoller.
+	others := exec.Command("sh", "-c", "sleep 0.5; echo >&3; sleep 0.3; echo")
+	others.ExtraFiles = []*os.File{os.NewFile(uintptr(fds[1]), "pipe")}
+	out, err := others.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := others.Start(); err != nil {
+		t.Fatal(err)
+	}
+	others.ExtraFiles[0].Close()
+	if e := epollCtl(l.epfd, unix.EPOLL_CTL_ADD, int32(fds[0]), unix.EPOLLIN, token{}); e != 0 {
+		t.Fatal(e)
+	}
+	read := make(chan struct{})
+	go func() {
+		io.ReadFull(out, make([]byte, 1))
+		close(read)
+	}()
+	const limit = 4 * time.Second
+	stopped := make(chan time.Duration)
+	go func() { // nothing in it goes through the scheduler but wait
+		start := time.Duration(0)
+		for l.now = p.since(); start == 0 || l.now-start < limit; {
+			n := l.wait()
+			l.now = p.since()
+			l.rest.note(l.now, n)
+			if n == 0 {
+				continue
+			}
+			if start == 0 {
+				start = l.now
+			}
+			for round := time.Now(); time.Since(round) < 50*time.Millisecond; {
+			}
+			select {
+			case <-read:
+				stopped <- l.now - start
+				return
+			default:
+			}
+		}
+		stopped <- limit
+	}()
+	if took := <-stopped; took > limit/2 {
+		t.Errorf("beside a loop with long rounds a goroutine that waits for a pipe has not been served for %v", took)
+	}
+	if !l.rest.idle {
+		t.Error("the loop has become busy; the test wants one that seems idle")
+	}
+	<-read
+	others.Wait()
 }
