@@ -23,6 +23,12 @@ const (
 	// fifty events.
 	longestGap = time.Second
 
+	// mostParked is how many loops park; more wait in a blocking system call when they are idle. The kernel has at most a
+	// hundred ways from a file through three epoll sets (path_limits in its fs/eventpoll.c), and a listener has one through
+	// each loop that parks: it would refuse the listener to the loops beyond. Also, who parks is woken by each connection,
+	// EPOLLEXCLUSIVE or not.
+	mostParked = 64
+
 	// yieldEvery is how often a loop that does not park goes through the scheduler.
 	yieldEvery = 100 * time.Millisecond
 )
@@ -114,8 +120,8 @@ func (r *rest) note(now time.Duration, n int) {
 // meanwhile, and their answers are taken in one round instead of one sleep and wake-up each.
 func (l *loop) wait() int {
 	r := &l.rest
-	if r.idle != r.linked {
-		l.link(r.idle)
+	if park := r.idle && l.id < mostParked; park != r.linked {
+		l.link(park)
 	}
 	if l.now >= r.yieldAt {
 		r.yieldAt = l.now + yieldEvery

@@ -196,3 +196,64 @@ func TestRest_OthersAreServedBesideLongRounds(t *testing.T) {
 	<-read
 	others.Wait()
 }
+
+// However many loops are idle, each hears a listener that comes later, and each can be idle after it.
+func TestRest_ManyIdleLoopsHearAListener(t *testing.T) {
+	p, err := New(Config{Loops: 128})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		for _, l := range p.loops {
+			l.closeFDs()
+		}
+		closeFD(p.reserve.Load())
+	}()
+	listen := func() *socket {
+		fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { unix.Close(fd) })
+		if err := unix.Listen(fd, 1); err != nil {
+			t.Fatal(err)
+		}
+		return &socket{fd: int32(fd)}
+	}
+	rest := func(idle bool) {
+		for _, l := range p.loops {
+			l.rest.idle = idle
+			l.now = p.since()
+			l.resumeAt = l.now // do not wait
+			l.wait()
+			l.resumeAt = 0
+		}
+	}
+	check := func(when string) {
+		t.Helper()
+		deaf, parked := 0, 0
+		for _, l := range p.loops {
+			for _, a := range l.accepts {
+				if a != nil && !a.in {
+					deaf++
+				}
+			}
+			if l.rest.linked {
+				parked++
+			}
+		}
+		if deaf > 0 || parked != mostParked {
+			t.Errorf("%s: got %d loops that do not hear it, %d that park; want 0 and %d", when, deaf, parked, mostParked)
+		}
+	}
+	rest(true)
+	for _, s := range []*socket{listen(), listen()} {
+		for _, l := range p.loops {
+			l.watch(nil, s)
+		}
+	}
+	check("listeners after the loops")
+	rest(false)
+	rest(true)
+	check("loops after the listeners")
+}
