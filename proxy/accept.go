@@ -19,6 +19,8 @@ const (
 	fullPause = time.Second
 	// A loop that has handOverAt sessions more than another, and a quarter more, gives a new one to that.
 	handOverAt = 16
+	// handOverToIdle is the same, without the quarter, for a loop that is idle and so accepts none itself.
+	handOverToIdle = 2
 )
 
 // acceptor is a listening socket in one loop.
@@ -53,8 +55,9 @@ func (l *loop) watch(ln *Listener, s *socket) {
 	}
 }
 
+// resume listens to a, if the loop does listen.
 func (l *loop) resume(a *acceptor) {
-	if !a.in && epollCtl(l.epfd, unix.EPOLL_CTL_ADD, a.fd, unix.EPOLLIN|unix.EPOLLEXCLUSIVE, token{id: a.id}) == 0 {
+	if !a.in && !l.deaf.Load() && epollCtl(l.epfd, unix.EPOLL_CTL_ADD, a.fd, unix.EPOLLIN|unix.EPOLLEXCLUSIVE, token{id: a.id}) == 0 {
 		a.in = true
 	}
 }
@@ -136,11 +139,12 @@ func (l *loop) acceptOne(a *acceptor) bool {
 // lessLoaded gives the loop that should have the next session when this one has clearly more; nil as a rule.
 func (l *loop) lessLoaded() *loop {
 	mine := l.sessions.Load()
-	if mine < handOverAt {
+	if mine < handOverToIdle {
 		return nil
 	}
 	for _, other := range l.p.loops {
-		if n := other.sessions.Load(); mine > n+n/4+handOverAt {
+		n := other.sessions.Load()
+		if mine > n+n/4+handOverAt || mine > n+handOverToIdle && other.deaf.Load() {
 			return other
 		}
 	}
@@ -171,6 +175,10 @@ func (l *loop) tryResume() {
 	l.resumeAt = 0
 	l.waitsForRoom.Store(false)
 	l.p.restoreReserve()
+	l.resumeAll()
+}
+
+func (l *loop) resumeAll() {
 	for _, a := range l.accepts {
 		if a != nil {
 			l.resume(a)

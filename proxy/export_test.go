@@ -99,6 +99,9 @@ func (p *Proxy) Abandon() {
 	closeFD(p.reserve.Load())
 }
 
+// HasReserve says whether the reserve descriptor is there.
+func (p *Proxy) HasReserve() bool { return p.reserve.Load() >= 0 }
+
 // LoopSessions is how many sessions each loop has.
 func (p *Proxy) LoopSessions() []int {
 	var n []int

@@ -191,7 +191,9 @@ func TestLimit_OutOfDescriptorsLeavesNobodyWaitingAndRecovers(t *testing.T) {
 	settled := len(openFDs())
 	for range 5 {
 		c.SetDeadline(time.Now().Add(ioTimeout)) // for this round: a busy machine may take its time for all
-		eventually(t, "descriptors of the round before are closed", func() bool { return len(openFDs()) == settled })
+		eventually(t, "descriptors of the round before are closed", func() bool {
+			return r.proxy.HasReserve() && len(openFDs()) == settled
+		})
 		clients := socketsFor(t, 4)
 		settled += len(clients)
 		restore := limitFDs(t, 0)

@@ -23,11 +23,10 @@ const (
 	// fifty events.
 	longestGap = time.Second
 
-	// mostParked is how many loops park; more wait in a blocking system call when they are idle. The kernel has at most a
-	// hundred ways from a file through three epoll sets (path_limits in its fs/eventpoll.c), and a listener has one through
-	// each loop that parks: it would refuse the listener to the loops beyond. Also, who parks is woken by each connection,
-	// EPOLLEXCLUSIVE or not.
-	mostParked = 64
+	// manySessions: to put a set into another one the kernel looks at every file in it, under a lock that the whole host
+	// shares; 10 000 sessions are some milliseconds. With fewer it is cheaper to take it out while the loop is busy, as
+	// it makes each new file of a set dearer that is in another one.
+	manySessions = 1000
 
 	// yieldEvery is how often a loop that does not park goes through the scheduler.
 	yieldEvery = 100 * time.Millisecond
@@ -50,17 +49,23 @@ const (
 // loop stops being busy. So a loop goes through the scheduler when it becomes busy, and every yieldEvery: Gosched has it
 // start a thread that finds nothing else to do than to wait in the netpoller. There is a processor for it, as GOMAXPROCS is
 // above the number of loops (Proxy.Start's caller sees to that). An idle loop does so too where it finds events each time,
-// and does not come to park: events are also far apart where the rounds are long, with bulk data on hundreds of sessions.
+// and does not come to park.
+//
+// EPOLLEXCLUSIVE does not reach through a set in a set: a connection would wake every loop that parks. So idle loops do
+// not listen, but for the first, which gives the others of what it accepts (loop.lessLoaded).
 type rest struct {
-	gap     time.Duration // between rounds with events, on average
+	gap     time.Duration // between rounds with events, on average; 0 where a round found them waiting
 	last    time.Duration // when the last one was
+	slept   bool          // the last wait found nothing at first
 	idle    bool
+	parks   bool          // idle, as of the last arrange
 	yieldAt time.Duration // when it has to go through the scheduler, if it has not parked by then
 
 	parkFD int32    // the set that the netpoller watches
 	park   *os.File // the same
 	conn   syscall.RawConn
-	linked bool // the loop's set is in it
+	linked bool // the loop's set is in it, and wakes it
+	muted  bool // it is in it, and does not
 	timed  bool // it has a deadline
 	look   func(fd uintptr) bool
 	looks  int // calls of look in a wait: from the second on, it has parked
@@ -101,10 +106,13 @@ func (l *loop) openRest() error {
 func (r *rest) note(now time.Duration, n int) {
 	gap := now - r.last
 	if n == 0 {
-		r.idle = r.idle || gap > idleAfter
+		r.idle = r.idle || r.slept && gap > idleAfter
 		return
 	}
 	r.last = now
+	if !r.slept {
+		gap = 0
+	}
 	r.gap += (min(gap, longestGap) - r.gap) / 8
 	switch {
 	case r.gap < busyGap:
@@ -120,13 +128,14 @@ func (r *rest) note(now time.Duration, n int) {
 // meanwhile, and their answers are taken in one round instead of one sleep and wake-up each.
 func (l *loop) wait() int {
 	r := &l.rest
-	if park := r.idle && l.id < mostParked; park != r.linked {
-		l.link(park)
+	if r.idle != r.parks {
+		l.arrange()
 	}
 	if l.now >= r.yieldAt {
 		r.yieldAt = l.now + yieldEvery
 		runtime.Gosched()
 	}
+	r.slept = false
 	if n := epollWait(l.epfd, l.events, 0); n > 0 || len(l.ready) > 0 {
 		return n
 	}
@@ -134,6 +143,7 @@ func (l *loop) wait() int {
 	if timeout == 0 {
 		return 0
 	}
+	r.slept = true
 	schedYield()
 	switch {
 	case r.linked:
@@ -148,16 +158,37 @@ func (l *loop) wait() int {
 	return epollWait(l.epfd, l.events, most)
 }
 
-// link puts the loop's set into the one that the netpoller watches, or takes it out. It stays out where the kernel has no
-// memory or no watch (epoll(7), max_user_watches) left; then an idle loop waits in a blocking system call.
-func (l *loop) link(in bool) {
-	op := unix.EPOLL_CTL_DEL
-	if in {
-		op = unix.EPOLL_CTL_ADD
+// arrange prepares the loop for being idle, or busy. Where the kernel has no memory or no watch (epoll(7),
+// max_user_watches) left for the set in the set, the idle loop waits in a blocking system call.
+func (l *loop) arrange() {
+	r := &l.rest
+	r.parks, r.yieldAt = r.idle, 0
+	if !r.idle {
+		if r.muted = r.linked && l.sessions.Load() >= manySessions; r.muted {
+			epollCtl(r.parkFD, unix.EPOLL_CTL_MOD, l.epfd, 0, token{})
+		} else if r.linked {
+			epollCtl(r.parkFD, unix.EPOLL_CTL_DEL, l.epfd, 0, token{})
+		}
+		r.linked = false
+		l.deaf.Store(false)
+		if l.resumeAt == 0 {
+			l.resumeAll()
+		}
+		return
 	}
-	e := epollCtl(l.rest.parkFD, op, l.epfd, unix.EPOLLIN, token{})
-	l.rest.linked = in && e == 0
-	l.rest.yieldAt = 0
+	if l.id != 0 {
+		l.deaf.Store(true)
+		for _, a := range l.accepts {
+			if a != nil {
+				l.pause(a)
+			}
+		}
+	}
+	op := unix.EPOLL_CTL_ADD
+	if r.muted {
+		op = unix.EPOLL_CTL_MOD
+	}
+	r.linked = epollCtl(r.parkFD, op, l.epfd, unix.EPOLLIN, token{}) == 0
 }
 
 // parkFor waits through the netpoller for timeout ms, or without end if it is -1.
