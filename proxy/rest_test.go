@@ -12,6 +12,22 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// stillProxy is one whose loops are the test's to run.
+func stillProxy(t *testing.T, loops int) *Proxy {
+	t.Helper()
+	p, err := New(Config{Loops: loops})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		for _, l := range p.loops {
+			l.closeFDs()
+		}
+		closeFD(p.reserve.Load())
+	})
+	return p
+}
+
 func TestRest_IsIdleWhileEventsAreFarApart(t *testing.T) {
 	r := rest{idle: true, gap: longestGap, slept: true}
 	now := time.Duration(0)
@@ -54,15 +70,8 @@ func TestRest_IsIdleWhileEventsAreFarApart(t *testing.T) {
 
 // Whatever the loop changes to while something comes, it does not miss it.
 func TestRest_NoEventIsMissed(t *testing.T) {
-	p, err := New(Config{Loops: 1})
-	if err != nil {
-		t.Fatal(err)
-	}
+	p := stillProxy(t, 1)
 	l := p.loops[0]
-	defer func() {
-		l.closeFDs()
-		closeFD(p.reserve.Load())
-	}()
 	post, posted := make(chan time.Duration), make(chan struct{})
 	go func() {
 		defer close(posted)
@@ -103,15 +112,8 @@ func TestRest_NoEventIsMissed(t *testing.T) {
 }
 
 func TestRest_WaitsForItsTimers(t *testing.T) {
-	p, err := New(Config{Loops: 1})
-	if err != nil {
-		t.Fatal(err)
-	}
+	p := stillProxy(t, 1)
 	l := p.loops[0]
-	defer func() {
-		l.closeFDs()
-		closeFD(p.reserve.Load())
-	}()
 	for _, idle := range []bool{true, false, true} {
 		l.rest.idle = idle
 		l.now = p.since()
@@ -131,15 +133,8 @@ func TestRest_WaitsForItsTimers(t *testing.T) {
 // The rounds of a loop with much to do take so long that its events seem far apart. Goroutines that wait for the network are
 // served all the same.
 func TestRest_OthersAreServedBesideLongRounds(t *testing.T) {
-	p, err := New(Config{Loops: 1})
-	if err != nil {
-		t.Fatal(err)
-	}
+	p := stillProxy(t, 1)
 	l := p.loops[0]
-	defer func() {
-		l.closeFDs()
-		closeFD(p.reserve.Load())
-	}()
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(p.Loops() + 1))
 	var fds [2]int
 	if err := unix.Pipe2(fds[:], unix.O_CLOEXEC|unix.O_NONBLOCK); err != nil {
@@ -200,16 +195,7 @@ func TestRest_OthersAreServedBesideLongRounds(t *testing.T) {
 
 // Of any number of idle loops one listens, and all do that are busy.
 func TestRest_OneIdleLoopListens(t *testing.T) {
-	p, err := New(Config{Loops: 128})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() {
-		for _, l := range p.loops {
-			l.closeFDs()
-		}
-		closeFD(p.reserve.Load())
-	}()
+	p := stillProxy(t, 128)
 	listen := func() *socket {
 		fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
 		if err != nil {
