@@ -19,8 +19,6 @@ const (
 	fullPause = time.Second
 	// A loop that has handOverAt sessions more than another, and a quarter more, gives a new one to that.
 	handOverAt = 16
-	// handOverToIdle is the same, without the quarter, for a loop that is idle and so accepts none itself.
-	handOverToIdle = 2
 )
 
 // acceptor is a listening socket in one loop.
@@ -55,9 +53,8 @@ func (l *loop) watch(ln *Listener, s *socket) {
 	}
 }
 
-// resume listens to a, if the loop does listen.
 func (l *loop) resume(a *acceptor) {
-	if !a.in && !l.deaf.Load() && epollCtl(l.epfd, unix.EPOLL_CTL_ADD, a.fd, unix.EPOLLIN|unix.EPOLLEXCLUSIVE, token{id: a.id}) == 0 {
+	if !a.in && epollCtl(l.epfd, unix.EPOLL_CTL_ADD, a.fd, unix.EPOLLIN|unix.EPOLLEXCLUSIVE, token{id: a.id}) == 0 {
 		a.in = true
 	}
 }
@@ -139,12 +136,11 @@ func (l *loop) acceptOne(a *acceptor) bool {
 // lessLoaded gives the loop that should have the next session when this one has clearly more; nil as a rule.
 func (l *loop) lessLoaded() *loop {
 	mine := l.sessions.Load()
-	if mine < handOverToIdle {
+	if mine < handOverAt {
 		return nil
 	}
 	for _, other := range l.p.loops {
-		n := other.sessions.Load()
-		if mine > n+n/4+handOverAt || mine > n+handOverToIdle && other.deaf.Load() {
+		if n := other.sessions.Load(); mine > n+n/4+handOverAt {
 			return other
 		}
 	}
@@ -175,10 +171,6 @@ func (l *loop) tryResume() {
 	l.resumeAt = 0
 	l.waitsForRoom.Store(false)
 	l.p.restoreReserve()
-	l.resumeAll()
-}
-
-func (l *loop) resumeAll() {
 	for _, a := range l.accepts {
 		if a != nil {
 			l.resume(a)

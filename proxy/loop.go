@@ -62,8 +62,6 @@ type loop struct {
 	resumeAt time.Duration // when to listen again; 0 while not paused
 	full     bool          // paused at max_sessions: resume as soon as there is room
 
-	deaf atomic.Bool // idle, and another loop listens; written by this one alone
-
 	waitsForRoom atomic.Bool // full; whoever ends a session sees it and wakes the loop
 
 	sessions atomic.Int64 // of this loop; written by it alone

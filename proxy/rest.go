@@ -23,6 +23,11 @@ const (
 	// fifty events.
 	longestGap = time.Second
 
+	// mostParked is how many loops park; more wait in a blocking system call when they are idle. EPOLLEXCLUSIVE does not
+	// reach through a set in a set, so each connection wakes all that park. And the kernel refuses a file a place in more
+	// than a hundred sets that are in a set that is in a set: a listener would be lost to the loops beyond.
+	mostParked = 16
+
 	// manySessions: to put a set into another one the kernel looks at every file in it, under a lock that the whole host
 	// shares; 10 000 sessions are some milliseconds. With fewer it is cheaper to take it out while the loop is busy, as
 	// it makes each new file of a set dearer that is in another one.
@@ -50,9 +55,6 @@ const (
 // start a thread that finds nothing else to do than to wait in the netpoller. There is a processor for it, as GOMAXPROCS is
 // above the number of loops (Proxy.Start's caller sees to that). An idle loop does so too where it finds events each time,
 // and does not come to park.
-//
-// EPOLLEXCLUSIVE does not reach through a set in a set: a connection would wake every loop that parks. So idle loops do
-// not listen, but for the first, which gives the others of what it accepts (loop.lessLoaded).
 type rest struct {
 	gap     time.Duration // between rounds with events, on average; 0 where a round found them waiting
 	last    time.Duration // when the last one was
@@ -170,19 +172,10 @@ func (l *loop) arrange() {
 			epollCtl(r.parkFD, unix.EPOLL_CTL_DEL, l.epfd, 0, token{})
 		}
 		r.linked = false
-		l.deaf.Store(false)
-		if l.resumeAt == 0 {
-			l.resumeAll()
-		}
 		return
 	}
-	if l.id != 0 {
-		l.deaf.Store(true)
-		for _, a := range l.accepts {
-			if a != nil {
-				l.pause(a)
-			}
-		}
+	if l.id >= mostParked {
+		return
 	}
 	op := unix.EPOLL_CTL_ADD
 	if r.muted {
