@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/273ebdf9/lb/backends"
+	"github.com/273ebdf9/lb/proxy/internal/access"
 )
 
 const (
@@ -70,7 +71,7 @@ func (c *AccessConfig) validate() error {
 	fault := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
 	_, err := c.rules()
 	errs = append(errs, err)
-	_, err = parsePrefixes("proxy_from", c.ProxyFrom)
+	_, err = access.ParsePrefixes("proxy_from", c.ProxyFrom)
 	errs = append(errs, err)
 	if len(c.ProxyFrom) > 0 && !c.AcceptProxy {
 		fault("proxy_from: has no effect without accept_proxy = true; use allow to choose the clients")
@@ -82,8 +83,8 @@ func (c *AccessConfig) validate() error {
 	}{
 		{"max_conns", c.MaxConns, math.MaxInt32},
 		{"source_max_conns", c.SourceMaxConns, math.MaxInt32},
-		{"rate_burst", c.RateBurst, maxBurst},
-		{"source_burst", c.SourceBurst, maxBurst},
+		{"rate_burst", c.RateBurst, access.MaxBurst},
+		{"source_burst", c.SourceBurst, access.MaxBurst},
 	} {
 		if limit.value < 0 || limit.value > limit.max {
 			fault("%s: %d is not within 0..%d", limit.key, limit.value, limit.max)
@@ -101,29 +102,29 @@ func (c *AccessConfig) validate() error {
 }
 
 func checkRate(key string, rate float64) error {
-	if rate == 0 || rate >= minRate && rate <= maxRate { // not so for NaN
+	if rate == 0 || rate >= access.MinRate && rate <= access.MaxRate { // not so for NaN
 		return nil
 	}
-	return fmt.Errorf("%s: %v is not within %v..%.0f connections a second; write 0 for no limit", key, rate, minRate, maxRate)
+	return fmt.Errorf("%s: %v is not within %v..%.0f connections a second; write 0 for no limit", key, rate, access.MinRate, access.MaxRate)
 }
 
 // rules are Allow and Deny; nil when both are empty.
-func (c *AccessConfig) rules() (*accessRules, error) {
-	allow, allowErr := parsePrefixes("allow", c.Allow)
-	deny, denyErr := parsePrefixes("deny", c.Deny)
+func (c *AccessConfig) rules() (*access.Rules, error) {
+	allow, allowErr := access.ParsePrefixes("allow", c.Allow)
+	deny, denyErr := access.ParsePrefixes("deny", c.Deny)
 	if err := errors.Join(allowErr, denyErr); err != nil {
 		return nil, err
 	}
 	if allow == nil && deny == nil {
 		return nil, nil
 	}
-	return &accessRules{allow: allow, deny: deny}, nil
+	return &access.Rules{Allow: allow, Deny: deny}, nil
 }
 
 // limitsSources says whether there is anything to count by source.
 func (c *AccessConfig) limitsSources() bool { return c.SourceMaxConns > 0 || c.SourceRate > 0 }
 
 // sourceLimits are the limits of one source.
-func (c *AccessConfig) sourceLimits() sourceLimits {
-	return sourceLimits{maxConns: uint32(c.SourceMaxConns), pace: newPace(c.SourceRate, c.SourceBurst)}
+func (c *AccessConfig) sourceLimits() access.SourceLimits {
+	return access.SourceLimits{MaxConns: uint32(c.SourceMaxConns), Pace: access.NewPace(c.SourceRate, c.SourceBurst)}
 }

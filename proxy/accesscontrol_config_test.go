@@ -5,6 +5,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/273ebdf9/lb/proxy/internal/access"
 )
 
 func TestAccessConfig_DefaultLetsEverybodyIn(t *testing.T) {
@@ -15,7 +17,7 @@ func TestAccessConfig_DefaultLetsEverybodyIn(t *testing.T) {
 	if r, err := c.rules(); r != nil || err != nil {
 		t.Errorf("rules: got %v, %v; want none", r, err)
 	}
-	if c.limitsSources() || newRateLimiter(c.Rate, c.RateBurst) != nil {
+	if c.limitsSources() || access.NewRateLimiter(c.Rate, c.RateBurst) != nil {
 		t.Error("the default has limits")
 	}
 }
@@ -53,9 +55,9 @@ func TestAccessConfig_Validate(t *testing.T) {
 	f(func(c *AccessConfig) { c.MaxConns, c.SourceMaxConns, c.RateBurst, c.SourceBurst = -1, -1, -1, -1 },
 		"max_conns", "source_max_conns", "rate_burst", "source_burst")
 	f(func(c *AccessConfig) { c.MaxConns, c.SourceMaxConns = math.MaxInt32, math.MaxInt32 })
-	f(func(c *AccessConfig) { c.RateBurst, c.SourceBurst = maxBurst+1, maxBurst+1 }, "rate_burst", "source_burst")
-	f(func(c *AccessConfig) { c.Rate, c.SourceRate = maxRate, minRate })
-	for _, rate := range []float64{-1, minRate / 2, maxRate * 2, math.NaN(), math.Inf(1), math.Inf(-1)} {
+	f(func(c *AccessConfig) { c.RateBurst, c.SourceBurst = access.MaxBurst+1, access.MaxBurst+1 }, "rate_burst", "source_burst")
+	f(func(c *AccessConfig) { c.Rate, c.SourceRate = access.MaxRate, access.MinRate })
+	for _, rate := range []float64{-1, access.MinRate / 2, access.MaxRate * 2, math.NaN(), math.Inf(1), math.Inf(-1)} {
 		f(func(c *AccessConfig) { c.Rate, c.SourceRate = rate, rate }, "rate", "source_rate")
 	}
 	f(func(c *AccessConfig) { c.SourcePrefixV6 = 129 }, "source_prefix_v6")
@@ -69,7 +71,7 @@ func TestAccessConfig_SourceLimits(t *testing.T) {
 	c := DefaultAccessConfig()
 	c.SourceMaxConns, c.SourceRate, c.SourceBurst = 7, 10, 5
 	got := c.sourceLimits()
-	want := sourceLimits{maxConns: 7, pace: pace{interval: 100 * time.Millisecond, ahead: 500 * time.Millisecond}}
+	want := access.SourceLimits{MaxConns: 7, Pace: access.NewPace(10, 5)}
 	if got != want || !c.limitsSources() {
 		t.Errorf("got %+v; want %+v", got, want)
 	}

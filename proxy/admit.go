@@ -4,6 +4,8 @@ package proxy
 
 import (
 	"golang.org/x/sys/unix"
+
+	"github.com/273ebdf9/lb/proxy/internal/access"
 )
 
 // Refusal is why a connection was closed before a backend was chosen for it; it is the reason label of
@@ -32,23 +34,23 @@ func (r Refusal) String() string { return refusalNames[r] }
 // admit says whether the session's client, as known by now, may come in. If not, the session has ended.
 func (l *loop) admit(s *session, set *settings) bool {
 	addr := s.client.Addr()
-	if set.rules != nil && !set.rules.permit(addr) {
+	if set.rules != nil && !set.rules.Permit(addr) {
 		return l.refuse(s, RefusedDeny)
 	}
 	if limit := set.maxConns.Load(); limit > 0 && s.listener.active.Load() > limit {
 		return l.refuse(s, RefusedMaxConns)
 	}
 	if set.sources != nil {
-		ref, verdict := set.sources.acquire(addr, l.now)
+		ref, verdict := set.sources.Acquire(addr, l.now)
 		switch verdict {
-		case sourceTooMany:
+		case access.TooMany:
 			return l.refuse(s, RefusedSourceMaxConns)
-		case sourceTooFast:
+		case access.TooFast:
 			return l.refuse(s, RefusedSourceRate)
 		}
 		s.source = ref
 	}
-	if set.rate != nil && !set.rate.take(l.now) {
+	if set.rate != nil && !set.rate.Take(l.now) {
 		return l.refuse(s, RefusedRate)
 	}
 	return true
@@ -67,7 +69,7 @@ func (l *loop) refuse(s *session, why Refusal) bool {
 
 // awaitHeader begins to wait for the session's PROXY header.
 func (l *loop) awaitHeader(s *session, set *settings) {
-	if set.proxyFrom != nil && !set.proxyFrom.contains(s.client.Addr()) {
+	if set.proxyFrom != nil && !set.proxyFrom.Contains(s.client.Addr()) {
 		l.refuse(s, RefusedProxyFrom)
 		return
 	}

@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/273ebdf9/lb/backends"
+	"github.com/273ebdf9/lb/proxy/internal/access"
 )
 
 // ErrBadState: what was frozen does not fit together.
@@ -126,13 +127,13 @@ func (a *adopter) listener(s *SavedListener) error {
 	now := a.p.since()
 	set := ln.settings.Load()
 	set.maxConns.Store(int64(min(s.MaxConns, math.MaxInt32)))
-	set.rate.setDebt(s.RateDebt, now)
+	set.rate.SetDebt(s.RateDebt, now)
 	if len(s.Sources) > 0 {
-		debts := make([]sourceState, len(s.Sources))
+		debts := make([]access.SourceState, len(s.Sources))
 		for i, x := range s.Sources {
-			debts[i] = sourceState{Source: x.Source, Debt: x.Debt}
+			debts[i] = access.SourceState{Source: x.Source, Debt: x.Debt}
 		}
-		set.sources.importDebts(debts, now)
+		set.sources.ImportDebts(debts, now)
 	}
 	return nil
 }
@@ -213,7 +214,7 @@ func (a *adopter) session(i int) error {
 		s.waiter = &backends.Waiter{Grant: l.grant, Session: s.ref().pack()}
 	}
 	if v.Counted {
-		s.source = s.listener.settings.Load().sources.restore(s.client.Addr())
+		s.source = s.listener.settings.Load().sources.Restore(s.client.Addr())
 	}
 	if b != nil {
 		pool.Retake(b)

@@ -30,4 +30,11 @@ func (p *Proxy) SessionFDs() (fds [][2]int) {
 }
 
 // LiveSources is how many client addresses the listener counts connections of now.
-func (ln *Listener) LiveSources() int { return ln.settings.Load().sources.stats().Live }
+func (ln *Listener) LiveSources() (n int) {
+	for _, s := range ln.settings.Load().sources.Export(0) {
+		if s.Conns > 0 {
+			n++
+		}
+	}
+	return n
+}

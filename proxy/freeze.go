@@ -46,7 +46,7 @@ type SavedListener struct {
 	MaxConns, Connections,
 	BytesIn, BytesOut uint64
 	Refused  []uint64      // by Refusal
-	RateDebt time.Duration // see rateLimiter.debt
+	RateDebt time.Duration // see access.RateLimiter.Debt
 	Sources  []SavedSource
 }
 
@@ -241,7 +241,7 @@ func (w *saver) listener(ln *Listener, open bool, now time.Duration) int {
 	s := SavedListener{
 		Name: ln.Name, Pool: -1, MaxConns: uint64(set.maxConns.Load()),
 		Connections: ln.Counters.Connections.Load(), BytesIn: ln.Counters.BytesIn.Load(), BytesOut: ln.Counters.BytesOut.Load(),
-		RateDebt: set.rate.debt(now),
+		RateDebt: set.rate.Debt(now),
 	}
 	for i := range ln.Refused {
 		s.Refused = append(s.Refused, ln.Refused[i].Load())
@@ -253,7 +253,7 @@ func (w *saver) listener(ln *Listener, open bool, now time.Duration) int {
 	} else {
 		s.Pool = w.pool(set.anyPool())
 	}
-	for _, x := range set.sources.export(now) {
+	for _, x := range set.sources.Export(now) {
 		if x.Debt > 0 {
 			s.Sources = append(s.Sources, SavedSource{x.Source, x.Debt})
 		}
@@ -313,7 +313,7 @@ func (w *saver) session(l *loop, s *session, now time.Duration) {
 	v := SavedSession{
 		ID: s.id, Loop: l.id, Phase: uint8(s.phase), HalfOpen: s.halfOpen, Busy: s.busy, LastFrom: s.lastFrom, Retries: s.retries,
 		Listener: w.listener(s.listener, false, now), Pool: w.pool(s.pool), Backend: w.backend(s.backend), Tried: w.backendsOf(s.tried),
-		Client: s.client, Counted: s.source.shard != nil, Place: -1,
+		Client: s.client, Counted: s.source.Counted(), Place: -1,
 		Start: s.start, Budget: s.budget, QueuedAt: s.queuedAt, Chosen: s.chosen, Connected: s.connected, Active: s.active, Expires: s.expires,
 		Timer: time.Duration(s.timer.tick) * wheelTick, Pause: s.pause, Queued: s.queued,
 	}

@@ -380,7 +380,7 @@ func (l *loop) expired(s *session) {
 // close ends a session: closes its sockets, with RST when reset is set, gives its slot and buffers back, and reports it.
 func (l *loop) close(s *session, reset bool) {
 	// Before the sockets: a client that hears of the end may come again at once, and finds its place free.
-	s.source.release()
+	s.source.Release()
 	s.listener.active.Add(-1)
 	for e := range s.ends {
 		x := &s.ends[e]

@@ -7,6 +7,7 @@ import (
 	"github.com/valyala/bytebufferpool"
 
 	"github.com/273ebdf9/lb/backends"
+	"github.com/273ebdf9/lb/proxy/internal/access"
 )
 
 // The two ends of a session. A direction is named after the end that it reads from: dirs[client] carries the client's
@@ -91,9 +92,9 @@ type session struct {
 	tried     []*backends.Backend
 	waiter    *backends.Waiter // while phaseQueued
 	client    netip.AddrPort
-	forwarded *forwarded // what the client's PROXY header said; nil as a rule
-	source    sourceRef  // its place among the counted sources; the zero value as a rule
-	id        uint64     // for the operator; unique in the process
+	forwarded *forwarded       // what the client's PROXY header said; nil as a rule
+	source    access.SourceRef // its place among the counted sources; the zero value as a rule
+	id        uint64           // for the operator; unique in the process
 
 	start     time.Duration // accepted; since the proxy's epoch, as all below
 	budget    time.Duration // connect_timeout counts from here: accepted, or granted a slot after waiting

@@ -6,6 +6,7 @@ import (
 	"sync/atomic"
 
 	"github.com/273ebdf9/lb/backends"
+	"github.com/273ebdf9/lb/proxy/internal/access"
 )
 
 // settings are what a listener does with a new connection. A change of the configuration replaces them as a whole, so
@@ -14,11 +15,11 @@ type settings struct {
 	cfg       ListenerConfig
 	pool      *backends.Pool
 	split     *backends.Split
-	rules     *accessRules // nil: everybody
-	proxyFrom *prefixSet   // nil: every peer
-	rate      *rateLimiter // nil: no limit
-	sources   *sourceTable // nil: no limits
-	maxConns  atomic.Int64 // 0: no limit
+	rules     *access.Rules       // nil: everybody
+	proxyFrom *access.PrefixSet   // nil: every peer
+	rate      *access.RateLimiter // nil: no limit
+	sources   *access.SourceTable // nil: no limits
+	maxConns  atomic.Int64        // 0: no limit
 }
 
 // newSettings makes the settings of spec. What old has counted (rates, sources) goes on.
@@ -29,13 +30,13 @@ func newSettings(spec *ListenerSpec, old *settings, p *Proxy) (*settings, error)
 	if set.rules, err = spec.Config.rules(); err != nil {
 		return nil, fmt.Errorf("cannot set up listener %q: %w", spec.Name, err)
 	}
-	if set.proxyFrom, err = parsePrefixes("proxy_from", spec.Config.ProxyFrom); err != nil {
+	if set.proxyFrom, err = access.ParsePrefixes("proxy_from", spec.Config.ProxyFrom); err != nil {
 		return nil, fmt.Errorf("cannot set up listener %q: %w", spec.Name, err)
 	}
 	now := p.since()
-	set.rate = newRateLimiter(spec.Config.Rate, spec.Config.RateBurst)
+	set.rate = access.NewRateLimiter(spec.Config.Rate, spec.Config.RateBurst)
 	if set.rate != nil && old != nil && old.rate != nil {
-		set.rate.setDebt(old.rate.debt(now), now)
+		set.rate.SetDebt(old.rate.Debt(now), now)
 	}
 	if spec.Config.limitsSources() {
 		same := old != nil && old.sources != nil && old.cfg.SourceTableSize == spec.Config.SourceTableSize &&
@@ -43,7 +44,7 @@ func newSettings(spec *ListenerSpec, old *settings, p *Proxy) (*settings, error)
 		if same {
 			set.sources = old.sources
 		} else {
-			set.sources = newSourceTable(spec.Config.SourceTableSize, spec.Config.SourcePrefixV6, spec.Config.sourceLimits())
+			set.sources = access.NewSourceTable(spec.Config.SourceTableSize, spec.Config.SourcePrefixV6, spec.Config.sourceLimits())
 		}
 	}
 	return set, nil
@@ -52,7 +53,7 @@ func newSettings(spec *ListenerSpec, old *settings, p *Proxy) (*settings, error)
 // begin makes the limits of the sources hold, in a table that the settings may share with those before.
 func (set *settings) begin() {
 	if set.sources != nil {
-		set.sources.setLimits(set.cfg.sourceLimits())
+		set.sources.SetLimits(set.cfg.sourceLimits())
 	}
 }
 

@@ -15,22 +15,23 @@ const module = "github.com/273ebdf9/lb/"
 // allowed is the import table of docs/ARCHITECTURE.md: what each package may import of ours. "*" is everything.
 // The domain is backends; the packages around it know it and not each other; only cmd/lb knows everything.
 var allowed = map[string][]string{
-	"backends":          {},
-	"balancer":          {"backends"},
-	"health":            {"backends"},
-	"proxy":             {"backends"},
-	"admin":             {"backends"},
-	"supervisor":        {"internal/sdnotify"},
-	"upgrade":           {},
-	"worker":            {"internal/sdnotify"},
-	"bench":             {},
-	"bench/load":        {},
-	"bench/fairness":    {"bench", "bench/load"},
-	"internal/logs":     {},
-	"internal/sdnotify": {},
-	"internal/state":    {},
-	"config":            {"admin", "backends", "health", "internal/logs", "proxy", "supervisor"}, // their Config types
-	"cmd/lb":            {"*"},
+	"backends":              {},
+	"balancer":              {"backends"},
+	"health":                {"backends"},
+	"proxy":                 {"backends", "proxy/internal/access"},
+	"proxy/internal/access": {},
+	"admin":                 {"backends"},
+	"supervisor":            {"internal/sdnotify"},
+	"upgrade":               {},
+	"worker":                {"internal/sdnotify"},
+	"bench":                 {},
+	"bench/load":            {},
+	"bench/fairness":        {"bench", "bench/load"},
+	"internal/logs":         {},
+	"internal/sdnotify":     {},
+	"internal/state":        {},
+	"config":                {"admin", "backends", "health", "internal/logs", "proxy", "supervisor"}, // their Config types
+	"cmd/lb":                {"*"},
 }
 
 // free are trees of programs and generators that nothing imports.

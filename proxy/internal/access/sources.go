@@ -1,4 +1,4 @@
-package proxy
+package access
 
 // Hot path of new connections: one acquire and one release a session. BenchmarkSourceTable holds its cost.
 
@@ -10,10 +10,9 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
-	"unsafe"
 )
 
-// sourceTable counts the connections of each client address and limits how many it has and how fast it makes new ones.
+// SourceTable counts the connections of each client address and limits how many it has and how fast it makes new ones.
 // IPv6 addresses count together by their first bits, as one client has at least a /64.
 //
 // Memory: the table has a fixed number of entries and never grows, at most 48 bytes each (44 where the size is a power of
@@ -22,56 +21,47 @@ import (
 // Replacement: an entry with live connections is never given away, so a limit once in force holds. A new address takes an
 // entry that was never used, then the one that has been without connections and attempts for the longest time; what
 // that one loses is its debt to the rate, which time would have forgiven anyway. Only if every entry of its shard has
-// live connections is the newcomer let in without being counted, and stats says how often. So an attacker with more
+// live connections is the newcomer let in without being counted. So an attacker with more
 // addresses than entries gets what he could have in any case, one allowance an address, and locks nobody out; max_conns
 // and rate still bound the listener as a whole.
 //
 // The table is in shards, each with its own mutex, by a hash with a random seed, so that nobody can choose addresses that
 // meet in one shard. A nil table limits nothing. Safe for concurrent use.
-type sourceTable struct {
+type SourceTable struct {
 	seed     maphash.Seed
 	prefixV6 int
 	mask     uint128 // of prefixV6
-	limits   atomic.Pointer[sourceLimits]
+	limits   atomic.Pointer[SourceLimits]
 	shards   []sourceShard
 }
 
-// sourceLimits are what each source may do.
-type sourceLimits struct {
-	maxConns uint32 // at once; 0 is no limit
-	pace     pace   // new ones
+// SourceLimits are what each source may do.
+type SourceLimits struct {
+	MaxConns uint32 // at once; 0 is no limit
+	Pace     Pace   // new ones
 }
 
-// sourceVerdict is the answer to a new connection.
-type sourceVerdict uint8
+// Verdict is the answer to a new connection.
+type Verdict uint8
 
 const (
-	sourceOK      sourceVerdict = iota
-	sourceTooMany               // it has source_max_conns
-	sourceTooFast               // it exceeds source_rate
+	Accepted Verdict = iota
+	TooMany          // it has source_max_conns
+	TooFast          // it exceeds source_rate
 )
 
-// sourceRef is the place of a live connection in the table; the zero value is none. It stays valid until release, as an
+// SourceRef is the place of a live connection in the table; the zero value is none. It stays valid until release, as an
 // entry with live connections is never given away. Nor is the table: a session that outlives it keeps it alive.
-type sourceRef struct {
+type SourceRef struct {
 	shard *sourceShard
 	slot  uint32
 }
 
-// sourceState is what the table knows of one source, as plain data.
-type sourceState struct {
+// SourceState is what the table knows of one source, as plain data.
+type SourceState struct {
 	Source netip.Prefix  // a /32, or an IPv6 prefix of the table's length
 	Conns  int           // live
-	Debt   time.Duration // how far it is ahead of an even pace; see rateLimiter.debt
-}
-
-// sourceStats are the table's counts.
-type sourceStats struct {
-	Entries   int    // in all
-	Used      int    // that hold a source
-	Live      int    // that hold a source with connections
-	Evicted   uint64 // sources that made room for others
-	Untracked uint64 // connections let in without being counted, as every entry was live
+	Debt   time.Duration // how far it is ahead of an even pace; see RateLimiter.Debt
 }
 
 const (
@@ -87,31 +77,28 @@ type sourceShard struct {
 	used      uint32        // slots that were ever taken; they are never given back
 	idleFirst uint32        // the slots without connections, the one longest without any use first
 	idleLast  uint32
-	live      int
-	evicted   uint64
-	untracked uint64
 	seed      maphash.Seed // the table's; fixed, as the lengths of entries and heads
-	_         [24]byte     // fills two cache lines, so that shards do not share one
+	_         [48]byte     // fills two cache lines, so that shards do not share one
 }
 
 // sourceEntry is one source. It has no pointer, so that the garbage collector passes the table by.
 type sourceEntry struct {
 	key      uint128
-	due      time.Duration // see pace
+	due      time.Duration // see Pace
 	conns    uint32
 	next     uint32 // in the chain
 	idlePrev uint32 // in the list of idle entries, while conns is 0
 	idleNext uint32
 }
 
-// newSourceTable makes a table of at least size entries, which counts IPv6 addresses by their first prefixV6 bits. Both
+// NewSourceTable makes a table of at least size entries, which counts IPv6 addresses by their first prefixV6 bits. Both
 // are fixed; the limits may be changed at any time.
-func newSourceTable(size, prefixV6 int, limits sourceLimits) *sourceTable {
+func NewSourceTable(size, prefixV6 int, limits SourceLimits) *SourceTable {
 	n := sourceShards
 	for n > 1 && size/n < sourceShardFloor {
 		n /= 2
 	}
-	t := &sourceTable{seed: maphash.MakeSeed(), prefixV6: prefixV6, mask: prefixMask(prefixV6), shards: make([]sourceShard, n)}
+	t := &SourceTable{seed: maphash.MakeSeed(), prefixV6: prefixV6, mask: prefixMask(prefixV6), shards: make([]sourceShard, n)}
 	t.limits.Store(&limits)
 	perShard := (max(size, 1) + n - 1) / n
 	chains := 1 << bits.Len(uint(perShard-1))
@@ -126,25 +113,15 @@ func newSourceTable(size, prefixV6 int, limits sourceLimits) *sourceTable {
 	return t
 }
 
-// setLimits changes the limits. What a source has beyond them already, it keeps.
-func (t *sourceTable) setLimits(limits sourceLimits) { t.limits.Store(&limits) }
+// SetLimits changes the limits. What a source has beyond them already, it keeps.
+func (t *SourceTable) SetLimits(limits SourceLimits) { t.limits.Store(&limits) }
 
-// bytes is the memory that the table takes, which does not change.
-func (t *sourceTable) bytes() int {
-	n := int(unsafe.Sizeof(*t))
-	for i := range t.shards {
-		s := &t.shards[i]
-		n += int(unsafe.Sizeof(*s)) + len(s.entries)*int(unsafe.Sizeof(sourceEntry{})) + len(s.heads)*4
-	}
-	return n
-}
-
-// acquire counts a new connection of addr in, if the limits allow it. Each sourceOK needs one release of the ref. A
+// Acquire counts a new connection of addr in, if the limits allow it. Each Accepted needs one release of the ref. A
 // refused connection costs the source nothing. The zero Addr, a client of a Unix socket, has no limits. now counts from
 // any fixed moment.
-func (t *sourceTable) acquire(addr netip.Addr, now time.Duration) (sourceRef, sourceVerdict) {
+func (t *SourceTable) Acquire(addr netip.Addr, now time.Duration) (SourceRef, Verdict) {
 	if t == nil || !addr.IsValid() {
-		return sourceRef{}, sourceOK
+		return SourceRef{}, Accepted
 	}
 	limits := t.limits.Load()
 	key := t.key(addr)
@@ -153,30 +130,29 @@ func (t *sourceTable) acquire(addr netip.Addr, now time.Duration) (sourceRef, so
 	defer s.mu.Unlock()
 	slot := s.take(key, hash)
 	if slot == 0 {
-		s.untracked++
-		return sourceRef{}, sourceOK
+		return SourceRef{}, Accepted
 	}
 	e := &s.entries[slot-1]
-	if limits.maxConns > 0 && e.conns >= limits.maxConns {
-		return sourceRef{}, sourceTooMany
+	if limits.MaxConns > 0 && e.conns >= limits.MaxConns {
+		return SourceRef{}, TooMany
 	}
-	due, ok := limits.pace.take(e.due, now)
+	due, ok := limits.Pace.take(e.due, now)
 	if !ok {
 		if e.conns == 0 { // it is in use: others go first
 			s.removeIdle(slot)
 			s.addIdle(slot)
 		}
-		return sourceRef{}, sourceTooFast
+		return SourceRef{}, TooFast
 	}
 	e.due = due
 	s.count(slot)
-	return sourceRef{s, slot}, sourceOK
+	return SourceRef{s, slot}, Accepted
 }
 
-// restore counts a connection in that was let in before, by another process or another table, whatever the limits are.
-func (t *sourceTable) restore(addr netip.Addr) sourceRef {
+// Restore counts a connection in that was let in before, by another process or another table, whatever the limits are.
+func (t *SourceTable) Restore(addr netip.Addr) SourceRef {
 	if t == nil || !addr.IsValid() {
-		return sourceRef{}
+		return SourceRef{}
 	}
 	key := t.key(addr)
 	s, hash := t.locate(key)
@@ -184,15 +160,17 @@ func (t *sourceTable) restore(addr netip.Addr) sourceRef {
 	defer s.mu.Unlock()
 	slot := s.take(key, hash)
 	if slot == 0 {
-		s.untracked++
-		return sourceRef{}
+		return SourceRef{}
 	}
 	s.count(slot)
-	return sourceRef{s, slot}
+	return SourceRef{s, slot}
 }
 
-// release counts a connection out. It must be called once for each sourceOK; on the zero ref it does nothing.
-func (r sourceRef) release() {
+// Counted reports whether the ref is a connection's place, not the zero value.
+func (r SourceRef) Counted() bool { return r.shard != nil }
+
+// Release counts a connection out. It must be called once for each Accepted; on the zero ref it does nothing.
+func (r SourceRef) Release() {
 	s := r.shard
 	if s == nil {
 		return
@@ -204,43 +182,23 @@ func (r sourceRef) release() {
 		panic("BUG: a source was released more often than acquired")
 	}
 	if e.conns--; e.conns == 0 {
-		s.live--
 		s.addIdle(r.slot)
 	}
 }
 
-// stats are the counts of the whole table. Each shard is read at its own moment.
-func (t *sourceTable) stats() sourceStats {
-	var st sourceStats
-	if t == nil {
-		return st
-	}
-	for i := range t.shards {
-		s := &t.shards[i]
-		s.mu.Lock()
-		st.Entries += len(s.entries)
-		st.Used += int(s.used)
-		st.Live += s.live
-		st.Evicted += s.evicted
-		st.Untracked += s.untracked
-		s.mu.Unlock()
-	}
-	return st
-}
-
-// export lists the sources that have connections or a debt; the others are as good as unknown.
-func (t *sourceTable) export(now time.Duration) []sourceState {
+// Export lists the sources that have connections or a debt; the others are as good as unknown.
+func (t *SourceTable) Export(now time.Duration) []SourceState {
 	if t == nil {
 		return nil
 	}
-	var states []sourceState
+	var states []SourceState
 	for i := range t.shards {
 		s := &t.shards[i]
 		s.mu.Lock()
 		for j := range s.entries[:s.used] {
 			e := &s.entries[j]
 			if debt := max(e.due-now, 0); e.conns > 0 || debt > 0 {
-				states = append(states, sourceState{t.source(e.key), int(e.conns), debt})
+				states = append(states, SourceState{t.source(e.key), int(e.conns), debt})
 			}
 		}
 		s.mu.Unlock()
@@ -248,15 +206,15 @@ func (t *sourceTable) export(now time.Duration) []sourceState {
 	return states
 }
 
-// importDebts takes over the debts that another table exported, as far as this one's burst reaches. It leaves Conns
+// ImportDebts takes over the debts that another table exported, as far as this one's burst reaches. It leaves Conns
 // aside: each connection that goes on here is counted by restore, and so is released like any other.
-func (t *sourceTable) importDebts(states []sourceState, now time.Duration) {
+func (t *SourceTable) ImportDebts(states []SourceState, now time.Duration) {
 	if t == nil {
 		return
 	}
 	limits := t.limits.Load()
 	for _, st := range states {
-		debt := min(st.Debt, limits.pace.ahead)
+		debt := min(st.Debt, limits.Pace.ahead)
 		if debt <= 0 || !st.Source.IsValid() {
 			continue
 		}
@@ -272,7 +230,7 @@ func (t *sourceTable) importDebts(states []sourceState, now time.Duration) {
 }
 
 // key is the source that addr belongs to: an IPv4 address in its IPv4-mapped form, or the first bits of an IPv6 address.
-func (t *sourceTable) key(addr netip.Addr) uint128 {
+func (t *SourceTable) key(addr netip.Addr) uint128 {
 	k := addrNumber(addr)
 	if addr.Is4() || addr.Is4In6() {
 		return k
@@ -281,7 +239,7 @@ func (t *sourceTable) key(addr netip.Addr) uint128 {
 }
 
 // source is what key made a key of.
-func (t *sourceTable) source(key uint128) netip.Prefix {
+func (t *SourceTable) source(key uint128) netip.Prefix {
 	var b [16]byte
 	binary.BigEndian.PutUint64(b[:8], key.hi)
 	binary.BigEndian.PutUint64(b[8:], key.lo)
@@ -293,7 +251,7 @@ func (t *sourceTable) source(key uint128) netip.Prefix {
 }
 
 // locate is the shard of key, and the hash that finds it there.
-func (t *sourceTable) locate(key uint128) (*sourceShard, uint64) {
+func (t *SourceTable) locate(key uint128) (*sourceShard, uint64) {
 	hash := maphash.Comparable(t.seed, key)
 	return &t.shards[hash>>32&uint64(len(t.shards)-1)], hash
 }
@@ -318,7 +276,6 @@ func (s *sourceShard) take(key uint128, hash uint64) uint32 {
 		slot = s.idleFirst
 		s.removeIdle(slot)
 		s.unchain(slot)
-		s.evicted++
 	default:
 		return 0
 	}
@@ -343,7 +300,6 @@ func (s *sourceShard) count(slot uint32) {
 	e := &s.entries[slot-1]
 	if e.conns == 0 {
 		s.removeIdle(slot)
-		s.live++
 	}
 	e.conns++
 }

@@ -1,4 +1,4 @@
-package proxy
+package access
 
 // Hot path of new connections: one look-up a list. BenchmarkPrefixSet holds its cost.
 
@@ -17,27 +17,27 @@ import (
 // word is nginx's.
 const unixPeers = "unix:"
 
-// accessRules say which clients a listener takes: deny wins, then an allow list that is there must have the address. The
+// Rules say which clients a listener takes: deny wins, then an allow list that is there must have the address. The
 // order in which the prefixes are written means nothing, unlike nginx's allow and deny, where the first match decides.
 // A nil one takes everybody. Immutable, and safe for concurrent use.
-type accessRules struct {
-	allow *prefixSet // nil takes everybody
-	deny  *prefixSet // nil refuses nobody
+type Rules struct {
+	Allow *PrefixSet // nil takes everybody
+	Deny  *PrefixSet // nil refuses nobody
 }
 
-// permit says whether a client with this address may come in. The zero Addr is a client of a Unix socket: only a list
+// Permit says whether a client with this address may come in. The zero Addr is a client of a Unix socket: only a list
 // with "unix:" has it.
-func (r *accessRules) permit(addr netip.Addr) bool {
+func (r *Rules) Permit(addr netip.Addr) bool {
 	if r == nil {
 		return true
 	}
-	return !r.deny.contains(addr) && (r.allow == nil || r.allow.contains(addr))
+	return !r.Deny.Contains(addr) && (r.Allow == nil || r.Allow.Contains(addr))
 }
 
-// prefixSet is a set of addresses, written as prefixes. It holds them as sorted ranges that neither overlap nor touch,
+// PrefixSet is a set of addresses, written as prefixes. It holds them as sorted ranges that neither overlap nor touch,
 // so that a look-up is one binary search, whatever was written. IPv4 and IPv6 are apart: "::/0" has no IPv4 address.
 // A nil one is empty. Immutable, and safe for concurrent use; a reload swaps it through an atomic.Pointer.
-type prefixSet struct {
+type PrefixSet struct {
 	v4   []addrRange[uint32]
 	v6   []addrRange[uint128]
 	unix bool
@@ -67,9 +67,9 @@ func addrNumber(addr netip.Addr) uint128 {
 	return uint128{binary.BigEndian.Uint64(b[:8]), binary.BigEndian.Uint64(b[8:])}
 }
 
-// contains says whether addr is in the set. An IPv4-mapped IPv6 address is looked up as IPv4; the zero Addr is a client
+// Contains says whether addr is in the set. An IPv4-mapped IPv6 address is looked up as IPv4; the zero Addr is a client
 // of a Unix socket.
-func (s *prefixSet) contains(addr netip.Addr) bool {
+func (s *PrefixSet) Contains(addr netip.Addr) bool {
 	if s == nil {
 		return false
 	}
@@ -103,13 +103,13 @@ func (s *prefixSet) contains(addr netip.Addr) bool {
 	return s.unix
 }
 
-// parsePrefixes makes a set of the entries of a list in the config: "192.0.2.0/24", "2001:db8::/32", single addresses,
+// ParsePrefixes makes a set of the entries of a list in the config: "192.0.2.0/24", "2001:db8::/32", single addresses,
 // and "unix:". It finds every fault; each error begins with the key and the index of the entry. No entries give nil.
-func parsePrefixes(key string, entries []string) (*prefixSet, error) {
+func ParsePrefixes(key string, entries []string) (*PrefixSet, error) {
 	if len(entries) == 0 {
 		return nil, nil
 	}
-	s := &prefixSet{}
+	s := &PrefixSet{}
 	var errs []error
 	for i, entry := range entries {
 		if entry == unixPeers {
@@ -151,7 +151,7 @@ func parsePrefix(entry string) (netip.Prefix, error) {
 }
 
 // add appends the range of p.
-func (s *prefixSet) add(p netip.Prefix) {
+func (s *PrefixSet) add(p netip.Prefix) {
 	if p.Addr().Is4() {
 		b := p.Addr().As4()
 		first := binary.BigEndian.Uint32(b[:])

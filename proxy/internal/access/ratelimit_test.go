@@ -1,4 +1,4 @@
-package proxy
+package access
 
 import (
 	"fmt"
@@ -10,12 +10,12 @@ import (
 )
 
 func TestRateLimiter_BurstThenEvenPace(t *testing.T) {
-	r := newRateLimiter(10, 3)
+	r := NewRateLimiter(10, 3)
 	now := time.Minute
 	f := func(step time.Duration, want bool) {
 		t.Helper()
 		now += step
-		if got := r.take(now); got != want {
+		if got := r.Take(now); got != want {
 			t.Errorf("at %v: got %v; want %v", now-time.Minute, got, want)
 		}
 	}
@@ -41,9 +41,9 @@ func TestRateLimiter_BurstThenEvenPace(t *testing.T) {
 func TestRateLimiter_Defaults(t *testing.T) {
 	f := func(rate float64, burst, want int) {
 		t.Helper()
-		r := newRateLimiter(rate, burst)
+		r := NewRateLimiter(rate, burst)
 		got := 0
-		for got <= want && r.take(time.Second) {
+		for got <= want && r.Take(time.Second) {
 			got++
 		}
 		if got != want {
@@ -55,30 +55,30 @@ func TestRateLimiter_Defaults(t *testing.T) {
 	f(0.1, 0, 1)
 	f(10, 1, 1)
 	f(10, 25, 25)
-	f(maxRate, 0, maxRate)
-	f(minRate, maxBurst, maxBurst)
+	f(MaxRate, 0, MaxRate)
+	f(MinRate, MaxBurst, MaxBurst)
 
-	r := newRateLimiter(0, 5)
+	r := NewRateLimiter(0, 5)
 	for range 100 {
-		if !r.take(0) {
+		if !r.Take(0) {
 			t.Fatal("no limit: refused")
 		}
 	}
-	if r.debt(0) != 0 {
+	if r.Debt(0) != 0 {
 		t.Error("no limit: has a debt")
 	}
-	r.setDebt(time.Second, 0)
+	r.SetDebt(time.Second, 0)
 }
 
 // TestRateLimiter_FractionalRates: what comes in within a long time is the rate, never more.
 func TestRateLimiter_FractionalRates(t *testing.T) {
 	for _, rate := range []float64{0.25, 1, 3, 7.5, 1000.0 / 3, 12345, 999_999} {
-		r := newRateLimiter(rate, 1)
+		r := NewRateLimiter(rate, 1)
 		span := time.Duration(max(20, 20_000/rate) / max(rate/1000, 1) * float64(time.Second))
 		step := max(time.Duration(float64(time.Second)/rate/3), 1)
 		admitted := 0
 		for now := time.Duration(0); now < span; now += step {
-			if r.take(now) {
+			if r.Take(now) {
 				admitted++
 			}
 		}
@@ -95,12 +95,12 @@ func TestRateLimiter_NeverExceedsAnyWindow(t *testing.T) {
 	rng := rand.New(rand.NewPCG(3, 4))
 	for range 50 {
 		rate, burst := 1+rng.Float64()*100, 1+rng.IntN(20)
-		r := newRateLimiter(rate, burst)
+		r := NewRateLimiter(rate, burst)
 		var admitted []time.Duration
 		now := time.Duration(0)
 		for range 2000 {
 			now += time.Duration(rng.ExpFloat64() * float64(time.Second) / rate / 2)
-			if r.take(now) {
+			if r.Take(now) {
 				admitted = append(admitted, now)
 			}
 		}
@@ -117,14 +117,14 @@ func TestRateLimiter_NeverExceedsAnyWindow(t *testing.T) {
 // TestRateLimiter_ExactOverLoops has loops take at the same moment, so often that one lost update would show.
 func TestRateLimiter_ExactOverLoops(t *testing.T) {
 	const burst = 500_000
-	r := newRateLimiter(5, burst)
+	r := NewRateLimiter(5, burst)
 	var admitted atomic.Int64
 	var wg sync.WaitGroup
 	for range 4 {
 		wg.Go(func() {
 			mine := 0
 			for range burst {
-				if r.take(time.Hour) {
+				if r.Take(time.Hour) {
 					mine++
 				}
 			}
@@ -138,37 +138,37 @@ func TestRateLimiter_ExactOverLoops(t *testing.T) {
 }
 
 func TestRateLimiter_DebtGoesOnElsewhere(t *testing.T) {
-	old := newRateLimiter(10, 10)
+	old := NewRateLimiter(10, 10)
 	now := time.Hour
 	for range 7 {
-		old.take(now)
+		old.Take(now)
 	}
-	if got, want := old.debt(now), 700*time.Millisecond; got != want {
+	if got, want := old.Debt(now), 700*time.Millisecond; got != want {
 		t.Errorf("debt: got %v; want %v", got, want)
 	}
-	if got := old.debt(now + time.Second); got != 0 {
+	if got := old.Debt(now + time.Second); got != 0 {
 		t.Errorf("debt later: got %v; want 0", got)
 	}
 	f := func(rate float64, burst int, debt time.Duration, want int) {
 		t.Helper()
-		r := newRateLimiter(rate, burst)
+		r := NewRateLimiter(rate, burst)
 		const then = time.Second // another process has another epoch
-		r.setDebt(debt, then)
+		r.SetDebt(debt, then)
 		got := 0
-		for r.take(then) {
+		for r.Take(then) {
 			got++
 		}
 		if got != want {
 			t.Errorf("rate %v, burst %d, debt %v: got %d at once; want %d", rate, burst, debt, got, want)
 		}
 	}
-	f(10, 10, old.debt(now), 3)
-	f(10, 5, old.debt(now), 0)
+	f(10, 10, old.Debt(now), 3)
+	f(10, 5, old.Debt(now), 0)
 	f(10, 5, -time.Second, 5)
-	f(100, 100, old.debt(now), 30)
-	r := newRateLimiter(10, 5)
-	r.setDebt(1<<62, time.Second)
-	if !r.take(time.Second + 100*time.Millisecond) {
+	f(100, 100, old.Debt(now), 30)
+	r := NewRateLimiter(10, 5)
+	r.SetDebt(1<<62, time.Second)
+	if !r.Take(time.Second + 100*time.Millisecond) {
 		t.Error("a huge debt blocks for longer than the burst")
 	}
 }
@@ -176,12 +176,12 @@ func TestRateLimiter_DebtGoesOnElsewhere(t *testing.T) {
 func BenchmarkRateLimiter(b *testing.B) {
 	for _, refuse := range []bool{false, true} {
 		b.Run(fmt.Sprintf("refuse=%v", refuse), func(b *testing.B) {
-			r := newRateLimiter(maxRate, 1)
+			r := NewRateLimiter(MaxRate, 1)
 			b.ReportAllocs()
 			b.RunParallel(func(pb *testing.PB) {
 				now := time.Duration(0)
 				for pb.Next() {
-					r.take(now)
+					r.Take(now)
 					if !refuse {
 						now += time.Millisecond
 					}

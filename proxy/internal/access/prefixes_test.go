@@ -1,4 +1,4 @@
-package proxy
+package access
 
 import (
 	"encoding/binary"
@@ -9,9 +9,9 @@ import (
 	"testing"
 )
 
-func mustPrefixes(t testing.TB, entries ...string) *prefixSet {
+func mustPrefixes(t testing.TB, entries ...string) *PrefixSet {
 	t.Helper()
-	s, err := parsePrefixes("allow", entries)
+	s, err := ParsePrefixes("allow", entries)
 	if err != nil {
 		t.Fatalf("cannot parse %q: %v", entries, err)
 	}
@@ -26,7 +26,7 @@ func TestPrefixSet_Contains(t *testing.T) {
 		if addr != "" {
 			a = netip.MustParseAddr(addr)
 		}
-		if got := s.contains(a); got != want {
+		if got := s.Contains(a); got != want {
 			t.Errorf("{%s} contains %q: got %v; want %v", entries, addr, got, want)
 		}
 	}
@@ -106,7 +106,7 @@ func TestPrefixSet_EqualsLinearScan(t *testing.T) {
 			for _, p := range prefixes {
 				want = want || p.Contains(addr)
 			}
-			if got := s.contains(addr); got != want {
+			if got := s.Contains(addr); got != want {
 				t.Fatalf("%q contains %v: got %v; want %v", entries, addr, got, want)
 			}
 		}
@@ -114,7 +114,7 @@ func TestPrefixSet_EqualsLinearScan(t *testing.T) {
 }
 
 func TestParsePrefixes_NamesEveryFault(t *testing.T) {
-	_, err := parsePrefixes("deny", []string{"192.0.2.0/24", "192.0.2.1/24", "localhost", "fe80::1%eth0", "10.0.0.0/33", "", "2001:db8::1/64", "unix:/run/x", "010.0.0.1"})
+	_, err := ParsePrefixes("deny", []string{"192.0.2.0/24", "192.0.2.1/24", "localhost", "fe80::1%eth0", "10.0.0.0/33", "", "2001:db8::1/64", "unix:/run/x", "010.0.0.1"})
 	if err == nil {
 		t.Fatal("got no error")
 	}
@@ -132,7 +132,7 @@ func TestParsePrefixes_NamesEveryFault(t *testing.T) {
 			t.Errorf("got %q; want %q …", got[i], want[i])
 		}
 	}
-	if s, err := parsePrefixes("deny", nil); s != nil || err != nil {
+	if s, err := ParsePrefixes("deny", nil); s != nil || err != nil {
 		t.Errorf("no entries: got %v, %v; want nil", s, err)
 	}
 }
@@ -140,12 +140,12 @@ func TestParsePrefixes_NamesEveryFault(t *testing.T) {
 func TestAccessRules_DenyWinsThenAllowMustMatch(t *testing.T) {
 	f := func(allow, deny, addr string, want bool) {
 		t.Helper()
-		r := &accessRules{allow: mustPrefixes(t, strings.Fields(allow)...), deny: mustPrefixes(t, strings.Fields(deny)...)}
+		r := &Rules{Allow: mustPrefixes(t, strings.Fields(allow)...), Deny: mustPrefixes(t, strings.Fields(deny)...)}
 		var a netip.Addr
 		if addr != "" {
 			a = netip.MustParseAddr(addr)
 		}
-		if got := r.permit(a); got != want {
+		if got := r.Permit(a); got != want {
 			t.Errorf("allow {%s} deny {%s} %q: got %v; want %v", allow, deny, addr, got, want)
 		}
 	}
@@ -164,8 +164,8 @@ func TestAccessRules_DenyWinsThenAllowMustMatch(t *testing.T) {
 	f("192.0.2.7", "192.0.2.0/24", "192.0.2.7", false) // a longer allow does not win
 	f("", "unix:", "", false)
 
-	var none *accessRules
-	if !none.permit(netip.MustParseAddr("192.0.2.7")) {
+	var none *Rules
+	if !none.Permit(netip.MustParseAddr("192.0.2.7")) {
 		t.Error("no rules: refused")
 	}
 }
@@ -174,10 +174,10 @@ func TestPrefixSet_HundredThousandPrefixes(t *testing.T) {
 	entries, addrs := manyPrefixes(100_000)
 	s := mustPrefixes(t, entries...)
 	for _, addr := range addrs {
-		if !s.contains(addr) {
+		if !s.Contains(addr) {
 			t.Fatalf("%v is missing", addr)
 		}
-		if s.contains(addr.Next().Next().Next().Next()) {
+		if s.Contains(addr.Next().Next().Next().Next()) {
 			t.Fatalf("%v + 4 is in the set", addr)
 		}
 	}
@@ -218,7 +218,7 @@ func BenchmarkPrefixSet(b *testing.B) {
 			b.ReportAllocs()
 			i, found := 0, 0
 			for b.Loop() {
-				if s.contains(addrs[i%len(addrs)]) {
+				if s.Contains(addrs[i%len(addrs)]) {
 					found++
 				}
 				i++
