@@ -2,7 +2,7 @@
 GO ?= go
 BIN := bin
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
-LDFLAGS := -s -w -X main.buildVersion=$(VERSION)
+LDFLAGS := -s -w -X github.com/273ebdf9/lb/internal/build.version=$(VERSION)
 # Pinned tools; go run fetches and caches them.
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.7.0
 

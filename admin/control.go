@@ -1,13 +1,13 @@
 package admin
 
-// This file is what cmd/lb and a Server agree on for changes; the handlers are in change.go and sessions.go.
+// This file is what internal/daemon and a Server agree on for changes; the handlers are in change.go and sessions.go.
 
 import (
 	"context"
 	"time"
 )
 
-// Control are the changes that a Server can make; cmd/lb sets the functions. Each waits for the outcome and returns
+// Control are the changes that a Server can make; internal/daemon sets the functions. Each waits for the outcome and returns
 // what is now true; an error means that nothing was changed, and says what to do. A nil function is a change that this
 // lb cannot make (501). All are safe for concurrent use. by names who asked, for the event log: "uid 0", "token".
 //

@@ -12,7 +12,7 @@ import (
 
 // TestMain looks for goroutines and descriptors that the tests leave behind.
 func TestMain(m *testing.M) {
-	// Two loops sleep with their processors in hand; the tests need others, as cmd/lb arranges it.
+	// Two loops sleep with their processors in hand; the tests need others, as internal/daemon arranges it.
 	runtime.GOMAXPROCS(max(4, runtime.GOMAXPROCS(0)))
 	// What the runtime opens on first use stays open: have it now.
 	if ln, err := net.Listen("tcp", "127.0.0.1:0"); err == nil {

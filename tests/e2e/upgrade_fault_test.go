@@ -112,7 +112,7 @@ func TestUpgrade_FaultsLeaveEverythingAsItWas(t *testing.T) {
 // TestUpgrade_ThereAndBackFiveTimes goes to another version and back, by the command and by the signal.
 func TestUpgrade_ThereAndBackFiveTimes(t *testing.T) {
 	dir := tempDir(t)
-	other := buildLB(t, dir, "other", nil, "-ldflags", "-X main.buildVersion=the-other")
+	other := buildLB(t, dir, "other", nil, "-ldflags", "-X github.com/273ebdf9/lb/internal/build.version=the-other")
 	address := socketPath(tempDir(t), "w1")
 	startLines(t, "w1", address)
 	l := startLB(t, onePool(t, address))

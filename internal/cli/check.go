@@ -1,0 +1,124 @@
+package cli
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"strconv"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/273ebdf9/lb/config"
+)
+
+// checkResult is what lb check found.
+type checkResult struct {
+	File      string       `json:"file"`
+	OK        bool         `json:"ok"`
+	Listeners int          `json:"listeners"`
+	Pools     int          `json:"pools"`
+	Backends  int          `json:"backends"`
+	Workers   int          `json:"workers"`
+	Faults    []checkFault `json:"faults"`
+	Warnings  []checkFault `json:"warnings"`
+}
+
+// checkFault is a config.Fault for scripts. Line and Column are 0 where there is none.
+type checkFault struct {
+	Line    int    `json:"line"`
+	Column  int    `json:"column"`
+	Path    string `json:"path"`
+	Message string `json:"message"`
+}
+
+func newCheckCommand() *cobra.Command {
+	var file string
+	var strict, asJSON bool
+	cmd := &cobra.Command{
+		Use:                   "check -f FILE [--strict] [--json]",
+		Short:                 "Check a config and change nothing",
+		Args:                  cobra.NoArgs,
+		DisableFlagsInUseLine: true,
+		RunE: action(func(cmd *cobra.Command) error {
+			return check(cmd.OutOrStdout(), cmd.ErrOrStderr(), file, strict, asJSON)
+		}),
+	}
+	addFileFlag(cmd, &file)
+	cmd.Flags().BoolVar(&strict, "strict", false, "warnings are faults")
+	addJSONFlag(cmd, &asJSON)
+	return cmd
+}
+
+// check loads the file and says what is wrong with it: faults and warnings one a line on stderr, or all of it as JSON
+// on stdout. It fails for a fault, and if strict for a warning.
+func check(stdout, stderr io.Writer, file string, strict, asJSON bool) error {
+	cfg, err := config.Load(file)
+	var faults *config.Error
+	if err != nil && !errors.As(err, &faults) {
+		return err
+	}
+	result := checkResult{File: file, Faults: []checkFault{}, Warnings: []checkFault{}}
+	if faults != nil {
+		result.Faults = checkFaults(faults.Faults)
+	}
+	if cfg != nil {
+		result.Listeners, result.Pools = len(cfg.Listeners), len(cfg.Pools)
+		for _, p := range cfg.Pools {
+			result.Backends += len(p.Backends)
+			if p.Workers != nil {
+				result.Workers += p.Workers.EffectiveCount()
+			}
+		}
+		cfg.Warnings = append(cfg.Warnings, cfg.HostWarnings(file)...)
+		result.Warnings = checkFaults(cfg.Warnings)
+	}
+	result.OK = len(result.Faults) == 0 && !(strict && len(result.Warnings) > 0)
+
+	if asJSON {
+		if err := printJSON(stdout, result); err != nil {
+			return err
+		}
+	} else {
+		if faults != nil {
+			fmt.Fprintln(stderr, faults)
+		}
+		if cfg != nil {
+			for _, w := range cfg.Warnings {
+				w.Message = "warning: " + w.Message
+				fmt.Fprintln(stderr, w)
+			}
+		}
+	}
+	if !result.OK {
+		return errSaid
+	}
+	if asJSON {
+		return nil
+	}
+	parts := []string{count(result.Listeners, "listener"), count(result.Pools, "pool")}
+	if result.Backends > 0 || result.Workers == 0 {
+		parts = append(parts, count(result.Backends, "backend"))
+	}
+	if result.Workers > 0 {
+		parts = append(parts, count(result.Workers, "worker"))
+	}
+	_, err = fmt.Fprintf(stdout, "%s: ok (%s)\n", file, strings.Join(parts, ", "))
+	return err
+}
+
+func checkFaults(faults []config.Fault) []checkFault {
+	all := make([]checkFault, len(faults))
+	for i, f := range faults {
+		all[i] = checkFault{Line: f.Line, Column: f.Column, Path: f.Path, Message: f.Message}
+	}
+	return all
+}
+
+// count is "1 pool" or "2 pools".
+func count(n int, noun string) string {
+	if n != 1 {
+		noun += "s"
+	}
+	return strconv.Itoa(n) + " " + noun
+}

@@ -1,0 +1,73 @@
+package cli
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/273ebdf9/lb/admin"
+)
+
+func newEventsCommand() *cobra.Command {
+	c := new(caller)
+	var follow bool
+	var last int
+	cmd := c.flags(&cobra.Command{
+		Use:   "events [-f] [-n N]",
+		Short: "Show what has changed, and with -f what changes",
+		Args:  cobra.NoArgs,
+	})
+	cmd.Flags().BoolVarP(&follow, "follow", "f", false, "go on until interrupted")
+	cmd.Flags().IntVarP(&last, "last", "n", 0, "only the last `N` (default all that lb remembers, with -f the last 10)")
+	cmd.RunE = c.action(func(c *call) error {
+		if last < 0 {
+			return usage("--last is not negative")
+		}
+		q := admin.EventQuery{Follow: follow, Last: last}
+		switch {
+		case cmd.Flags().Changed("last") && last == 0:
+			q.Last = -1
+		case follow && !cmd.Flags().Changed("last"):
+			q.Last = 10
+		}
+		return showEvents(c, q)
+	})
+	return cmd
+}
+
+// showEvents prints events, in JSON one a line. Who follows ends it with an interrupt: that is no failure.
+func showEvents(c *call, q admin.EventQuery) error {
+	colour := coloured(c.out)
+	enc := json.NewEncoder(c.out)
+	enc.SetEscapeHTML(false)
+	err := c.Events(c.ctx, q, func(e admin.Event) error {
+		if c.json {
+			return enc.Encode(e)
+		}
+		_, err := io.WriteString(c.out, eventLine(&e, time.Local, colour))
+		return err
+	})
+	if q.Follow && c.ctx.Err() != nil {
+		return nil
+	}
+	return err
+}
+
+func eventLine(e *admin.Event, zone *time.Location, colour bool) string {
+	level := cell{text: e.Level}
+	switch e.Level {
+	case "warn":
+		level.colour = yellow
+	case "error":
+		level.colour = red
+	}
+	missed := ""
+	if e.Dropped > 0 {
+		missed = fmt.Sprintf("(%s missed before this one)\n", count(int(e.Dropped), "event"))
+	}
+	return fmt.Sprintf("%s%s  %s  %s  %s\n", missed, e.Time.In(zone).Format("2006-01-02 15:04:05.000"),
+		level.render(5, false, colour), printable(e.Subject), printable(e.Text))
+}

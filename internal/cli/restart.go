@@ -1,0 +1,158 @@
+package cli
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/273ebdf9/lb/admin"
+)
+
+// rollCommand is what lb restart and lb rollback have in common.
+type rollCommand struct {
+	surge   string
+	timeout time.Duration
+	noWait  bool
+}
+
+func (o *rollCommand) flags(cmd *cobra.Command) {
+	cmd.Flags().StringVar(&o.surge, "surge", "1", "how many successors are started at once, after the first: `N` or all")
+	cmd.Flags().DurationVar(&o.timeout, "timeout", 0, "end the restart after `T`, such as 5m, and fail then; 0 is without end")
+	cmd.Flags().BoolVar(&o.noWait, "no-wait", false, "return when it has begun; lb events tells the outcome")
+}
+
+func (o *rollCommand) request() (r admin.RestartRequest, err error) {
+	switch n, err := strconv.Atoi(o.surge); {
+	case o.surge == "all":
+		r.Surge = -1
+	case err != nil || n < 1:
+		return r, usage("--surge %q is neither a number above 0 nor all", o.surge)
+	default:
+		r.Surge = n
+	}
+	if o.timeout < 0 {
+		return r, usage("--timeout is not negative")
+	}
+	if o.timeout > 0 {
+		r.Timeout = o.timeout.String()
+	}
+	r.NoWait = o.noWait
+	return r, nil
+}
+
+func newRestartCommand() *cobra.Command {
+	c, o := new(caller), new(rollCommand)
+	cmd := c.flags(&cobra.Command{
+		Use:   "restart POOL[/SLOT] [--surge N|all] [--timeout T] [--no-wait]",
+		Short: "Replace workers by new ones, one by one and without losing a connection",
+		Long: "Replace workers by new ones, one by one and without losing a connection. Each successor is ready, and lives for a second, before the worker it replaces finishes its sessions and ends.\n\n" +
+			"The first one is a canary: if it fails, nothing is replaced, and its last output is shown. An interrupt ends the restart; the workers that were not replaced stay.",
+		Args:              cobra.ExactArgs(1),
+		ValidArgsFunction: c.complete(first(completePoolsAndSlots)),
+		RunE: c.action(func(c *call) error {
+			r, err := o.request()
+			if err != nil {
+				return err
+			}
+			pool, slot, err := poolOrSlotArg(c.args[0])
+			if err != nil {
+				return err
+			}
+			r.Slot = slot
+			return roll(c, pool, r, c.Restart)
+		}),
+	})
+	o.flags(cmd)
+	return cmd
+}
+
+func newRollbackCommand() *cobra.Command {
+	c, o := new(caller), new(rollCommand)
+	cmd := c.flags(&cobra.Command{
+		Use:               "rollback POOL [--surge N|all] [--timeout T] [--no-wait]",
+		Short:             "Go back to the command, environment and directory that worked before",
+		Args:              cobra.ExactArgs(1),
+		ValidArgsFunction: c.complete(first(completeWorkerPools)),
+		RunE: c.action(func(c *call) error {
+			r, err := o.request()
+			if err != nil {
+				return err
+			}
+			return roll(c, c.args[0], r, c.Rollback)
+		}),
+	})
+	o.flags(cmd)
+	return cmd
+}
+
+type askRoll func(ctx context.Context, pool string, r admin.RestartRequest, each func(admin.RestartStep) error) error
+
+// roll asks for a restart, and shows each step: as a bar on a terminal, else as lines, or as JSON one a line.
+func roll(c *call, pool string, r admin.RestartRequest, ask askRoll) error {
+	show := func(s admin.RestartStep) error {
+		_, err := io.WriteString(c.out, stepLine(pool, &s))
+		return err
+	}
+	bar := terminal(c.out)
+	switch {
+	case c.json:
+		enc := json.NewEncoder(c.out)
+		enc.SetEscapeHTML(false)
+		show = func(s admin.RestartStep) error { return enc.Encode(s) }
+	case bar:
+		show = func(s admin.RestartStep) error {
+			_, err := io.WriteString(c.out, eraseLine+stepBar(pool, &s))
+			return err
+		}
+	}
+	err := ask(c.ctx, pool, r, show)
+	if bar && !c.json {
+		io.WriteString(c.out, "\n")
+	}
+	if c.ctx.Err() != nil {
+		return fmt.Errorf("%w: the workers that are not replaced go on", errInterrupted)
+	}
+	return err
+}
+
+// stepLine is a step of a restart in words. What failed is said by the error.
+func stepLine(pool string, s *admin.RestartStep) string {
+	name := printable(pool)
+	if s.Slot != nil {
+		name += "/" + strconv.Itoa(*s.Slot)
+	}
+	switch {
+	case s.Step == "done":
+		return fmt.Sprintf("%s: %s replaced\n", name, count(s.Done, "worker"))
+	case s.Step == "begun":
+		return fmt.Sprintf("%s: the restart has begun; lb events tells the outcome\n", name)
+	case s.Slot == nil:
+		return fmt.Sprintf("%s: failed, %d of %d replaced\n", name, s.Done, s.Total)
+	case s.Step == "started":
+		return fmt.Sprintf("%s: successor started, pid %d\n", name, s.PID)
+	default:
+		return fmt.Sprintf("%s: %s, %d of %d\n", name, printable(s.Step), s.Done, s.Total)
+	}
+}
+
+const (
+	// eraseLine goes to the beginning of the line and erases it (ECMA-48, EL).
+	eraseLine = "\r\x1b[2K"
+	// barWidth is how wide a bar is.
+	barWidth = 30
+)
+
+// stepBar is how far a restart is, and its last step.
+func stepBar(pool string, s *admin.RestartStep) string {
+	full := 0
+	if s.Total > 0 {
+		full = barWidth * s.Done / s.Total
+	}
+	return fmt.Sprintf("[%s%s] %d/%d  %s", strings.Repeat("#", full), strings.Repeat(".", barWidth-full), s.Done, s.Total, strings.TrimSuffix(stepLine(pool, s), "\n"))
+}

@@ -1,0 +1,381 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math"
+	"net/http"
+	"slices"
+	"strconv"
+	"syscall"
+
+	"github.com/273ebdf9/lb/admin"
+	"github.com/273ebdf9/lb/backends"
+	"github.com/273ebdf9/lb/config"
+	"github.com/273ebdf9/lb/internal/state"
+	"github.com/273ebdf9/lb/proxy"
+)
+
+// errStopping is the answer to a change that comes too late.
+var errStopping = errors.New("lb is stopping; nothing can be changed any more")
+
+// control are the changes that the control API can make. Those that change what runs are made one at a time, and none
+// during a reload; each is remembered, and has its line in the event log.
+func (d *daemon) control() admin.Control {
+	return admin.Control{
+		SetWeight: d.setWeight, SetAdmin: d.setAdmin, SetMaxConns: d.setMaxConns,
+		AddBackend: d.addBackend, RemoveBackend: d.removeBackend,
+		SetSplit: d.setSplit, SetListenerMaxConns: d.setListenerMaxConns,
+		Sessions: d.listSessions, Kill: d.kill,
+		Restart: d.restartWorkers, Rollback: d.rollbackWorkers, Scale: d.scaleWorkers,
+		StopWorker: d.stopWorker, StartWorker: d.startWorker,
+		Reload: d.reload, Upgrade: d.upgrade, Stop: d.stopCommand, SetLogLevel: d.setLogLevel,
+	}
+}
+
+// change makes one change under the lock, and remembers it. What is only advice (admin.Advise) comes with a change that was
+// made.
+func (d *daemon) change(do func() error) error {
+	leave, err := d.gate.enter("a change")
+	if err != nil {
+		return err
+	}
+	defer leave()
+	d.changing.Lock()
+	defer d.changing.Unlock()
+	if d.stopping {
+		return errStopping
+	}
+	if err := do(); err != nil {
+		return err
+	}
+	return d.remember()
+}
+
+// changeBackend makes a change of one backend; the Server shows what it is afterwards. do gets what is remembered of the backend
+// and its configuration, and may change the former.
+func (d *daemon) changeBackend(pool, name string, do func(b *backends.Backend, r *state.Backend, bc backends.BackendConfig) error) (admin.BackendStatus, error) {
+	err := d.change(func() error {
+		b, err := d.backend(pool, name)
+		if err != nil {
+			return err
+		}
+		r, bc := d.record(b)
+		if err := do(b, r, bc); err != nil {
+			return err
+		}
+		d.put(*r)
+		return nil
+	})
+	return admin.BackendStatus{}, err
+}
+
+// backend finds a member, or says that there is none.
+func (d *daemon) backend(pool, name string) (*backends.Backend, error) {
+	p, err := d.findPool(pool)
+	if err != nil {
+		return nil, err
+	}
+	if b := p.Get(name); b != nil {
+		return b, nil
+	}
+	return nil, admin.Refuse(http.StatusNotFound, "pool %q has no backend %q", pool, name)
+}
+
+func (d *daemon) findPool(name string) (*backends.Pool, error) {
+	if p := d.view.Load().pool(name); p != nil {
+		return p, nil
+	}
+	return nil, admin.Refuse(http.StatusNotFound, "there is no pool %q", name)
+}
+
+// record is a copy of what is remembered of b, and b's configuration.
+func (d *daemon) record(b *backends.Backend) (*state.Backend, backends.BackendConfig) {
+	r := state.Backend{Pool: b.Pool().Name, Name: b.Name, Address: b.Address.String()}
+	slot, isWorker := d.slotOf(b)
+	if isWorker { // what the operator wants of it holds for the next one too
+		r.Name, r.Address = slotPrefix+strconv.Itoa(slot), ""
+	}
+	if known := d.remembered.Backend(r.Pool, r.Name); known != nil {
+		r = *known
+	}
+	if isWorker {
+		return &r, workerBackendConfig()
+	}
+	if r.Added {
+		return &r, addedConfig(&r)
+	}
+	bc, _ := d.configured(r.Pool, r.Name)
+	return &r, bc
+}
+
+// configured is a backend as the config has it.
+func (d *daemon) configured(pool, name string) (bc backends.BackendConfig, ok bool) {
+	if pc := d.view.Load().cfg.Pool(pool); pc != nil {
+		if i := slices.IndexFunc(pc.Backends, func(bc backends.BackendConfig) bool { return bc.EffectiveName() == name }); i >= 0 {
+			return pc.Backends[i], true
+		}
+	}
+	return bc, false
+}
+
+// put replaces what is remembered of a backend.
+func (d *daemon) put(r state.Backend) {
+	all := slices.DeleteFunc(slices.Clone(d.remembered.Backends), func(x state.Backend) bool { return x.Pool == r.Pool && x.Name == r.Name })
+	if !r.Empty() {
+		all = append(all, r)
+	}
+	d.remembered.Backends = all
+	if f := d.fleetOf(r.Pool); f != nil {
+		f.remember(&d.remembered)
+	}
+}
+
+// changedInt is what to remember of a number that was set to value.
+func changedInt(configured, value int) state.Int {
+	if configured == value {
+		return state.Int{}
+	}
+	return state.Int{Changed: true, Configured: configured, Value: value}
+}
+
+func (d *daemon) setWeight(pool, backend string, weight int, percent bool, by string) (admin.BackendStatus, error) {
+	return d.changeBackend(pool, backend, func(b *backends.Backend, r *state.Backend, bc backends.BackendConfig) error {
+		value := weight
+		if percent {
+			value = int(math.Round(float64(bc.Weight) * float64(weight) / 100))
+		}
+		if value < 0 || value > backends.MaxWeight {
+			return admin.Refuse(http.StatusBadRequest, "the weight of %s/%s would be %d, which is not within 0..%d", pool, backend, value, backends.MaxWeight)
+		}
+		if err := b.Pool().SetWeight(b, value, "by "+by); err != nil {
+			return err
+		}
+		r.Weight = changedInt(bc.Weight, value)
+		return nil
+	})
+}
+
+func (d *daemon) setAdmin(pool, backend, to, by string) (admin.BackendStatus, error) {
+	return d.changeBackend(pool, backend, func(b *backends.Backend, r *state.Backend, _ backends.BackendConfig) error {
+		want, err := backends.ParseAdminState(to)
+		if err != nil {
+			return admin.Refuse(http.StatusBadRequest, "%v", err)
+		}
+		b.Pool().SetAdmin(b, want, "by "+by)
+		if r.Admin = to; want == backends.AdminReady {
+			r.Admin = ""
+		}
+		return nil
+	})
+}
+
+func (d *daemon) setMaxConns(pool, backend string, n int, by string) (admin.BackendStatus, error) {
+	return d.changeBackend(pool, backend, func(b *backends.Backend, r *state.Backend, bc backends.BackendConfig) error {
+		if err := b.Pool().SetMaxConns(b, n, "by "+by); err != nil {
+			return admin.Refuse(http.StatusBadRequest, "%v", err)
+		}
+		r.MaxConns = changedInt(configuredMaxConns(bc, b.Pool().Config()), n)
+		return nil
+	})
+}
+
+// addBackend adds a backend that the config does not have, or one that it has and that was removed.
+func (d *daemon) addBackend(pool string, nb admin.NewBackend, by string) (admin.BackendStatus, error) {
+	bc := backends.BackendConfig{Name: nb.Name, Address: nb.Address, Weight: backends.DefaultWeight, MaxConns: nb.MaxConns, Backup: nb.Backup}
+	if nb.Weight != nil {
+		bc.Weight = *nb.Weight
+	}
+	name := bc.EffectiveName()
+	err := d.change(func() error {
+		p, err := d.findPool(pool)
+		if err != nil {
+			return err
+		}
+		if err := d.addable(p, bc); err != nil {
+			return err
+		}
+		r := state.Backend{Pool: pool, Name: name, Address: bc.Address}
+		own, inConfig := d.configured(pool, name)
+		switch {
+		case inConfig && !sameAddress(own.Address, bc.Address):
+			return fmt.Errorf("the config has a backend %s/%s at %s, which was removed at run time; choose another name", pool, name, own.Address)
+		case inConfig:
+			r.Address = own.Address
+			if nb.Weight != nil {
+				r.Weight = changedInt(own.Weight, bc.Weight)
+			}
+			if nb.MaxConns != 0 {
+				r.MaxConns = changedInt(configuredMaxConns(own, p.Config()), nb.MaxConns)
+			}
+			bc = own
+		default:
+			r.Added, r.Own = true, ownOf(bc)
+		}
+		if err := d.join(p, bc, r, by); err != nil {
+			return err
+		}
+		d.put(r)
+		return nil
+	})
+	return admin.BackendStatus{}, err
+}
+
+// addable says what is wrong with a new backend.
+func (d *daemon) addable(p *backends.Pool, bc backends.BackendConfig) error {
+	check := *p.Config()
+	check.Backends = []backends.BackendConfig{bc}
+	if err := check.Validate(); err != nil {
+		return admin.Refuse(http.StatusBadRequest, "cannot add the backend: %v", err)
+	}
+	if d.fleetOf(p.Name) != nil && workerName.MatchString(bc.EffectiveName()) {
+		return admin.Refuse(http.StatusBadRequest, "%q has the form of a worker's name; choose another", bc.EffectiveName())
+	}
+	if p.Get(bc.EffectiveName()) != nil {
+		return fmt.Errorf("pool %q has a backend %q already", p.Name, bc.EffectiveName())
+	}
+	addr, err := backends.ParseAddress(bc.Address)
+	if err != nil {
+		return admin.Refuse(http.StatusBadRequest, "%v", err)
+	}
+	ctx, cancel := context.WithTimeout(d.background, resolveTimeout)
+	defer cancel()
+	if _, err := addr.Resolve(ctx); err != nil {
+		return err
+	}
+	return nil
+}
+
+// join makes a new backend a member, with what is remembered of it.
+func (d *daemon) join(p *backends.Pool, bc backends.BackendConfig, r state.Backend, by string) error {
+	v := d.view.Load()
+	b, err := p.Add(bc, v.cfg.Pool(p.Name).Health.InitialHealth())
+	if err != nil {
+		return err
+	}
+	if b.Address.IsHostName() {
+		ctx, cancel := context.WithTimeout(d.background, resolveTimeout)
+		defer cancel()
+		b.Resolve(ctx) // it has just been resolved; else resolveNames tries again
+		d.wakeResolver()
+	}
+	if r.Weight.Changed {
+		p.SetWeight(b, r.Weight.Value, "by "+by)
+	}
+	if r.MaxConns.Changed {
+		p.SetMaxConns(b, r.MaxConns.Value, "by "+by)
+	}
+	v.checkers[p].Add(b)
+	return nil
+}
+
+func (d *daemon) removeBackend(pool, backend, by string) error {
+	return d.change(func() error {
+		b, err := d.backend(pool, backend)
+		if err != nil {
+			return err
+		}
+		if slot, ok := d.slotOf(b); ok {
+			return fmt.Errorf("%s/%s is the worker of slot %d: lb stop %s/%d ends it, lb scale %s -1 takes the last slot away", pool, backend, slot, pool, slot, pool)
+		}
+		r, bc := d.record(b)
+		if err := b.Pool().Remove(b, "by "+by); err != nil {
+			return err
+		}
+		d.view.Load().checkers[b.Pool()].Remove(b)
+		gone := state.Backend{Pool: r.Pool, Name: r.Name, Address: r.Address}
+		if !r.Added {
+			gone.Removed, gone.Own = true, ownOf(bc)
+		}
+		d.put(gone)
+		return nil
+	})
+}
+
+func (d *daemon) setSplit(listener string, weights map[string]int, by string) (now map[string]int, err error) {
+	err = d.change(func() error {
+		ln, cfg, err := d.findListener(listener)
+		if err != nil {
+			return err
+		}
+		split := ln.Split()
+		if split == nil {
+			return fmt.Errorf("listener %q has no split: all of its connections go to pool %q; give it a split in the config", listener, ln.Pool().Name)
+		}
+		before := split.Weights()
+		if err := split.SetWeights(weights); err != nil {
+			return admin.Refuse(http.StatusBadRequest, "%v", err)
+		}
+		now = split.Weights()
+		changed := state.Split{Listener: listener, Weights: map[string]state.Int{}}
+		for pool, n := range now {
+			if c := changedInt(cfg.Split[pool], n); c.Changed {
+				changed.Weights[pool] = c
+			}
+		}
+		all := slices.DeleteFunc(slices.Clone(d.remembered.Splits), func(s state.Split) bool { return s.Listener == listener })
+		if len(changed.Weights) > 0 {
+			all = append(all, changed)
+		}
+		d.remembered.Splits = all
+		d.tell(slog.LevelInfo, admin.Event{Kind: "split", Subject: listener, Text: fmt.Sprintf("%v → %v: by %s", before, now, by)},
+			"split changed", "listener", listener, "from", fmt.Sprint(before), "to", fmt.Sprint(now), "by", by)
+		return nil
+	})
+	return now, err
+}
+
+// findListener finds a running listener and how the config has it.
+func (d *daemon) findListener(name string) (*proxy.Listener, *config.Listener, error) {
+	ln, cfg := d.listener(name), d.view.Load().cfg.Listener(name)
+	if ln == nil || cfg == nil {
+		return nil, nil, admin.Refuse(http.StatusNotFound, "there is no listener %q", name)
+	}
+	return ln, cfg, nil
+}
+
+func (d *daemon) setListenerMaxConns(listener string, n int, by string) error {
+	return d.change(func() error {
+		ln, cfg, err := d.findListener(listener)
+		if err != nil {
+			return err
+		}
+		if n < 0 || n > math.MaxInt32 {
+			return admin.Refuse(http.StatusBadRequest, "max_conns: %d is not within 0..%d", n, math.MaxInt32)
+		}
+		before := ln.MaxConns()
+		ln.SetMaxConns(n)
+		all := slices.DeleteFunc(slices.Clone(d.remembered.Listeners), func(l state.Listener) bool { return l.Name == listener })
+		if c := changedInt(cfg.MaxConns, n); c.Changed {
+			all = append(all, state.Listener{Name: listener, MaxConns: c})
+		}
+		d.remembered.Listeners = all
+		d.tell(slog.LevelInfo, admin.Event{Kind: "max_conns", Subject: listener, Text: fmt.Sprintf("%d → %d: by %s", before, n, by)},
+			"listener max_conns changed", "listener", listener, "from", before, "to", n, "by", by)
+		return nil
+	})
+}
+
+// stopCommand begins a stop, as SIGTERM does, or with now as SIGINT.
+func (d *daemon) stopCommand(now bool, by string) error {
+	d.tell(slog.LevelInfo, admin.Event{Kind: "stop", Subject: "lb", Text: "told to stop: by " + by}, "told to stop", "now", now, "by", by)
+	if now {
+		d.signals.tell(syscall.SIGINT)
+	} else {
+		d.signals.tell(syscall.SIGTERM)
+	}
+	return nil
+}
+
+func (d *daemon) setLogLevel(level, by string) error {
+	var l slog.Level
+	if !slices.Contains([]string{"debug", "info", "warn", "error"}, level) || l.UnmarshalText([]byte(level)) != nil {
+		return admin.Refuse(http.StatusBadRequest, "there is no log level %q; write debug, info, warn or error", level)
+	}
+	// Before the level may be too high for this line.
+	d.tell(slog.LevelInfo, admin.Event{Kind: "log-level", Subject: "lb", Text: level + ": by " + by}, "log level changed", "to", level, "by", by)
+	d.events.SetLevel(l)
+	return nil
+}

@@ -1,0 +1,229 @@
+package daemon
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/273ebdf9/lb/admin"
+	"github.com/273ebdf9/lb/supervisor"
+)
+
+// testWorker is the first argument by which this binary is a worker.
+const testWorker = "play-worker"
+
+// playWorker accepts connections and closes them; with "fail" it says so and ends.
+func playWorker(words []string) {
+	if slices.Contains(words, "fail") {
+		fmt.Println("no database")
+		os.Exit(3)
+	}
+	l, err := net.FileListener(os.NewFile(3, "listener"))
+	if err != nil {
+		os.Exit(1)
+	}
+	for {
+		c, err := l.Accept()
+		if err != nil {
+			os.Exit(1)
+		}
+		c.Close()
+	}
+}
+
+// workersTable is [pools.POOL.workers] of so many workers with those words.
+func workersTable(pool string, n int, words ...string) string {
+	return fmt.Sprintf("[pools.%s.workers]\ncommand = %q\ncount = %d\n", pool, append([]string{"/proc/self/exe", testWorker}, words...), n)
+}
+
+// tomlList writes %q of a slice as TOML has it.
+func tomlList(s string) string { return strings.ReplaceAll(s, `" "`, `", "`) }
+
+// newFleetRig is a rig whose pool app has two workers beside its backends.
+func newFleetRig(t *testing.T) *rig {
+	t.Helper()
+	r := newRig(t)
+	r.withWorkers(2)
+	r.mustReload()
+	r.waitWorkers(2)
+	return r
+}
+
+func (r *rig) withWorkers(n int, words ...string) {
+	r.t.Helper()
+	r.configure("[pools.beta]\n", tomlList(workersTable("app", n, words...))+"[pools.beta]\n")
+}
+
+func (r *rig) mustReload() {
+	r.t.Helper()
+	if _, err := r.reload(r.background, false, "test"); err != nil {
+		r.t.Fatal(err)
+	}
+}
+
+// waitWorkers waits until n workers are up and none drains, and gives them.
+func (r *rig) waitWorkers(n int) *admin.WorkersStatus {
+	r.t.Helper()
+	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+		st := r.workersStatus("app")
+		up := 0
+		for i := range st.Slots {
+			if st.Slots[i].State == "up" {
+				up++
+			}
+		}
+		if up == n && len(st.Slots) == n && len(st.Retired) == 0 {
+			return st
+		}
+		if time.Now().After(deadline) {
+			r.t.Fatalf("workers: got %+v; want %d up", st, n)
+		}
+	}
+}
+
+func TestFleet_ComesAndGoesWithTheConfig(t *testing.T) {
+	r := newFleetRig(t)
+	pool := r.view.Load().pool("app")
+	if n, all := pool.Selectable(); n != 4 || all != 4 {
+		t.Errorf("members: got %d of %d selectable; want 2 backends and 2 workers", n, all)
+	}
+	pids := []int{r.waitWorkers(2).Slots[0].PID, r.waitWorkers(2).Slots[1].PID}
+	r.mustReload() // nothing is different
+	r.withWorkers(3)
+	r.mustReload()
+	if st := r.waitWorkers(3); st.Slots[0].PID != pids[0] || st.Slots[1].PID != pids[1] {
+		t.Errorf("workers after a change of the count: got %+v; want the same, and one more", st)
+	}
+	f := r.fleetOf("app")
+	r.configure()
+	r.mustReload()
+	if r.fleetOf("app") != nil || r.workersStatus("app") != nil {
+		t.Error("workers that the config has no more: got them; want none")
+	}
+	f.Stop(r.background) // returns when they have ended
+	if n, all := pool.Selectable(); n != 2 || all != 2 {
+		t.Errorf("members: got %d of %d selectable; want the 2 backends", n, all)
+	}
+	if left, _ := filepath.Glob(filepath.Join(r.dir, "workers", "app*")); len(left) > 0 {
+		t.Errorf("files: got %q; want none", left)
+	}
+}
+
+func TestFleet_AChangedCommandRollsOrFailsTheReload(t *testing.T) {
+	r := newFleetRig(t)
+	before := r.waitWorkers(2)
+	r.withWorkers(2, "fail")
+	_, err := r.reload(r.background, false, "test")
+	if !errors.Is(err, supervisor.ErrRestart) || !strings.Contains(err.Error(), "no database") {
+		t.Errorf("reload with a command that fails: got %v; want the canary's last words", err)
+	}
+	if st := r.waitWorkers(2); st.Slots[0].PID != before.Slots[0].PID || st.Slots[1].PID != before.Slots[1].PID || !st.Stale {
+		t.Errorf("workers: got %+v; want the old ones, stale", st)
+	}
+	r.withWorkers(2, "other")
+	r.mustReload()
+	if st := r.waitWorkers(2); st.Slots[0].PID == before.Slots[0].PID || st.Slots[1].PID == before.Slots[1].PID || st.Stale || !st.CanRollback {
+		t.Errorf("workers of another command: got %+v; want new ones", st)
+	}
+}
+
+func TestFleet_AReloadWaitsForTheRestartUnderWay(t *testing.T) {
+	r := newFleetRig(t)
+	begun := make(chan struct{}, 10)
+	ended := make(chan error, 1)
+	go func() {
+		ended <- r.restartWorkers(t.Context(), "app", admin.RestartRequest{}, func(admin.RestartStep) { begun <- struct{}{} }, "test")
+	}()
+	<-begun
+	r.withWorkers(2, "other")
+	r.mustReload()
+	if err := <-ended; err != nil {
+		t.Errorf("the restart: %v", err)
+	}
+	st := r.waitWorkers(2)
+	for i := range st.Slots {
+		if w := &st.Slots[i]; w.Command[len(w.Command)-1] != "other" || st.Stale {
+			t.Errorf("worker %d: got %+v; want one of the new command", i, w)
+		}
+	}
+}
+
+func TestFleet_WhatTheOperatorWantsOfASlotStays(t *testing.T) {
+	r := newFleetRig(t)
+	slot := func() string { return r.waitWorkers(2).Slots[1].Backend }
+	if _, err := r.setWeight("app", slot(), 20, false, "test"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := r.setAdmin("app", slot(), "drain", "test"); err != nil {
+		t.Fatal(err)
+	}
+	want := func(when string) {
+		t.Helper()
+		b := r.view.Load().pool("app").Get(slot())
+		if b.Weight() != 20 || b.Admin().String() != "drain" {
+			t.Errorf("%s: got weight %d and %v; want 20 and drain", when, b.Weight(), b.Admin())
+		}
+	}
+	one := 1
+	if err := r.restartWorkers(t.Context(), "app", admin.RestartRequest{Slot: &one}, func(admin.RestartStep) {}, "test"); err != nil {
+		t.Fatal(err)
+	}
+	want("after a restart of the worker")
+	r.mustReload()
+	want("after a reload")
+	r.restart()
+	want("after a restart of lb")
+	if err := r.removeBackend("app", slot(), "test"); err == nil {
+		t.Error("removing a worker's backend: got no error; want one")
+	}
+	if _, err := r.addBackend("app", admin.NewBackend{Name: "1.99", Address: "unix:/x"}, "test"); err == nil {
+		t.Error("adding a backend of a worker's name: got no error; want one")
+	}
+}
+
+// Members come and go while others change the pool: nobody is lost, and nothing locks up.
+func TestFleet_RestartsAndReloadsAtOnce(t *testing.T) {
+	r := newFleetRig(t)
+	var busy sync.WaitGroup
+	stop := make(chan struct{})
+	busy.Go(func() {
+		for i := 0; ; i++ {
+			select {
+			case <-stop:
+				return
+			default:
+			}
+			r.configure("[pools.beta]\n", fmt.Sprintf("max_conns = %d\n[pools.beta]\n", 100+i%7))
+			text, err := os.ReadFile(r.file)
+			if err == nil { // the last backend's table has the key; the workers' table follows
+				err = os.WriteFile(r.file, []byte(strings.Replace(string(text), "[pools.beta]\n", tomlList(workersTable("app", 2))+"[pools.beta]\n", 1)), 0o600)
+			}
+			if err == nil {
+				_, err = r.reload(r.background, false, "test")
+			}
+			if err != nil {
+				t.Errorf("reload: %v", err)
+				return
+			}
+			r.setWeight("app", "w1", 10+i%50, false, "test")
+		}
+	})
+	for range 2 {
+		if err := r.restartWorkers(t.Context(), "app", admin.RestartRequest{Surge: -1}, func(admin.RestartStep) {}, "test"); err != nil {
+			t.Error(err)
+		}
+	}
+	close(stop)
+	busy.Wait()
+	r.waitWorkers(2)
+	if n, all := r.view.Load().pool("app").Selectable(); n != 4 || all != 4 {
+		t.Errorf("members: got %d of %d selectable; want 4", n, all)
+	}
+}

@@ -1,0 +1,80 @@
+package daemon
+
+import (
+	"context"
+	"log/slog"
+	"time"
+
+	"github.com/273ebdf9/lb/internal/logs"
+	"github.com/273ebdf9/lb/proxy"
+)
+
+const (
+	// repeatEvery is how often an error that repeats has a line.
+	repeatEvery = 10 * time.Second
+	// flushTimeout is how long the last lines may take to be written.
+	flushTimeout = 2 * time.Second
+)
+
+// openLogs opens the event log and the access log.
+func (d *daemon) openLogs(cfg logs.Config) (err error) {
+	if d.events, err = logs.New(cfg); err != nil {
+		return err
+	}
+	d.log = d.events.Logger
+	slog.SetDefault(d.log) // for libraries that log
+	d.repeats = logs.NewThrottle(d.log, repeatEvery)
+	if d.access, err = logs.OpenAccessLog(cfg); err != nil {
+		d.closeLogs()
+		return err
+	}
+	return nil
+}
+
+// reopenLogs opens log files anew, after logrotate(8) has renamed them.
+func (d *daemon) reopenLogs() error {
+	leave, err := d.gate.enter("the logs are opened anew")
+	if err != nil {
+		return err
+	}
+	defer leave()
+	if err := d.events.Reopen(); err != nil {
+		d.log.Error("cannot open the event log anew; it goes on in the old file", "error", err)
+	}
+	for _, w := range d.view.Load().checkers {
+		if w.fleet != nil {
+			w.fleet.reopenLogs()
+		}
+	}
+	if err := d.access.Reopen(); err != nil {
+		d.log.Error("cannot open the access log anew; it goes on in the old file", "error", err)
+	}
+	return nil
+}
+
+// closeLogs writes what is left.
+func (d *daemon) closeLogs() {
+	ctx, cancel := context.WithTimeout(context.Background(), flushTimeout)
+	defer cancel()
+	d.repeats.Flush()
+	d.access.Close(ctx)
+	d.events.Close(ctx)
+}
+
+// sessionEnded writes the access log's line. It runs on a loop.
+func (d *daemon) sessionEnded(r *proxy.Record) {
+	e := logs.Entry{
+		Start: r.Start, Client: r.Client, Listener: r.Listener.Name,
+		QueueTime: r.QueueTime, ConnectTime: r.ConnectTime, SessionTime: r.SessionTime,
+		BytesIn: r.BytesIn, BytesOut: r.BytesOut, Termination: r.Termination, Retries: r.Retries,
+		Sessions: r.Sessions, ListenerActive: r.Listener.Active() + 1, // the places of this one are free already
+	}
+	if r.Pool != nil { // else it was refused before one was chosen
+		e.Pool, e.PoolActive = r.Pool.Name, r.Pool.Active()
+	}
+	if r.Backend != nil {
+		e.Backend, e.BackendActive = r.Backend.Name, r.Backend.Active()+1
+		e.PoolActive++
+	}
+	d.access.Record(&e)
+}

@@ -1,0 +1,392 @@
+package daemon
+
+import (
+	"context"
+	"fmt"
+	"reflect"
+	"slices"
+	"time"
+
+	"github.com/273ebdf9/lb/backends"
+	"github.com/273ebdf9/lb/balancer"
+	"github.com/273ebdf9/lb/config"
+	"github.com/273ebdf9/lb/health"
+	"github.com/273ebdf9/lb/internal/state"
+	"github.com/273ebdf9/lb/proxy"
+	"github.com/273ebdf9/lb/supervisor"
+)
+
+// plan is a change from what runs to another config. Making it does everything that can fail, and changes nothing:
+// daemon.plan makes it, prepare opens sockets, commit changes. daemon.changing is held from the one to the other.
+type plan struct {
+	d            *daemon
+	old          *view
+	cfg          *config.Config
+	reason       string
+	remembered   state.Changes // what holds on
+	kept         []string      // of these, a line each
+	dropped      []string      // and of those that hold no more
+	pools        []*plannedPool
+	specs        []proxy.ListenerSpec
+	transition   *proxy.Transition
+	adopt        func(*fleet) error // gives new workers what they were before; nil: they are new
+	starts       []func()           // after commit, what begins to run with the change
+	restart      []*fleet           // after commit: those whose workers are to be restarted for the new config
+	unremembered error              // why the state file could not be written; set by commit
+}
+
+// plannedPool is what becomes of a pool.
+type plannedPool struct {
+	cfg     *config.Pool
+	pool    *backends.Pool
+	checker *health.Checker // of a pool that is new, else nil
+	policy  backends.Policy // nil: stays
+	members []backends.Member
+	added   []*backends.Backend // of members
+	fleet   *fleet              // nil: it has no workers
+	begin   bool                // the fleet is new
+}
+
+// plan works out how to get from what runs to cfg and what is remembered.
+func (d *daemon) plan(cfg *config.Config, remembered state.Changes, reason string) (*plan, error) {
+	p := &plan{d: d, old: d.view.Load(), cfg: cfg, reason: reason}
+	p.remembered, p.kept, p.dropped = reconcile(remembered, cfg)
+	for i := range cfg.Pools {
+		pp, err := p.planPool(&cfg.Pools[i])
+		if err != nil {
+			return nil, err
+		}
+		p.pools = append(p.pools, pp)
+	}
+	for i := range cfg.Listeners {
+		spec, err := p.planListener(&cfg.Listeners[i])
+		if err != nil {
+			return nil, err
+		}
+		p.specs = append(p.specs, spec)
+	}
+	return p, nil
+}
+
+func (p *plan) planPool(cfg *config.Pool) (*plannedPool, error) {
+	pp := &plannedPool{cfg: cfg, pool: p.old.pool(cfg.Name)}
+	var err error
+	if pp.pool == nil || pp.pool.Config().Balance != cfg.Balance {
+		if pp.policy, err = balancer.New(cfg.Balance); err != nil {
+			return nil, err
+		}
+	}
+	if pp.pool == nil {
+		pool := backends.NewPool(cfg.Name, cfg.Config, pp.policy)
+		if !p.d.adopting { // else it tells of nothing until it is as it was
+			pool.OnChange = func(c backends.Change) { p.d.backendChanged(pool, c) }
+		}
+		if pp.checker, err = health.NewChecker(pool, cfg.Health); err != nil {
+			return nil, err
+		}
+		pp.checker.ConfiguredWeight = (*backends.Backend).ConfiguredWeight
+		pp.checker.SetMaxConns = pool.SetMaxConns
+		pp.pool, pp.policy = pool, nil
+	}
+	for _, bc := range wantedBackends(cfg, &p.remembered) {
+		b := pp.pool.Get(bc.EffectiveName())
+		if addr, err := backends.ParseAddress(bc.Address); err != nil {
+			return nil, err
+		} else if b == nil || b.Address != addr {
+			if b, err = pp.pool.NewBackend(bc, cfg.Health.InitialHealth()); err != nil {
+				return nil, err
+			}
+			pp.added = append(pp.added, b)
+		}
+		pp.members = append(pp.members, backends.Member{Backend: b, Config: bc})
+	}
+	if cfg.Workers != nil {
+		pp.fleet = p.old.checkers[pp.pool].fleet
+		pp.begin = pp.fleet == nil
+		if pp.begin && slices.ContainsFunc(p.d.fleets, func(f *fleet) bool { return f.Name == cfg.Name }) {
+			return nil, fmt.Errorf("pool %q had workers before, and they have not ended yet: try again later", cfg.Name)
+		}
+	}
+	return pp, nil
+}
+
+// wantedBackends are the backends of the config, without those that the operator removed, and those that he added.
+func wantedBackends(cfg *config.Pool, remembered *state.Changes) []backends.BackendConfig {
+	var wanted []backends.BackendConfig
+	for _, bc := range cfg.Backends {
+		if r := remembered.Backend(cfg.Name, bc.EffectiveName()); r == nil || !r.Removed {
+			wanted = append(wanted, bc)
+		}
+	}
+	for i := range remembered.Backends {
+		if r := &remembered.Backends[i]; r.Pool == cfg.Name && r.Added {
+			wanted = append(wanted, addedConfig(r))
+		}
+	}
+	return wanted
+}
+
+// pool is the pool of that name, as planned.
+func (p *plan) pool(name string) *backends.Pool {
+	for _, pp := range p.pools {
+		if pp.pool.Name == name {
+			return pp.pool
+		}
+	}
+	return nil
+}
+
+func (p *plan) planListener(cfg *config.Listener) (proxy.ListenerSpec, error) {
+	spec := proxy.ListenerSpec{Name: cfg.Name, Config: cfg.ListenerConfig}
+	if r := p.remembered.Listener(cfg.Name); r != nil {
+		spec.Config.MaxConns = r.MaxConns.Value
+	}
+	if len(cfg.Split) == 0 {
+		if spec.Pool = p.pool(cfg.Pool); spec.Pool == nil {
+			return spec, fmt.Errorf("cannot set up listener %q: there is no pool %q", cfg.Name, cfg.Pool)
+		}
+		return spec, nil
+	}
+	weights := splitWeights(cfg, &p.remembered)
+	if ln := p.d.listener(cfg.Name); ln != nil && ln.Split() != nil && ln.Config().SplitBy == cfg.SplitBy &&
+		reflect.DeepEqual(ln.Split().Weights(), weights) && p.same(ln.Split().Pools()) {
+		spec.Split = ln.Split() // so that the turn goes on
+		return spec, nil
+	}
+	var err error
+	spec.Split, err = backends.NewSplit(weights, cfg.SplitBy == "client", p.pool)
+	return spec, err
+}
+
+// same says whether all of the pools go on.
+func (p *plan) same(pools []*backends.Pool) bool {
+	return !slices.ContainsFunc(pools, func(x *backends.Pool) bool { return p.pool(x.Name) != x })
+}
+
+// listener is the running listener of that name, or nil.
+func (d *daemon) listener(name string) *proxy.Listener {
+	for _, ln := range d.proxy.Listeners() {
+		if ln.Name == name {
+			return ln
+		}
+	}
+	return nil
+}
+
+// resolveTimeout is how long a reload waits for the addresses of new backends that are named by host.
+const resolveTimeout = 5 * time.Second
+
+// prepare opens the sockets, and looks up new host names; one that cannot be resolved now is looked up again later.
+// When it fails, nothing has changed.
+func (p *plan) prepare() error {
+	ctx, cancel := context.WithTimeout(p.d.background, resolveTimeout)
+	defer cancel()
+	for _, pp := range p.pools {
+		for _, b := range pp.added {
+			if b.Address.IsHostName() && !p.d.adopting { // else what it was resolved to is known
+				b.Resolve(ctx) // resolveNames tells of a failure
+			}
+		}
+	}
+	err := p.prepareWorkers()
+	if err == nil {
+		p.transition, err = p.d.proxy.Prepare(p.specs)
+		err = p.d.explainInUse(err, p.specs)
+	}
+	if err != nil {
+		for _, pp := range p.pools {
+			if pp.begin && pp.fleet != nil {
+				pp.fleet.Discard()
+			}
+		}
+	}
+	return err
+}
+
+// prepareWorkers makes the fleets of pools that have workers from now on.
+func (p *plan) prepareWorkers() (err error) {
+	for _, pp := range p.pools {
+		if !pp.begin {
+			continue
+		}
+		if p.d.runDir == nil {
+			if p.d.runDir, err = supervisor.OpenDir(p.cfg.Admin.EffectiveRunDir()); err != nil {
+				return err
+			}
+		}
+		checker := pp.checker
+		if checker == nil {
+			checker = p.old.checkers[pp.pool].Checker
+		}
+		f, err := p.d.newFleet(pp.cfg, pp.pool, checker, p.d.runDir)
+		if err != nil {
+			return err
+		}
+		if p.adopt != nil {
+			if err := p.adopt(f); err != nil {
+				return err
+			}
+		}
+		if err := f.Prepare(); err != nil {
+			return err
+		}
+		pp.fleet = f
+	}
+	return nil
+}
+
+// commit makes the change. Pools come first, so that each is ready when a listener sends connections to it; the pools
+// that nothing leads to any more go last.
+func (p *plan) commit() {
+	v := &view{cfg: p.cfg, checkers: map[*backends.Pool]watcher{}}
+	for pool, w := range p.old.checkers {
+		v.checkers[pool] = w
+	}
+	for _, pp := range p.pools {
+		v.pools = append(v.pools, pp.pool)
+		if pp.checker != nil {
+			w := p.d.newWatcher(pp.checker)
+			v.checkers[pp.pool] = w
+			p.start(func() { p.d.running.Go(w.run) })
+		}
+		w := v.checkers[pp.pool]
+		w.fleet = pp.fleet
+		v.checkers[pp.pool] = w
+	}
+	p.d.view.Store(v)
+	for _, pp := range p.pools {
+		pp.commit(v.checkers[pp.pool], p)
+		p.commitWorkers(pp)
+	}
+	p.transition.Commit()
+	for _, pool := range p.old.pools {
+		if !slices.Contains(v.pools, pool) {
+			p.d.running.Go(func() { p.d.retire(pool) })
+		}
+	}
+	p.d.remembered = p.remembered
+	p.unremembered = p.d.remember()
+	p.d.wakeResolver()
+}
+
+// start runs f, or keeps it for begin while nothing may run.
+func (p *plan) start(f func()) {
+	if p.d.adopting {
+		p.starts = append(p.starts, f)
+	} else {
+		f()
+	}
+}
+
+// begin starts what was kept.
+func (p *plan) begin() {
+	for _, f := range p.starts {
+		f()
+	}
+}
+
+// commitWorkers starts the workers of a pool that has them from now on, changes those that it had, and ends those that it
+// has no more.
+func (p *plan) commitWorkers(pp *plannedPool) {
+	if old := p.old.checkers[pp.pool].fleet; old != nil && pp.fleet == nil {
+		p.d.running.Go(func() { p.d.endFleet(old) })
+	}
+	if pp.fleet == nil {
+		return
+	}
+	pp.fleet.remember(&p.remembered)
+	if pp.begin {
+		p.d.fleets = append(p.d.fleets, pp.fleet)
+		p.start(func() {
+			if err := pp.fleet.Start(); err != nil {
+				panic("BUG: lb: prepared workers cannot be started: " + err.Error())
+			}
+		})
+		return
+	}
+	old := p.old.cfg.Pool(pp.cfg.Name)
+	if !reflect.DeepEqual(workersConfig(old), workersConfig(pp.cfg)) && pp.fleet.update(pp.cfg) {
+		p.restart = append(p.restart, pp.fleet)
+	}
+}
+
+// endFleet ends the workers of a pool that has none any more. Those of an lb that stops end with it.
+func (d *daemon) endFleet(f *fleet) {
+	f.stop(d.patience)
+	d.changing.Lock()
+	defer d.changing.Unlock()
+	d.fleets = slices.DeleteFunc(slices.Clone(d.fleets), func(x *fleet) bool { return x == f })
+}
+
+func (pp *plannedPool) commit(w watcher, p *plan) {
+	before := pp.pool.Backends()
+	arrange := func(workers []backends.Member) {
+		pp.pool.Arrange(pp.cfg.Config, pp.policy, slices.Concat(pp.members, workers), p.reason)
+	}
+	if pp.fleet != nil {
+		pp.fleet.arrange(arrange)
+	} else {
+		arrange(nil)
+	}
+	for _, b := range before {
+		if b.Removed() {
+			w.Remove(b)
+		}
+	}
+	for _, b := range pp.added {
+		p.restore(b)
+		w.Add(b)
+	}
+	old := p.old.cfg.Pool(pp.cfg.Name)
+	if pp.checker == nil && (old == nil || !reflect.DeepEqual(old.Health, pp.cfg.Health)) {
+		if err := w.Update(pp.cfg.Health); err != nil {
+			panic("BUG: lb: a checked health config is refused: " + err.Error())
+		}
+	}
+}
+
+// restore gives a backend what is remembered of it.
+func (p *plan) restore(b *backends.Backend) {
+	r := p.remembered.Backend(b.Pool().Name, b.Name)
+	if r == nil {
+		return
+	}
+	const reason = "remembered"
+	if r.Weight.Changed {
+		b.Pool().SetWeight(b, r.Weight.Value, reason)
+	}
+	if r.MaxConns.Changed {
+		b.Pool().SetMaxConns(b, r.MaxConns.Value, reason)
+	}
+	if to, err := backends.ParseAdminState(r.Admin); err == nil {
+		b.Pool().SetAdmin(b, to, reason)
+	}
+}
+
+// retire ends a removed pool once nobody can be on his way to one of its backends any more. Its sessions go on; with the
+// last of them the pool is forgotten.
+func (d *daemon) retire(pool *backends.Pool) {
+	cfg := *pool.Config()
+	underway := time.NewTimer(cfg.QueueTimeout + cfg.ConnectTimeout)
+	defer underway.Stop()
+	select {
+	case <-underway.C:
+	case <-d.background.Done():
+		return
+	}
+	if f := d.view.Load().checkers[pool].fleet; f != nil {
+		d.endFleet(f)
+	}
+	d.changing.Lock()
+	defer d.changing.Unlock()
+	pool.Arrange(cfg, nil, nil, "the pool is not in the config any more")
+	old := d.view.Load()
+	v := &view{cfg: old.cfg, pools: old.pools, checkers: map[*backends.Pool]watcher{}}
+	for other, w := range old.checkers {
+		if other != pool {
+			v.checkers[other] = w
+		}
+	}
+	old.checkers[pool].stop()
+	d.view.Store(v)
+}

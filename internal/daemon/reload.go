@@ -1,0 +1,116 @@
+package daemon
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"strings"
+
+	"github.com/273ebdf9/lb/admin"
+	"github.com/273ebdf9/lb/config"
+)
+
+// reload reads the config file anew and applies the differences, all or none; with dryRun it tells them only, and opens
+// no socket. Sessions are not touched.
+func (d *daemon) reload(ctx context.Context, dryRun bool, by string) (admin.ReloadResult, error) {
+	leave, err := d.gate.enter("a reload")
+	if err != nil {
+		return admin.ReloadResult{}, err
+	}
+	defer leave()
+	result, restart, err := d.reloadTold(ctx, dryRun, by)
+	if err != nil {
+		return result, err
+	}
+	return result, d.restartFor(ctx, restart, by)
+}
+
+// reloadTold is reload without the restarts of workers, which are not made under the lock: it gives those that are due.
+func (d *daemon) reloadTold(ctx context.Context, dryRun bool, by string) (admin.ReloadResult, []*fleet, error) {
+	d.changing.Lock()
+	defer d.changing.Unlock()
+	if !dryRun && !d.stopping {
+		d.service.reloading()
+		defer d.service.ready()
+	}
+	result, restart, err := d.reloadLocked(ctx, dryRun, by)
+	switch {
+	case dryRun:
+	case err != nil:
+		d.tell(slog.LevelError, admin.Event{Kind: "reload", Subject: "lb", Text: "cannot reload, everything stays as it was: " + err.Error()},
+			"cannot reload: everything stays as it was", "by", by, "error", err)
+	default:
+		d.tell(slog.LevelInfo, admin.Event{Kind: "reload", Subject: "lb", Text: fmt.Sprintf("reloaded, %s: by %s", count(len(result.Changes), "change"), by)},
+			"reloaded", "by", by, "changes", len(result.Changes), "warnings", len(result.Warnings), "kept", len(result.Kept),
+			"what", strings.Join(shortened(result.Changes, 20), "; "))
+		for _, w := range result.Warnings {
+			d.log.Warn("reload", "warning", w)
+		}
+	}
+	return result, restart, err
+}
+
+// reloadLocked is reload without the telling and the restarts.
+func (d *daemon) reloadLocked(ctx context.Context, dryRun bool, by string) (admin.ReloadResult, []*fleet, error) {
+	result := admin.ReloadResult{DryRun: dryRun, Changes: []string{}, Warnings: []string{}}
+	if d.stopping {
+		return result, nil, errStopping
+	}
+	cfg, err := config.Load(d.path)
+	if err != nil {
+		return result, nil, err
+	}
+	if err := ctx.Err(); err != nil { // nobody waits for it any more
+		return result, nil, err
+	}
+	old := d.view.Load().cfg
+	live := untilRestart(old, cfg)
+	for _, c := range config.Diff(live, cfg) {
+		result.Warnings = append(result.Warnings, c.String()+" needs a restart")
+	}
+	for _, w := range cfg.Warnings {
+		result.Warnings = append(result.Warnings, w.String())
+	}
+	for _, c := range config.Diff(old, live) {
+		result.Changes = append(result.Changes, c.String())
+	}
+	p, err := d.plan(live, d.remembered, "reload by "+by)
+	if err != nil {
+		return result, nil, err
+	}
+	result.Kept = p.kept
+	result.Warnings = append(result.Warnings, p.dropped...)
+	if dryRun {
+		return result, nil, nil
+	}
+	if err := p.prepare(); err != nil {
+		return result, nil, err
+	}
+	p.commit()
+	if p.unremembered != nil {
+		result.Warnings = append(result.Warnings, p.unremembered.Error())
+	}
+	if live.Log.Level != old.Log.Level {
+		d.events.SetLevel(live.Log.SlogLevel())
+	}
+	return result, p.restart, nil
+}
+
+// untilRestart is cfg with those values of old that only a restart can change.
+func untilRestart(old, cfg *config.Config) *config.Config {
+	live := *cfg
+	live.Proxy.Loops, live.Proxy.MaxSessions = old.Proxy.Loops, old.Proxy.MaxSessions
+	live.Admin = old.Admin
+	live.Admin.StateFile = cfg.Admin.StateFile
+	live.Log = old.Log
+	live.Log.Level = cfg.Log.Level
+	return &live
+}
+
+// shortened is at most n of the lines, and how many more there are.
+func shortened(lines []string, n int) []string {
+	if len(lines) <= n {
+		return lines
+	}
+	return append(lines[:n:n], count(len(lines)-n, "more change"))
+}

@@ -1,0 +1,125 @@
+package daemon
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"net/netip"
+	"strconv"
+	"time"
+
+	"github.com/273ebdf9/lb/admin"
+	"github.com/273ebdf9/lb/proxy"
+)
+
+// killStep is how often a kill that is spread over time closes those whose turn has come: each time costs a loop a look
+// at all of its sessions.
+const killStep = 50 * time.Millisecond
+
+// listSessions lists running sessions for the control API.
+func (d *daemon) listSessions(f admin.SessionFilter, limit int) (list []admin.SessionStatus, total int, err error) {
+	now := time.Now()
+	list = []admin.SessionStatus{}
+	for _, s := range d.filtered(f) {
+		if total++; total <= limit {
+			list = append(list, sessionStatus(s, now))
+		}
+	}
+	return list, total, nil
+}
+
+// filtered are the running sessions that the filter admits, the oldest first.
+func (d *daemon) filtered(f admin.SessionFilter) []proxy.SessionInfo {
+	now := time.Now()
+	var all []proxy.SessionInfo
+	for _, s := range d.proxy.SessionList() {
+		if f.ID != "" && f.ID != sessionID(s.ID) || f.Pool != "" && f.Pool != s.Pool ||
+			f.Backend != "" && f.Backend != s.Backend || now.Sub(s.Start) < f.Older {
+			continue
+		}
+		all = append(all, s)
+	}
+	return all
+}
+
+func sessionStatus(s proxy.SessionInfo, now time.Time) admin.SessionStatus {
+	st := admin.SessionStatus{
+		ID: sessionID(s.ID), Client: "unix", Listener: s.Listener, Pool: s.Pool, Backend: s.Backend, State: s.Phase,
+		Started: s.Start, Age: max(now.Sub(s.Start), 0).Seconds(), Idle: max(s.Idle, 0).Seconds(),
+		BytesIn: s.BytesIn, BytesOut: s.BytesOut,
+	}
+	if s.Client != (netip.AddrPort{}) {
+		st.Client = s.Client.String()
+	}
+	return st
+}
+
+func sessionID(id uint64) string { return strconv.FormatUint(id, 10) }
+
+// kill closes the sessions that the filter admits now, in random order and at random moments of the given time, so that
+// their clients do not all come back at once. It gives how many it closed: those that ended by themselves do not count.
+func (d *daemon) kill(ctx context.Context, f admin.SessionFilter, over time.Duration, by string) (closed int, err error) {
+	sessions := d.filtered(f)
+	ids := make([]uint64, len(sessions))
+	for i, s := range sessions {
+		ids[i] = s.ID
+	}
+	rand.Shuffle(len(ids), func(i, j int) { ids[i], ids[j] = ids[j], ids[i] })
+	d.tell(slog.LevelInfo, admin.Event{Kind: "kill", Subject: killSubject(f), Text: fmt.Sprintf("closing %s over %v: by %s", count(len(ids), "session"), over, by)},
+		"closing sessions", "sessions", len(ids), "pool", f.Pool, "backend", f.Backend, "id", f.ID, "older", f.Older, "over", over, "by", by)
+	defer func() { d.log.Info("sessions closed", "sessions", closed, "of", len(ids), "by", by) }()
+	due := turns(len(ids), over, rand.Float64)
+	start := time.Now()
+	for done := 0; done < len(ids); {
+		n := done
+		for now := time.Since(start); n < len(ids) && due[n] <= now; n++ {
+		}
+		if n > done {
+			closed += d.proxy.Kill(ids[done:n])
+			done = n
+			continue
+		}
+		timer := time.NewTimer(max(time.Until(start.Add(due[n])), killStep))
+		select {
+		case <-timer.C:
+		case <-ctx.Done():
+			timer.Stop()
+			return closed, ctx.Err()
+		case <-d.background.Done():
+			timer.Stop()
+			return closed, errStopping
+		}
+	}
+	return closed, nil
+}
+
+// killSubject is what a kill is about.
+func killSubject(f admin.SessionFilter) string {
+	switch {
+	case f.ID != "":
+		return "session " + f.ID
+	case f.Backend != "":
+		return f.Pool + "/" + f.Backend
+	case f.Pool != "":
+		return f.Pool
+	}
+	return "lb"
+}
+
+// turns are n moments within the given time, in order: each is somewhere in its own n-th part.
+func turns(n int, over time.Duration, random func() float64) []time.Duration {
+	due := make([]time.Duration, n)
+	for i := range due {
+		due[i] = time.Duration((float64(i) + random()) / float64(n) * float64(over))
+	}
+	return due
+}
+
+// count is "1 pool" or "2 pools".
+func count(n int, noun string) string {
+	if n != 1 {
+		noun += "s"
+	}
+	return strconv.Itoa(n) + " " + noun
+}

@@ -1,0 +1,72 @@
+package daemon
+
+import (
+	"github.com/273ebdf9/lb/admin"
+	"github.com/273ebdf9/lb/backends"
+	"github.com/273ebdf9/lb/health"
+	"github.com/273ebdf9/lb/internal/build"
+	"github.com/273ebdf9/lb/proxy"
+)
+
+// sources are the facts that the control API shows.
+func (d *daemon) sources() admin.Sources {
+	return admin.Sources{
+		Pools:     func() []*backends.Pool { return d.view.Load().pools },
+		Listeners: d.listenerStatus,
+		Process:   d.processStatus,
+		Probe:     d.probeStatus,
+		Workers:   d.workersStatus,
+		Log:       d.log,
+	}
+}
+
+func (d *daemon) listenerStatus() []admin.ListenerStatus {
+	var all []admin.ListenerStatus
+	for _, ln := range d.proxy.Listeners() {
+		st := admin.ListenerStatus{
+			Name: ln.Name, Addresses: ln.Addresses(), MaxConns: ln.MaxConns(),
+			Active: ln.Active(), Connections: ln.Counters.Connections.Load(),
+			BytesIn: ln.Counters.BytesIn.Load(), BytesOut: ln.Counters.BytesOut.Load(),
+			Refused: make(map[string]uint64, proxy.NumRefusals),
+		}
+		for why := range ln.Refused {
+			st.Refused[proxy.Refusal(why).String()] = ln.Refused[why].Load()
+		}
+		if split := ln.Split(); split != nil {
+			st.Split = split.Weights()
+		} else if pool := ln.Pool(); pool != nil { // a reload may be between the two questions
+			st.Pool = pool.Name
+		}
+		all = append(all, st)
+	}
+	return all
+}
+
+func (d *daemon) processStatus() admin.ProcessStatus {
+	st := &d.proxy.Stats
+	return admin.ProcessStatus{
+		Version: build.Version(), Revision: build.Read().Revision, Started: d.started, Stopping: d.ending.Load(),
+		Sessions: d.proxy.Sessions(), MaxSessions: d.proxy.MaxSessions(),
+		SessionLimitReached: st.LimitReached.Load(),
+		AcceptErrors:        map[string]uint64{"resource": st.AcceptErrors.Load()},
+		Pipes:               st.Pipes.Load(), SplicedBytes: st.SplicedBytes.Load(),
+		AccessLogDropped: d.access.Dropped(),
+		Upgrades:         d.upgrades.Load(), UpgradeSessions: d.carriedOver.Load(), UpgradeStandstill: d.standstill.Seconds(),
+	}
+}
+
+func (d *daemon) probeStatus(b *backends.Backend) admin.ProbeStatus {
+	w, ok := d.view.Load().checkers[b.Pool()]
+	if !ok {
+		return admin.ProbeStatus{}
+	}
+	st := w.Status(b)
+	if st.Outcome == health.None {
+		return admin.ProbeStatus{}
+	}
+	ps := admin.ProbeStatus{Time: st.Last, OK: st.Outcome != health.Failure, Duration: st.Duration.Seconds()}
+	if !ps.OK {
+		ps.Error = st.Reason
+	}
+	return ps
+}

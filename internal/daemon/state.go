@@ -1,0 +1,271 @@
+package daemon
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/273ebdf9/lb/admin"
+	"github.com/273ebdf9/lb/backends"
+	"github.com/273ebdf9/lb/config"
+	"github.com/273ebdf9/lb/internal/state"
+)
+
+// recall reads what an earlier lb remembered. A file that cannot be used is set aside: lb starts without it. What
+// is no file at all is a fault of the config.
+func (d *daemon) recall(path string) (state.Changes, error) {
+	if path == "" {
+		return state.Changes{}, nil
+	}
+	data, err := state.ReadFile(path)
+	switch {
+	case errors.Is(err, os.ErrNotExist):
+		return state.Changes{}, nil
+	case errors.Is(err, state.ErrNotRegular):
+		return state.Changes{}, fmt.Errorf("cannot use admin.state_file: %w; name a file, which lb makes if it is missing", err)
+	}
+	var changes state.Changes
+	if err == nil {
+		changes, err = state.Unmarshal(data)
+	}
+	if err == nil {
+		return changes, nil
+	}
+	aside, failed := state.SetAside(path, time.Now())
+	if failed != nil {
+		d.log.Error("the state file cannot be used, nor set aside: lb starts without what it remembers", "path", path, "error", err, "rename", failed)
+	} else {
+		d.log.Warn("the state file cannot be used: lb starts without what it remembers, and has set the file aside", "path", path, "error", err, "now", aside)
+	}
+	return state.Changes{}, nil
+}
+
+// remember writes the state file, if there is one. A change that cannot be remembered holds nevertheless; the error says
+// so to who made it. The caller holds changing.
+func (d *daemon) remember() error {
+	path := d.view.Load().cfg.Admin.StateFile
+	if path == "" {
+		return nil
+	}
+	data := d.remembered.Marshal()
+	if old, err := state.ReadFile(path); err == nil && bytes.Equal(old, data) {
+		return nil
+	}
+	if err := state.WriteFile(path, data); err != nil {
+		d.log.Error("what was changed at run time will not outlive a restart", "error", err)
+		return admin.Advise("what was changed at run time will not outlive a restart: %v", err)
+	}
+	return nil
+}
+
+// reconcile finds out which remembered changes hold under a config: those whose value the config has as it had when the
+// change was made. It gives these, a line for each, and a line for each of the others: the config wins.
+func reconcile(changes state.Changes, cfg *config.Config) (holds state.Changes, kept, dropped []string) {
+	r := reconciler{cfg: cfg}
+	for _, b := range changes.Backends {
+		r.backend(b)
+	}
+	for _, s := range changes.Splits {
+		r.split(s)
+	}
+	for _, l := range changes.Listeners {
+		r.listener(l)
+	}
+	return r.holds, r.kept, r.dropped
+}
+
+type reconciler struct {
+	cfg           *config.Config
+	holds         state.Changes
+	kept, dropped []string
+}
+
+func (r *reconciler) keep(format string, args ...any) {
+	r.kept = append(r.kept, fmt.Sprintf(format, args...))
+}
+
+func (r *reconciler) drop(format string, args ...any) {
+	r.dropped = append(r.dropped, fmt.Sprintf(format, args...))
+}
+
+// number says whether a changed number holds at path, where the config has configured.
+func (r *reconciler) number(path string, n state.Int, configured int) state.Int {
+	switch {
+	case !n.Changed:
+	case n.Configured == configured:
+		r.keep("%s: %d, set at run time, stands; the config has %d", path, n.Value, configured)
+		return n
+	default:
+		r.drop("%s: the config's %d wins over %d, which was set at run time when the config had %d", path, configured, n.Value, n.Configured)
+	}
+	return state.Int{}
+}
+
+func (r *reconciler) backend(b state.Backend) {
+	path := "pools." + b.Pool + ".backends." + b.Name
+	pool := r.cfg.Pool(b.Pool)
+	if pool == nil {
+		r.drop("%s: the config has no pool %q any more", path, b.Pool)
+		return
+	}
+	if strings.HasPrefix(b.Name, slotPrefix) {
+		if pool.Workers == nil {
+			r.drop("%s: the config has no workers in pool %q any more", path, b.Pool)
+			return
+		}
+		r.fields(path, b, workerBackendConfig(), pool)
+		return
+	}
+	i := slices.IndexFunc(pool.Backends, func(bc backends.BackendConfig) bool { return bc.EffectiveName() == b.Name })
+	if b.Added {
+		r.added(path, b, i >= 0, pool)
+		return
+	}
+	if i < 0 {
+		r.drop("%s: the config has it no more", path)
+		return
+	}
+	bc := pool.Backends[i]
+	if !sameAddress(bc.Address, b.Address) {
+		r.drop("%s: what was changed at run time is forgotten: the config has another address, %s instead of %s", path, bc.Address, b.Address)
+		return
+	}
+	if b.Removed {
+		if ownOf(bc) != b.Own {
+			r.drop("%s: it is back: it was removed at run time, and the config has changed since", path)
+			return
+		}
+		r.keep("%s: removed at run time; the config has it", path)
+		r.holds.Backends = append(r.holds.Backends, b)
+		return
+	}
+	r.fields(path, b, bc, pool)
+}
+
+// added is about a backend that the operator added.
+func (r *reconciler) added(path string, b state.Backend, inConfig bool, pool *config.Pool) {
+	if inConfig {
+		r.drop("%s: the config's wins over the one that was added at run time", path)
+		return
+	}
+	bc := addedConfig(&b)
+	check := backends.DefaultConfig()
+	check.Backends = []backends.BackendConfig{bc}
+	if err := check.Validate(); err != nil {
+		r.drop("%s: what was added at run time is no valid backend: %v", path, err)
+		return
+	}
+	r.keep("%s: added at run time (%s)", path, b.Address)
+	r.fields(path, b, bc, pool)
+}
+
+// fields is about the values of a backend that is configured as bc.
+func (r *reconciler) fields(path string, b state.Backend, bc backends.BackendConfig, pool *config.Pool) {
+	b.Weight = r.number(path+".weight", b.Weight, bc.Weight)
+	b.MaxConns = r.number(path+".max_conns", b.MaxConns, configuredMaxConns(bc, &pool.Config))
+	if to, err := backends.ParseAdminState(b.Admin); err != nil || to == backends.AdminReady {
+		b.Admin = ""
+	} else {
+		r.keep("%s: %s, set at run time", path, b.Admin)
+	}
+	if b.Weight.Value < 0 || b.Weight.Value > backends.MaxWeight || b.MaxConns.Value < 0 {
+		r.drop("%s: what was changed at run time is out of range", path)
+		b.Weight, b.MaxConns = state.Int{}, state.Int{}
+	}
+	if !b.Empty() {
+		r.holds.Backends = append(r.holds.Backends, b)
+	}
+}
+
+func (r *reconciler) split(s state.Split) {
+	path := "listeners." + s.Listener + ".split"
+	l := r.cfg.Listener(s.Listener)
+	if l == nil || len(l.Split) == 0 {
+		r.drop("%s: the config has it no more", path)
+		return
+	}
+	holds := state.Split{Listener: s.Listener, Weights: map[string]state.Int{}}
+	weights := maps.Clone(l.Split)
+	var kept, dropped reconciler
+	for _, pool := range slices.Sorted(maps.Keys(s.Weights)) {
+		configured, ok := l.Split[pool]
+		if !ok {
+			dropped.drop("%s.%s: the config has it no more", path, pool)
+			continue
+		}
+		if n := kept.number(path+"."+pool, s.Weights[pool], configured); n.Changed {
+			holds.Weights[pool] = n
+			weights[pool] = n.Value
+		}
+	}
+	r.dropped = append(append(r.dropped, dropped.dropped...), kept.dropped...)
+	if len(holds.Weights) == 0 {
+		return
+	}
+	if err := backends.ValidateSplit(weights); err != nil {
+		r.drop("%s: the config's weights win over those that were set at run time, which together make no split: %s", path, strings.ReplaceAll(err.Error(), "\n", "; "))
+		return
+	}
+	r.kept = append(r.kept, kept.kept...)
+	r.holds.Splits = append(r.holds.Splits, holds)
+}
+
+func (r *reconciler) listener(l state.Listener) {
+	path := "listeners." + l.Name + ".max_conns"
+	cfg := r.cfg.Listener(l.Name)
+	if cfg == nil {
+		r.drop("%s: the config has no such listener any more", path)
+		return
+	}
+	if n := r.number(path, l.MaxConns, cfg.MaxConns); n.Changed && n.Value >= 0 {
+		r.holds.Listeners = append(r.holds.Listeners, state.Listener{Name: l.Name, MaxConns: n})
+	}
+}
+
+// splitWeights are the weights of a listener's split, with those that the operator changed.
+func splitWeights(cfg *config.Listener, remembered *state.Changes) map[string]int {
+	weights := maps.Clone(cfg.Split)
+	if s := remembered.Split(cfg.Name); s != nil {
+		for pool, n := range s.Weights {
+			if n.Changed {
+				weights[pool] = n.Value
+			}
+		}
+	}
+	return weights
+}
+
+// configuredMaxConns is the limit that the config gives a backend: its own or the pool's.
+func configuredMaxConns(bc backends.BackendConfig, pool *backends.Config) int {
+	if bc.MaxConns != 0 {
+		return bc.MaxConns
+	}
+	return pool.MaxConns
+}
+
+// addedConfig is the configuration of a backend that the operator added.
+func addedConfig(b *state.Backend) backends.BackendConfig {
+	bc := backends.DefaultBackendConfig()
+	if b.Name != b.Address {
+		bc.Name = b.Name
+	}
+	bc.Address, bc.Weight, bc.MaxConns, bc.Backup = b.Address, b.Own.Weight, b.Own.MaxConns, b.Own.Backup
+	return bc
+}
+
+// ownOf is what the state remembers of a configuration.
+func ownOf(bc backends.BackendConfig) state.Own {
+	return state.Own{Weight: bc.Weight, MaxConns: bc.MaxConns, Backup: bc.Backup}
+}
+
+// sameAddress says whether two addresses that may be spelled differently are one.
+func sameAddress(a, b string) bool {
+	x, err1 := backends.ParseAddress(a)
+	y, err2 := backends.ParseAddress(b)
+	return err1 == nil && err2 == nil && x == y
+}

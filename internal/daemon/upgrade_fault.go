@@ -1,0 +1,11 @@
+//go:build !lbfault
+
+package daemon
+
+import "time"
+
+// adoptTimeout bounds how long sessions stand still before the new code is given up.
+const adoptTimeout = 10 * time.Second
+
+// fault is where a test build fails on purpose; see fault_on.go.
+func fault(string) error { return nil }

@@ -1,0 +1,402 @@
+package daemon
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"os"
+	"path/filepath"
+	"runtime"
+	"runtime/debug"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/273ebdf9/lb/admin"
+	"github.com/273ebdf9/lb/backends"
+	"github.com/273ebdf9/lb/balancer"
+	"github.com/273ebdf9/lb/config"
+	"github.com/273ebdf9/lb/internal/build"
+	"github.com/273ebdf9/lb/internal/state"
+	"github.com/273ebdf9/lb/proxy"
+	"github.com/273ebdf9/lb/supervisor"
+	"github.com/273ebdf9/lb/upgrade"
+)
+
+// This file is the new code's half of an upgrade: build everything from the live state, and only then touch anything. Until
+// Handover.Keep, whatever fails, panics or hangs leads back to the binary before, with the same state.
+
+// Upgraded reports whether this process is the new code of an upgrade. If it is, Upgraded first serves, until a signal ends lb.
+// It exits, or hands everything back to the code before, if it cannot take over.
+func Upgraded() bool {
+	handover, err := upgrade.FromEnv()
+	switch {
+	case err != nil && handover != nil:
+		goBack(handover, newSignals(), err)
+	case err != nil:
+		fmt.Fprintln(os.Stderr, "lb:", err)
+		os.Exit(exitFailed)
+	case handover != nil: // sessions wait
+		goOn(handover)
+		return true
+	}
+	return false
+}
+
+// exitFailed is the exit code of a process that cannot go on.
+const exitFailed = 1
+
+// goOn goes on where the code before has stopped, until a signal ends it.
+func goOn(h *upgrade.Handover) {
+	gc := debug.SetGCPercent(-1) // none while sessions wait
+	heard := newSignals()
+	heard.listen() // until now SIGTERM would have ended lb at once, and SIGHUP was ignored
+	for _, sig := range h.Signals {
+		heard.tell(sig)
+	}
+	// The kernel names a program after the descriptor that it was run by.
+	os.WriteFile("/proc/self/comm", []byte(filepath.Base(os.Args[0])), 0)
+	late := time.AfterFunc(adoptTimeout, func() {
+		goBack(h, heard, fmt.Errorf("it had not taken over after %v", adoptTimeout))
+	})
+	a := &adopted{heard: heard}
+	err := a.build(h)
+	if !late.Stop() {
+		select {} // the way back has begun, and ends this code
+	}
+	if err != nil {
+		goBack(h, heard, err)
+	}
+	runtime.KeepAlive(a) // its files must not be closed for want of a reference before the way back
+	d := a.serve(h)
+	debug.SetGCPercent(gc)
+	d.handle()
+}
+
+// goBack gives everything to the code before, and what was heard meanwhile. It does not return: if that fails too, there is
+// nobody left to serve.
+func goBack(h *upgrade.Handover, heard signals, err error) {
+	err = fmt.Errorf("%s cannot take over: %w", build.Version(), err)
+	fmt.Fprintln(os.Stderr, "lb:", err)
+	heard.deafen()
+	h.Signals = nil
+	for _, sig := range heard.drain() {
+		h.Signals = append(h.Signals, sig.(syscall.Signal))
+	}
+	back := h.Back(err.Error(), heldBack())
+	fmt.Fprintln(os.Stderr, "lb: nor can the code before; all sessions are lost:", back)
+	os.Exit(exitFailed)
+}
+
+// adopted is what has been built, and serves nothing yet.
+type adopted struct {
+	heard    signals
+	d        *daemon
+	live     *live
+	plan     *plan
+	sessions int
+	closing  []*backends.Backend // whose sessions are to be closed
+	files    []*os.File          // of workers, which have copies now; to be closed
+}
+
+// build makes all that the live state says. A panic is an error.
+func (a *adopted) build(h *upgrade.Handover) (err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			fmt.Fprintf(os.Stderr, "panic: %v\n%s", r, debug.Stack())
+			err = fmt.Errorf("BUG: %v", r)
+		}
+	}()
+	if err := fault("adopt"); err != nil {
+		return err
+	}
+	if a.live, err = readLive(h.State); err != nil {
+		return err
+	}
+	return a.buildDaemon()
+}
+
+// AnswerCheck is what the new binary does to say whether it can take over: it reads a live state without sessions, and
+// builds all that it would build, but serves nothing and opens no address.
+func AnswerCheck(in io.Reader, out io.Writer) error {
+	data, err := io.ReadAll(io.LimitReader(in, maxLive))
+	if err != nil {
+		return fmt.Errorf("cannot read the state: %w", err)
+	}
+	l, err := readLive(data)
+	if err != nil && !errors.Is(err, errFormat) {
+		return fmt.Errorf("cannot read the state: %w", err)
+	}
+	if err == nil { // of another format it only says which ones it reads
+		if err := rehearse(l); err != nil {
+			return err
+		}
+	}
+	return json.NewEncoder(out).Encode(upgrade.Answer{Version: build.Version(), Formats: liveFormats()})
+}
+
+// rehearse builds what can be built of a live state without its descriptors.
+func rehearse(l *live) error {
+	if err := fault("check"); err != nil {
+		return err
+	}
+	cfg, _, err := l.config()
+	if err != nil {
+		return err
+	}
+	if l.head.Reload {
+		if _, err := config.Load(l.head.Path); err != nil {
+			return err
+		}
+	}
+	px, err := proxy.New(cfg.Proxy)
+	if err != nil {
+		return err
+	}
+	if _, err := px.Stop(canceled()); err != nil {
+		return err
+	}
+	changes, err := state.Unmarshal(l.head.Changes)
+	if err != nil {
+		return err
+	}
+	d := &daemon{proxy: px}
+	d.view.Store(&view{cfg: &config.Config{}})
+	_, err = d.plan(cfg, changes, "rehearsal")
+	return err
+}
+
+// config is what the code before ran, as this code reads it.
+func (l *live) config() (cfg *config.Config, start []byte, err error) {
+	cfg, err = config.Parse(l.head.Path, []byte(l.head.Config))
+	if err != nil {
+		return nil, nil, fmt.Errorf("the config that runs is not valid for %s:\n%w", build.Version(), err)
+	}
+	started, err := config.Parse(l.head.Path, []byte(l.head.StartConfig))
+	if err != nil {
+		return nil, nil, fmt.Errorf("the config of the start is not valid for %s:\n%w", build.Version(), err)
+	}
+	return untilRestart(started, cfg), []byte(l.head.StartConfig), nil
+}
+
+// buildDaemon makes the daemon. Nothing of it runs, and no descriptor is changed.
+func (a *adopted) buildDaemon() error {
+	l := a.live
+	cfg, start, err := l.config()
+	if err != nil {
+		return err
+	}
+	changes, err := state.Unmarshal(l.head.Changes)
+	if err != nil {
+		return fmt.Errorf("cannot read the remembered changes: %w", err)
+	}
+	for name, value := range l.head.Service {
+		os.Setenv(name, value)
+	}
+	inherited := l.admin.Frozen
+	for i := range inherited.Sockets {
+		inherited.Sockets[i].File = a.file(l.admin.FDs[i], inherited.Sockets[i].Name)
+	}
+	d, err := newDaemon(l.head.Path, cfg, inherited)
+	if err != nil {
+		return err
+	}
+	a.d = d
+	d.signals = a.heard
+	d.started, d.startConfig, d.program = l.head.Started, start, l.head.Program
+	d.upgrades.Store(l.head.Upgrades)
+	d.carriedOver.Store(l.head.Carried)
+	var level slog.Level
+	if level.UnmarshalText([]byte(l.head.LogLevel)) == nil {
+		d.events.SetLevel(level)
+	}
+	d.proxy.Inherit(&l.frozen)
+	if l.head.Lock >= 0 {
+		if d.runDir, err = supervisor.AdoptDir(cfg.Admin.EffectiveRunDir(), a.file(l.head.Lock, "lock")); err != nil {
+			return err
+		}
+	}
+	d.adopting = true
+	if a.plan, err = d.plan(cfg, changes, "upgrade"); err != nil {
+		return err
+	}
+	a.plan.adopt = a.adoptFleet
+	if err := a.plan.prepare(); err != nil {
+		return err
+	}
+	a.plan.commit()
+	if err := a.restore(); err != nil {
+		return err
+	}
+	a.sessions = len(l.frozen.Sessions)
+	return d.proxy.Adopt(&l.frozen)
+}
+
+// file is a descriptor that is closed once everything has been taken over.
+func (a *adopted) file(fd int, name string) *os.File {
+	f := os.NewFile(uintptr(fd), name)
+	a.files = append(a.files, f)
+	return f
+}
+
+// adoptFleet gives a pool's workers what they were before.
+func (a *adopted) adoptFleet(f *fleet) error {
+	for i := range a.live.fleets {
+		lf := &a.live.fleets[i]
+		if lf.Pool != f.Name {
+			continue
+		}
+		files := map[string]*os.File{}
+		for name, fd := range lf.Files {
+			files[name] = a.file(fd, name)
+		}
+		return f.Adopt(lf.State, files)
+	}
+	return nil
+}
+
+// restore makes the pools what they were, and the sessions' tables of them.
+func (a *adopted) restore() error {
+	d, l := a.d, a.live
+	v := d.view.Load()
+	pools := make([]*backends.Pool, len(l.pools))
+	all := make([][]*backends.Backend, len(l.pools))
+	for i := range l.pools {
+		lp := &l.pools[i]
+		pool := v.pool(lp.Name)
+		gone := lp.Gone || pool == nil
+		if gone {
+			var err error
+			if pool, err = gonePool(lp); err != nil {
+				return err
+			}
+		}
+		w := v.checkers[pool]
+		if gone || w.fleet != nil {
+			if err := addMembers(pool, lp); err != nil {
+				return err
+			}
+		}
+		var err error
+		if all[i], err = pool.Restore(lp.SavedPool); err != nil {
+			return err
+		}
+		if w.Checker != nil {
+			for _, b := range pool.Backends() {
+				w.AddHeld(b) // the workers'; the others are watched already
+			}
+			w.Import(lp.Health)
+		}
+		pools[i] = pool
+	}
+	for _, n := range l.head.SessionPools {
+		l.frozen.Pools = append(l.frozen.Pools, pools[n])
+	}
+	for _, n := range l.head.SessionBackends {
+		l.frozen.Backends = append(l.frozen.Backends, all[n[0]][n[1]])
+	}
+	for _, n := range l.head.Closing {
+		a.closing = append(a.closing, all[n[0]][n[1]])
+	}
+	return nil
+}
+
+// gonePool makes a pool that is not in the config any more, for the connections that it still has.
+func gonePool(lp *livePool) (*backends.Pool, error) {
+	policy, err := balancer.New(lp.Config.Balance)
+	if err != nil {
+		return nil, err
+	}
+	return backends.NewPool(lp.Name, lp.Config, policy), nil
+}
+
+// addMembers adds the backends that the config does not name: workers, and those of a pool that is not in it any more.
+func addMembers(pool *backends.Pool, lp *livePool) error {
+	for i := range lp.Backends {
+		b := &lp.Backends[i]
+		if b.Removed || pool.Get(b.Name) != nil {
+			continue
+		}
+		cfg := b.Config
+		cfg.Name, cfg.Address = b.Name, b.Address
+		if _, err := pool.Add(cfg, b.Health); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// serve takes over, and gives what serves now: from here on there is no way back.
+func (a *adopted) serve(h *upgrade.Handover) *daemon {
+	d, l := a.d, a.live
+	failed := h.Failed
+	h.Keep(l.fds())
+	d.access.Requeue(l.head.Access)
+	d.events.Requeue(l.head.Log)
+	runtime.GOMAXPROCS(max(runtime.GOMAXPROCS(0), d.proxy.Loops()+1))
+	d.adopting = false
+	for _, pool := range d.view.Load().pools {
+		pool.OnChange = func(c backends.Change) { d.backendChanged(pool, c) }
+	}
+	d.proxy.Start()
+	standstill := monotonic() - l.head.FrozenAt
+	if failed == "" {
+		d.standstill = standstill
+	}
+	for _, b := range a.closing {
+		d.closing.begin(b)
+	}
+	a.plan.begin()
+	for _, f := range d.fleets {
+		f.settled()
+	}
+	d.admin.Settle()
+	for _, f := range a.files {
+		f.Close()
+	}
+	d.running.Go(d.serveAdmin)
+	d.running.Go(d.resolveNames)
+	d.running.Go(d.tellService)
+	d.reap()
+	a.tell(failed, standstill)
+	return d
+}
+
+// tell tells of the outcome, and who waits for it.
+func (a *adopted) tell(failed string, standstill time.Duration) {
+	d, head := a.d, a.live.head
+	result := admin.UpgradeResult{
+		From: head.Version, To: build.Version(), Sessions: a.sessions, Standstill: standstill.Seconds(), PID: os.Getpid(), Warnings: head.Warnings,
+	}
+	var err error
+	if failed != "" {
+		err = admin.Refuse(http.StatusConflict, "the new binary gave everything back: %s", strings.TrimSpace(failed))
+		d.tell(slog.LevelError, admin.Event{Kind: "upgrade", Subject: "lb", Text: "cannot upgrade, everything goes on as it was: " + failed},
+			"cannot upgrade: everything goes on as it was", "by", head.By, "sessions", a.sessions, "standstill", standstill, "error", err)
+	} else {
+		d.upgrades.Add(1)
+		d.carriedOver.Add(uint64(a.sessions))
+		d.tell(slog.LevelInfo, admin.Event{Kind: "upgrade", Subject: "lb", Text: fmt.Sprintf("%s → %s, %s carried over, stood still for %v: by %s",
+			head.Version, build.Version(), count(a.sessions, "session"), standstill.Round(10*time.Microsecond), head.By)},
+			"upgraded", "from", head.Version, "to", build.Version(), "sessions", a.sessions, "standstill", standstill, "pid", os.Getpid(), "by", head.By)
+	}
+	d.running.Go(func() {
+		if failed == "" && head.Reload {
+			var reloaded admin.ReloadResult
+			if reloaded, err = d.reload(context.WithoutCancel(d.background), false, "upgrade by "+head.By); err != nil {
+				err = admin.Refuse(http.StatusConflict, "upgraded to %s, but the reload failed: %v", build.Version(), err)
+			}
+			result.Warnings = slices.Concat(result.Warnings, reloaded.Warnings)
+		}
+		if head.Caller >= 0 {
+			if e := admin.Answer(os.NewFile(uintptr(head.Caller), "caller"), result, err); e != nil {
+				d.log.Warn("who asked for the upgrade does not hear of its outcome", "error", e)
+			}
+		}
+	})
+}

@@ -1,0 +1,416 @@
+package daemon
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"log/slog"
+	"maps"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime/debug"
+	"slices"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/273ebdf9/lb/admin"
+	"github.com/273ebdf9/lb/backends"
+	"github.com/273ebdf9/lb/config"
+	"github.com/273ebdf9/lb/internal/build"
+	"github.com/273ebdf9/lb/proxy"
+	"github.com/273ebdf9/lb/upgrade"
+)
+
+// This file is the old code's half of an upgrade: check the new binary, freeze everything, write it down, exec. The new
+// code's half is adopt.go, and live.go is what they have in common.
+
+const (
+	// gatePatience is how long an upgrade waits for changes that are under way.
+	gatePatience = 2 * time.Second
+	// requestPatience is how long other requests to the control API may take to end before a freeze cuts them.
+	requestPatience = time.Second
+	// flushPatience is how long the logs may take to be written before everything is frozen, and freezePatience while it is;
+	// what is left is carried over.
+	flushPatience  = 200 * time.Millisecond
+	freezePatience = 5 * time.Millisecond
+	// spareFDs are what the new code opens before it has taken over: epoll sets, the runtime's own, copies of sockets.
+	spareFDs = 64
+)
+
+// programPath is the absolute path of what lb was started as, its symbolic links not followed: they may lead to another
+// binary later.
+func programPath() string {
+	exe, err := os.Executable()
+	if err != nil {
+		exe = os.Args[0]
+	}
+	path := os.Args[0]
+	if !strings.Contains(path, "/") {
+		if path, err = exec.LookPath(path); err != nil || !sameFile(path, exe) { // the name says nothing of the place
+			return exe
+		}
+	}
+	if abs, err := filepath.Abs(path); err == nil {
+		return abs
+	}
+	return path
+}
+
+// sameFile says whether two paths lead to one file.
+func sameFile(a, b string) bool {
+	x, err1 := os.Stat(a)
+	y, err2 := os.Stat(b)
+	return err1 == nil && err2 == nil && os.SameFile(x, y)
+}
+
+// upgrade replaces the running code by that of a binary. It returns if that was refused or failed, and all goes on as
+// before, or for a dry run. caller is who waits for the outcome, nil for nobody.
+func (d *daemon) upgrade(ctx context.Context, req admin.UpgradeRequest, caller *admin.Caller, by string) (admin.UpgradeResult, error) {
+	result, err := d.tryUpgrade(ctx, req, caller, by)
+	if err != nil {
+		d.tell(slog.LevelError, admin.Event{Kind: "upgrade", Subject: "lb", Text: "cannot upgrade, everything goes on as it was: " + err.Error()},
+			"cannot upgrade: everything goes on as it was", "by", by, "error", err)
+	}
+	return result, err
+}
+
+func (d *daemon) tryUpgrade(ctx context.Context, req admin.UpgradeRequest, caller *admin.Caller, by string) (result admin.UpgradeResult, err error) {
+	patience, cancel := context.WithTimeout(ctx, gatePatience)
+	err = d.gate.close(patience)
+	cancel()
+	if err != nil {
+		return result, err
+	}
+	defer d.gate.open()
+	d.changing.Lock()
+	defer d.changing.Unlock()
+	if d.stopping {
+		return result, errStopping
+	}
+	path := req.Binary
+	if path == "" {
+		path = d.program
+	}
+	binary, err := upgrade.Open(path)
+	if err != nil {
+		return result, err
+	}
+	defer binary.Close()
+	if err := d.roomForUpgrade(); err != nil {
+		return result, err
+	}
+	u := &upgrading{d: d, path: path, binary: binary, by: by, reload: req.Reload, caller: -1, lock: -1}
+	checking, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(d.stopAsked, cancel)() // a stop does not wait for it
+	answer, err := u.check(checking)
+	if d.stopAsked.Err() != nil {
+		return result, errStopping
+	}
+	if err != nil {
+		return result, err
+	}
+	result = admin.UpgradeResult{
+		DryRun: req.DryRun, From: build.Version(), To: answer.Version, Sessions: int(d.proxy.Sessions()), PID: os.Getpid(), Warnings: u.warnings,
+	}
+	if req.DryRun {
+		return result, nil
+	}
+	d.log.Info("upgrading", "from", build.Version(), "to", answer.Version, "binary", path, "sessions", result.Sessions, "by", by)
+	defer u.close()
+	if caller != nil {
+		f, err := caller.Hand()
+		if err != nil {
+			return result, err
+		}
+		if u.caller, err = u.carry(f); err != nil {
+			return result, err
+		}
+	}
+	d.service.reloading()
+	defer d.service.ready()
+	return result, u.run()
+}
+
+// roomForUpgrade says whether the new code would have descriptors enough.
+func (d *daemon) roomForUpgrade() error {
+	var limit unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
+		return fmt.Errorf("cannot read RLIMIT_NOFILE: %w", err)
+	}
+	if n := uint64(admin.OpenFDs()); n+spareFDs > limit.Cur {
+		return admin.Refuse(http.StatusConflict, "%d descriptors are open, and RLIMIT_NOFILE is %d: the new code would have none left; raise it (prlimit --nofile=%d --pid %d), or upgrade when there are fewer sessions",
+			n, limit.Cur, n+2*spareFDs, os.Getpid())
+	}
+	return nil
+}
+
+// upgrading is one upgrade.
+type upgrading struct {
+	d        *daemon
+	path     string // of the new binary
+	binary   *os.File
+	by       string
+	reload   bool
+	warnings []string
+	caller   int // descriptors; -1: none
+	lock     int
+	carried  []*os.File // that are copies, for the new code alone
+	frozenAt time.Duration
+}
+
+// carry notes a file whose descriptor goes along, and gives that.
+func (u *upgrading) carry(f *os.File) (fd int, err error) {
+	u.carried = append(u.carried, f)
+	raw, err := f.SyscallConn() // Fd would change the mode of the socket
+	if err != nil {
+		return -1, err
+	}
+	return fd, raw.Control(func(n uintptr) { fd = int(n) })
+}
+
+// close closes the copies, when no new code has them.
+func (u *upgrading) close() {
+	for _, f := range u.carried {
+		f.Close()
+	}
+}
+
+// check asks the new binary whether it can take over.
+func (u *upgrading) check(ctx context.Context) (upgrade.Answer, error) {
+	cfg := u.d.view.Load().cfg
+	l := &live{head: u.head()}
+	if !u.reload {
+		if onDisk, err := config.Load(u.d.path); err != nil {
+			u.warnings = append(u.warnings, "the config file has faults now; the upgrade goes on with the config that runs")
+		} else if !bytes.Equal(onDisk.Source, cfg.Source) {
+			u.warnings = append(u.warnings, "the config file has changed since it was loaded; the upgrade goes on with the config that runs: lb reload, or lb upgrade --reload, makes the new one hold")
+		}
+	}
+	args := []string{u.path, "run", "--adopt-check", "-f", u.d.path}
+	answer, err := upgrade.Check(ctx, u.binary, args, l.marshal(), upgrade.CheckTimeout)
+	if err != nil {
+		return answer, err
+	}
+	if !slices.Contains(answer.Formats, liveFormat) {
+		return answer, admin.Refuse(http.StatusConflict, "the new binary, %s, reads live states of format %v, and this lb, %s, writes format %d: restart lb to change to it (sessions end), or go by way of a version that reads both",
+			answer.Version, answer.Formats, build.Version(), liveFormat)
+	}
+	return answer, nil
+}
+
+// head is what there is one of. The caller holds changing.
+func (u *upgrading) head() liveHead {
+	d := u.d
+	return liveHead{
+		Format: liveFormat, Version: build.Version(), Started: d.started, Path: d.path, Program: d.program,
+		StartConfig: string(d.startConfig), Config: string(d.view.Load().cfg.Source), Changes: d.remembered.Marshal(),
+		LogLevel: d.events.Level().String(), Service: d.service.env,
+		Lock: u.lock, Caller: u.caller, By: u.by, Reload: u.reload, Warnings: u.warnings,
+		Upgrades: d.upgrades.Load(), Carried: d.carriedOver.Load(),
+	}
+}
+
+// run freezes everything, and execs. It returns when that failed, with everything thawed.
+func (u *upgrading) run() error {
+	d := u.d
+	var thaw []func()
+	undo := func() {
+		for _, f := range slices.Backward(thaw) {
+			f()
+		}
+	}
+	d.holdSignals()
+	thaw = append(thaw, d.releaseSignals)
+	// Whatever does not carry bytes stops first, while sessions go on.
+	ctx, cancel := context.WithTimeout(context.Background(), requestPatience)
+	defer cancel()
+	adminState, err := d.admin.Freeze(ctx)
+	if err != nil {
+		undo()
+		return err
+	}
+	thaw = append(thaw, func() {
+		adminState.Close()
+		d.admin.Thaw()
+		d.running.Go(d.serveAdmin)
+	})
+	l := &live{admin: liveAdmin{Frozen: *adminState}}
+	for i := range adminState.Sockets {
+		fd, err := u.carry(adminState.Sockets[i].File)
+		if err != nil {
+			undo()
+			return err
+		}
+		l.admin.FDs = append(l.admin.FDs, fd)
+	}
+	d.haltCheckers()
+	thaw = append(thaw, d.runCheckers)
+	if d.reapNoMore != nil {
+		d.reapNoMore()
+		thaw = append(thaw, d.reap)
+	}
+	thawFleets, err := u.freezeFleets(l)
+	thaw = append(thaw, thawFleets)
+	if err == nil {
+		err = u.copyLock()
+	}
+	if err != nil {
+		undo()
+		return err
+	}
+	d.closing.wait() // as far as the loops find no other backend to be down
+	u.flushLogs()
+	gc := debug.SetGCPercent(-1) // none while sessions wait
+	thaw = append(thaw, func() { debug.SetGCPercent(gc) })
+	u.frozenAt = monotonic()
+	frozen, err := d.proxy.Freeze()
+	if err != nil {
+		undo()
+		return err
+	}
+	thaw = append(thaw, d.proxy.Thaw)
+	u.writeDown(l, frozen)
+	thawLogs, err := u.freezeLogs(&l.head)
+	thaw = append(thaw, thawLogs)
+	if err != nil {
+		undo()
+		return err
+	}
+	if d.stopAsked.Err() != nil {
+		undo()
+		return errStopping
+	}
+	err = upgrade.Exec(&upgrade.Plan{
+		Binary: u.binary, Args: os.Args, State: l.marshal(), FDs: l.fds(), Signals: heldBack(), Heard: d.missedSignals,
+	})
+	undo()
+	return err
+}
+
+// freezeFleets freezes the workers of all pools.
+func (u *upgrading) freezeFleets(l *live) (thaw func(), err error) {
+	var frozen []*fleet
+	thaw = func() {
+		for _, f := range frozen {
+			f.Thaw()
+			f.tellHealth()
+		}
+	}
+	for _, f := range u.d.fleets {
+		text, files, err := f.Freeze()
+		if err != nil {
+			return thaw, admin.Refuse(http.StatusConflict, "%v; try again when that has ended", err)
+		}
+		frozen = append(frozen, f)
+		lf := liveFleet{Pool: f.Name, State: text, Files: map[string]int{}}
+		for _, name := range slices.Sorted(maps.Keys(files)) {
+			if lf.Files[name], err = u.carry(files[name]); err != nil {
+				return thaw, err
+			}
+		}
+		l.fleets = append(l.fleets, lf)
+	}
+	return thaw, nil
+}
+
+// flushLogs has the logs write most of what they have, while sessions go on.
+func (u *upgrading) flushLogs() {
+	ctx, cancel := context.WithTimeout(context.Background(), flushPatience)
+	defer cancel()
+	u.d.repeats.Flush()
+	u.d.access.Flush(ctx) // what is left goes along
+	u.d.events.Flush(ctx)
+}
+
+// freezeLogs brings the logs to rest, with nobody left who writes to them.
+func (u *upgrading) freezeLogs(head *liveHead) (thaw func(), err error) {
+	d := u.d
+	ctx, cancel := context.WithTimeout(context.Background(), freezePatience)
+	defer cancel()
+	if head.Access, err = d.access.Freeze(ctx); err != nil {
+		return func() {}, fmt.Errorf("cannot freeze the access log: %w", err)
+	}
+	if head.Log, err = d.events.Freeze(ctx); err != nil {
+		return d.access.Thaw, fmt.Errorf("cannot freeze the event log: %w", err)
+	}
+	return func() {
+		d.access.Thaw()
+		d.events.Thaw()
+	}, nil
+}
+
+// copyLock takes the lock of the run-time directory along.
+func (u *upgrading) copyLock() error {
+	if u.d.runDir == nil {
+		return nil
+	}
+	f, err := u.d.runDir.File()
+	if err != nil {
+		return err
+	}
+	u.lock, err = u.carry(f)
+	return err
+}
+
+// writeDown fills the live state, with everything frozen.
+func (u *upgrading) writeDown(l *live, frozen *proxy.Frozen) {
+	d := u.d
+	v := d.view.Load()
+	l.frozen = *frozen
+	l.head = u.head()
+	l.admin.State = d.admin.State() // what workers wrote, and what was told, since the control API is at rest
+	l.head.FrozenAt = u.frozenAt
+	l.head.Epoch, l.head.Counts = frozen.Epoch, frozen.Counts
+	pools := slices.Clone(v.pools)
+	for p := range v.checkers { // removed, and connections are still on their way
+		if !slices.Contains(pools, p) {
+			pools = append(pools, p)
+		}
+	}
+	for _, p := range frozen.Pools {
+		if !slices.Contains(pools, p) {
+			pools = append(pools, p)
+		}
+	}
+	places := map[*backends.Backend][2]int{}
+	for i, p := range pools {
+		members := p.Backends()
+		var removed []*backends.Backend
+		for _, b := range frozen.Backends {
+			if b.Pool() == p && b.Removed() {
+				removed = append(removed, b)
+			}
+		}
+		lp := livePool{SavedPool: p.Save(removed), Gone: !slices.Contains(v.pools, p)}
+		if w, ok := v.checkers[p]; ok {
+			lp.Health = w.Export()
+		}
+		l.pools = append(l.pools, lp)
+		for j, b := range slices.Concat(members, removed) {
+			places[b] = [2]int{i, j}
+		}
+	}
+	for _, p := range frozen.Pools {
+		l.head.SessionPools = append(l.head.SessionPools, slices.Index(pools, p))
+	}
+	for _, b := range frozen.Backends {
+		l.head.SessionBackends = append(l.head.SessionBackends, places[b])
+	}
+	for _, b := range d.closing.open() {
+		if place, ok := places[b]; ok { // else it has no sessions
+			l.head.Closing = append(l.head.Closing, place)
+		}
+	}
+}
+
+// monotonic reads CLOCK_MONOTONIC.
+func monotonic() time.Duration {
+	var ts unix.Timespec
+	unix.ClockGettime(unix.CLOCK_MONOTONIC, &ts)
+	return time.Duration(ts.Nano())
+}

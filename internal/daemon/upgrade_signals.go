@@ -1,0 +1,92 @@
+package daemon
+
+import (
+	"errors"
+	"os"
+	"slices"
+	"sync"
+	"syscall"
+	"time"
+)
+
+// held are the signals that came while everything was frozen.
+type held struct {
+	mu      sync.Mutex
+	holding bool
+	deaf    bool // see deafen
+	signals []os.Signal
+	waiting []os.Signal // of goroutines that wait for the end of an upgrade
+}
+
+// maxHeld is how many signals wait of which there are some already.
+const maxHeld = 32
+
+// hold keeps a signal for later, if they are held now.
+func (h *held) hold(sig os.Signal) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	// Once is enough for the others; those that scale count, within reason.
+	if h.holding && (len(h.signals) < maxHeld || !slices.Contains(h.signals, sig)) {
+		h.signals = append(h.signals, sig)
+	}
+	return h.holding
+}
+
+// holdSignals has signals wait, for this code or for the next.
+func (d *daemon) holdSignals() {
+	d.held.mu.Lock()
+	defer d.held.mu.Unlock()
+	d.held.holding = true
+}
+
+// releaseSignals has this code do what they ask for.
+func (d *daemon) releaseSignals() {
+	d.held.mu.Lock()
+	defer d.held.mu.Unlock()
+	d.held.holding = false
+	if d.held.deaf {
+		d.held.deaf = false
+		d.signals.listen()
+	}
+	for _, sig := range d.held.signals {
+		d.signals.tell(sig)
+	}
+	d.held.signals = nil
+}
+
+// missedSignals are those that the next code is to hear. From now on no more are heard; see deafen.
+func (d *daemon) missedSignals() (all []syscall.Signal) {
+	d.signals.deafen()
+	attended := make(mark)
+	late := time.NewTimer(flushPatience) // one that is attended to now may wait for what is frozen
+	defer late.Stop()
+	select {
+	case d.signals.others <- attended:
+		select {
+		case <-attended:
+		case <-late.C:
+		}
+	case <-late.C:
+	}
+	d.held.mu.Lock()
+	defer d.held.mu.Unlock()
+	d.held.deaf = true
+	for _, sig := range slices.Concat(d.held.signals, d.held.waiting, d.signals.drain()) {
+		all = append(all, sig.(syscall.Signal))
+	}
+	return all
+}
+
+// afterUpgrade does what a signal asks for while no upgrade is under way, in this code or in the next: do says whether it was
+// refused because one is.
+func (d *daemon) afterUpgrade(sig os.Signal, do func() error) {
+	d.held.mu.Lock()
+	d.held.waiting = append(d.held.waiting, sig)
+	d.held.mu.Unlock()
+	for d.gate.await(d.background) == nil && errors.Is(do(), errUpgrading) {
+	}
+	d.held.mu.Lock()
+	defer d.held.mu.Unlock()
+	at := slices.Index(d.held.waiting, sig)
+	d.held.waiting = slices.Delete(d.held.waiting, at, at+1)
+}

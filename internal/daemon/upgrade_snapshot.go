@@ -1,0 +1,367 @@
+package daemon
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/netip"
+	"runtime"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/273ebdf9/lb/admin"
+	"github.com/273ebdf9/lb/backends"
+	"github.com/273ebdf9/lb/health"
+	"github.com/273ebdf9/lb/internal/logs"
+	"github.com/273ebdf9/lb/internal/state"
+	"github.com/273ebdf9/lb/proxy"
+)
+
+// The live state is what one code of lb hands to the next over an exec: all that runs, as records of package state. What
+// there is one of, or a few, is JSON, which a reader of another version reads as far as it knows it; sessions, of which
+// there are many, are values in a fixed order, to which a later version adds at the end.
+
+// liveFormat is the form of the live state that this lb writes, and liveFormats are those that it reads.
+const liveFormat = 1
+
+func liveFormats() []int {
+	if fault("format") != nil {
+		return []int{0}
+	}
+	return []int{1}
+}
+
+const (
+	liveHeadKind state.Kind = state.KindLive + iota
+	livePoolKind
+	liveListenerKind
+	liveFleetKind
+	liveAdminKind
+	liveSessionKind
+)
+
+// maxLive is the largest live state that is read, in bytes: of ten thousand sessions with all their buffers full.
+const maxLive = 2 << 30
+
+// live is a live state, apart.
+type live struct {
+	head   liveHead
+	pools  []livePool // of the config, and then those that are only left with sessions
+	fleets []liveFleet
+	admin  liveAdmin
+	frozen proxy.Frozen // without Pools and Backends: see head
+}
+
+// liveHead is what there is one of.
+type liveHead struct {
+	Format  int       `json:"format"`
+	Version string    `json:"version"` // of the lb that wrote it
+	Started time.Time `json:"started"`
+	Path    string    `json:"path"`    // of the config file
+	Program string    `json:"program"` // what lb was started as, absolute
+
+	StartConfig string            `json:"start_config"` // the text: what needs a restart is of it
+	Config      string            `json:"config"`       // and all else of this
+	Changes     []byte            `json:"changes,omitempty"`
+	LogLevel    string            `json:"log_level"`
+	Service     map[string]string `json:"service,omitempty"` // what the service manager had put into the environment
+
+	Epoch           time.Duration     `json:"epoch"` // see proxy.Frozen
+	Counts          proxy.SavedCounts `json:"counts"`
+	SessionPools    []int             `json:"session_pools,omitempty"`    // the numbers of proxy.Frozen.Pools among the pools
+	SessionBackends [][2]int          `json:"session_backends,omitempty"` // and those of its Backends: pool, and place in it
+	Closing         [][2]int          `json:"closing,omitempty"`          // those backends whose sessions are to be closed (on_down)
+
+	Lock     int           `json:"lock"`   // the descriptor of the run-time directory's; -1: there is none
+	Caller   int           `json:"caller"` // of the connection that waits for the outcome; -1: there is none
+	By       string        `json:"by"`
+	Reload   bool          `json:"reload,omitempty"` // afterwards
+	Warnings []string      `json:"warnings,omitempty"`
+	FrozenAt time.Duration `json:"frozen_at"` // CLOCK_MONOTONIC
+	Upgrades uint64        `json:"upgrades"`
+	Carried  uint64        `json:"carried"` // sessions, over all upgrades
+
+	Log    logs.Queued `json:"log"` // what was not written
+	Access logs.Queued `json:"access"`
+}
+
+// livePool is a pool and what health knows of its backends.
+type livePool struct {
+	backends.SavedPool
+	Gone   bool           `json:"gone,omitempty"` // it is not in the config any more
+	Health []health.Saved `json:"health,omitempty"`
+}
+
+// liveFleet is the workers of a pool.
+type liveFleet struct {
+	Pool  string          `json:"pool"`
+	State json.RawMessage `json:"state"`
+	Files map[string]int  `json:"files"`
+}
+
+// liveAdmin is the control API.
+type liveAdmin struct {
+	admin.Frozen
+	FDs []int `json:"fds"` // of Sockets
+}
+
+// marshal writes the live state down.
+func (l *live) marshal() []byte {
+	w := state.NewWriter(state.PurposeLive)
+	w.Grow(256 * len(l.frozen.Sessions))
+	put := func(kind state.Kind, v any) {
+		text, err := json.Marshal(v)
+		if err != nil {
+			panic("BUG: lb: a live state that is no JSON: " + err.Error())
+		}
+		w.Record(kind, text)
+	}
+	put(liveHeadKind, &l.head)
+	for i := range l.pools {
+		put(livePoolKind, &l.pools[i])
+	}
+	for i := range l.fleets {
+		put(liveFleetKind, &l.fleets[i])
+	}
+	put(liveAdminKind, &l.admin)
+	for i := range l.frozen.Listeners {
+		put(liveListenerKind, &l.frozen.Listeners[i])
+	}
+	var e state.Encoder
+	for i := range l.frozen.Sessions {
+		e.Reset()
+		encodeSession(&e, &l.frozen.Sessions[i])
+		w.Record(liveSessionKind, e.Bytes())
+	}
+	return w.Bytes()
+}
+
+// readLive takes a live state apart. The errors are those of package state, and one for a format that is not read.
+func readLive(data []byte) (*live, error) {
+	records, err := state.ReadLimited(data, state.PurposeLive, maxLive)
+	if err != nil {
+		return nil, err
+	}
+	if len(records) == 0 || records[0].Kind != liveHeadKind {
+		return nil, fmt.Errorf("%w: no head", state.ErrDamaged)
+	}
+	l := &live{}
+	get := func(r state.Record, v any) error {
+		if err := json.Unmarshal(r.Payload, v); err != nil {
+			return fmt.Errorf("%w: a record of kind %#x: %w", state.ErrDamaged, uint16(r.Kind), err)
+		}
+		return nil
+	}
+	if err := get(records[0], &l.head); err != nil {
+		return nil, err
+	}
+	if !slices.Contains(liveFormats(), l.head.Format) {
+		return nil, fmt.Errorf("%w: %d; this lb reads %v", errFormat, l.head.Format, liveFormats())
+	}
+	var sessions []state.Record
+	for _, r := range records[1:] {
+		var err error
+		switch r.Kind {
+		case livePoolKind:
+			err = get(r, grow(&l.pools))
+		case liveFleetKind:
+			err = get(r, grow(&l.fleets))
+		case liveAdminKind:
+			err = get(r, &l.admin)
+		case liveListenerKind:
+			err = get(r, grow(&l.frozen.Listeners))
+		case liveSessionKind:
+			sessions = append(sessions, r)
+		default:
+			err = r.Unknown()
+		}
+		if err != nil {
+			return nil, err
+		}
+	}
+	if l.frozen.Sessions, err = decodeSessions(sessions); err != nil {
+		return nil, err
+	}
+	l.frozen.Epoch, l.frozen.Counts = l.head.Epoch, l.head.Counts
+	if len(l.admin.FDs) != len(l.admin.Sockets) {
+		return nil, fmt.Errorf("%w: control sockets", state.ErrDamaged)
+	}
+	return l, l.check()
+}
+
+// check finds numbers that lead nowhere.
+func (l *live) check() error {
+	for _, n := range l.head.SessionPools {
+		if n < 0 || n >= len(l.pools) {
+			return fmt.Errorf("%w: pool %d of sessions", state.ErrDamaged, n)
+		}
+	}
+	for _, b := range slices.Concat(l.head.SessionBackends, l.head.Closing) {
+		if b[0] < 0 || b[0] >= len(l.pools) || b[1] < 0 || b[1] >= len(l.pools[b[0]].Backends) {
+			return fmt.Errorf("%w: backend %v of sessions", state.ErrDamaged, b)
+		}
+	}
+	return nil
+}
+
+// errFormat: the live state is of a format that this lb does not read.
+var errFormat = errors.New("live state of an unknown format")
+
+// grow adds an element.
+func grow[T any](s *[]T) *T {
+	var zero T
+	*s = append(*s, zero)
+	return &(*s)[len(*s)-1]
+}
+
+// fds are all descriptors that the state names.
+func (l *live) fds() []int {
+	fds := l.frozen.FDs()
+	for _, f := range l.fleets {
+		for _, fd := range f.Files {
+			fds = append(fds, fd)
+		}
+	}
+	fds = append(fds, l.admin.FDs...)
+	for _, fd := range []int{l.head.Lock, l.head.Caller} {
+		if fd >= 0 {
+			fds = append(fds, fd)
+		}
+	}
+	return fds
+}
+
+// flags of a session on its way.
+const (
+	liveHalfOpen = 1 << iota
+	liveBusy
+	liveForwarded
+	liveCounted
+)
+
+// encodeSession writes a session down. Values are added at the end, and none is taken away.
+func encodeSession(e *state.Encoder, s *proxy.SavedSession) {
+	flags := uint64(0)
+	for i, on := range []bool{s.HalfOpen, s.Busy, s.Forwarded, s.Counted} {
+		if on {
+			flags |= 1 << i
+		}
+	}
+	e.Uint(s.ID)
+	e.Int(int64(s.Loop))
+	e.Uint(uint64(s.Phase))
+	e.Uint(flags)
+	e.Uint(uint64(s.LastFrom))
+	e.Uint(uint64(s.Retries))
+	for _, n := range []int{s.Listener, s.Pool, s.Backend, s.Place} {
+		e.Int(int64(n))
+	}
+	for i := range s.Ends {
+		e.Int(int64(s.Ends[i].FD))
+		e.Uint(uint64(s.Ends[i].Flags))
+		d := &s.Directions[i]
+		e.String(string(d.Held))
+		e.Int(int64(d.Piped))
+		e.Int(int64(d.PipeR))
+		e.Int(int64(d.PipeW))
+		e.Int(int64(d.PipeSize))
+		e.Uint(d.Bytes)
+		e.Uint(uint64(d.Full))
+		e.Uint(uint64(d.Flags))
+	}
+	encodeAddr(e, s.Client)
+	for _, d := range sessionTimes(s) {
+		e.Int(int64(*d))
+	}
+	encodeNumbers(e, s.Tried)
+	encodeNumbers(e, s.Forbidden)
+	encodeAddr(e, s.Peer)
+	encodeAddr(e, s.Server)
+	e.String(string(s.TLVs))
+}
+
+// decodeSessions reads many sessions, on all CPUs: the clients of all of them wait meanwhile.
+func decodeSessions(records []state.Record) ([]proxy.SavedSession, error) {
+	sessions := make([]proxy.SavedSession, len(records))
+	parts := min(runtime.NumCPU(), len(records)/256+1)
+	errs := make([]error, parts)
+	var running sync.WaitGroup
+	for part := range parts {
+		running.Go(func() {
+			for i := part * len(records) / parts; i < (part+1)*len(records)/parts && errs[part] == nil; i++ {
+				errs[part] = decodeSession(records[i].Decoder(), &sessions[i])
+			}
+		})
+	}
+	running.Wait()
+	return sessions, errors.Join(errs...)
+}
+
+// decodeSession reads what encodeSession has written.
+func decodeSession(d *state.Decoder, s *proxy.SavedSession) error {
+	s.ID = d.Uint()
+	s.Loop = int(d.Int())
+	s.Phase = uint8(min(d.Uint(), 255))
+	flags := d.Uint()
+	s.HalfOpen, s.Busy, s.Forwarded, s.Counted = flags&liveHalfOpen != 0, flags&liveBusy != 0, flags&liveForwarded != 0, flags&liveCounted != 0
+	s.LastFrom = uint8(min(d.Uint(), 255))
+	s.Retries = uint8(min(d.Uint(), 255))
+	for _, n := range []*int{&s.Listener, &s.Pool, &s.Backend, &s.Place} {
+		*n = int(d.Int())
+	}
+	for i := range s.Ends {
+		s.Ends[i] = proxy.SavedEnd{FD: int(d.Int()), Flags: uint8(d.Uint())}
+		s.Directions[i] = proxy.SavedDirection{
+			Held: []byte(d.String()), Piped: int(d.Int()), PipeR: int(d.Int()), PipeW: int(d.Int()), PipeSize: int(d.Int()),
+			Bytes: d.Uint(), Full: uint8(d.Uint()), Flags: uint8(d.Uint()),
+		}
+	}
+	err := decodeAddr(d, &s.Client)
+	for _, t := range sessionTimes(s) {
+		*t = time.Duration(d.Int())
+	}
+	s.Tried = decodeNumbers(d)
+	s.Forbidden = decodeNumbers(d)
+	err = errors.Join(err, decodeAddr(d, &s.Peer), decodeAddr(d, &s.Server))
+	s.TLVs = []byte(d.String())
+	return errors.Join(err, d.Err())
+}
+
+// sessionTimes are the times of a session in the order in which they are written.
+func sessionTimes(s *proxy.SavedSession) [10]*time.Duration {
+	return [...]*time.Duration{&s.Start, &s.Budget, &s.QueuedAt, &s.Chosen, &s.Connected, &s.Active, &s.Expires, &s.Timer, &s.Pause, &s.Queued}
+}
+
+func encodeNumbers(e *state.Encoder, numbers []int) {
+	e.Uint(uint64(len(numbers)))
+	for _, n := range numbers {
+		e.Int(int64(n))
+	}
+}
+
+func decodeNumbers(d *state.Decoder) (numbers []int) {
+	for n := d.Uint(); n > 0 && d.More(); n-- {
+		numbers = append(numbers, int(d.Int()))
+	}
+	return numbers
+}
+
+func encodeAddr(e *state.Encoder, a netip.AddrPort) {
+	b, err := a.MarshalBinary()
+	if err != nil {
+		panic("BUG: lb: an address that cannot be written down: " + err.Error())
+	}
+	e.String(string(b))
+}
+
+func decodeAddr(d *state.Decoder, a *netip.AddrPort) error {
+	b := d.String()
+	if b == "" {
+		return nil
+	}
+	if err := a.UnmarshalBinary([]byte(b)); err != nil {
+		return fmt.Errorf("%w: %w", state.ErrDamaged, err)
+	}
+	return nil
+}
