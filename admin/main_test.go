@@ -2,40 +2,20 @@ package admin
 
 import (
 	"context"
-	"fmt"
-	"net"
 	"os"
 	"path/filepath"
-	"runtime"
 	"testing"
-	"time"
 
 	"github.com/273ebdf9/lb/backends"
+	"github.com/273ebdf9/lb/internal/leaktest"
 )
 
-// TestMain checks that the tests left no goroutine and no descriptor behind.
+// TestMain plays the holder of a socket, or runs the tests and looks for what they leave behind.
 func TestMain(m *testing.M) {
 	if os.Getenv(holderVariable) != "" {
 		holdSocket()
 	}
-	// What the runtime keeps open for good (its poller, random numbers) is opened before the count.
-	if l, err := net.Listen("tcp", "127.0.0.1:0"); err == nil {
-		l.Close()
-	}
-	goroutines, fds := runtime.NumGoroutine(), OpenFDs()
-	code := m.Run()
-	for deadline := time.Now().Add(5 * time.Second); code == 0; runtime.Gosched() {
-		g, f := runtime.NumGoroutine(), OpenFDs()
-		if g <= goroutines && f <= fds {
-			break
-		}
-		if time.Now().After(deadline) {
-			stacks := make([]byte, 1<<20)
-			fmt.Fprintf(os.Stderr, "left behind: %d goroutines, %d descriptors\n%s", g-goroutines, f-fds, stacks[:runtime.Stack(stacks, true)])
-			code = 1
-		}
-	}
-	os.Exit(code)
+	os.Exit(leaktest.Run(m))
 }
 
 // anyPolicy chooses the first eligible backend.

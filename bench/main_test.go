@@ -15,10 +15,12 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+
+	"github.com/273ebdf9/lb/internal/leaktest"
 )
 
 // TestMain lets the test binary play the other programs: by the name it is called under (nginx, wrk, balancer), or as one
-// of the plain children that the tests of Process need. Afterwards no child may be left.
+// of the plain children that the tests of Process need.
 func TestMain(m *testing.M) {
 	switch filepath.Base(os.Args[0]) {
 	case "nginx":
@@ -33,12 +35,7 @@ func TestMain(m *testing.M) {
 	}
 	// Built with -race, each of these children would otherwise stay a second before it exits.
 	os.Setenv("GORACE", "atexit_sleep_ms=0")
-	code := m.Run()
-	if tree, err := Tree(os.Getpid()); err != nil || !slices.Equal(tree, []int{os.Getpid()}) {
-		fmt.Fprintln(os.Stderr, "processes left by the tests:", tree, err)
-		code = 1
-	}
-	os.Exit(code)
+	os.Exit(leaktest.Run(m))
 }
 
 // actor makes the test binary callable under another name and returns its path.

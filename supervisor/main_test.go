@@ -13,11 +13,11 @@ import (
 	"testing"
 	"time"
 
+	"github.com/273ebdf9/lb/internal/leaktest"
 	"github.com/273ebdf9/lb/internal/sdnotify"
 )
 
-// TestMain is three programs: the shim, a worker, and the tests, which fail when a goroutine, a descriptor or a child
-// outlives them.
+// TestMain is four programs: the shim, a worker, a front, and the tests.
 func TestMain(m *testing.M) {
 	if len(os.Args) > 2 && os.Args[1] == ExecArg {
 		Exec(os.Args[2:])
@@ -30,12 +30,7 @@ func TestMain(m *testing.M) {
 		work(os.Args[2:])
 		return
 	}
-	fds := openFDs("self")
-	code := m.Run()
-	if code == 0 {
-		code = checkLeaks(len(fds))
-	}
-	os.Exit(code)
+	os.Exit(leaktest.Run(m))
 }
 
 // work is a worker: an HTTP server that says its pid and directory. Words change what it does.
@@ -115,34 +110,6 @@ func work(words []string) {
 	}))
 }
 
-func checkLeaks(fds int) int {
-	deadline := time.Now().Add(3 * time.Second)
-	for {
-		leaked := leakedGoroutines()
-		children := childrenOf(os.Getpid())
-		// The runtime's own epoll set and eventfd come with the first socket; the signal package keeps nothing.
-		if now := openFDs("self"); len(leaked) == 0 && len(now) <= fds+2 && len(children) == 0 {
-			return 0
-		} else if time.Now().After(deadline) {
-			fmt.Fprintf(os.Stderr, "leaked: %d fds (%d at start): %v\nchildren: %v\ngoroutines:\n%s\n", len(now), fds, now, children, strings.Join(leaked, "\n\n"))
-			return 1
-		}
-		time.Sleep(time.Millisecond) // goroutines that have been told to end are on their way
-	}
-}
-
-func leakedGoroutines() []string {
-	buf := make([]byte, 1<<20)
-	stacks := strings.Split(string(buf[:runtime.Stack(buf, true)]), "\n\n")
-	var leaked []string
-	for _, s := range stacks[1:] {
-		if strings.Contains(s, "273ebdf9/lb/") {
-			leaked = append(leaked, s)
-		}
-	}
-	return leaked
-}
-
 // openFDs are the descriptors of a process, with what they are.
 func openFDs(pid string) []string {
 	entries, _ := os.ReadDir("/proc/" + pid + "/fd")
@@ -168,23 +135,6 @@ func wantFDs(t *testing.T, n int) {
 			return
 		}
 	}
-}
-
-// childrenOf are the processes, zombies too, whose parent is pid.
-func childrenOf(pid int) []string {
-	entries, _ := os.ReadDir("/proc")
-	var all []string
-	for _, e := range entries {
-		text, err := os.ReadFile("/proc/" + e.Name() + "/stat")
-		if err != nil {
-			continue
-		}
-		s := string(text)
-		if f := strings.Fields(s[strings.LastIndexByte(s, ')')+1:]); len(f) > 1 && f[1] == fmt.Sprint(pid) {
-			all = append(all, e.Name()+" "+f[0])
-		}
-	}
-	return all
 }
 
 func background(t *testing.T, d time.Duration) context.Context {

@@ -22,6 +22,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/273ebdf9/lb/internal/leaktest"
 	"github.com/273ebdf9/lb/internal/sdnotify"
 )
 
@@ -688,7 +689,7 @@ func TestPool_RandomCommandsLeaveNothing(t *testing.T) {
 		t.Errorf("got sockets %q; want two", sockets)
 	}
 	wantFDs(t, fds+1)
-	if children := childrenOf(os.Getpid()); len(children) != 2 {
-		t.Errorf("got children %q; want the two workers", children)
+	if children := leaktest.Children(); len(children) != 2 {
+		t.Errorf("got children %v; want the two workers", children)
 	}
 }

@@ -16,6 +16,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/273ebdf9/lb/internal/leaktest"
 )
 
 // The test binary plays both codes: LB_UPGRADE_TEST says what the one that hands over does, and the one that was handed
@@ -35,7 +37,7 @@ func TestMain(m *testing.M) {
 	case len(os.Args) > 1 && os.Args[1] == "check":
 		beAsked(os.Args[2])
 	default:
-		os.Exit(m.Run())
+		os.Exit(leaktest.Run(m))
 	}
 }
 

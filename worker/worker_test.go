@@ -16,13 +16,14 @@ import (
 	"testing"
 	"time"
 
+	"github.com/273ebdf9/lb/internal/leaktest"
 	"github.com/273ebdf9/lb/internal/sdnotify"
 )
 
 // TestMain is a worker too, for the tests that start one.
 func TestMain(m *testing.M) {
 	if os.Getenv("PLAY_WORKER") == "" {
-		os.Exit(m.Run())
+		os.Exit(leaktest.Run(m))
 	}
 	os.Setenv("LISTEN_PID", fmt.Sprint(os.Getpid()))
 	w, err := Listen(context.Background())

@@ -3,16 +3,15 @@ package fairness
 import (
 	"fmt"
 	"os"
-	"slices"
 	"strconv"
 	"strings"
 	"testing"
 
-	"github.com/273ebdf9/lb/bench"
 	"github.com/273ebdf9/lb/bench/load"
+	"github.com/273ebdf9/lb/internal/leaktest"
 )
 
-// TestMain lets the test binary play the worker. Afterwards no child may be left.
+// TestMain lets the test binary play the worker.
 func TestMain(m *testing.M) {
 	if len(os.Args) > 1 && os.Args[1] == "worker" {
 		number, err := strconv.Atoi(os.Getenv("LB_WORKER_ID"))
@@ -34,10 +33,5 @@ func TestMain(m *testing.M) {
 		os.Exit(2)
 	}
 	os.Setenv("GORACE", "atexit_sleep_ms=0")
-	code := m.Run()
-	if tree, err := bench.Tree(os.Getpid()); err != nil || !slices.Equal(tree, []int{os.Getpid()}) {
-		fmt.Fprintln(os.Stderr, "processes left by the tests:", tree, err)
-		code = 1
-	}
-	os.Exit(code)
+	os.Exit(leaktest.Run(m))
 }

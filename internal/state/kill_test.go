@@ -12,6 +12,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/273ebdf9/lb/internal/leaktest"
 )
 
 // writerVariable makes the test binary a process that writes the state file named there, again and again, to be killed.
@@ -21,7 +23,7 @@ func TestMain(m *testing.M) {
 	if path := os.Getenv(writerVariable); path != "" {
 		writeForEver(path)
 	}
-	os.Exit(m.Run())
+	os.Exit(leaktest.Run(m))
 }
 
 // writeForEver writes state after state, and after each its number on stdout. The numbers go on from the file's.

@@ -32,6 +32,8 @@ var allowed = map[string][]string{
 	"internal/logs":         {},
 	"internal/sdnotify":     {},
 	"internal/state":        {},
+	"internal/leaktest":     {},                                                                      // for tests only
+	"internal/eventually":   {},                                                                      // for tests only
 	"config":                {"admin", "backends", "health", "internal/logs", "proxy", "supervisor"}, // their Config types
 	"internal/build":        {},
 	"internal/cli":          {"admin", "backends", "bench", "bench/fairness", "bench/load", "config", "internal/build"},
