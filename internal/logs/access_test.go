@@ -16,6 +16,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/273ebdf9/lb/internal/printable"
 )
 
 var entry = Entry{
@@ -78,6 +80,7 @@ func TestEntry_JSONHasTheSameFacts(t *testing.T) {
 func FuzzEntry(f *testing.F) {
 	f.Add("web", "app", "w1", int64(5), uint64(7))
 	f.Add(`a"b`, `a\b`, "a\tb", int64(0), uint64(0))
+	f.Add("\u0085\u2028", "\u202eexe", "\u009b31m\x9b", int64(1), uint64(1))
 	f.Add("", "a b\n", "unix:/run/\"x\"\\\xff", int64(-5), uint64(1<<63))
 	f.Fuzz(func(t *testing.T, listener, pool, backend string, d int64, n uint64) {
 		e := Entry{
@@ -88,6 +91,9 @@ func FuzzEntry(f *testing.F) {
 		if strings.Count(text, "\n") != 1 || len(strings.Fields(text)) != 10 {
 			t.Errorf("text: got %q; want one line of 10 fields", text)
 		}
+		if line := strings.TrimSuffix(text, "\n"); printable.Text(line) != line {
+			t.Errorf("text: got %q; want nothing in it that a terminal obeys", text)
+		}
 		line := e.appendJSON(nil)
 		var back struct {
 			Listener, Pool, Backend *string
@@ -95,6 +101,9 @@ func FuzzEntry(f *testing.F) {
 		}
 		if err := json.Unmarshal(line, &back); err != nil || bytes.Count(line, []byte("\n")) != 1 {
 			t.Fatalf("JSON: got %q, %v; want one line of it", line, err)
+		}
+		if !bytes.Equal(printable.JSON(line), line) {
+			t.Errorf("JSON: got %q; want nothing in it that a terminal obeys", line)
 		}
 		if listener != "" && *back.Listener != strings.ToValidUTF8(listener, "\ufffd") && !strings.ContainsRune(*back.Listener, '\ufffd') {
 			t.Errorf("listener: got %q; want %q", *back.Listener, listener)

@@ -5,6 +5,10 @@ import (
 	"net/netip"
 	"strconv"
 	"time"
+	"unicode"
+	"unicode/utf8"
+
+	"github.com/273ebdf9/lb/internal/printable"
 )
 
 // Entry is what the access log says of a session. It is a plain value that AccessLog.Record copies; the strings must
@@ -71,17 +75,27 @@ func (e *Entry) client() netip.AddrPort {
 	return netip.AddrPortFrom(e.Client.Addr().Unmap(), e.Client.Port())
 }
 
-// appendWord appends s so that it is one word of its line, or absent if s is empty.
+// appendWord appends s so that it is one word of its line, or absent if s is empty: a blank becomes "_", and what is not
+// graphic an escape.
 func appendWord(b []byte, s, absent string) []byte {
 	if s == "" {
 		return append(b, absent...)
 	}
+	word := true
 	for i := range len(s) {
-		if c := s[i]; c <= ' ' || c == 0x7f {
+		word = word && s[i] > ' ' && s[i] < 0x7f
+	}
+	if word {
+		return append(b, s...)
+	}
+	for len(s) > 0 {
+		r, n := utf8.DecodeRuneInString(s)
+		if unicode.IsSpace(r) {
 			b = append(b, '_')
 		} else {
-			b = append(b, c)
+			b = printable.Append(b, s[:n])
 		}
+		s = s[n:]
 	}
 	return b
 }
@@ -150,7 +164,7 @@ func appendName(b []byte, s string) []byte {
 	for i := range len(s) {
 		if c := s[i]; c < ' ' || c == '"' || c == '\\' || c >= 0x7f {
 			quoted, _ := json.Marshal(s) // a string cannot fail
-			return append(b, quoted...)
+			return append(b, printable.JSON(quoted)...)
 		}
 	}
 	b = append(append(b, '"'), s...)

@@ -40,6 +40,8 @@ import (
 	"fmt"
 	"log/slog"
 	"sync/atomic"
+
+	"github.com/273ebdf9/lb/internal/printable"
 )
 
 // Logger is the log of events. Make it with New. Safe for concurrent use.
@@ -61,9 +63,9 @@ func New(cfg Config) (*Logger, error) {
 	l.level.Set(cfg.SlogLevel())
 	options := &slog.HandlerOptions{Level: &l.level}
 	if cfg.Format == "json" {
-		l.Logger = slog.New(slog.NewJSONHandler(l.queue, options))
+		l.Logger = slog.New(slog.NewJSONHandler(printable.JSONWriter(l.queue), options))
 	} else {
-		l.Logger = slog.New(slog.NewTextHandler(l.queue, options))
+		l.Logger = slog.New(slog.NewTextHandler(printable.LinesWriter(l.queue), options))
 	}
 	l.queue.onDrop = func(lines uint64) { l.Warn("log lines were dropped: what reads the log is too slow", "lines", lines) }
 	go l.queue.run()

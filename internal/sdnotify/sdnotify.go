@@ -15,6 +15,8 @@ import (
 	"unicode/utf8"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/273ebdf9/lb/internal/printable"
 )
 
 const (
@@ -83,7 +85,7 @@ func (m *Message) set(key, value string) error {
 	case "BARRIER":
 		m.Barrier = m.Barrier || value == "1"
 	case "STATUS":
-		m.Status, m.HasStatus = printable(value), true
+		m.Status, m.HasStatus = status(value), true
 	case "ERRNO":
 		n, err := strconv.Atoi(value)
 		if err != nil || n < 0 || n > 4095 {
@@ -108,18 +110,17 @@ func (m *Message) set(key, value string) error {
 	return nil
 }
 
-// printable cuts a status to its length, at a whole character, and takes out what a terminal would obey.
-func printable(s string) string {
-	for len(s) > maxStatus {
-		_, n := utf8.DecodeLastRuneInString(s[:min(len(s), maxStatus+utf8.UTFMax)])
-		s = s[:min(len(s), maxStatus+utf8.UTFMax)-n]
+// status returns s with escapes for what a terminal would obey, cut to maxStatus bytes at a whole character.
+func status(s string) string {
+	s = printable.Text(s)
+	if len(s) <= maxStatus {
+		return s
 	}
-	return strings.Map(func(r rune) rune {
-		if r < ' ' || r == 0x7f || r >= 0x80 && r < 0xa0 {
-			return ' '
-		}
-		return r
-	}, s)
+	end := maxStatus
+	for !utf8.RuneStart(s[end]) {
+		end--
+	}
+	return s[:end]
 }
 
 // Format is the datagram that Parse reads back. A status must be one line: anything after a line break is left out.

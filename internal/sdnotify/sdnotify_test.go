@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/273ebdf9/lb/internal/printable"
 )
 
 func TestParse(t *testing.T) {
@@ -32,7 +34,8 @@ func TestParse(t *testing.T) {
 	f("WATCHDOG=trigger", Message{Trigger: true})
 	f("WATCHDOG_USEC=3000000", Message{WatchdogInterval: 3 * time.Second})
 	f("MAINPID=1\nFDSTORE=1\nFDNAME=x\nX_OWN=a=b\nBARRIER=1", Message{Barrier: true})
-	f("STATUS=a\x1b[2Jb", Message{Status: "a [2Jb", HasStatus: true})
+	f("STATUS=a\x1b[2Jb", Message{Status: `a\x1b[2Jb`, HasStatus: true})
+	f("STATUS=\u009b2J\u202eb", Message{Status: `\u009b2J\u202eb`, HasStatus: true})
 	f("STATUS="+strings.Repeat("a", 300), Message{Status: strings.Repeat("a", 256), HasStatus: true})
 }
 
@@ -57,8 +60,8 @@ func FuzzParse(f *testing.F) {
 		if err != nil || again != m {
 			t.Fatalf("got %+v, %v; want %+v", again, err, m)
 		}
-		if len(m.Status) > maxStatus {
-			t.Fatalf("status has %d bytes; want at most %d", len(m.Status), maxStatus)
+		if len(m.Status) > maxStatus || printable.Text(m.Status) != m.Status {
+			t.Fatalf("status %q has %d bytes; want at most %d that no terminal obeys", m.Status, len(m.Status), maxStatus)
 		}
 	})
 }
