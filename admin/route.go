@@ -8,6 +8,8 @@ import (
 	"os"
 	"strings"
 	"time"
+
+	"github.com/273ebdf9/lb/internal/printable"
 )
 
 // Access is what a route asks of its caller, and what a caller may do: each class includes those before it. The zero
@@ -283,11 +285,17 @@ func (s *Server) fail(w http.ResponseWriter, err error) {
 
 func writeError(w http.ResponseWriter, refusal *Error) { writeJSON(w, refusal.Status, refusal) }
 
+// newEncoder returns an encoder of JSON that no terminal obeys, for who asks with curl.
+func newEncoder(w io.Writer) *json.Encoder {
+	enc := json.NewEncoder(printable.JSONWriter(w))
+	enc.SetEscapeHTML(false)
+	return enc
+}
+
 func writeJSON(w http.ResponseWriter, status int, v any) {
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(status)
-	enc := json.NewEncoder(w)
-	enc.SetEscapeHTML(false)
+	enc := newEncoder(w)
 	enc.Encode(v) // an error is that of a caller who left
 }
 

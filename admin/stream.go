@@ -1,7 +1,6 @@
 package admin
 
 import (
-	"encoding/json"
 	"net/http"
 	"time"
 )
@@ -26,8 +25,7 @@ func (s *Server) stream(w http.ResponseWriter, r *http.Request, follow bool, nex
 	rc.SetReadDeadline(time.Time{}) // its passing would end the request
 	w.Header().Set("Content-Type", ndjson)
 	rc.Flush()
-	enc := json.NewEncoder(w)
-	enc.SetEscapeHTML(false)
+	enc := newEncoder(w)
 	broken := false
 	write := func(v any) bool {
 		broken = broken || enc.Encode(v) != nil

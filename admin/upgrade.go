@@ -3,7 +3,6 @@ package admin
 import (
 	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -157,8 +156,7 @@ func answerOn(conn net.Conn, v any, err error) error {
 		status, v = refusal.Status, refusal
 	}
 	var body bytes.Buffer
-	enc := json.NewEncoder(&body)
-	enc.SetEscapeHTML(false)
+	enc := newEncoder(&body)
 	if err := enc.Encode(v); err != nil {
 		return fmt.Errorf("cannot answer the caller: %w", err)
 	}

@@ -2,7 +2,6 @@ package admin
 
 import (
 	"context"
-	"encoding/json"
 	"net/http"
 	"slices"
 	"strconv"
@@ -259,8 +258,7 @@ func (s *Server) roll(w http.ResponseWriter, r *http.Request, do rollFunc) {
 			w.Header().Set("Content-Type", ndjson)
 		}
 		rc.SetWriteDeadline(time.Now().Add(writeTimeout))
-		enc := json.NewEncoder(w)
-		enc.SetEscapeHTML(false)
+		enc := newEncoder(w)
 		enc.Encode(step) // an error is that of a caller who left, which ends the context
 		rc.Flush()
 		last = step

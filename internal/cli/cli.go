@@ -19,6 +19,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/273ebdf9/lb/admin"
+	"github.com/273ebdf9/lb/internal/printable"
 )
 
 // caller is what every command has that asks a running lb.
@@ -99,7 +100,7 @@ func (c *call) warn(warnings []string) {
 		return
 	}
 	for _, w := range warnings {
-		fmt.Fprintf(c.errs, "lb: warning: %s\n", printable(strings.TrimSpace(w)))
+		fmt.Fprintf(c.errs, "lb: warning: %s\n", printable.Text(strings.TrimSpace(w)))
 	}
 }
 
@@ -147,7 +148,7 @@ func backendLine(pool string, b *admin.BackendStatus) string {
 		limit = " of " + strconv.Itoa(b.MaxConns)
 	}
 	return fmt.Sprintf("%s/%s: %s, weight %s, share %s, %d%s active",
-		printable(pool), printable(b.Name), state, weightText(b), shareText(b), b.Active, limit)
+		printable.Text(pool), printable.Text(b.Name), state, weightText(b), shareText(b), b.Active, limit)
 }
 
 // terminal says whether w is one.

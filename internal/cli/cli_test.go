@@ -283,7 +283,7 @@ func TestEvents_AreShownAndFollowedUntilAnInterrupt(t *testing.T) {
 	}
 	t.Setenv("TZ", "UTC")
 	code, stdout, _ := lb(t, "events", "-n", "1")
-	if want := when.Local().Format("2006-01-02 15:04:05.000") + "  warn   app/w1  change 2?\n"; code != exitDone || stdout != want {
+	if want := when.Local().Format("2006-01-02 15:04:05.000") + "  warn   app/w1  change 2\\x1b\n"; code != exitDone || stdout != want {
 		t.Errorf("lb events -n 1: got %d, %q; want 0 and %q", code, stdout, want)
 	}
 	if code, stdout, _ = lb(t, "events", "--json"); code != exitDone || strings.Count(stdout, "\n") != 3 || !strings.HasPrefix(stdout, `{"id":1,`) {

@@ -16,6 +16,7 @@ import (
 	"github.com/273ebdf9/lb/admin"
 	"github.com/273ebdf9/lb/config"
 	"github.com/273ebdf9/lb/internal/build"
+	"github.com/273ebdf9/lb/internal/printable"
 )
 
 // The exit codes of every command.
@@ -182,7 +183,7 @@ func printFailure(w io.Writer, err error) {
 			if i == 0 && !strings.Contains(refusal.Message, "\n") {
 				line = "lb: " + line
 			}
-			fmt.Fprintln(w, printable(line))
+			fmt.Fprintln(w, printable.Text(line))
 		}
 	default:
 		fmt.Fprintln(w, "lb:", err)

@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/273ebdf9/lb/admin"
+	"github.com/273ebdf9/lb/internal/printable"
 )
 
 func newConnsCommand() *cobra.Command {
@@ -128,5 +129,5 @@ func (c *call) noSession(id string, err error) error {
 		return err
 	}
 	return fmt.Errorf("%s is a pool; name the backend whose sessions to close: lb kill %s/%s (lb status %s lists them)",
-		printable(id), printable(id), printable(p.Backends[0].Name), printable(id))
+		printable.Text(id), printable.Text(id), printable.Text(p.Backends[0].Name), printable.Text(id))
 }

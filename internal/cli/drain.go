@@ -9,6 +9,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/273ebdf9/lb/admin"
+	"github.com/273ebdf9/lb/internal/printable"
 )
 
 // newAdminCommand makes lb drain, ready or maint.
@@ -80,7 +81,7 @@ func (c *call) settled(pool string, st *admin.BackendStatus, state string, timeo
 		}
 		st = now
 		if st.Admin != state {
-			return false, fmt.Errorf("%s is in %s now: somebody else has changed it", printable(name), st.Admin)
+			return false, fmt.Errorf("%s is in %s now: somebody else has changed it", printable.Text(name), st.Admin)
 		}
 		if state == "ready" {
 			return st.Selectable, nil
@@ -99,15 +100,15 @@ func (c *call) settled(pool string, st *admin.BackendStatus, state string, timeo
 		return nil, err
 	}
 	if state == "ready" {
-		return nil, fmt.Errorf("%s: %s is ready and %s, and does not take connections yet%s", what, printable(name), st.Health, because(why(st)))
+		return nil, fmt.Errorf("%s: %s is ready and %s, and does not take connections yet%s", what, printable.Text(name), st.Health, because(why(st)))
 	}
-	return nil, fmt.Errorf("%s: %s stays in %s with %s; lb kill %s --over 30s closes them", what, printable(name), state,
-		count(int(st.Active), "session"), printable(name))
+	return nil, fmt.Errorf("%s: %s stays in %s with %s; lb kill %s --over 30s closes them", what, printable.Text(name), state,
+		count(int(st.Active), "session"), printable.Text(name))
 }
 
 func because(reason string) string {
 	if reason == "" {
 		return ""
 	}
-	return ": " + printable(reason)
+	return ": " + printable.Text(reason)
 }

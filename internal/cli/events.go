@@ -1,7 +1,6 @@
 package cli
 
 import (
-	"encoding/json"
 	"fmt"
 	"io"
 	"time"
@@ -9,6 +8,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/273ebdf9/lb/admin"
+	"github.com/273ebdf9/lb/internal/printable"
 )
 
 func newEventsCommand() *cobra.Command {
@@ -41,8 +41,7 @@ func newEventsCommand() *cobra.Command {
 // showEvents prints events, in JSON one a line. Who follows ends it with an interrupt: that is no failure.
 func showEvents(c *call, q admin.EventQuery) error {
 	colour := coloured(c.out)
-	enc := json.NewEncoder(c.out)
-	enc.SetEscapeHTML(false)
+	enc := newEncoder(c.out)
 	err := c.Events(c.ctx, q, func(e admin.Event) error {
 		if c.json {
 			return enc.Encode(e)
@@ -69,5 +68,5 @@ func eventLine(e *admin.Event, zone *time.Location, colour bool) string {
 		missed = fmt.Sprintf("(%s missed before this one)\n", count(int(e.Dropped), "event"))
 	}
 	return fmt.Sprintf("%s%s  %s  %s  %s\n", missed, e.Time.In(zone).Format("2006-01-02 15:04:05.000"),
-		level.render(5, false, colour), printable(e.Subject), printable(e.Text))
+		level.render(5, false, colour), printable.Text(e.Subject), printable.Text(e.Text))
 }

@@ -4,6 +4,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/273ebdf9/lb/admin"
+	"github.com/273ebdf9/lb/internal/printable"
 )
 
 func newAddCommand() *cobra.Command {
@@ -55,7 +56,7 @@ func newRemoveCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return c.show(st, "removed %s: pool %s has %s, %d selectable", printable(c.args[0]), printable(pool),
+			return c.show(st, "removed %s: pool %s has %s, %d selectable", printable.Text(c.args[0]), printable.Text(pool),
 				count(len(st.Backends), "backend"), st.Selectable)
 		}),
 	})

@@ -9,6 +9,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/273ebdf9/lb/admin"
+	"github.com/273ebdf9/lb/internal/printable"
 )
 
 func newReloadCommand() *cobra.Command {
@@ -43,7 +44,7 @@ func reloadText(r *admin.ReloadResult) string {
 	var b strings.Builder
 	lines := func(mark string, list []string) {
 		for _, line := range list {
-			fmt.Fprintf(&b, "%s%s\n", mark, printable(line))
+			fmt.Fprintf(&b, "%s%s\n", mark, printable.Text(line))
 		}
 	}
 	lines("  ", r.Changes)

@@ -2,7 +2,6 @@ package cli
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"io"
 	"strconv"
@@ -12,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/273ebdf9/lb/admin"
+	"github.com/273ebdf9/lb/internal/printable"
 )
 
 // rollCommand is what lb restart and lb rollback have in common.
@@ -102,8 +102,7 @@ func roll(c *call, pool string, r admin.RestartRequest, ask askRoll) error {
 	bar := terminal(c.out)
 	switch {
 	case c.json:
-		enc := json.NewEncoder(c.out)
-		enc.SetEscapeHTML(false)
+		enc := newEncoder(c.out)
 		show = func(s admin.RestartStep) error { return enc.Encode(s) }
 	case bar:
 		show = func(s admin.RestartStep) error {
@@ -123,7 +122,7 @@ func roll(c *call, pool string, r admin.RestartRequest, ask askRoll) error {
 
 // stepLine is a step of a restart in words. What failed is said by the error.
 func stepLine(pool string, s *admin.RestartStep) string {
-	name := printable(pool)
+	name := printable.Text(pool)
 	if s.Slot != nil {
 		name += "/" + strconv.Itoa(*s.Slot)
 	}
@@ -137,7 +136,7 @@ func stepLine(pool string, s *admin.RestartStep) string {
 	case s.Step == "started":
 		return fmt.Sprintf("%s: successor started, pid %d\n", name, s.PID)
 	default:
-		return fmt.Sprintf("%s: %s, %d of %d\n", name, printable(s.Step), s.Done, s.Total)
+		return fmt.Sprintf("%s: %s, %d of %d\n", name, printable.Text(s.Step), s.Done, s.Total)
 	}
 }
 

@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/273ebdf9/lb/admin"
+	"github.com/273ebdf9/lb/internal/printable"
 )
 
 func newStatusCommand() *cobra.Command {
@@ -158,7 +159,7 @@ func renderStatus(st *admin.Status, now time.Time, colour bool) string {
 	if st.Stopping {
 		state = "stopping, "
 	}
-	fmt.Fprintf(&b, "lb %s, pid %d, %sup %s, %d of %s\n", printable(st.Version), st.PID, state,
+	fmt.Fprintf(&b, "lb %s, pid %d, %sup %s, %d of %s\n", printable.Text(st.Version), st.PID, state,
 		shortDuration(now.Sub(st.Started)), st.Sessions, count(int(st.MaxSessions), "session"))
 	b.WriteString("\n" + listenerTable(st.Listeners).render(colour))
 	for i := range st.Pools {
@@ -168,7 +169,7 @@ func renderStatus(st *admin.Status, now time.Time, colour bool) string {
 }
 
 func renderPool(p *admin.PoolStatus, now time.Time, colour bool) string {
-	title := cell{text: fmt.Sprintf("pool %s, %s: %d of %s selectable, %d active", printable(p.Name), printable(p.Balance),
+	title := cell{text: fmt.Sprintf("pool %s, %s: %d of %s selectable, %d active", printable.Text(p.Name), printable.Text(p.Balance),
 		p.Selectable, count(len(p.Backends), "backend"), p.Active)}
 	if p.Queue.Size > 0 {
 		title.text += fmt.Sprintf(", %d of %d queued", p.Queue.Length, p.Queue.Size)

@@ -3,8 +3,9 @@ package cli
 import (
 	"fmt"
 	"strings"
-	"unicode"
 	"unicode/utf8"
+
+	"github.com/273ebdf9/lb/internal/printable"
 )
 
 // Colours of a terminal (ECMA-48, "Select Graphic Rendition").
@@ -28,7 +29,7 @@ func number[N int | int64 | uint64](n N) cell { return cell{text: fmt.Sprint(n)}
 
 // render pads the text to the width, and colours the text but not the padding.
 func (c cell) render(width int, right, colour bool) string {
-	text := printable(c.text)
+	text := printable.Text(c.text)
 	padding := strings.Repeat(" ", max(0, width-utf8.RuneCountInString(text)))
 	if colour && c.colour != plain {
 		text = c.colour + text + reset
@@ -37,16 +38,6 @@ func (c cell) render(width int, right, colour bool) string {
 		return padding + text
 	}
 	return text + padding
-}
-
-// printable takes out what a terminal would obey: names and reasons come from outside.
-func printable(s string) string {
-	return strings.Map(func(r rune) rune {
-		if unicode.IsControl(r) || r == utf8.RuneError {
-			return '?'
-		}
-		return r
-	}, s)
 }
 
 // table has columns as wide as their widest cell.
@@ -74,7 +65,7 @@ func (t *table) render(colour bool) string {
 	widths := make([]int, len(t.right))
 	for _, row := range t.rows {
 		for i, c := range row {
-			widths[i] = max(widths[i], utf8.RuneCountInString(printable(c.text)))
+			widths[i] = max(widths[i], utf8.RuneCountInString(printable.Text(c.text)))
 		}
 	}
 	var b strings.Builder

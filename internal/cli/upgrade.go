@@ -9,6 +9,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/273ebdf9/lb/admin"
+	"github.com/273ebdf9/lb/internal/printable"
 )
 
 func newUpgradeCommand() *cobra.Command {
@@ -62,12 +63,12 @@ func (c *call) afterwards() string {
 	if err != nil {
 		return fmt.Sprintf("look at lb status for its version, and at lb's log (%v)", err)
 	}
-	return fmt.Sprintf("lb status says that it is version %s now, pid %d; lb events tells what happened", printable(st.Version), st.PID)
+	return fmt.Sprintf("lb status says that it is version %s now, pid %d; lb events tells what happened", printable.Text(st.Version), st.PID)
 }
 
 // upgradeLine is what an upgrade did, or would do.
 func upgradeLine(r *admin.UpgradeResult) string {
-	from, to := printable(r.From), printable(r.To)
+	from, to := printable.Text(r.From), printable.Text(r.To)
 	if r.DryRun {
 		return fmt.Sprintf("%s can take over: %s of %s, pid %d; nothing was changed (--dry-run)", to, count(r.Sessions, "session"), from, r.PID)
 	}

@@ -3,10 +3,12 @@ package cli
 import (
 	"encoding/json"
 	"fmt"
+	"io"
 
 	"github.com/spf13/cobra"
 
 	"github.com/273ebdf9/lb/internal/build"
+	"github.com/273ebdf9/lb/internal/printable"
 )
 
 func newVersionCommand() *cobra.Command {
@@ -27,10 +29,16 @@ func newVersionCommand() *cobra.Command {
 	return cmd
 }
 
-// printJSON prints v, indented.
-func printJSON(w interface{ Write([]byte) (int, error) }, v any) error {
-	enc := json.NewEncoder(w)
+// newEncoder returns an encoder of JSON that no terminal obeys.
+func newEncoder(w io.Writer) *json.Encoder {
+	enc := json.NewEncoder(printable.JSONWriter(w))
 	enc.SetEscapeHTML(false)
+	return enc
+}
+
+// printJSON prints v, indented.
+func printJSON(w io.Writer, v any) error {
+	enc := newEncoder(w)
 	enc.SetIndent("", "  ")
 	return enc.Encode(v)
 }

@@ -10,6 +10,7 @@ import (
 
 	"github.com/273ebdf9/lb/admin"
 	"github.com/273ebdf9/lb/backends"
+	"github.com/273ebdf9/lb/internal/printable"
 )
 
 func newWeightCommand() *cobra.Command {
@@ -97,14 +98,14 @@ func setSplit(c *call) error {
 	if err != nil {
 		return err
 	}
-	return c.show(split, "%s: %s", printable(c.args[0]), splitText(split.Weights))
+	return c.show(split, "%s: %s", printable.Text(c.args[0]), splitText(split.Weights))
 }
 
 // splitText is blue=90 green=10.
 func splitText(weights map[string]int) string {
 	var words []string
 	for _, pool := range slices.Sorted(maps.Keys(weights)) {
-		words = append(words, fmt.Sprintf("%s=%d", printable(pool), weights[pool]))
+		words = append(words, fmt.Sprintf("%s=%d", printable.Text(pool), weights[pool]))
 	}
 	return strings.Join(words, " ")
 }
@@ -135,7 +136,7 @@ func setLimit(c *call) error {
 		if err != nil {
 			return err
 		}
-		return c.show(limit, "%s: max_conns %d", printable(c.args[0]), *limit.MaxConns)
+		return c.show(limit, "%s: max_conns %d", printable.Text(c.args[0]), *limit.MaxConns)
 	}
 	pool, backend, err := backendArg(c.args[0])
 	if err != nil {

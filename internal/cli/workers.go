@@ -1,7 +1,6 @@
 package cli
 
 import (
-	"encoding/json"
 	"fmt"
 	"io"
 	"regexp"
@@ -12,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/273ebdf9/lb/admin"
+	"github.com/273ebdf9/lb/internal/printable"
 )
 
 func newWorkersCommand() *cobra.Command {
@@ -98,7 +98,7 @@ func renderWorkers(pool string, st *admin.WorkersStatus, now time.Time, colour b
 	for i := range st.Retired {
 		row("  was "+pool+"/"+strconv.Itoa(st.Retired[i].Slot), &st.Retired[i], "", "")
 	}
-	title := fmt.Sprintf("workers of %s: %d of %d up", printable(pool), up, len(st.Slots))
+	title := fmt.Sprintf("workers of %s: %d of %d up", printable.Text(pool), up, len(st.Slots))
 	if st.Restarting {
 		title += fmt.Sprintf(", restarting: %d of %d replaced", st.Done, st.Total)
 	}
@@ -106,10 +106,10 @@ func renderWorkers(pool string, st *admin.WorkersStatus, now time.Time, colour b
 		title += ", not all of the config's command, environment and directory"
 	}
 	if st.Strays > 0 && !st.Restarting {
-		title += fmt.Sprintf(", %d not of what last worked for all: lb rollback %s takes them back", st.Strays, printable(pool))
+		title += fmt.Sprintf(", %d not of what last worked for all: lb rollback %s takes them back", st.Strays, printable.Text(pool))
 	}
 	if st.RecordError != "" {
-		title += "\nan lb started after this one was killed would not find them all: " + printable(st.RecordError)
+		title += "\nan lb started after this one was killed would not find them all: " + printable.Text(st.RecordError)
 	}
 	return title + "\n" + t.render(colour)
 }
@@ -123,9 +123,9 @@ func lastWords(pool string, st *admin.WorkersStatus) string {
 			continue
 		}
 		lines := s.LastExit.Lines
-		fmt.Fprintf(&b, "\nlast words of %s/%d (pid %d):\n", printable(pool), s.Slot, s.LastExit.PID)
+		fmt.Fprintf(&b, "\nlast words of %s/%d (pid %d):\n", printable.Text(pool), s.Slot, s.LastExit.PID)
 		for _, line := range lines[max(0, len(lines)-5):] {
-			b.WriteString("  " + printable(line) + "\n")
+			b.WriteString("  " + printable.Text(line) + "\n")
 		}
 	}
 	return b.String()
@@ -207,7 +207,7 @@ func newScaleCommand() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		return c.show(st, "%s has %s", printable(c.args[0]), count(st.Count, "worker"))
+		return c.show(st, "%s has %s", printable.Text(c.args[0]), count(st.Count, "worker"))
 	})
 	return cmd
 }
@@ -288,8 +288,7 @@ func newLogsCommand() *cobra.Command {
 
 // showLogs prints lines of workers, in JSON one a line. Who follows ends it with an interrupt: that is no failure.
 func showLogs(c *call, pool string, q admin.LogQuery) error {
-	enc := json.NewEncoder(c.out)
-	enc.SetEscapeHTML(false)
+	enc := newEncoder(c.out)
 	err := c.Logs(c.ctx, pool, q, func(l admin.WorkerLine) error {
 		if c.json {
 			return enc.Encode(l)
@@ -312,7 +311,7 @@ func workerLine(l *admin.WorkerLine, zone *time.Location) string {
 		cut = " (cut)"
 	}
 	return fmt.Sprintf("%s%s  %d  %d  %s%s\n", missed, l.Time.In(zone).Format("2006-01-02 15:04:05.000"), l.Slot, l.PID,
-		printable(strings.ReplaceAll(l.Text, "\t", "    ")), cut)
+		printable.Text(strings.ReplaceAll(l.Text, "\t", "    ")), cut)
 }
 
 func newStartCommand() *cobra.Command {
@@ -352,12 +351,12 @@ func stopSlot(c *call) error {
 // showSlot says how a slot is.
 func showSlot(c *call, st *admin.WorkersStatus, slot int) error {
 	if slot >= len(st.Slots) {
-		return c.show(st, "%s is gone: the pool has %s", printable(c.args[0]), count(len(st.Slots), "slot"))
+		return c.show(st, "%s is gone: the pool has %s", printable.Text(c.args[0]), count(len(st.Slots), "slot"))
 	}
 	s := st.Slots[slot]
 	pid := ""
 	if s.PID > 0 {
 		pid = fmt.Sprintf(", pid %d", s.PID)
 	}
-	return c.show(s, "%s: %s%s", printable(c.args[0]), s.State, pid)
+	return c.show(s, "%s: %s%s", printable.Text(c.args[0]), s.State, pid)
 }

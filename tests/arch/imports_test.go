@@ -22,22 +22,23 @@ var allowed = map[string][]string{
 	"health":                {"backends"},
 	"proxy":                 {"backends", "proxy/internal/access"},
 	"proxy/internal/access": {},
-	"admin":                 {"backends"},
+	"admin":                 {"backends", "internal/printable"},
 	"supervisor":            {"internal/sdnotify"},
 	"upgrade":               {},
 	"worker":                {"internal/sdnotify"},
 	"bench":                 {},
 	"bench/load":            {},
 	"bench/fairness":        {"bench", "bench/load"},
-	"internal/logs":         {},
-	"internal/sdnotify":     {},
+	"internal/logs":         {"internal/printable"},
+	"internal/sdnotify":     {"internal/printable"},
+	"internal/printable":    {},
 	"internal/state":        {},
 	"internal/leaktest":     {},                                                                      // for tests only
 	"internal/eventually":   {},                                                                      // for tests only
 	"config":                {"admin", "backends", "health", "internal/logs", "proxy", "supervisor"}, // their Config types
 	"internal/build":        {},
-	"internal/cli":          {"admin", "backends", "bench", "bench/fairness", "bench/load", "config", "internal/build"},
-	"internal/daemon": {"admin", "backends", "balancer", "config", "health", "internal/build", "internal/logs", "internal/sdnotify",
+	"internal/cli":          {"admin", "backends", "bench", "bench/fairness", "bench/load", "config", "internal/build", "internal/printable"},
+	"internal/daemon": {"admin", "backends", "balancer", "config", "health", "internal/build", "internal/logs", "internal/printable", "internal/sdnotify",
 		"internal/state", "proxy", "supervisor", "upgrade"},
 	"cmd/lb": {"internal/cli", "internal/daemon", "supervisor"},
 }
