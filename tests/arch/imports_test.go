@@ -32,6 +32,7 @@ var allowed = map[string][]string{
 	"internal/logs":         {"internal/printable"},
 	"internal/sdnotify":     {"internal/printable"},
 	"internal/printable":    {},
+	"internal/sockdiag":     {},
 	"internal/state":        {},
 	"internal/leaktest":     {},                                                                      // for tests only
 	"internal/eventually":   {},                                                                      // for tests only
