@@ -3,63 +3,9 @@ package admin
 import (
 	"net/http"
 
+	"github.com/273ebdf9/lb/admin/api"
 	"github.com/273ebdf9/lb/backends"
 )
-
-// WeightChange is the body of PUT …/weight: one of the two.
-type WeightChange struct {
-	// Weight is 0..1000; Percent is of the configured weight.
-	Weight  *int `json:"weight,omitempty"`
-	Percent *int `json:"percent,omitempty"`
-}
-
-// AdminChange is the body of PUT …/admin.
-type AdminChange struct {
-	State string `json:"state"` // "ready", "drain" or "maint"
-}
-
-// MaxConnsChange is the body of PUT …/max_conns.
-type MaxConnsChange struct {
-	MaxConns *int `json:"max_conns"` // 0 is no limit
-}
-
-// SplitChange is the body of PUT …/split. A pool that the body does not name keeps its weight.
-type SplitChange struct {
-	Weights map[string]int `json:"weights"`
-}
-
-// SplitResult is the answer of PUT …/split.
-type SplitResult struct {
-	SplitChange
-	Advice
-}
-
-// MaxConnsResult is the answer of PUT …/max_conns of a listener.
-type MaxConnsResult struct {
-	MaxConnsChange
-	Advice
-}
-
-// ReloadRequest is the body of POST /v1/reload; it may be absent.
-type ReloadRequest struct {
-	DryRun bool `json:"dry_run,omitempty"`
-}
-
-// StopRequest is the body of POST /v1/stop; it may be absent. With Now, sessions are closed at once.
-type StopRequest struct {
-	Now bool `json:"now,omitempty"`
-}
-
-// StopResult is the answer of POST /v1/stop.
-type StopResult struct {
-	Stopping bool `json:"stopping"`
-	PID      int  `json:"pid"` // of the process that stops
-}
-
-// LogLevelChange is the body of PUT /v1/log-level, and the answer.
-type LogLevelChange struct {
-	Level string `json:"level"` // "debug", "info", "warn" or "error"
-}
 
 // by is who asks, for the event log.
 func by(r *http.Request) string { return PeerFrom(r.Context()).String() }
@@ -79,8 +25,8 @@ func changed(v any, err error) (any, error) {
 var errUnable = refuse(http.StatusNotImplemented, "this lb cannot do that")
 
 // changedBackend shows a backend as it is after a change, or as the change said it is where it has gone since.
-func (s *Server) changedBackend(pool, backend string, said BackendStatus, err error) (any, error) {
-	var advice Advice
+func (s *Server) changedBackend(pool, backend string, said api.BackendStatus, err error) (any, error) {
+	var advice api.Advice
 	if err := advised(&advice, err); err != nil {
 		return changed(nil, err)
 	}
@@ -92,7 +38,7 @@ func (s *Server) changedBackend(pool, backend string, said BackendStatus, err er
 }
 
 // backendNow is the status of a backend with what only the Server knows.
-func (s *Server) backendNow(b *backends.Backend) BackendStatus {
+func (s *Server) backendNow(b *backends.Backend) api.BackendStatus {
 	st := s.src.backend(b)
 	st.Share = share(b, offeredWeight(b.Pool()))
 	s.rates.ofBackend(&s.src, b, &st)
@@ -111,7 +57,7 @@ func (s *Server) setWeight(r *http.Request) (any, error) {
 	if s.Control.SetWeight == nil {
 		return nil, errUnable
 	}
-	var body WeightChange
+	var body api.WeightChange
 	if err := readBody(r, &body); err != nil {
 		return nil, err
 	}
@@ -144,7 +90,7 @@ func (s *Server) setAdmin(r *http.Request) (any, error) {
 	if s.Control.SetAdmin == nil {
 		return nil, errUnable
 	}
-	var body AdminChange
+	var body api.AdminChange
 	if err := readBody(r, &body); err != nil {
 		return nil, err
 	}
@@ -176,7 +122,7 @@ func (s *Server) setMaxConns(r *http.Request) (any, error) {
 }
 
 func readMaxConns(r *http.Request) (int, error) {
-	var body MaxConnsChange
+	var body api.MaxConnsChange
 	if err := readBody(r, &body); err != nil {
 		return 0, err
 	}
@@ -200,7 +146,7 @@ func (s *Server) addBackend(r *http.Request) (any, error) {
 	if s.Control.AddBackend == nil {
 		return nil, errUnable
 	}
-	var body NewBackend
+	var body api.NewBackend
 	if err := readBody(r, &body); err != nil {
 		return nil, err
 	}
@@ -242,7 +188,7 @@ func (s *Server) removeBackend(r *http.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	var advice Advice
+	var advice api.Advice
 	if err := advised(&advice, s.Control.RemoveBackend(b.Pool().Name, b.Name, by(r))); err != nil {
 		return changed(nil, err)
 	}
@@ -252,7 +198,7 @@ func (s *Server) removeBackend(r *http.Request) (any, error) {
 }
 
 // poolNow is the status of a pool with what only the Server knows.
-func (s *Server) poolNow(p *backends.Pool) PoolStatus {
+func (s *Server) poolNow(p *backends.Pool) api.PoolStatus {
 	st := s.src.pool(p)
 	s.rates.ofPool(&s.src, p, &st)
 	return st
@@ -279,7 +225,7 @@ func (s *Server) setSplit(r *http.Request) (any, error) {
 	if s.Control.SetSplit == nil {
 		return nil, errUnable
 	}
-	var body SplitChange
+	var body api.SplitChange
 	if err := readBody(r, &body); err != nil {
 		return nil, err
 	}
@@ -299,7 +245,7 @@ func (s *Server) setSplit(r *http.Request) (any, error) {
 		}
 	}
 	weights, err := s.Control.SetSplit(l.Name, body.Weights, by(r))
-	result := &SplitResult{SplitChange: SplitChange{weights}}
+	result := &api.SplitResult{SplitChange: api.SplitChange{Weights: weights}}
 	err = advised(result, err)
 	return changed(result, err)
 }
@@ -316,7 +262,7 @@ func (s *Server) setListenerMaxConns(r *http.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	result := &MaxConnsResult{MaxConnsChange: MaxConnsChange{&n}}
+	result := &api.MaxConnsResult{MaxConnsChange: api.MaxConnsChange{MaxConns: &n}}
 	err = advised(result, s.Control.SetListenerMaxConns(l.Name, n, by(r)))
 	return changed(result, err)
 }
@@ -325,7 +271,7 @@ func (s *Server) reload(r *http.Request) (any, error) {
 	if s.Control.Reload == nil {
 		return nil, errUnable
 	}
-	var body ReloadRequest
+	var body api.ReloadRequest
 	if err := readBodyIfAny(r, &body); err != nil {
 		return nil, err
 	}
@@ -342,18 +288,18 @@ func (s *Server) stop(r *http.Request) (any, error) {
 	if s.Control.Stop == nil {
 		return nil, errUnable
 	}
-	var body StopRequest
+	var body api.StopRequest
 	if err := readBodyIfAny(r, &body); err != nil {
 		return nil, err
 	}
-	return changed(StopResult{Stopping: true, PID: s.src.process().PID}, s.Control.Stop(body.Now, by(r)))
+	return changed(api.StopResult{Stopping: true, PID: s.src.process().PID}, s.Control.Stop(body.Now, by(r)))
 }
 
 func (s *Server) setLogLevel(r *http.Request) (any, error) {
 	if s.Control.SetLogLevel == nil {
 		return nil, errUnable
 	}
-	var body LogLevelChange
+	var body api.LogLevelChange
 	if err := readBody(r, &body); err != nil {
 		return nil, err
 	}

@@ -6,12 +6,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net/http"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
+	"github.com/273ebdf9/lb/admin/api"
 	"github.com/273ebdf9/lb/backends"
 )
 
@@ -60,42 +60,42 @@ func (f *fakeLB) pool(name string) *backends.Pool {
 func (f *fakeLB) sources() Sources {
 	return Sources{
 		Pools: func() []*backends.Pool { return []*backends.Pool{f.app, f.api} },
-		Listeners: func() []ListenerStatus {
-			return []ListenerStatus{{Name: "web", Split: f.split}, {Name: "local", Pool: "app"}}
+		Listeners: func() []api.ListenerStatus {
+			return []api.ListenerStatus{{Name: "web", Split: f.split}, {Name: "local", Pool: "app"}}
 		},
 	}
 }
 
 func (f *fakeLB) control() Control {
 	return Control{
-		SetWeight: func(pool, backend string, weight int, percent bool, by string) (BackendStatus, error) {
+		SetWeight: func(pool, backend string, weight int, percent bool, by string) (api.BackendStatus, error) {
 			if err := f.called(by, "weight %s/%s %d %v", pool, backend, weight, percent); err != nil {
-				return BackendStatus{}, err
+				return api.BackendStatus{}, err
 			}
 			p := f.pool(pool)
 			b := p.Get(backend)
 			if percent {
 				weight = weight * b.ConfiguredWeight() / 100
 			}
-			return BackendStatus{}, p.SetWeight(b, weight, by)
+			return api.BackendStatus{}, p.SetWeight(b, weight, by)
 		},
-		SetAdmin: func(pool, backend, state, by string) (BackendStatus, error) {
+		SetAdmin: func(pool, backend, state, by string) (api.BackendStatus, error) {
 			if err := f.called(by, "admin %s/%s %s", pool, backend, state); err != nil {
-				return BackendStatus{}, err
+				return api.BackendStatus{}, err
 			}
 			to, err := backends.ParseAdminState(state)
 			f.pool(pool).SetAdmin(f.pool(pool).Get(backend), to, "by "+by)
-			return BackendStatus{}, err
+			return api.BackendStatus{}, err
 		},
-		SetMaxConns: func(pool, backend string, n int, by string) (BackendStatus, error) {
+		SetMaxConns: func(pool, backend string, n int, by string) (api.BackendStatus, error) {
 			if err := f.called(by, "max_conns %s/%s %d", pool, backend, n); err != nil {
-				return BackendStatus{}, err
+				return api.BackendStatus{}, err
 			}
-			return BackendStatus{}, f.pool(pool).SetMaxConns(f.pool(pool).Get(backend), n, by)
+			return api.BackendStatus{}, f.pool(pool).SetMaxConns(f.pool(pool).Get(backend), n, by)
 		},
-		AddBackend: func(pool string, b NewBackend, by string) (BackendStatus, error) {
+		AddBackend: func(pool string, b api.NewBackend, by string) (api.BackendStatus, error) {
 			if err := f.called(by, "add %s %s %s", pool, b.Name, b.Address); err != nil {
-				return BackendStatus{}, err
+				return api.BackendStatus{}, err
 			}
 			cfg := backends.DefaultBackendConfig()
 			cfg.Name, cfg.Address, cfg.MaxConns, cfg.Backup = b.Name, b.Address, b.MaxConns, b.Backup
@@ -103,7 +103,7 @@ func (f *fakeLB) control() Control {
 				cfg.Weight = *b.Weight
 			}
 			_, err := f.pool(pool).Add(cfg, backends.HealthUp)
-			return BackendStatus{}, err
+			return api.BackendStatus{}, err
 		},
 		RemoveBackend: func(pool, backend, by string) error {
 			if err := f.called(by, "remove %s/%s", pool, backend); err != nil {
@@ -115,10 +115,10 @@ func (f *fakeLB) control() Control {
 			return map[string]int{"app": 1, "api": weights["api"]}, f.called(by, "split %s %v", listener, weights)
 		},
 		SetListenerMaxConns: func(listener string, n int, by string) error { return f.called(by, "limit %s %d", listener, n) },
-		Sessions: func(filter SessionFilter, limit int) ([]SessionStatus, int, error) {
-			return []SessionStatus{{ID: "7", Pool: filter.Pool, Backend: filter.Backend, Age: filter.Older.Seconds()}}, limit, nil
+		Sessions: func(filter api.SessionFilter, limit int) ([]api.SessionStatus, int, error) {
+			return []api.SessionStatus{{ID: "7", Pool: filter.Pool, Backend: filter.Backend, Age: filter.Older.Seconds()}}, limit, nil
 		},
-		Kill: func(ctx context.Context, filter SessionFilter, over time.Duration, by string) (int, error) {
+		Kill: func(ctx context.Context, filter api.SessionFilter, over time.Duration, by string) (int, error) {
 			err := f.called(by, "kill %+v %v", filter, over)
 			if over == time.Hour {
 				close(f.killing)
@@ -130,8 +130,8 @@ func (f *fakeLB) control() Control {
 			}
 			return 2, err
 		},
-		Reload: func(_ context.Context, dryRun bool, by string) (ReloadResult, error) {
-			return ReloadResult{DryRun: dryRun, Changes: []string{"pools.app.max_conns: 0 → 5"}}, f.called(by, "reload %v", dryRun)
+		Reload: func(_ context.Context, dryRun bool, by string) (api.ReloadResult, error) {
+			return api.ReloadResult{DryRun: dryRun, Changes: []string{"pools.app.max_conns: 0 → 5"}}, f.called(by, "reload %v", dryRun)
 		},
 		Stop:        func(now bool, by string) error { return f.called(by, "stop %v", now) },
 		SetLogLevel: func(level, by string) error { return f.called(by, "level %s", level) },
@@ -139,7 +139,7 @@ func (f *fakeLB) control() Control {
 }
 
 // serveFake serves a fake lb, on HTTP too if a token is given.
-func serveFake(t testing.TB, f *fakeLB, token string) (s *Server, c *Client, address string) {
+func serveFake(t testing.TB, f *fakeLB, token string) (s *Server, c *api.Client, address string) {
 	t.Helper()
 	cfg := Config{Socket: socketPath(t), SocketMode: "0660"}
 	if token != "" {
@@ -151,14 +151,14 @@ func serveFake(t testing.TB, f *fakeLB, token string) (s *Server, c *Client, add
 	}
 	s.Control = f.control()
 	serve(t, s)
-	return s, NewClient(cfg.Socket), s.Addrs()[len(s.Addrs())-1].String()
+	return s, api.NewClient(cfg.Socket), s.Addrs()[len(s.Addrs())-1].String()
 }
 
 func TestChange_AnswersWithWhatIsNowTrue(t *testing.T) {
 	f := newFakeLB(t)
 	_, c, _ := serveFake(t, f, "")
 	ctx := t.Context()
-	check := func(what string, b *BackendStatus, err error, ok func(*BackendStatus) bool, call string) {
+	check := func(what string, b *api.BackendStatus, err error, ok func(*api.BackendStatus) bool, call string) {
 		t.Helper()
 		if err != nil || !ok(b) {
 			t.Fatalf("%s: got %+v, %v", what, b, err)
@@ -168,16 +168,18 @@ func TestChange_AnswersWithWhatIsNowTrue(t *testing.T) {
 		}
 	}
 	b, err := c.SetWeight(ctx, "app", "w1", 300)
-	check("weight", b, err, func(b *BackendStatus) bool { return b.Weight == 300 && b.ConfiguredWeight == 100 && b.Share == 0.75 }, "weight app/w1 300 false")
+	check("weight", b, err, func(b *api.BackendStatus) bool {
+		return b.Weight == 300 && b.ConfiguredWeight == 100 && b.Share == 0.75
+	}, "weight app/w1 300 false")
 	b, err = c.SetWeightPercent(ctx, "app", "w1", 50)
-	check("percent", b, err, func(b *BackendStatus) bool { return b.Weight == 50 }, "weight app/w1 50 true")
+	check("percent", b, err, func(b *api.BackendStatus) bool { return b.Weight == 50 }, "weight app/w1 50 true")
 	b, err = c.SetAdmin(ctx, "app", "w1", "drain")
-	check("drain", b, err, func(b *BackendStatus) bool { return b.Admin == "drain" && !b.Selectable && b.Share == 0 }, "admin app/w1 drain")
+	check("drain", b, err, func(b *api.BackendStatus) bool { return b.Admin == "drain" && !b.Selectable && b.Share == 0 }, "admin app/w1 drain")
 	b, err = c.SetMaxConns(ctx, "app", "w2", 9)
-	check("limit", b, err, func(b *BackendStatus) bool { return b.MaxConns == 9 }, "max_conns app/w2 9")
+	check("limit", b, err, func(b *api.BackendStatus) bool { return b.MaxConns == 9 }, "max_conns app/w2 9")
 	zero := 0
-	b, err = c.AddBackend(ctx, "app", NewBackend{Name: "w3", Address: "unix:/run/w3.sock", Weight: &zero, Backup: true})
-	check("add", b, err, func(b *BackendStatus) bool { return b.Name == "w3" && b.Weight == 0 && b.Backup }, "add app w3 unix:/run/w3.sock")
+	b, err = c.AddBackend(ctx, "app", api.NewBackend{Name: "w3", Address: "unix:/run/w3.sock", Weight: &zero, Backup: true})
+	check("add", b, err, func(b *api.BackendStatus) bool { return b.Name == "w3" && b.Weight == 0 && b.Backup }, "add app w3 unix:/run/w3.sock")
 	if p, err := c.RemoveBackend(ctx, "app", "w3"); err != nil || len(p.Backends) != 2 {
 		t.Errorf("remove: got %+v, %v; want the pool with 2 backends", p, err)
 	}
@@ -187,10 +189,10 @@ func TestChange_AnswersWithWhatIsNowTrue(t *testing.T) {
 	if x, err := c.SetListenerMaxConns(ctx, "web", 5); err != nil || *x.MaxConns != 5 {
 		t.Errorf("limit of a listener: got %+v, %v; want 5", x, err)
 	}
-	if x, err := c.Sessions(ctx, SessionFilter{Pool: "app", Backend: "w1", Older: time.Minute}, 3); err != nil || x.Total != 3 || x.Sessions[0].Backend != "w1" || x.Sessions[0].Age != 60 {
+	if x, err := c.Sessions(ctx, api.SessionFilter{Pool: "app", Backend: "w1", Older: time.Minute}, 3); err != nil || x.Total != 3 || x.Sessions[0].Backend != "w1" || x.Sessions[0].Age != 60 {
 		t.Errorf("sessions: got %+v, %v; want the filter and the limit to arrive", x, err)
 	}
-	if x, err := c.Kill(ctx, SessionFilter{Pool: "app", Backend: "w1"}, time.Second); err != nil || x.Killed != 2 || !strings.HasPrefix(f.last(), "kill {ID: Pool:app Backend:w1 Older:0s} 1s") {
+	if x, err := c.Kill(ctx, api.SessionFilter{Pool: "app", Backend: "w1"}, time.Second); err != nil || x.Killed != 2 || !strings.HasPrefix(f.last(), "kill {ID: Pool:app Backend:w1 Older:0s} 1s") {
 		t.Errorf("kill: got %+v, %v, %q; want 2", x, err, f.last())
 	}
 	if x, err := c.Reload(ctx, true); err != nil || !x.DryRun || len(x.Changes) != 1 || x.Warnings == nil {
@@ -208,7 +210,7 @@ func TestChange_BackendNamedByItsAddressIsFound(t *testing.T) {
 	f := newFakeLB(t)
 	_, c, _ := serveFake(t, f, "")
 	for _, address := range []string{"unix:/run/a b/%2F?x#y.sock", "unix:@abstract", "[::1]:80"} {
-		if _, err := c.AddBackend(t.Context(), "app", NewBackend{Address: address}); err != nil {
+		if _, err := c.AddBackend(t.Context(), "app", api.NewBackend{Address: address}); err != nil {
 			t.Fatalf("add %s: got %v", address, err)
 		}
 		if b, err := c.SetWeight(t.Context(), "app", address, 5); err != nil || b.Name != address || b.Weight != 5 {
@@ -218,29 +220,22 @@ func TestChange_BackendNamedByItsAddressIsFound(t *testing.T) {
 }
 
 // request sends a body over the control socket.
-func request(t *testing.T, c *Client, method, path, body string) (status int, message string) {
+func request(t *testing.T, s *Server, method, path, body string) (status int, message string) {
 	t.Helper()
-	req, err := http.NewRequest(method, "http://lb"+path, strings.NewReader(body))
-	if err != nil {
-		t.Fatal(err)
-	}
-	resp, err := c.http.Do(req)
-	if err != nil {
-		t.Fatal(err)
-	}
+	resp := askControl(t, s, method, path, body)
 	defer resp.Body.Close()
 	text, err := io.ReadAll(resp.Body)
 	if err != nil {
 		t.Fatal(err)
 	}
-	var refusal Error
+	var refusal api.Error
 	json.Unmarshal(text, &refusal)
 	return resp.StatusCode, refusal.Message
 }
 
 func TestChange_WhatIsWrongIsRefusedAndChangesNothing(t *testing.T) {
 	f := newFakeLB(t)
-	_, c, _ := serveFake(t, f, "")
+	s, _, _ := serveFake(t, f, "")
 	for _, tc := range []struct {
 		line, body string
 		status     int
@@ -290,7 +285,7 @@ func TestChange_WhatIsWrongIsRefusedAndChangesNothing(t *testing.T) {
 		{"POST /v1/status", ``, 405, `takes GET`},
 	} {
 		method, path, _ := strings.Cut(tc.line, " ")
-		status, message := request(t, c, method, path, tc.body)
+		status, message := request(t, s, method, path, tc.body)
 		if status != tc.status || !strings.Contains(message, tc.want) {
 			t.Errorf("%s %s: got %d %q; want %d with %q", tc.line, tc.body, status, message, tc.status, tc.want)
 		}
@@ -309,22 +304,22 @@ func TestChange_RefusalHasItsOwnStatusOrIsAConflict(t *testing.T) {
 	}{
 		{errors.New("line 1\nline 2"), 409},
 		{fmt.Errorf("no: %w", backends.ErrUnknown), 404},
-		{fmt.Errorf("no: %w", Refuse(400, "bad")), 400},
+		{fmt.Errorf("no: %w", api.Refuse(400, "bad")), 400},
 	} {
 		f.refuse = tc.err
 		_, err := c.Reload(t.Context(), false)
-		var refusal *Error
+		var refusal *api.Error
 		if !errors.As(err, &refusal) || refusal.Status != tc.want || refusal.Message == "" {
 			t.Errorf("refusal for %q: got %v; want status %d", tc.err, err, tc.want)
 		}
 	}
-	if _, err := c.Kill(t.Context(), SessionFilter{ID: "gone"}, 0); err == nil || !strings.Contains(err.Error(), `there is no session "gone"`) {
+	if _, err := c.Kill(t.Context(), api.SessionFilter{ID: "gone"}, 0); err == nil || !strings.Contains(err.Error(), `there is no session "gone"`) {
 		t.Errorf("kill of a session that is not there: got %v; want it named", err)
 	}
 }
 
 func TestChange_ThatThisLBCannotMakeIsNotImplemented(t *testing.T) {
-	s, socket, _ := newServer(t, newFakeLB(t).sources(), false)
+	s, _, _ := newServer(t, newFakeLB(t).sources(), false)
 	serve(t, s)
 	bodies := map[string]string{"/weight": `{"weight":1}`, "/admin": `{"state":"ready"}`}
 	for _, rt := range s.routes() {
@@ -332,7 +327,7 @@ func TestChange_ThatThisLBCannotMakeIsNotImplemented(t *testing.T) {
 			continue
 		}
 		path := strings.NewReplacer("{pool}", "app", "{backend}", "w1", "{listener}", "web").Replace(rt.path)
-		if status, message := request(t, NewClient(socket), rt.method, path, bodies[rt.path]); status != 501 || message != errUnable.Message {
+		if status, message := request(t, s, rt.method, path, bodies[rt.path]); status != 501 || message != errUnable.Message {
 			t.Errorf("%s %s: got %d %q; want 501", rt.method, path, status, message)
 		}
 	}
@@ -344,7 +339,7 @@ func TestKill_EndsWhenTheCallerLeaves(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
 	go func() {
-		_, err := c.Kill(ctx, SessionFilter{Pool: "app", Backend: "w1"}, time.Hour)
+		_, err := c.Kill(ctx, api.SessionFilter{Pool: "app", Backend: "w1"}, time.Hour)
 		ended <- err
 	}()
 	<-f.killing
@@ -358,9 +353,9 @@ func TestServer_AHundredClientsAtOnceEndConsistent(t *testing.T) {
 	f := newFakeLB(t)
 	s, c, _ := serveFake(t, f, "")
 	set := s.Control.SetWeight
-	s.Control.SetWeight = func(pool, backend string, weight int, percent bool, by string) (BackendStatus, error) {
+	s.Control.SetWeight = func(pool, backend string, weight int, percent bool, by string) (api.BackendStatus, error) {
 		st, err := set(pool, backend, weight, percent, by)
-		s.Publish(Event{Level: "info", Kind: "weight", Subject: pool + "/" + backend, Text: fmt.Sprint(weight)})
+		s.Publish(api.Event{Level: "info", Kind: "weight", Subject: pool + "/" + backend, Text: fmt.Sprint(weight)})
 		return st, err
 	}
 	const clients, changes = 100, 2
@@ -371,7 +366,7 @@ func TestServer_AHundredClientsAtOnceEndConsistent(t *testing.T) {
 			defer cancel()
 			enough := errors.New("enough")
 			want := uint64(1)
-			err := c.Events(ctx, EventQuery{Follow: true}, func(e Event) error {
+			err := c.Events(ctx, api.EventQuery{Follow: true}, func(e api.Event) error {
 				if e.ID != want || e.Dropped != 0 {
 					t.Errorf("follower %d: got event %d, %d dropped; want %d", i, e.ID, e.Dropped, want)
 				}

@@ -7,6 +7,8 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+
+	"github.com/273ebdf9/lb/admin/api"
 )
 
 // Config is how lb is controlled and observed, [admin]. Take DefaultConfig and change it.
@@ -40,12 +42,9 @@ type Config struct {
 	RunDir string `toml:"run_dir"`
 }
 
-// DefaultSocket is where the control socket is when nobody says otherwise.
-const DefaultSocket = "/run/lb/admin.sock"
-
 // DefaultConfig has every default set.
 func DefaultConfig() Config {
-	return Config{Socket: DefaultSocket, SocketMode: "0660", HTTP: "127.0.0.1:9901"}
+	return Config{Socket: api.DefaultSocket, SocketMode: "0660", HTTP: "127.0.0.1:9901"}
 }
 
 // EffectiveRunDir is RunDir, or the directory beside the socket; empty where the socket is off.
@@ -60,7 +59,7 @@ func (c *Config) EffectiveRunDir() string {
 func (c *Config) Validate() error {
 	var errs []error
 	if c.Socket != "" && !filepath.IsAbs(c.Socket) {
-		errs = append(errs, fmt.Errorf("socket: %q is no absolute path; write one such as %q, or \"\" for off", c.Socket, DefaultSocket))
+		errs = append(errs, fmt.Errorf("socket: %q is no absolute path; write one such as %q, or \"\" for off", c.Socket, api.DefaultSocket))
 	}
 	if strings.ContainsRune(c.Socket, 0) {
 		errs = append(errs, fmt.Errorf("socket: NUL byte in the path %q", c.Socket))

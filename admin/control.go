@@ -5,6 +5,8 @@ package admin
 import (
 	"context"
 	"time"
+
+	"github.com/273ebdf9/lb/admin/api"
 )
 
 // Control are the changes that a Server can make; internal/daemon sets the functions. Each waits for the outcome and returns
@@ -16,13 +18,13 @@ import (
 // be left empty: the Server shows the backend as its Sources have it afterwards.
 type Control struct {
 	// SetWeight changes the weight of POOL/BACKEND: absolute, or in percent of the configured weight.
-	SetWeight func(pool, backend string, weight int, percent bool, by string) (BackendStatus, error)
+	SetWeight func(pool, backend string, weight int, percent bool, by string) (api.BackendStatus, error)
 	// SetAdmin changes the admin state of POOL/BACKEND: "ready", "drain" or "maint".
-	SetAdmin func(pool, backend, state, by string) (BackendStatus, error)
+	SetAdmin func(pool, backend, state, by string) (api.BackendStatus, error)
 	// SetMaxConns changes the limit of POOL/BACKEND, 0 for none.
-	SetMaxConns func(pool, backend string, n int, by string) (BackendStatus, error)
+	SetMaxConns func(pool, backend string, n int, by string) (api.BackendStatus, error)
 	// AddBackend adds a backend to a pool, RemoveBackend takes one away; its sessions go on.
-	AddBackend    func(pool string, b NewBackend, by string) (BackendStatus, error)
+	AddBackend    func(pool string, b api.NewBackend, by string) (api.BackendStatus, error)
 	RemoveBackend func(pool, backend, by string) error
 	// SetSplit changes the weights of a listener's split.
 	SetSplit func(listener string, weights map[string]int, by string) (map[string]int, error)
@@ -31,16 +33,16 @@ type Control struct {
 
 	// Sessions lists the running sessions that the filter admits, the oldest first, at most limit of them; total is how
 	// many there are.
-	Sessions func(f SessionFilter, limit int) (list []SessionStatus, total int, err error)
+	Sessions func(f api.SessionFilter, limit int) (list []api.SessionStatus, total int, err error)
 	// Kill closes the sessions that the filter admits, spread at random over the given time, and returns when all are
 	// closed, with how many there were. ctx ends the wait and the killing.
-	Kill func(ctx context.Context, f SessionFilter, over time.Duration, by string) (int, error)
+	Kill func(ctx context.Context, f api.SessionFilter, over time.Duration, by string) (int, error)
 
 	// Restart replaces workers of a pool by ones of the current config, Rollback by ones of what worked before; progress is
 	// told of each step, and must not be called after the return. The end of ctx ends it: workers that were not replaced
 	// stay. With NoWait they return when it has begun, and ctx has no meaning then.
-	Restart  func(ctx context.Context, pool string, r RestartRequest, progress func(RestartStep), by string) error
-	Rollback func(ctx context.Context, pool string, r RestartRequest, progress func(RestartStep), by string) error
+	Restart  func(ctx context.Context, pool string, r api.RestartRequest, progress func(api.RestartStep), by string) error
+	Rollback func(ctx context.Context, pool string, r api.RestartRequest, progress func(api.RestartStep), by string) error
 	// Scale changes how many workers a pool has, and returns when new ones are ready.
 	Scale func(ctx context.Context, pool string, count int, by string) error
 	// StopWorker ends a slot's worker for good, StartWorker starts one there; each returns when it has.
@@ -48,69 +50,14 @@ type Control struct {
 	StartWorker func(ctx context.Context, pool string, slot int, by string) error
 
 	// Reload reads the config file anew and applies the differences, or with dryRun only tells them.
-	Reload func(ctx context.Context, dryRun bool, by string) (ReloadResult, error)
+	Reload func(ctx context.Context, dryRun bool, by string) (api.ReloadResult, error)
 	// Upgrade replaces the program of the process, and its sessions go on. It returns only when that was not done: for a dry
 	// run, a refusal, or a failure after which this program goes on. Else the new program answers the caller, whose
 	// connection caller.Hand gives. That comes before Freeze, which waits for every request that is not handed over. ctx ends
 	// when the caller leaves before Hand.
-	Upgrade func(ctx context.Context, r UpgradeRequest, caller *Caller, by string) (UpgradeResult, error)
+	Upgrade func(ctx context.Context, r api.UpgradeRequest, caller *Caller, by string) (api.UpgradeResult, error)
 	// Stop begins a graceful stop, or with now an immediate one. It does not wait for the end.
 	Stop func(now bool, by string) error
 	// SetLogLevel changes the least level of the event log: "debug", "info", "warn", "error".
 	SetLogLevel func(level, by string) error
-}
-
-// NewBackend is a backend to add while lb runs. Weight nil is the default.
-type NewBackend struct {
-	Name     string `json:"name"`
-	Address  string `json:"address"`
-	Weight   *int   `json:"weight,omitempty"`
-	MaxConns int    `json:"max_conns,omitempty"`
-	Backup   bool   `json:"backup,omitempty"`
-}
-
-// SessionFilter chooses sessions; an empty field admits all.
-type SessionFilter struct {
-	ID      string
-	Pool    string
-	Backend string        // with Pool
-	Older   time.Duration // running for at least this long
-}
-
-// SessionStatus is one running session.
-type SessionStatus struct {
-	ID       string    `json:"id"` // for kill; unique while lb runs
-	Client   string    `json:"client"`
-	Listener string    `json:"listener"`
-	Pool     string    `json:"pool"`
-	Backend  string    `json:"backend"` // empty while it waits for one
-	State    string    `json:"state"`   // "header", "queued", "connecting", "relaying"
-	Started  time.Time `json:"started"`
-	Age      float64   `json:"age_seconds"`
-	Idle     float64   `json:"idle_seconds"` // since the last byte
-	BytesIn  uint64    `json:"bytes_in"`
-	BytesOut uint64    `json:"bytes_out"`
-}
-
-// ReloadResult is what a reload did, or with dry_run would do.
-type ReloadResult struct {
-	DryRun bool `json:"dry_run"`
-	// Changes are the differences, one a line: "pools.app.backends.w1.weight: 100 → 50".
-	Changes []string `json:"changes"`
-	// Warnings are what is legal and probably wrong in the new config.
-	Warnings []string `json:"warnings"`
-	// Kept are run-time changes that stand against the config, one a line.
-	Kept []string `json:"kept,omitempty"`
-}
-
-// Event is one change of state, as `lb events` shows it.
-type Event struct {
-	ID      uint64    `json:"id"` // counts up by one
-	Time    time.Time `json:"time"`
-	Level   string    `json:"level"` // "info", "warn" or "error"
-	Kind    string    `json:"kind"`  // "health", "admin", "weight", "reload", …
-	Subject string    `json:"subject"`
-	Text    string    `json:"text"`
-	// Dropped is how many events before this one a follower missed because he was too slow. Only in answers to him.
-	Dropped uint64 `json:"dropped,omitempty"`
 }

@@ -7,6 +7,8 @@ import (
 	"strconv"
 	"sync"
 	"time"
+
+	"github.com/273ebdf9/lb/admin/api"
 )
 
 // eventLogSize is how many events lb remembers.
@@ -17,14 +19,14 @@ const eventLogSize = 1024
 // value is ready. Safe for concurrent use.
 type eventLog struct {
 	mu   sync.Mutex
-	ring []Event       // in order of IDs, from start on
+	ring []api.Event   // in order of IDs, from start on
 	from int           // index of the oldest
 	last uint64        // ID of the youngest; 0 before the first
 	wake chan struct{} // closed by the next publish; nil while nobody waits
 }
 
 // publish adds an event with the next ID and, where it has none, the time.
-func (l *eventLog) publish(e Event) Event {
+func (l *eventLog) publish(e api.Event) api.Event {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.last++
@@ -40,7 +42,7 @@ func (l *eventLog) publish(e Event) Event {
 	return e
 }
 
-func (l *eventLog) addLocked(e Event) {
+func (l *eventLog) addLocked(e api.Event) {
 	if len(l.ring) < eventLogSize {
 		l.ring = append(l.ring, e)
 		return
@@ -51,7 +53,7 @@ func (l *eventLog) addLocked(e Event) {
 
 // after gives up to most events with an ID above id, the oldest first; the first one says how many before it are gone.
 // Where there is none, wake is closed when there is.
-func (l *eventLog) after(id uint64, most int) (events []Event, wake <-chan struct{}) {
+func (l *eventLog) after(id uint64, most int) (events []api.Event, wake <-chan struct{}) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	n := int(min(l.last-id, uint64(len(l.ring))))
@@ -69,7 +71,7 @@ func (l *eventLog) after(id uint64, most int) (events []Event, wake <-chan struc
 }
 
 // tail gives the last n events, the oldest first.
-func (l *eventLog) tail(n int) []Event {
+func (l *eventLog) tail(n int) []api.Event {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	n = max(0, min(n, len(l.ring)))
@@ -79,14 +81,14 @@ func (l *eventLog) tail(n int) []Event {
 
 // Publish adds an event to those that GET /v1/events shows, and gives it as it was added: with its ID and, where it had
 // none, the time. It never waits for a reader. Safe for concurrent use, before Serve and after Close too.
-func (s *Server) Publish(e Event) Event { return s.events.publish(e) }
+func (s *Server) Publish(e api.Event) api.Event { return s.events.publish(e) }
 
 // Events are the last events that were published, at most 1024, the oldest first.
-func (s *Server) Events() []Event { return s.events.tail(eventLogSize) }
+func (s *Server) Events() []api.Event { return s.events.tail(eventLogSize) }
 
 // RestoreEvents goes on from the events of an earlier lb, as its Events gave them; the next one has the ID behind
 // theirs. It is called before anything is published: what was published is forgotten.
-func (s *Server) RestoreEvents(events []Event) {
+func (s *Server) RestoreEvents(events []api.Event) {
 	l := &s.events
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -12,10 +12,11 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/273ebdf9/lb/admin/api"
 	"github.com/273ebdf9/lb/backends"
 )
 
-func ids(events []Event) (all []uint64) {
+func ids(events []api.Event) (all []uint64) {
 	for _, e := range events {
 		all = append(all, e.ID)
 	}
@@ -25,7 +26,7 @@ func ids(events []Event) (all []uint64) {
 func TestEvents_AreNumberedAndTheOldestFallOut(t *testing.T) {
 	s := new(Server)
 	for range eventLogSize + 5 {
-		s.Publish(Event{Text: "x", Dropped: 9})
+		s.Publish(api.Event{Text: "x", Dropped: 9})
 	}
 	all := s.Events()
 	if len(all) != eventLogSize || all[0].ID != 6 || all[len(all)-1].ID != eventLogSize+5 || all[0].Time.IsZero() || all[0].Dropped != 0 {
@@ -47,7 +48,7 @@ func TestEvents_AreNumberedAndTheOldestFallOut(t *testing.T) {
 	}
 	restored := new(Server)
 	restored.RestoreEvents(all[eventLogSize-2:])
-	if e := restored.Publish(Event{}); e.ID != eventLogSize+6 || len(restored.Events()) != 3 {
+	if e := restored.Publish(api.Event{}); e.ID != eventLogSize+6 || len(restored.Events()) != 3 {
 		t.Errorf("after a restore: got %d, %d remembered; want %d and 3", e.ID, len(restored.Events()), eventLogSize+6)
 	}
 }
@@ -56,16 +57,16 @@ func TestEvents_FollowerSeesWhatComesAndTheLastOnes(t *testing.T) {
 	f := newFakeLB(t)
 	s, c, _ := serveFake(t, f, "")
 	for range 5 {
-		s.Publish(Event{Kind: "weight"})
+		s.Publish(api.Event{Kind: "weight"})
 	}
-	read := func(q EventQuery, n int) []uint64 {
+	read := func(q api.EventQuery, n int) []uint64 {
 		t.Helper()
-		var got []Event
+		var got []api.Event
 		enough := errors.New("enough")
-		err := c.Events(t.Context(), q, func(e Event) error {
+		err := c.Events(t.Context(), q, func(e api.Event) error {
 			got = append(got, e)
 			if q.Follow && e.ID == 5 {
-				s.Publish(Event{}) // 6 comes while he follows
+				s.Publish(api.Event{}) // 6 comes while he follows
 			}
 			if len(got) == n {
 				return enough
@@ -77,38 +78,35 @@ func TestEvents_FollowerSeesWhatComesAndTheLastOnes(t *testing.T) {
 		}
 		return ids(got)
 	}
-	if got := read(EventQuery{}, 0); !slices.Equal(got, []uint64{1, 2, 3, 4, 5}) {
+	if got := read(api.EventQuery{}, 0); !slices.Equal(got, []uint64{1, 2, 3, 4, 5}) {
 		t.Errorf("all: got %v", got)
 	}
-	if got := read(EventQuery{Last: -1}, 0); got != nil {
+	if got := read(api.EventQuery{Last: -1}, 0); got != nil {
 		t.Errorf("none: got %v", got)
 	}
-	if got := read(EventQuery{After: 3}, 0); !slices.Equal(got, []uint64{4, 5}) {
+	if got := read(api.EventQuery{After: 3}, 0); !slices.Equal(got, []uint64{4, 5}) {
 		t.Errorf("after 3: got %v", got)
 	}
-	if got := read(EventQuery{Last: 2, Follow: true}, 3); !slices.Equal(got, []uint64{4, 5, 6}) {
+	if got := read(api.EventQuery{Last: 2, Follow: true}, 3); !slices.Equal(got, []uint64{4, 5, 6}) {
 		t.Errorf("the last 2 and what comes: got %v; want 4, 5, 6", got)
 	}
 }
 
 func TestEvents_SlowFollowerHoldsUpNobodyAndIsToldWhatHeMissed(t *testing.T) {
 	f := newFakeLB(t)
-	s, c, _ := serveFake(t, f, "")
-	resp, err := c.send(t.Context(), http.MethodGet, "/v1/events?follow=1", nil)
-	if err != nil {
-		t.Fatal(err)
-	}
+	s, _, _ := serveFake(t, f, "")
+	resp := askControl(t, s, http.MethodGet, "/v1/events?follow=1", "")
 	defer resp.Body.Close()
 	long := strings.Repeat("x", 4096) // the socket is full after some
 	const n = 3 * eventLogSize
 	for range n {
-		s.Publish(Event{Text: long}) // would hang here
+		s.Publish(api.Event{Text: long}) // would hang here
 	}
 	var seen, missed uint64
-	err = nil
+	var err error
 	dec := newEventDecoder(resp.Body)
 	for last := uint64(0); last < n && err == nil; {
-		var e Event
+		var e api.Event
 		if e, err = dec(); err == nil {
 			seen, missed, last = seen+1, missed+e.Dropped, e.ID
 		}
@@ -123,11 +121,11 @@ func TestEvents_FollowersEndWithTheServerAndWhenTheyLeave(t *testing.T) {
 	s, socket, _ := newServer(t, f.sources(), false)
 	served := make(chan error, 1)
 	go func() { served <- s.Serve() }()
-	c := NewClient(socket)
-	s.Publish(Event{})
+	c := api.NewClient(socket)
+	s.Publish(api.Event{})
 	following, ended := make(chan struct{}, 2), make(chan error, 2)
 	follow := func(ctx context.Context) {
-		ended <- c.Events(ctx, EventQuery{Follow: true}, func(Event) error { following <- struct{}{}; return nil })
+		ended <- c.Events(ctx, api.EventQuery{Follow: true}, func(api.Event) error { following <- struct{}{}; return nil })
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	go follow(ctx)
@@ -141,7 +139,7 @@ func TestEvents_FollowersEndWithTheServerAndWhenTheyLeave(t *testing.T) {
 	if err := s.Close(context.Background()); err != nil { // waits for the handlers
 		t.Errorf("Close: got %v; want nil", err)
 	}
-	if err := <-ended; !errors.Is(err, ErrStreamEnded) {
+	if err := <-ended; !errors.Is(err, api.ErrStreamEnded) {
 		t.Errorf("follower at the end: got %v; want ErrStreamEnded", err)
 	}
 	<-served
@@ -157,7 +155,7 @@ func TestEvents_FollowersLeaveRoomForOthers(t *testing.T) {
 	for {
 		release, err := f.enter(Peer{Local: true})
 		if err != nil {
-			var refusal *Error
+			var refusal *api.Error
 			if !errors.As(err, &refusal) || refusal.Status != 503 {
 				t.Errorf("one too many: got %v; want 503", err)
 			}
@@ -175,9 +173,9 @@ func TestEvents_FollowersLeaveRoomForOthers(t *testing.T) {
 	}
 }
 
-func newEventDecoder(r io.Reader) func() (Event, error) {
+func newEventDecoder(r io.Reader) func() (api.Event, error) {
 	dec := json.NewDecoder(r)
-	return func() (e Event, err error) { return e, dec.Decode(&e) }
+	return func() (e api.Event, err error) { return e, dec.Decode(&e) }
 }
 
 func TestRates_AreOfTheLastSeconds(t *testing.T) {
@@ -187,14 +185,14 @@ func TestRates_AreOfTheLastSeconds(t *testing.T) {
 		var accepted uint64
 		s := &Server{src: Sources{
 			Pools:     func() []*backends.Pool { return []*backends.Pool{p} },
-			Listeners: func() []ListenerStatus { return []ListenerStatus{{Name: "web", Connections: accepted}} },
+			Listeners: func() []api.ListenerStatus { return []api.ListenerStatus{{Name: "web", Connections: accepted}} },
 		}}
 		status := func() (backend, listener *float64) {
 			v, err := s.status(nil)
 			if err != nil {
 				t.Fatal(err)
 			}
-			return v.(*Status).Pools[0].Backends[0].Rate, v.(*Status).Listeners[0].Rate
+			return v.(*api.Status).Pools[0].Backends[0].Rate, v.(*api.Status).Listeners[0].Rate
 		}
 		if backend, listener := status(); backend != nil || listener != nil {
 			t.Errorf("first question: got %v, %v; want no rate", backend, listener)

@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/273ebdf9/lb/admin/api"
 )
 
 // Names of a Server's sockets.
@@ -44,15 +46,15 @@ type Socket struct {
 // it does not know is passed over.
 type State struct {
 	Refused map[string]uint64      `json:"refused,omitempty"` // by reason
-	Events  []Event                `json:"events,omitempty"`
+	Events  []api.Event            `json:"events,omitempty"`
 	Lines   map[string]SavedLines  `json:"lines,omitempty"` // by pool
 	Samples []SavedConnectionCount `json:"samples,omitempty"`
 }
 
 // SavedLines are the last lines of a pool's workers.
 type SavedLines struct {
-	Lines []WorkerLine `json:"lines"`
-	Last  uint64       `json:"last"` // how many lines there have been
+	Lines []api.WorkerLine `json:"lines"`
+	Last  uint64           `json:"last"` // how many lines there have been
 }
 
 // SavedConnectionCount is how many connections there had been at one moment, for the rates of the next seconds.

@@ -18,6 +18,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/273ebdf9/lb/admin/api"
 	"github.com/273ebdf9/lb/backends"
 )
 
@@ -177,11 +178,11 @@ func TestFreeze_RequestsUnderWayFinishAndTheOthersEnd(t *testing.T) {
 	slow := s.reply(func(*http.Request) (any, error) {
 		close(entered)
 		<-leave
-		return Status{}, nil
+		return api.Status{}, nil
 	})
 	s.ends[0].server.Handler = s.mux([]route{{method: "GET", path: "/v1/status", handler: slow}, {method: "GET", path: "/v1/events", handler: s.serveEvents}})
 	x := serveUntilFrozen(t, s)
-	c := NewClient(socket)
+	c := api.NewClient(socket)
 	answered := make(chan error, 1)
 	go func() {
 		_, err := c.Status(context.Background())
@@ -196,15 +197,15 @@ func TestFreeze_RequestsUnderWayFinishAndTheOthersEnd(t *testing.T) {
 	idle := knock(t, "tcp", address) // accepted after the silent one
 	wantHealthz(t, "a connection that is idle then", idle)
 	following, ended := make(chan struct{}), make(chan error, 1)
-	s.Publish(Event{})
+	s.Publish(api.Event{})
 	go func() {
-		ended <- c.Events(context.Background(), EventQuery{Follow: true}, func(Event) error { close(following); return nil })
+		ended <- c.Events(context.Background(), api.EventQuery{Follow: true}, func(api.Event) error { close(following); return nil })
 	}()
 	<-following
 
 	frozen := make(chan *Frozen, 1)
 	go func() { frozen <- x.freeze(time.Minute) }()
-	if err := <-ended; !errors.Is(err, ErrStreamEnded) {
+	if err := <-ended; !errors.Is(err, api.ErrStreamEnded) {
 		t.Errorf("follower: got %v; want the stream ended, though a request is under way", err)
 	}
 	for what, conn := range map[string]net.Conn{"idle connection": idle, "silent connection": silent} {
@@ -249,14 +250,14 @@ func TestFreeze_CutsRequestsAtItsDeadline(t *testing.T) {
 	x := serveUntilFrozen(t, s)
 	answered := make(chan error, 1)
 	go func() {
-		_, err := NewClient(socket).Status(context.Background())
+		_, err := api.NewClient(socket).Status(context.Background())
 		answered <- err
 	}()
 	<-entered
 	if f := x.freeze(time.Millisecond); f.Cut != 1 || f.Running != 0 {
 		t.Errorf("frozen: got %d cut, %d running; want one cut", f.Cut, f.Running)
 	}
-	if err := <-answered; !errors.Is(err, ErrUnreachable) {
+	if err := <-answered; !errors.Is(err, api.ErrUnreachable) {
 		t.Errorf("request under way: got %v; want it cut", err)
 	}
 }
@@ -310,17 +311,17 @@ func TestNewServerFrom_GoesOnWithWhatWasCounted(t *testing.T) {
 	fake := newFakeLB(t)
 	cfg := Config{Socket: socketPath(t), SocketMode: "0660"}
 	src := fake.sources()
-	src.Workers = func(pool string) *WorkersStatus { return &WorkersStatus{Slots: make([]SlotStatus, 2)} }
+	src.Workers = func(pool string) *api.WorkersStatus { return &api.WorkersStatus{Slots: make([]api.SlotStatus, 2)} }
 	s, err := NewServer(cfg, src)
 	if err != nil {
 		t.Fatal(err)
 	}
 	s.refused.count(refusedHost)
 	for range eventLogSize + 3 {
-		s.Publish(Event{Kind: "weight"})
+		s.Publish(api.Event{Kind: "weight"})
 	}
 	for i := range lineLogSize + 3 {
-		s.PublishLine("app", WorkerLine{Slot: i % 2, Text: fmt.Sprint(i)})
+		s.PublishLine("app", api.WorkerLine{Slot: i % 2, Text: fmt.Sprint(i)})
 	}
 	f, err := s.Freeze(t.Context())
 	if err != nil {
@@ -336,15 +337,15 @@ func TestNewServerFrom_GoesOnWithWhatWasCounted(t *testing.T) {
 	if got := heir.refused[refusedHost].Load(); got != 1 {
 		t.Errorf("refusals: got %d; want 1", got)
 	}
-	if e := heir.Publish(Event{}); e.ID != eventLogSize+4 {
+	if e := heir.Publish(api.Event{}); e.ID != eventLogSize+4 {
 		t.Errorf("next event: got ID %d; want %d", e.ID, eventLogSize+4)
 	}
-	heir.PublishLine("app", WorkerLine{Slot: 0, Text: "new"})
+	heir.PublishLine("app", api.WorkerLine{Slot: 0, Text: "new"})
 	var lines []string
 	missed := uint64(0)
 	l := heir.lineLog("app")
 	for n, wake := uint64(0), (<-chan struct{})(nil); wake == nil; {
-		var got []WorkerLine
+		var got []api.WorkerLine
 		var m uint64
 		got, n, m, wake = l.after(n)
 		missed += m
@@ -368,7 +369,7 @@ func TestNewServerFrom_RatesGoOn(t *testing.T) {
 	next := new(rates)
 	next.restore(append([]SavedConnectionCount{{Time: time.Now().Add(time.Hour)}}, saved...))
 	p.Get("w1").Counters.Connections.Store(120)
-	st := BackendStatus{Connections: 120}
+	st := api.BackendStatus{Connections: 120}
 	next.ofBackend(&src, p.Get("w1"), &st)
 	if st.Rate == nil || *st.Rate < 5 || *st.Rate > 10 {
 		t.Errorf("rate: got %v; want 20 in 2 s", st.Rate)
@@ -390,7 +391,7 @@ func TestNewServerFrom_ReadsWhatOthersWrote(t *testing.T) {
 	if got := s.refused[refusedHost].Load(); got != 7 {
 		t.Errorf("refusals: got %d; want 7", got)
 	}
-	if e := s.Publish(Event{}); e.ID != 4 {
+	if e := s.Publish(api.Event{}); e.ID != 4 {
 		t.Errorf("next event: got ID %d; want 4", e.ID)
 	}
 }

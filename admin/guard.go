@@ -8,6 +8,8 @@ import (
 	"net/url"
 	"strings"
 	"time"
+
+	"github.com/273ebdf9/lb/admin/api"
 )
 
 // wrongTokenDelay is how long the answer to a wrong token waits. With maxConns at once that is 64 guesses a second; the
@@ -55,7 +57,7 @@ func (g *guard) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 }
 
 // authorize refuses a token that is not lb's, also where none was needed: its sender shall know.
-func (g *guard) authorize(r *http.Request, sent string) *Error {
+func (g *guard) authorize(r *http.Request, sent string) *api.Error {
 	scheme, token, _ := strings.Cut(sent, " ")
 	if !strings.EqualFold(scheme, "Bearer") {
 		return refuse(http.StatusUnauthorized, "an Authorization of the kind %q is not known; write Bearer and the token", scheme)
@@ -73,7 +75,7 @@ func (g *guard) authorize(r *http.Request, sent string) *Error {
 	return nil
 }
 
-func (g *guard) refuse(w http.ResponseWriter, why refusalReason, refusal *Error) {
+func (g *guard) refuse(w http.ResponseWriter, why refusalReason, refusal *api.Error) {
 	g.refused.count(why)
 	if refusal.Status == http.StatusUnauthorized {
 		w.Header().Set("WWW-Authenticate", `Bearer realm="lb"`) // RFC 6750, section 3

@@ -6,7 +6,8 @@ import (
 	"slices"
 	"strconv"
 	"sync"
-	"time"
+
+	"github.com/273ebdf9/lb/admin/api"
 )
 
 const (
@@ -15,29 +16,16 @@ const (
 	lineLogText = 2 << 10
 )
 
-// WorkerLine is a line that a worker wrote to its standard output or error, without the line break.
-type WorkerLine struct {
-	Time time.Time `json:"time"`
-	Slot int       `json:"slot"`
-	PID  int       `json:"pid"`
-	Text string    `json:"text"`
-	// Cut says that it was longer.
-	Cut bool `json:"cut,omitempty"`
-	// Dropped is how many lines before this one are not shown: of the worker, because they came too fast; of the pool,
-	// because this caller reads too slowly.
-	Dropped uint64 `json:"dropped,omitempty"`
-}
-
 // lineLog remembers the last lines of one pool, and wakes those who follow. It never waits for a reader.
 type lineLog struct {
 	mu   sync.Mutex
-	ring []WorkerLine
+	ring []api.WorkerLine
 	from int    // index of the oldest
 	last uint64 // how many lines there have been
 	wake chan struct{}
 }
 
-func (l *lineLog) publish(line WorkerLine) {
+func (l *lineLog) publish(line api.WorkerLine) {
 	if len(line.Text) > lineLogText {
 		line.Text, line.Cut = line.Text[:lineLogText], true
 	}
@@ -58,7 +46,7 @@ func (l *lineLog) publish(line WorkerLine) {
 
 // after gives up to eventBatch lines behind the first n, the number of the last of them, and how many were overwritten.
 // Where there is none, wake is closed when there is.
-func (l *lineLog) after(n uint64) (lines []WorkerLine, upTo, missed uint64, wake <-chan struct{}) {
+func (l *lineLog) after(n uint64) (lines []api.WorkerLine, upTo, missed uint64, wake <-chan struct{}) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if n >= l.last {
@@ -108,7 +96,7 @@ func (l *lineLog) restore(saved SavedLines) {
 }
 
 // PublishLine adds a line to those that GET …/logs of the pool shows. It never waits for a reader. Safe for concurrent use.
-func (s *Server) PublishLine(pool string, line WorkerLine) { s.lineLog(pool).publish(line) }
+func (s *Server) PublishLine(pool string, line api.WorkerLine) { s.lineLog(pool).publish(line) }
 
 // lineLog is the log of a pool.
 func (s *Server) lineLog(pool string) *lineLog {

@@ -2,8 +2,11 @@ package admin
 
 import (
 	"context"
+	"net"
+	"net/http"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/273ebdf9/lb/backends"
@@ -84,4 +87,21 @@ func serve(t testing.TB, s *Server) {
 			t.Errorf("Serve: got %v; want nil after Close", err)
 		}
 	})
+}
+
+// askControl sends a request over the control socket of s. The caller closes the body of the answer.
+func askControl(t testing.TB, s *Server, method, path, body string) *http.Response {
+	t.Helper()
+	req, err := http.NewRequestWithContext(t.Context(), method, "http://lb"+path, strings.NewReader(body))
+	if err != nil {
+		t.Fatal(err)
+	}
+	transport := &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return new(net.Dialer).DialContext(ctx, "unix", s.Addrs()[0].String())
+	}}
+	resp, err := transport.RoundTrip(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return resp
 }

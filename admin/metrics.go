@@ -9,6 +9,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/273ebdf9/lb/admin/api"
 	"github.com/273ebdf9/lb/backends"
 )
 
@@ -23,7 +24,7 @@ func (s *Sources) writeMetrics(w io.Writer, refused *refusals) error {
 	return e.flush()
 }
 
-func (e *exposition) process(p ProcessStatus) {
+func (e *exposition) process(p api.ProcessStatus) {
 	e.family("lb_build_info", gauge, "The version of lb in its labels; always 1.")
 	e.count(labels("version", p.Version, "revision", p.Revision, "goversion", runtime.Version()), 1)
 	if !p.Started.IsZero() {
@@ -65,23 +66,23 @@ func (e *exposition) process(p ProcessStatus) {
 	}
 }
 
-func (e *exposition) listeners(listeners []ListenerStatus) {
-	each := func(name string, typ metricType, help string, value func(*ListenerStatus) uint64) {
+func (e *exposition) listeners(listeners []api.ListenerStatus) {
+	each := func(name string, typ metricType, help string, value func(*api.ListenerStatus) uint64) {
 		e.family(name, typ, help)
 		for i := range listeners {
 			e.count(labels("listener", listeners[i].Name), value(&listeners[i]))
 		}
 	}
 	each("lb_listener_active", gauge, "Sessions of the listener now.",
-		func(l *ListenerStatus) uint64 { return uint64(max(l.Active, 0)) })
+		func(l *api.ListenerStatus) uint64 { return uint64(max(l.Active, 0)) })
 	each("lb_listener_max_conns", gauge, "The limit of lb_listener_active; 0 is none.",
-		func(l *ListenerStatus) uint64 { return uint64(max(l.MaxConns, 0)) })
+		func(l *api.ListenerStatus) uint64 { return uint64(max(l.MaxConns, 0)) })
 	each("lb_listener_connections_total", counter, "Client connections that the listener accepted.",
-		func(l *ListenerStatus) uint64 { return l.Connections })
+		func(l *api.ListenerStatus) uint64 { return l.Connections })
 	each("lb_listener_bytes_in_total", counter, "Bytes from clients of the listener.",
-		func(l *ListenerStatus) uint64 { return l.BytesIn })
+		func(l *api.ListenerStatus) uint64 { return l.BytesIn })
 	each("lb_listener_bytes_out_total", counter, "Bytes to clients of the listener.",
-		func(l *ListenerStatus) uint64 { return l.BytesOut })
+		func(l *api.ListenerStatus) uint64 { return l.BytesOut })
 	e.family("lb_listener_refused_total", counter, "Clients that were closed before a backend was chosen, by reason: rules, limits, PROXY header.")
 	for i := range listeners {
 		for _, reason := range slices.Sorted(maps.Keys(listeners[i].Refused)) {
@@ -101,14 +102,14 @@ func (e *exposition) refusals(c *refusals) {
 type member struct {
 	*backends.Backend
 	labels string // pool and backend
-	status BackendStatus
+	status api.BackendStatus
 }
 
 func (e *exposition) pools(s *Sources, pools []*backends.Pool) {
 	var members []member
-	var statuses []PoolStatus
+	var statuses []api.PoolStatus
 	for _, p := range pools {
-		st := PoolStatus{Name: p.Name, Queue: queueStatus(p)}
+		st := api.PoolStatus{Name: p.Name, Queue: queueStatus(p)}
 		for _, b := range p.Backends() {
 			m := member{b, labels("pool", p.Name, "backend", b.Name), s.backend(b)}
 			members = append(members, m)
@@ -128,7 +129,7 @@ func (e *exposition) pools(s *Sources, pools []*backends.Pool) {
 	e.workers(s, pools)
 }
 
-func (e *exposition) poolTotals(pools []PoolStatus) {
+func (e *exposition) poolTotals(pools []api.PoolStatus) {
 	e.family("lb_pool_active", gauge, "Slots that the backends of the pool have given out.")
 	for i := range pools {
 		e.value(labels("pool", pools[i].Name), float64(pools[i].Active))
@@ -147,23 +148,23 @@ func (e *exposition) poolTotals(pools []PoolStatus) {
 	}
 }
 
-func (e *exposition) queues(statuses []PoolStatus, pools []*backends.Pool) {
-	each := func(name string, typ metricType, help string, value func(*QueueStatus) uint64) {
+func (e *exposition) queues(statuses []api.PoolStatus, pools []*backends.Pool) {
+	each := func(name string, typ metricType, help string, value func(*api.QueueStatus) uint64) {
 		e.family(name, typ, help)
 		for i := range statuses {
 			e.count(labels("pool", statuses[i].Name), value(&statuses[i].Queue))
 		}
 	}
 	each("lb_pool_queue_length", gauge, "Connections that wait for a backend of the pool.",
-		func(q *QueueStatus) uint64 { return uint64(max(q.Length, 0)) })
+		func(q *api.QueueStatus) uint64 { return uint64(max(q.Length, 0)) })
 	each("lb_pool_queue_size", gauge, "The limit of lb_pool_queue_length; 0 is no queue.",
-		func(q *QueueStatus) uint64 { return uint64(max(q.Size, 0)) })
+		func(q *api.QueueStatus) uint64 { return uint64(max(q.Size, 0)) })
 	each("lb_pool_queued_total", counter, "Connections that had to wait for a backend of the pool.",
-		func(q *QueueStatus) uint64 { return q.Queued })
+		func(q *api.QueueStatus) uint64 { return q.Queued })
 	each("lb_pool_queue_rejected_total", counter, "Connections that found the queue of the pool full.",
-		func(q *QueueStatus) uint64 { return q.Rejected })
+		func(q *api.QueueStatus) uint64 { return q.Rejected })
 	each("lb_pool_queue_timeouts_total", counter, "Connections that waited in the queue of the pool in vain.",
-		func(q *QueueStatus) uint64 { return q.Timeouts })
+		func(q *api.QueueStatus) uint64 { return q.Timeouts })
 	e.family("lb_pool_queue_seconds", histogram, "Time in the queue of the pool, of those that were given a backend.")
 	for _, p := range pools {
 		h := p.Queue.Wait.Snapshot()
@@ -172,7 +173,7 @@ func (e *exposition) queues(statuses []PoolStatus, pools []*backends.Pool) {
 }
 
 // imbalance is 1 when every selectable backend is as loaded as its weight says, and when there is no load.
-func imbalance(members []BackendStatus) float64 {
+func imbalance(members []api.BackendStatus) float64 {
 	var active, weight, most float64
 	for i := range members {
 		b := &members[i]
@@ -190,26 +191,26 @@ func imbalance(members []BackendStatus) float64 {
 }
 
 func (e *exposition) backendCounts(members []member) {
-	each := func(name string, typ metricType, help string, value func(*BackendStatus) uint64) {
+	each := func(name string, typ metricType, help string, value func(*api.BackendStatus) uint64) {
 		e.family(name, typ, help)
 		for i := range members {
 			e.count(members[i].labels, value(&members[i].status))
 		}
 	}
 	each("lb_backend_active", gauge, "Slots that the backend has given out: sessions, and connects under way.",
-		func(b *BackendStatus) uint64 { return uint64(max(b.Active, 0)) })
+		func(b *api.BackendStatus) uint64 { return uint64(max(b.Active, 0)) })
 	each("lb_backend_max_conns", gauge, "The limit of lb_backend_active; 0 is none.",
-		func(b *BackendStatus) uint64 { return uint64(b.MaxConns) })
+		func(b *api.BackendStatus) uint64 { return uint64(b.MaxConns) })
 	each("lb_backend_weight", gauge, "The weight of the backend, 0 to 1000.",
-		func(b *BackendStatus) uint64 { return uint64(b.Weight) })
+		func(b *api.BackendStatus) uint64 { return uint64(b.Weight) })
 	each("lb_backend_configured_weight", gauge, "The weight of the backend that the config gives.",
-		func(b *BackendStatus) uint64 { return uint64(b.ConfiguredWeight) })
+		func(b *api.BackendStatus) uint64 { return uint64(b.ConfiguredWeight) })
 	each("lb_backend_connections_total", counter, "Connections established to the backend.",
-		func(b *BackendStatus) uint64 { return b.Connections })
+		func(b *api.BackendStatus) uint64 { return b.Connections })
 	each("lb_backend_bytes_in_total", counter, "Bytes from clients to the backend.",
-		func(b *BackendStatus) uint64 { return b.BytesIn })
+		func(b *api.BackendStatus) uint64 { return b.BytesIn })
 	each("lb_backend_bytes_out_total", counter, "Bytes from the backend to clients.",
-		func(b *BackendStatus) uint64 { return b.BytesOut })
+		func(b *api.BackendStatus) uint64 { return b.BytesOut })
 
 	e.family("lb_backend_connect_errors_total", counter, "Failed connects to the backend, by reason.")
 	for i := range members {
@@ -221,7 +222,7 @@ func (e *exposition) backendCounts(members []member) {
 }
 
 func (e *exposition) backendStates(members []member) {
-	each := func(name, help string, states []string, current func(*BackendStatus) string) {
+	each := func(name, help string, states []string, current func(*api.BackendStatus) string) {
 		e.family(name, gauge, help)
 		for i := range members {
 			for _, state := range states {
@@ -231,10 +232,10 @@ func (e *exposition) backendStates(members []member) {
 	}
 	each("lb_backend_health", "What lb sees of the backend: 1 for its state, 0 for the others.",
 		[]string{backends.HealthStarting.String(), backends.HealthUp.String(), backends.HealthDown.String()},
-		func(b *BackendStatus) string { return b.Health })
+		func(b *api.BackendStatus) string { return b.Health })
 	each("lb_backend_admin", "What the operator wants of the backend: 1 for its state, 0 for the others.",
 		[]string{backends.AdminReady.String(), backends.AdminDrain.String(), backends.AdminMaint.String()},
-		func(b *BackendStatus) string { return b.Admin })
+		func(b *api.BackendStatus) string { return b.Admin })
 
 	e.family("lb_backend_selectable", gauge, "1 if the backend may be given new connections, lb_backend_max_conns aside.")
 	for i := range members {

@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/273ebdf9/lb/admin/api"
 	"github.com/273ebdf9/lb/backends"
 )
 
@@ -217,19 +218,19 @@ func TestMetrics_OfAnEmptyServerKeepTheRules(t *testing.T) {
 }
 
 func TestMetrics_ImbalanceIsOneWhenTheLoadFollowsTheWeights(t *testing.T) {
-	up := func(active int64, weight int) BackendStatus {
-		return BackendStatus{Active: active, Weight: weight, Selectable: true}
+	up := func(active int64, weight int) api.BackendStatus {
+		return api.BackendStatus{Active: active, Weight: weight, Selectable: true}
 	}
 	for _, tc := range []struct {
-		members []BackendStatus
+		members []api.BackendStatus
 		want    float64
 	}{
 		{nil, 1},
-		{[]BackendStatus{up(0, 100), up(0, 100)}, 1},
-		{[]BackendStatus{up(5, 100), up(5, 100)}, 1},
-		{[]BackendStatus{up(1, 10), up(9, 90)}, 1},
-		{[]BackendStatus{up(10, 100), up(0, 100)}, 2},
-		{[]BackendStatus{up(5, 100), {Active: 50, Weight: 100}}, 1}, // a draining one does not count
+		{[]api.BackendStatus{up(0, 100), up(0, 100)}, 1},
+		{[]api.BackendStatus{up(5, 100), up(5, 100)}, 1},
+		{[]api.BackendStatus{up(1, 10), up(9, 90)}, 1},
+		{[]api.BackendStatus{up(10, 100), up(0, 100)}, 2},
+		{[]api.BackendStatus{up(5, 100), {Active: 50, Weight: 100}}, 1}, // a draining one does not count
 	} {
 		if got := imbalance(tc.members); got < tc.want-1e-9 || got > tc.want+1e-9 {
 			t.Errorf("imbalance of %+v: got %v; want %v", tc.members, got, tc.want)

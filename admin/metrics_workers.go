@@ -3,6 +3,7 @@ package admin
 import (
 	"strconv"
 
+	"github.com/273ebdf9/lb/admin/api"
 	"github.com/273ebdf9/lb/backends"
 )
 
@@ -10,7 +11,7 @@ import (
 func (e *exposition) workers(s *Sources, pools []*backends.Pool) {
 	type fleet struct {
 		pool string
-		*WorkersStatus
+		*api.WorkersStatus
 	}
 	var fleets []fleet
 	for _, p := range pools {

@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/273ebdf9/lb/admin/api"
 	"github.com/273ebdf9/lb/backends"
 )
 
@@ -41,7 +42,7 @@ func (s *Server) findBackend(pool, name string) (*backends.Backend, error) {
 }
 
 // findListener finds a listener by name.
-func (s *Server) findListener(name string) (ListenerStatus, error) {
+func (s *Server) findListener(name string) (api.ListenerStatus, error) {
 	var names []string
 	for _, l := range s.src.listeners() {
 		if l.Name == name {
@@ -49,14 +50,14 @@ func (s *Server) findListener(name string) (ListenerStatus, error) {
 		}
 		names = append(names, l.Name)
 	}
-	return ListenerStatus{}, unknown("listener", name, names, "")
+	return api.ListenerStatus{}, unknown("listener", name, names, "")
 }
 
 // maxNames is how many names an error lists.
 const maxNames = 10
 
 // unknown says that there is none of that name, and which there are, the most similar first.
-func unknown(what, name string, names []string, where string) *Error {
+func unknown(what, name string, names []string, where string) *api.Error {
 	if len(names) == 0 {
 		return refuse(http.StatusNotFound, "there is no %s %q%s, and no other either", what, name, where)
 	}

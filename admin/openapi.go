@@ -6,6 +6,8 @@ import (
 	"regexp"
 	"strings"
 	"time"
+
+	"github.com/273ebdf9/lb/admin/api"
 )
 
 // The OpenAPI document (OpenAPI Specification 3.1.0, JSON Schema 2020-12) is made from the table of routes and from the
@@ -57,7 +59,7 @@ func (d *document) operation(rt *route) object {
 		"x-access":    rt.access.String(),
 		"responses": object{
 			"200":     object{"description": rt.doc, "content": content(media, rt.answer)},
-			"default": object{"description": "refused or failed; nothing was changed", "content": content("application/json", Error{})},
+			"default": object{"description": "refused or failed; nothing was changed", "content": content("application/json", api.Error{})},
 		},
 	}
 	if params := parameters(rt); len(params) > 0 {

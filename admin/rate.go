@@ -4,6 +4,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/273ebdf9/lb/admin/api"
 	"github.com/273ebdf9/lb/backends"
 )
 
@@ -96,19 +97,19 @@ func (x *rateSample) rate(before, now uint64) *float64 {
 	return &v
 }
 
-func (x *rateSample) backend(b *backends.Backend, st *BackendStatus) {
+func (x *rateSample) backend(b *backends.Backend, st *api.BackendStatus) {
 	if x != nil {
 		st.Rate = x.rate(x.backends[rateName(b)], st.Connections)
 	}
 }
 
-func (x *rateSample) listener(st *ListenerStatus) {
+func (x *rateSample) listener(st *api.ListenerStatus) {
 	if x != nil {
 		st.Rate = x.rate(x.listeners[st.Name], st.Connections)
 	}
 }
 
-func (x *rateSample) pool(p *backends.Pool, st *PoolStatus) {
+func (x *rateSample) pool(p *backends.Pool, st *api.PoolStatus) {
 	for i := range st.Backends {
 		if b := p.Get(st.Backends[i].Name); b != nil {
 			x.backend(b, &st.Backends[i])
@@ -116,16 +117,18 @@ func (x *rateSample) pool(p *backends.Pool, st *PoolStatus) {
 	}
 }
 
-func (r *rates) ofBackend(src *Sources, b *backends.Backend, st *BackendStatus) {
+func (r *rates) ofBackend(src *Sources, b *backends.Backend, st *api.BackendStatus) {
 	r.reference(src).backend(b, st)
 }
 
-func (r *rates) ofListener(src *Sources, st *ListenerStatus) { r.reference(src).listener(st) }
+func (r *rates) ofListener(src *Sources, st *api.ListenerStatus) { r.reference(src).listener(st) }
 
-func (r *rates) ofPool(src *Sources, p *backends.Pool, st *PoolStatus) { r.reference(src).pool(p, st) }
+func (r *rates) ofPool(src *Sources, p *backends.Pool, st *api.PoolStatus) {
+	r.reference(src).pool(p, st)
+}
 
 // ofAll fills in every rate of a status.
-func (r *rates) ofAll(src *Sources, st *Status) {
+func (r *rates) ofAll(src *Sources, st *api.Status) {
 	x := r.reference(src)
 	for i := range st.Listeners {
 		x.listener(&st.Listeners[i])

@@ -2,27 +2,16 @@ package admin
 
 import (
 	"errors"
-	"fmt"
 	"net/http"
 	"os"
 	"sync/atomic"
 
+	"github.com/273ebdf9/lb/admin/api"
 	"github.com/273ebdf9/lb/backends"
 )
 
-// Error is a refusal of the API: the HTTP status and, as the JSON field "error", why, in words.
-type Error struct {
-	Status  int    `json:"-"`
-	Message string `json:"error"`
-}
-
-func (e *Error) Error() string { return e.Message }
-
-// Refuse makes the refusal that a Control function returns when 409, a conflict, is not the status that says it best.
-func Refuse(status int, format string, args ...any) *Error { return refuse(status, format, args...) }
-
-func refuse(status int, format string, args ...any) *Error {
-	return &Error{Status: status, Message: fmt.Sprintf(format, args...)}
+func refuse(status int, format string, args ...any) *api.Error {
+	return api.Refuse(status, format, args...)
 }
 
 // refusalReason is why a request was refused that a stranger may have sent; the reason label of lb_admin_refused_total.
@@ -48,8 +37,8 @@ type refusals [numRefusalReasons]atomic.Uint64
 func (c *refusals) count(why refusalReason) { c[why].Add(1) }
 
 // asRefusal is the refusal that an error stands for.
-func asRefusal(err error) *Error {
-	var refusal *Error
+func asRefusal(err error) *api.Error {
+	var refusal *api.Error
 	var tooLarge *http.MaxBytesError
 	switch {
 	case errors.As(err, &refusal):

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/273ebdf9/lb/admin/api"
 	"github.com/273ebdf9/lb/internal/printable"
 )
 
@@ -60,28 +61,28 @@ func (s *Server) routes() []route {
 		{method: "GET", path: "/metrics", handler: s.serveMetrics, doc: "metrics in the text format of Prometheus", answer: "", media: metricsMedia},
 		{method: "GET", path: "/v1", handler: s.reply(s.index), doc: "this list", answer: routeList{}},
 		{method: "GET", path: "/v1/openapi.json", handler: s.reply(s.openAPI), doc: "the API as an OpenAPI document", answer: map[string]any{}},
-		{method: "GET", path: "/v1/status", handler: s.reply(s.status), doc: "listeners, pools and backends", answer: Status{}},
-		{method: "GET", path: listener, handler: s.reply(s.getListener), doc: "one listener", answer: ListenerStatus{}},
-		{method: "GET", path: pool, handler: s.reply(s.getPool), doc: "one pool with its backends", answer: PoolStatus{}},
-		{method: "GET", path: backend, handler: s.reply(s.getBackend), doc: "one backend", answer: BackendStatus{}},
-		{method: "GET", path: pool + "/workers", handler: s.reply(s.getWorkers), doc: "the workers that lb runs for a pool", answer: WorkersStatus{}},
+		{method: "GET", path: "/v1/status", handler: s.reply(s.status), doc: "listeners, pools and backends", answer: api.Status{}},
+		{method: "GET", path: listener, handler: s.reply(s.getListener), doc: "one listener", answer: api.ListenerStatus{}},
+		{method: "GET", path: pool, handler: s.reply(s.getPool), doc: "one pool with its backends", answer: api.PoolStatus{}},
+		{method: "GET", path: backend, handler: s.reply(s.getBackend), doc: "one backend", answer: api.BackendStatus{}},
+		{method: "GET", path: pool + "/workers", handler: s.reply(s.getWorkers), doc: "the workers that lb runs for a pool", answer: api.WorkersStatus{}},
 		{method: "GET", path: "/v1/events", handler: s.serveEvents, doc: "what changed, the oldest first, one JSON value a line",
 			query: []param{
 				{"after", "integer", "only events with a greater ID"},
 				{"last", "integer", "only so many of the last ones"},
 				{"follow", "boolean", "go on with those to come"},
-			}, answer: Event{}, media: ndjson},
+			}, answer: api.Event{}, media: ndjson},
 
 		{method: "PUT", path: backend + "/weight", access: AccessOperate, handler: s.reply(s.setWeight),
-			doc: "change the weight of a backend", body: WeightChange{}, answer: BackendStatus{}},
+			doc: "change the weight of a backend", body: api.WeightChange{}, answer: api.BackendStatus{}},
 		{method: "PUT", path: backend + "/admin", access: AccessOperate, handler: s.reply(s.setAdmin),
-			doc: "change the admin state of a backend", body: AdminChange{}, answer: BackendStatus{}},
+			doc: "change the admin state of a backend", body: api.AdminChange{}, answer: api.BackendStatus{}},
 		{method: "PUT", path: backend + "/max_conns", access: AccessOperate, handler: s.reply(s.setMaxConns),
-			doc: "change the limit of a backend", body: MaxConnsChange{}, answer: BackendStatus{}},
+			doc: "change the limit of a backend", body: api.MaxConnsChange{}, answer: api.BackendStatus{}},
 		{method: "PUT", path: listener + "/split", access: AccessOperate, handler: s.reply(s.setSplit),
-			doc: "change the weights of a listener's split", body: SplitChange{}, answer: SplitResult{}},
+			doc: "change the weights of a listener's split", body: api.SplitChange{}, answer: api.SplitResult{}},
 		{method: "PUT", path: listener + "/max_conns", access: AccessOperate, handler: s.reply(s.setListenerMaxConns),
-			doc: "change the limit of a listener", body: MaxConnsChange{}, answer: MaxConnsResult{}},
+			doc: "change the limit of a listener", body: api.MaxConnsChange{}, answer: api.MaxConnsResult{}},
 		{method: "GET", path: "/v1/sessions", access: AccessOperate, handler: s.reply(s.listSessions), doc: "running sessions, the oldest first",
 			query: []param{
 				{"id", "string", "only the one with this ID"},
@@ -89,42 +90,42 @@ func (s *Server) routes() []route {
 				{"backend", "string", "only those of this backend of the pool"},
 				{"older", "string", `only those that have run for at least this long, such as "10m"`},
 				{"limit", "integer", "at most so many; 1000 when absent"},
-			}, answer: SessionList{}},
+			}, answer: api.SessionList{}},
 		{method: "POST", path: "/v1/sessions/kill", access: AccessOperate, handler: s.killSessions,
-			doc: "close sessions, and answer when they are closed", body: KillRequest{}, answer: KillResult{}},
+			doc: "close sessions, and answer when they are closed", body: api.KillRequest{}, answer: api.KillResult{}},
 		{method: "GET", path: pool + "/logs", access: AccessOperate, handler: s.serveLogs,
 			doc: "what the workers of a pool wrote, the oldest first, one JSON value a line",
 			query: []param{
 				{"slot", "integer", "only what the workers of this slot wrote"},
 				{"last", "integer", "only so many of the last lines"},
 				{"follow", "boolean", "go on with those to come"},
-			}, answer: WorkerLine{}, media: ndjson},
+			}, answer: api.WorkerLine{}, media: ndjson},
 		{method: "POST", path: pool + "/restart", access: AccessOperate, handler: s.restart,
 			doc:  "replace workers by new ones, the first as a canary, and answer with each step, one JSON value a line",
-			body: RestartRequest{}, answer: RestartStep{}, media: ndjson},
+			body: api.RestartRequest{}, answer: api.RestartStep{}, media: ndjson},
 		{method: "POST", path: pool + "/rollback", access: AccessOperate, handler: s.rollback,
 			doc:  "replace workers by ones of the command, environment and directory that worked before",
-			body: RestartRequest{}, answer: RestartStep{}, media: ndjson},
+			body: api.RestartRequest{}, answer: api.RestartStep{}, media: ndjson},
 		{method: "POST", path: pool + "/scale", access: AccessOperate, handler: s.slow(s.scale),
-			doc: "change how many workers there are, and answer when new ones are ready", body: ScaleRequest{}, answer: WorkersStatus{}},
+			doc: "change how many workers there are, and answer when new ones are ready", body: api.ScaleRequest{}, answer: api.WorkersStatus{}},
 		{method: "POST", path: pool + "/workers/{slot}/stop", access: AccessOperate, handler: s.slow(s.stopWorker),
-			doc: "end the worker of a slot, and start none there", answer: WorkersStatus{}},
+			doc: "end the worker of a slot, and start none there", answer: api.WorkersStatus{}},
 		{method: "POST", path: pool + "/workers/{slot}/start", access: AccessOperate, handler: s.slow(s.startWorker),
-			doc: "start the worker of a slot, and answer when it is ready", answer: WorkersStatus{}},
+			doc: "start the worker of a slot, and answer when it is ready", answer: api.WorkersStatus{}},
 		{method: "PUT", path: "/v1/log-level", access: AccessOperate, handler: s.reply(s.setLogLevel),
-			doc: "change the least level of the event log", body: LogLevelChange{}, answer: LogLevelChange{}},
+			doc: "change the least level of the event log", body: api.LogLevelChange{}, answer: api.LogLevelChange{}},
 
 		{method: "POST", path: pool + "/backends", access: AccessAdmin, handler: s.reply(s.addBackend),
-			doc: "add a backend to a pool", body: NewBackend{}, answer: BackendStatus{}},
+			doc: "add a backend to a pool", body: api.NewBackend{}, answer: api.BackendStatus{}},
 		{method: "DELETE", path: backend, access: AccessAdmin, handler: s.reply(s.removeBackend),
-			doc: "take a backend out of its pool, and answer with the pool; its sessions go on", answer: PoolStatus{}},
+			doc: "take a backend out of its pool, and answer with the pool; its sessions go on", answer: api.PoolStatus{}},
 		{method: "POST", path: "/v1/reload", access: AccessAdmin, handler: s.slow(s.reload),
-			doc: "read the config anew and apply the differences, or with dry_run tell them", body: ReloadRequest{}, answer: ReloadResult{}},
+			doc: "read the config anew and apply the differences, or with dry_run tell them", body: api.ReloadRequest{}, answer: api.ReloadResult{}},
 		{method: "POST", path: "/v1/upgrade", access: AccessAdmin, handler: s.upgrade,
 			doc:  "go on as a new program, with all sessions, and answer when it has taken over; or with dry_run only ask it",
-			body: UpgradeRequest{}, answer: UpgradeResult{}},
+			body: api.UpgradeRequest{}, answer: api.UpgradeResult{}},
 		{method: "POST", path: "/v1/stop", access: AccessAdmin, handler: s.reply(s.stop),
-			doc: "begin to stop; sessions may finish within proxy.stop_timeout", body: StopRequest{}, answer: StopResult{}},
+			doc: "begin to stop; sessions may finish within proxy.stop_timeout", body: api.StopRequest{}, answer: api.StopResult{}},
 	}
 }
 
@@ -157,7 +158,7 @@ func (s *Server) mux(routes []route) http.Handler {
 }
 
 // mayNot refuses a caller whose access does not suffice, and tells him how to come instead.
-func (s *Server) mayNot(rt *route, p Peer) *Error {
+func (s *Server) mayNot(rt *route, p Peer) *api.Error {
 	have := p.Access()
 	if have >= rt.access {
 		return nil
@@ -175,7 +176,7 @@ func (s *Server) mayNot(rt *route, p Peer) *Error {
 }
 
 // unknownRoute says whether the path or only its method is unknown.
-func unknownRoute(mux *http.ServeMux, routes []route, r *http.Request) *Error {
+func unknownRoute(mux *http.ServeMux, routes []route, r *http.Request) *api.Error {
 	var methods []string
 	for _, rt := range routes {
 		probe := &http.Request{Method: rt.method, Host: r.Host, URL: r.URL}
@@ -283,7 +284,7 @@ func (s *Server) fail(w http.ResponseWriter, err error) {
 	writeError(w, refusal)
 }
 
-func writeError(w http.ResponseWriter, refusal *Error) { writeJSON(w, refusal.Status, refusal) }
+func writeError(w http.ResponseWriter, refusal *api.Error) { writeJSON(w, refusal.Status, refusal) }
 
 // newEncoder returns an encoder of JSON that no terminal obeys, for who asks with curl.
 func newEncoder(w io.Writer) *json.Encoder {

@@ -16,6 +16,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/273ebdf9/lb/admin/api"
 	"github.com/273ebdf9/lb/backends"
 )
 
@@ -62,24 +63,24 @@ func testSources(t testing.TB) Sources {
 	started := time.Now().Add(-time.Minute)
 	return Sources{
 		Pools: func() []*backends.Pool { return []*backends.Pool{app} },
-		Listeners: func() []ListenerStatus {
-			return []ListenerStatus{
+		Listeners: func() []api.ListenerStatus {
+			return []api.ListenerStatus{
 				{Name: "web", Addresses: []string{"127.0.0.1:8080"}, Pool: "app", Active: 1, Connections: 7, BytesIn: 11, BytesOut: 22},
 				{Name: "local", Pool: "app"},
 			}
 		},
-		Process: func() ProcessStatus {
-			return ProcessStatus{
+		Process: func() api.ProcessStatus {
+			return api.ProcessStatus{
 				Version: "1.2.3", Revision: "abc", Started: started, Sessions: 1, MaxSessions: 1000,
 				AcceptErrors: map[string]uint64{"emfile": 2, "other": 0},
 				Pipes:        3, SplicedBytes: 4, AccessLogDropped: 5, SessionLimitReached: 6,
 			}
 		},
-		Probe: func(b *backends.Backend) ProbeStatus {
+		Probe: func(b *backends.Backend) api.ProbeStatus {
 			if b == w2 {
-				return ProbeStatus{Time: started, Error: "connection refused", Duration: 0.5}
+				return api.ProbeStatus{Time: started, Error: "connection refused", Duration: 0.5}
 			}
-			return ProbeStatus{}
+			return api.ProbeStatus{}
 		},
 	}
 }
@@ -87,7 +88,7 @@ func testSources(t testing.TB) Sources {
 func TestStatus_ReachesTheClient(t *testing.T) {
 	s, socket, _ := newServer(t, testSources(t), false)
 	serve(t, s)
-	st, err := NewClient(socket).Status(t.Context())
+	st, err := api.NewClient(socket).Status(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -273,8 +274,8 @@ func TestPeer_OfTheControlSocketIsKnown(t *testing.T) {
 		return nil, refuse(418, "%v %d %d %d", p.Local, p.PID, p.UID, p.GID)
 	})}})
 	serve(t, s)
-	_, err := NewClient(socket).Status(t.Context())
-	var refusal *Error
+	_, err := api.NewClient(socket).Status(t.Context())
+	var refusal *api.Error
 	want := fmt.Sprintf("true %d %d %d", os.Getpid(), os.Getuid(), os.Getgid())
 	if !errors.As(err, &refusal) || refusal.Status != 418 || refusal.Message != want {
 		t.Errorf("peer: got %v; want %s", err, want)
@@ -387,13 +388,13 @@ func TestServer_CloseWaitsForRequestsUnderWay(t *testing.T) {
 	s.ends[0].server.Handler = s.mux([]route{{method: "GET", path: "/v1/status", handler: s.reply(func(*http.Request) (any, error) {
 		close(entered)
 		<-leave
-		return Status{}, nil
+		return api.Status{}, nil
 	})}})
 	served := make(chan error, 1)
 	go func() { served <- s.Serve() }()
 	answered := make(chan error, 1)
 	go func() {
-		_, err := NewClient(socket).Status(context.Background())
+		_, err := api.NewClient(socket).Status(context.Background())
 		answered <- err
 	}()
 	<-entered
@@ -420,7 +421,7 @@ func TestServer_CloseCutsRequestsAtItsDeadline(t *testing.T) {
 	go func() { served <- s.Serve() }()
 	answered := make(chan error, 1)
 	go func() {
-		_, err := NewClient(socket).Status(context.Background())
+		_, err := api.NewClient(socket).Status(context.Background())
 		answered <- err
 	}()
 	<-entered
@@ -429,7 +430,7 @@ func TestServer_CloseCutsRequestsAtItsDeadline(t *testing.T) {
 	if err := s.Close(ctx); !errors.Is(err, context.Canceled) {
 		t.Errorf("Close: got %v; want context.Canceled", err)
 	}
-	if err := <-answered; !errors.Is(err, ErrUnreachable) {
+	if err := <-answered; !errors.Is(err, api.ErrUnreachable) {
 		t.Errorf("request under way: got %v; want it cut", err)
 	}
 	<-served
@@ -484,9 +485,9 @@ func TestClient_ErrorsSayWhatToDo(t *testing.T) {
 		{gone, `lb at "` + gone + `" has ended the connection before its answer: it stops, or has been upgraded`},
 	} {
 		ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
-		_, err := NewClient(tc.socket).Status(ctx)
+		_, err := api.NewClient(tc.socket).Status(ctx)
 		cancel()
-		if !errors.Is(err, ErrUnreachable) || err.Error() != tc.want {
+		if !errors.Is(err, api.ErrUnreachable) || err.Error() != tc.want {
 			t.Errorf("Status: got %v; want %s", err, tc.want)
 		}
 	}

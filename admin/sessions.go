@@ -2,33 +2,11 @@ package admin
 
 import (
 	"net/http"
-	"net/url"
 	"strconv"
 	"time"
+
+	"github.com/273ebdf9/lb/admin/api"
 )
-
-// SessionList is the answer of GET /v1/sessions.
-type SessionList struct {
-	// Sessions are the oldest first; Total is how many there are, which may be more.
-	Sessions []SessionStatus `json:"sessions"`
-	Total    int             `json:"total"`
-}
-
-// KillRequest is the body of POST /v1/sessions/kill: which sessions to close, by at least one of ID, Pool and Backend.
-// Durations are written as "30s".
-type KillRequest struct {
-	ID      string `json:"id,omitempty"`
-	Pool    string `json:"pool,omitempty"`
-	Backend string `json:"backend,omitempty"` // with Pool
-	Older   string `json:"older,omitempty"`
-	// Over is the time over which the closing is spread; empty is at once.
-	Over string `json:"over,omitempty"`
-}
-
-// KillResult is the answer of POST /v1/sessions/kill.
-type KillResult struct {
-	Killed int `json:"killed"`
-}
 
 const (
 	// defaultSessions and mostSessions are how many sessions are listed when nobody says how many, and at most.
@@ -39,8 +17,8 @@ const (
 )
 
 // filter checks a choice of sessions.
-func (s *Server) filter(id, pool, backend, older string) (f SessionFilter, err error) {
-	f = SessionFilter{ID: id, Pool: pool, Backend: backend}
+func (s *Server) filter(id, pool, backend, older string) (f api.SessionFilter, err error) {
+	f = api.SessionFilter{ID: id, Pool: pool, Backend: backend}
 	switch {
 	case backend != "" && pool == "":
 		return f, refuse(http.StatusBadRequest, "backend: of which pool? write pool too")
@@ -87,26 +65,9 @@ func (s *Server) listSessions(r *http.Request) (any, error) {
 	}
 	list, total, err := s.Control.Sessions(f, limit)
 	if list == nil {
-		list = []SessionStatus{}
+		list = []api.SessionStatus{}
 	}
-	return changed(SessionList{list, total}, err)
-}
-
-// query is a filter as the query of GET /v1/sessions.
-func (f *SessionFilter) query(limit int) string {
-	q := url.Values{}
-	for key, v := range map[string]string{"id": f.ID, "pool": f.Pool, "backend": f.Backend} {
-		if v != "" {
-			q.Set(key, v)
-		}
-	}
-	if f.Older > 0 {
-		q.Set("older", f.Older.String())
-	}
-	if limit > 0 {
-		q.Set("limit", strconv.Itoa(limit))
-	}
-	return q.Encode()
+	return changed(api.SessionList{Sessions: list, Total: total}, err)
 }
 
 func (s *Server) killSessions(w http.ResponseWriter, r *http.Request) {
@@ -122,7 +83,7 @@ func (s *Server) kill(rc *http.ResponseController, r *http.Request) (any, error)
 	if s.Control.Kill == nil {
 		return nil, errUnable
 	}
-	var body KillRequest
+	var body api.KillRequest
 	if err := readBody(r, &body); err != nil {
 		return nil, err
 	}
@@ -145,5 +106,5 @@ func (s *Server) kill(rc *http.ResponseController, r *http.Request) (any, error)
 	if err == nil && n == 0 && f.ID != "" {
 		return nil, refuse(http.StatusNotFound, "there is no session %q; lb conns lists them", f.ID)
 	}
-	return changed(KillResult{n}, err)
+	return changed(api.KillResult{Killed: n}, err)
 }

@@ -17,6 +17,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/273ebdf9/lb/admin/api"
 )
 
 // holderVariable makes this test binary a process that listens on the socket it names until its input ends.
@@ -88,7 +90,7 @@ func TestSocket_OfADeadProcessIsReplaced(t *testing.T) {
 		t.Fatalf("NewServer: got %v; want the dead socket replaced", err)
 	}
 	serve(t, s)
-	if _, err := NewClient(path).Status(t.Context()); err != nil {
+	if _, err := api.NewClient(path).Status(t.Context()); err != nil {
 		t.Errorf("Status: got %v; want an answer", err)
 	}
 }

@@ -2,8 +2,6 @@ package admin
 
 import (
 	"bytes"
-	"context"
-	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -12,33 +10,9 @@ import (
 	"path/filepath"
 	"syscall"
 	"time"
+
+	"github.com/273ebdf9/lb/admin/api"
 )
-
-// UpgradeRequest is the body of POST /v1/upgrade; it may be absent.
-type UpgradeRequest struct {
-	// Binary is the absolute path of the program to go on as, which only a caller of the control socket may name; empty is
-	// the one that lb was started from.
-	Binary string `json:"binary,omitempty"`
-	// DryRun only asks the new program whether it can take over.
-	DryRun bool `json:"dry_run,omitempty"`
-	// Reload has the new program read the config anew.
-	Reload bool `json:"reload,omitempty"`
-}
-
-// UpgradeResult is the answer of POST /v1/upgrade.
-type UpgradeResult struct {
-	DryRun bool `json:"dry_run"`
-	// From and To are the versions before and after.
-	From string `json:"from"`
-	To   string `json:"to"`
-	// Sessions is how many sessions were carried over, or with dry_run how many there are.
-	Sessions int `json:"sessions"`
-	// Standstill is how many seconds they stood still; 0 with dry_run.
-	Standstill float64 `json:"standstill_seconds"`
-	PID        int     `json:"pid"`
-	// Warnings are what the new program found that is legal and probably wrong.
-	Warnings []string `json:"warnings"`
-}
 
 // Caller is who waits for the answer of an upgrade. It is for the time of one call of Control.Upgrade, and for one
 // goroutine.
@@ -93,7 +67,7 @@ func (s *Server) upgraded(c *Caller, r *http.Request) (any, error) {
 	if s.Control.Upgrade == nil {
 		return nil, errUnable
 	}
-	var body UpgradeRequest
+	var body api.UpgradeRequest
 	if err := readBodyIfAny(r, &body); err != nil {
 		return nil, err
 	}
@@ -119,7 +93,7 @@ func (s *Server) mayName(binary string, p Peer) error {
 	return nil
 }
 
-func upgradeAnswer(result UpgradeResult, err error) (any, error) {
+func upgradeAnswer(result api.UpgradeResult, err error) (any, error) {
 	if result.Warnings == nil {
 		result.Warnings = []string{}
 	}
@@ -137,7 +111,7 @@ const (
 // Answer answers the caller of POST /v1/upgrade on the connection that Caller.Hand gave to the process before the exec, and
 // closes f. With err it is the refusal that the handler would have sent. A caller who has left is an error, and nothing
 // else.
-func Answer(f *os.File, result UpgradeResult, err error) error {
+func Answer(f *os.File, result api.UpgradeResult, err error) error {
 	conn, connErr := net.FileConn(f)
 	f.Close() // conn has a duplicate
 	if connErr != nil {
@@ -192,23 +166,4 @@ func setNonblock(c syscall.Conn) {
 	if raw, err := c.SyscallConn(); err == nil {
 		raw.Control(func(fd uintptr) { syscall.SetNonblock(int(fd), true) })
 	}
-}
-
-// ErrOutcomeUnknown: the connection to lb ended before the answer, and what was asked for may have been done or not.
-var ErrOutcomeUnknown = errors.New("admin: the connection ended before lb answered")
-
-// Upgrade has lb go on as another program, or with DryRun asks whether it could, and gives the outcome. It takes as long as
-// ctx lets it. ErrOutcomeUnknown says that lb did not answer.
-func (c *Client) Upgrade(ctx context.Context, r UpgradeRequest) (*UpgradeResult, error) {
-	result := new(UpgradeResult)
-	err := c.do(ctx, http.MethodPost, "/v1/upgrade", r, result)
-	var refusal *Error
-	var dial *net.OpError
-	switch {
-	case err == nil:
-		return result, nil
-	case errors.As(err, &refusal), errors.Is(err, context.Canceled), errors.As(err, &dial) && dial.Op == "dial":
-		return nil, err
-	}
-	return nil, fmt.Errorf("%w: %w", ErrOutcomeUnknown, err)
 }

@@ -15,10 +15,12 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/273ebdf9/lb/admin/api"
 )
 
 // upgradeable is a server whose Upgrade is the test's.
-func upgradeable(t *testing.T, upgrade func(ctx context.Context, r UpgradeRequest, c *Caller, by string) (UpgradeResult, error)) (x *served, socket, address string) {
+func upgradeable(t *testing.T, upgrade func(ctx context.Context, r api.UpgradeRequest, c *Caller, by string) (api.UpgradeResult, error)) (x *served, socket, address string) {
 	t.Helper()
 	cfg := Config{Socket: socketPath(t), SocketMode: "0660", HTTP: "127.0.0.1:0", TokenFile: writeToken(t, testToken, 0o600)}
 	s, err := NewServer(cfg, Sources{})
@@ -51,23 +53,23 @@ func askUpgrade(t *testing.T, address, body string) (*http.Response, string) {
 
 func TestUpgrade_IsAnsweredByTheNewProgram(t *testing.T) {
 	given, freeze := make(chan *os.File), make(chan struct{})
-	x, socket, address := upgradeable(t, func(_ context.Context, r UpgradeRequest, c *Caller, by string) (UpgradeResult, error) {
+	x, socket, address := upgradeable(t, func(_ context.Context, r api.UpgradeRequest, c *Caller, by string) (api.UpgradeResult, error) {
 		f, err := c.Hand()
 		if err != nil {
 			t.Errorf("Hand: got %v; want a file", err)
 		}
 		given <- f
 		<-freeze // as after an exec, this one does not come back
-		return UpgradeResult{}, nil
+		return api.UpgradeResult{}, nil
 	})
-	want := UpgradeResult{From: "1.2.0", To: "1.3.0 <new>", Sessions: 8200, Standstill: 0.031, PID: 7, Warnings: []string{"mind the gap"}}
+	want := api.UpgradeResult{From: "1.2.0", To: "1.3.0 <new>", Sessions: 8200, Standstill: 0.031, PID: 7, Warnings: []string{"mind the gap"}}
 	type answer struct {
-		result *UpgradeResult
+		result *api.UpgradeResult
 		err    error
 	}
 	local, tcp := make(chan answer, 1), make(chan string, 1)
 	go func() {
-		result, err := NewClient(socket).Upgrade(context.Background(), UpgradeRequest{Binary: "/new"})
+		result, err := api.NewClient(socket).Upgrade(context.Background(), api.UpgradeRequest{Binary: "/new"})
 		local <- answer{result, err}
 	}()
 	forLocal := <-given
@@ -88,7 +90,7 @@ func TestUpgrade_IsAnsweredByTheNewProgram(t *testing.T) {
 	if err := forLocal.Close(); !errors.Is(err, os.ErrClosed) {
 		t.Errorf("file after Answer: got %v; want it closed", err)
 	}
-	if err := Answer(forTCP, UpgradeResult{}, Refuse(http.StatusConflict, "no: %s", "reasons")); err != nil {
+	if err := Answer(forTCP, api.UpgradeResult{}, api.Refuse(http.StatusConflict, "no: %s", "reasons")); err != nil {
 		t.Errorf("Answer: got %v; want nil", err)
 	}
 	if got := <-local; got.err != nil || got.result.To != want.To || got.result.Sessions != 8200 || got.result.Standstill != 0.031 || got.result.Warnings[0] != "mind the gap" {
@@ -102,19 +104,19 @@ func TestUpgrade_IsAnsweredByTheNewProgram(t *testing.T) {
 
 func TestUpgrade_ThatDidNotHappenIsAnsweredByTheOldProgram(t *testing.T) {
 	var handing bool
-	result, failure := UpgradeResult{DryRun: true, From: "1", To: "2"}, error(nil)
+	result, failure := api.UpgradeResult{DryRun: true, From: "1", To: "2"}, error(nil)
 	var x *served
-	x, socket, address := upgradeable(t, func(_ context.Context, r UpgradeRequest, c *Caller, by string) (UpgradeResult, error) {
+	x, socket, address := upgradeable(t, func(_ context.Context, r api.UpgradeRequest, c *Caller, by string) (api.UpgradeResult, error) {
 		if handing {
 			f, err := c.Hand()
 			if err != nil {
-				return UpgradeResult{}, err
+				return api.UpgradeResult{}, err
 			}
 			f.Fd()
 			unix.SetNonblock(int(f.Fd()), false)
 			frozen, err := x.Freeze(context.Background())
 			if err != nil {
-				return UpgradeResult{}, err
+				return api.UpgradeResult{}, err
 			}
 			// The exec fails here.
 			f.Close()
@@ -127,16 +129,16 @@ func TestUpgrade_ThatDidNotHappenIsAnsweredByTheOldProgram(t *testing.T) {
 	})
 	for _, handing = range []bool{false, true} {
 		failure = nil
-		got, err := NewClient(socket).Upgrade(t.Context(), UpgradeRequest{DryRun: true})
+		got, err := api.NewClient(socket).Upgrade(t.Context(), api.UpgradeRequest{DryRun: true})
 		if err != nil || !got.DryRun || got.To != "2" {
 			t.Errorf("dry run, handed over %v: got %+v, %v; want the result", handing, got, err)
 		}
 		failure = errors.New("it does not start")
-		var refusal *Error
-		if _, err := NewClient(socket).Upgrade(t.Context(), UpgradeRequest{}); !errors.As(err, &refusal) || refusal.Status != 409 || refusal.Message != "it does not start" {
+		var refusal *api.Error
+		if _, err := api.NewClient(socket).Upgrade(t.Context(), api.UpgradeRequest{}); !errors.As(err, &refusal) || refusal.Status != 409 || refusal.Message != "it does not start" {
 			t.Errorf("failure, handed over %v: got %v; want a conflict with the reason", handing, err)
 		}
-		failure = Refuse(http.StatusForbidden, "not now")
+		failure = api.Refuse(http.StatusForbidden, "not now")
 		if resp, body := askUpgrade(t, address, ""); resp.StatusCode != 403 || body != `{"error":"not now"}`+"\n" || resp.Header.Get("Cache-Control") != "no-store" {
 			t.Errorf("refusal over HTTP, handed over %v: got %s %q; want 403 not now", handing, resp.Status, body)
 		}
@@ -156,11 +158,11 @@ func TestUpgrade_ThatDidNotHappenIsAnsweredByTheOldProgram(t *testing.T) {
 
 func TestUpgrade_CallerWhoLeftHurtsNobody(t *testing.T) {
 	given, end := make(chan *os.File), make(chan struct{})
-	_, socket, address := upgradeable(t, func(_ context.Context, r UpgradeRequest, c *Caller, by string) (UpgradeResult, error) {
+	_, socket, address := upgradeable(t, func(_ context.Context, r api.UpgradeRequest, c *Caller, by string) (api.UpgradeResult, error) {
 		f, _ := c.Hand()
 		given <- f
 		<-end
-		return UpgradeResult{}, nil
+		return api.UpgradeResult{}, nil
 	})
 	defer close(end)
 	const request = "POST /v1/upgrade HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer " + testToken + "\r\nContent-Length: 2\r\n\r\n{}"
@@ -170,7 +172,7 @@ func TestUpgrade_CallerWhoLeftHurtsNobody(t *testing.T) {
 		c := send(t, network, to, request)
 		f := <-given
 		c.(interface{ CloseWrite() error }).CloseWrite()
-		if err := Answer(f, UpgradeResult{To: "2"}, nil); err != nil {
+		if err := Answer(f, api.UpgradeResult{To: "2"}, nil); err != nil {
 			t.Errorf("Answer over %s to who has half left: got %v; want nil", network, err)
 		}
 		if resp, err := http.ReadResponse(bufio.NewReader(c), nil); err != nil || resp.StatusCode != 200 || !resp.Close {
@@ -178,10 +180,10 @@ func TestUpgrade_CallerWhoLeftHurtsNobody(t *testing.T) {
 		}
 		// He sends another request that nobody will read.
 		c = send(t, network, to, request+getHealthz)
-		if err := Answer(<-given, UpgradeResult{To: "2"}, nil); err != nil {
+		if err := Answer(<-given, api.UpgradeResult{To: "2"}, nil); err != nil {
 			t.Errorf("Answer over %s to who sends more: got %v; want nil", network, err)
 		}
-		var result UpgradeResult
+		var result api.UpgradeResult
 		if resp, err := http.ReadResponse(bufio.NewReader(c), nil); err != nil || json.NewDecoder(resp.Body).Decode(&result) != nil || result.To != "2" {
 			t.Errorf("who sends more over %s: got %v, %+v; want the answer", network, err, result)
 		}
@@ -189,10 +191,10 @@ func TestUpgrade_CallerWhoLeftHurtsNobody(t *testing.T) {
 		c = send(t, network, to, request)
 		f = <-given
 		c.Close()
-		Answer(f, UpgradeResult{}, nil) // may or may not see it
+		Answer(f, api.UpgradeResult{}, nil) // may or may not see it
 		// He does not read: the answer fits, and nobody waits for him.
 		send(t, network, to, request)
-		if err := Answer(<-given, UpgradeResult{}, nil); err != nil {
+		if err := Answer(<-given, api.UpgradeResult{}, nil); err != nil {
 			t.Errorf("Answer over %s to who does not read: got %v; want nil", network, err)
 		}
 	}
@@ -214,12 +216,12 @@ func send(t *testing.T, network, address, text string) net.Conn {
 
 func TestUpgrade_RefusesBeforeItBegins(t *testing.T) {
 	called := false
-	x, socket, address := upgradeable(t, func(context.Context, UpgradeRequest, *Caller, string) (UpgradeResult, error) {
+	x, socket, address := upgradeable(t, func(context.Context, api.UpgradeRequest, *Caller, string) (api.UpgradeResult, error) {
 		called = true
-		return UpgradeResult{}, nil
+		return api.UpgradeResult{}, nil
 	})
-	var refusal *Error
-	if _, err := NewClient(socket).Upgrade(t.Context(), UpgradeRequest{Binary: "lb"}); !errors.As(err, &refusal) || refusal.Status != 400 {
+	var refusal *api.Error
+	if _, err := api.NewClient(socket).Upgrade(t.Context(), api.UpgradeRequest{Binary: "lb"}); !errors.As(err, &refusal) || refusal.Status != 400 {
 		t.Errorf("relative path: got %v; want 400", err)
 	}
 	if resp, _ := askUpgrade(t, address, `{"colour": "red"}`); resp.StatusCode != 400 {
@@ -242,22 +244,22 @@ func TestUpgrade_RefusesBeforeItBegins(t *testing.T) {
 		t.Errorf("the program of the start over HTTP: got %s %q, called %v; want 200", resp.Status, body, called)
 	}
 	x.Control.Upgrade = nil
-	if _, err := NewClient(socket).Upgrade(t.Context(), UpgradeRequest{}); !errors.As(err, &refusal) || refusal.Status != 501 {
+	if _, err := api.NewClient(socket).Upgrade(t.Context(), api.UpgradeRequest{}); !errors.As(err, &refusal) || refusal.Status != 501 {
 		t.Errorf("an lb that cannot: got %v; want 501", err)
 	}
 }
 
 func TestClientUpgrade_SaysWhenTheOutcomeIsUnknown(t *testing.T) {
-	_, socket, _ := upgradeable(t, func(_ context.Context, r UpgradeRequest, c *Caller, by string) (UpgradeResult, error) {
+	_, socket, _ := upgradeable(t, func(_ context.Context, r api.UpgradeRequest, c *Caller, by string) (api.UpgradeResult, error) {
 		f, err := c.Hand()
 		f.Close()
 		c.conn.Close() // it dies
-		return UpgradeResult{}, err
+		return api.UpgradeResult{}, err
 	})
-	if _, err := NewClient(socket).Upgrade(t.Context(), UpgradeRequest{}); !errors.Is(err, ErrOutcomeUnknown) {
+	if _, err := api.NewClient(socket).Upgrade(t.Context(), api.UpgradeRequest{}); !errors.Is(err, api.ErrOutcomeUnknown) {
 		t.Errorf("broken connection: got %v; want ErrOutcomeUnknown", err)
 	}
-	if _, err := NewClient(socketPath(t)).Upgrade(t.Context(), UpgradeRequest{}); errors.Is(err, ErrOutcomeUnknown) || !errors.Is(err, ErrUnreachable) {
+	if _, err := api.NewClient(socketPath(t)).Upgrade(t.Context(), api.UpgradeRequest{}); errors.Is(err, api.ErrOutcomeUnknown) || !errors.Is(err, api.ErrUnreachable) {
 		t.Errorf("no lb: got %v; want ErrUnreachable, and the outcome known", err)
 	}
 }

@@ -7,124 +7,16 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/273ebdf9/lb/admin/api"
 	"github.com/273ebdf9/lb/backends"
 )
 
-// WorkersStatus is the workers of one pool at one moment.
-type WorkersStatus struct {
-	// Count is how many there shall be.
-	Count int `json:"count"`
-	// Restarting says that a restart is under way: Done of Total are replaced.
-	Restarting bool `json:"restarting"`
-	Done       int  `json:"done"`
-	Total      int  `json:"total"`
-	// Stale says that some run another command, environment or directory than the config has.
-	Stale bool `json:"stale"`
-	// Strays is how many are of something else than what last worked for all, as a restart failed half-way; a rollback takes
-	// them back.
-	Strays int `json:"strays,omitempty"`
-	// CanRollback says that there is something to roll back to.
-	CanRollback bool `json:"can_rollback"`
-	// RecordError is why an lb that is started after this one was killed would not find all of them; empty: it would.
-	RecordError string `json:"record_error,omitempty"`
-	// Slots are the places for workers, in order; Retired are replaced workers that have not ended.
-	Slots   []SlotStatus   `json:"slots"`
-	Retired []WorkerStatus `json:"retired"`
-	// OutputLines counts the lines that they wrote, OutputDropped those of them that came too fast and were dropped.
-	OutputLines   uint64 `json:"output_lines"`
-	OutputDropped uint64 `json:"output_dropped"`
-	// Notifications counts the messages on their notify socket, by what became of them: "taken", or refused as
-	// "unknown_sender", "garbage" or "too_long".
-	Notifications map[string]uint64 `json:"notifications"`
-}
-
-// SlotStatus is one place for a worker, and the worker in it.
-type SlotStatus struct {
-	WorkerStatus
-	// Restarts is how many workers this lb has started in the slot after the first.
-	Restarts uint64 `json:"restarts"`
-	// QuickDeaths is how many died soon after their start, in a row.
-	QuickDeaths int `json:"quick_deaths"`
-	// Next is the worker that is to replace this one.
-	Next *WorkerStatus `json:"next,omitempty"`
-	// LastExit is how the slot's last worker ended.
-	LastExit *WorkerExit `json:"last_exit,omitempty"`
-}
-
-// WorkerStatus is one worker.
-type WorkerStatus struct {
-	Slot int `json:"slot"`
-	// State is as docs/workers-states.md has it, "failed" (it died five times in a row, and waits), or "stopped".
-	State string `json:"state"`
-	// Since is when it came into State, Reason why.
-	Since  time.Time `json:"since"`
-	Reason string    `json:"reason"`
-	// PID is 0 for one without a process.
-	PID int `json:"pid"`
-	// Started is when its process started, Up when it was first ready, Due when one that waits will be started.
-	Started *time.Time `json:"started,omitempty"`
-	Up      *time.Time `json:"up,omitempty"`
-	Due     *time.Time `json:"due,omitempty"`
-	// Text is what it says of itself, STATUS= of sd_notify.
-	Text string `json:"text,omitempty"`
-	// Backend is the name of the backend that it is; empty for none.
-	Backend string   `json:"backend,omitempty"`
-	Dir     string   `json:"dir,omitempty"`
-	Command []string `json:"command,omitempty"`
-}
-
-// WorkerExit is how a worker ended.
-type WorkerExit struct {
-	Time   time.Time `json:"time"`
-	PID    int       `json:"pid"`
-	Reason string    `json:"reason"`
-	// Lines are the last ones that it wrote.
-	Lines []string `json:"lines"`
-}
-
-// RestartRequest is the body of POST …/restart and …/rollback; it may be absent.
-type RestartRequest struct {
-	// Slot is the one to restart; absent is all. A rollback is always of all.
-	Slot *int `json:"slot,omitempty"`
-	// Surge is how many successors are started at once, after the first; 0 is one, negative is all.
-	Surge int `json:"surge,omitempty"`
-	// Timeout bounds the whole restart, such as "5m"; empty is without end.
-	Timeout string `json:"timeout,omitempty"`
-	// NoWait answers when the restart has begun.
-	NoWait bool `json:"no_wait,omitempty"`
-
-	timeout time.Duration
-}
-
-// Bound is Timeout as a duration; 0 is none.
-func (r *RestartRequest) Bound() time.Duration { return r.timeout }
-
-// RestartStep is one step of a restart, a line of its answer. The last line is a step "done" or "failed" without a slot.
-type RestartStep struct {
-	// Step is "started", "replaced" or "failed" of the slot's successor; or of the whole restart "begun" (with no_wait),
-	// "done" or "failed".
-	Step string `json:"step"`
-	Slot *int   `json:"slot,omitempty"`
-	PID  int    `json:"pid,omitempty"`
-	// Done of Total slots are replaced.
-	Done  int `json:"done"`
-	Total int `json:"total"`
-	// Error is why it failed, with the last output of the worker that did.
-	Error string `json:"error,omitempty"`
-}
-
-// ScaleRequest is the body of POST …/scale: one of the two.
-type ScaleRequest struct {
-	Count *int `json:"count,omitempty"`
-	Delta *int `json:"delta,omitempty"`
-}
-
 // errNoWorkers is for a pool whose processes are somebody else's.
-func errNoWorkers(pool string) *Error {
+func errNoWorkers(pool string) *api.Error {
 	return refuse(http.StatusNotFound, "lb runs no workers for pool %q; give it [pools.%s.workers]", pool, pool)
 }
 
-func (s *Sources) workers(p *backends.Pool) *WorkersStatus {
+func (s *Sources) workers(p *backends.Pool) *api.WorkersStatus {
 	if s.Workers == nil {
 		return nil
 	}
@@ -133,16 +25,16 @@ func (s *Sources) workers(p *backends.Pool) *WorkersStatus {
 		return nil
 	}
 	if st.Slots == nil {
-		st.Slots = []SlotStatus{}
+		st.Slots = []api.SlotStatus{}
 	}
 	if st.Retired == nil {
-		st.Retired = []WorkerStatus{}
+		st.Retired = []api.WorkerStatus{}
 	}
 	return st
 }
 
 // findWorkers finds the workers of the pool that a request is about.
-func (s *Server) findWorkers(r *http.Request) (*backends.Pool, *WorkersStatus, error) {
+func (s *Server) findWorkers(r *http.Request) (*backends.Pool, *api.WorkersStatus, error) {
 	p, err := s.findPool(r.PathValue("pool"))
 	if err != nil {
 		return nil, nil, err
@@ -164,7 +56,7 @@ func (s *Server) findSlot(r *http.Request) (pool string, slot int, err error) {
 	return p.Name, slot, err
 }
 
-func parseSlot(pool string, st *WorkersStatus, text string) (int, error) {
+func parseSlot(pool string, st *api.WorkersStatus, text string) (int, error) {
 	n, err := strconv.Atoi(text)
 	if err != nil || n < 0 || n >= len(st.Slots) {
 		return 0, refuse(http.StatusNotFound, "pool %q has no slot %q; it has %d, from 0 on", pool, text, len(st.Slots))
@@ -192,7 +84,7 @@ func (s *Server) scale(r *http.Request) (any, error) {
 	if s.Control.Scale == nil {
 		return nil, errUnable
 	}
-	var body ScaleRequest
+	var body api.ScaleRequest
 	if err := readBody(r, &body); err != nil {
 		return nil, err
 	}
@@ -233,7 +125,7 @@ func (s *Server) restart(w http.ResponseWriter, r *http.Request) { s.roll(w, r, 
 
 func (s *Server) rollback(w http.ResponseWriter, r *http.Request) { s.roll(w, r, s.Control.Rollback) }
 
-type rollFunc func(ctx context.Context, pool string, o RestartRequest, progress func(RestartStep), by string) error
+type rollFunc func(ctx context.Context, pool string, o api.RestartRequest, progress func(api.RestartStep), by string) error
 
 // roll restarts, and answers with each step as JSON, one a line. What fails before the first step is a refusal; a caller
 // who leaves ends the restart.
@@ -244,15 +136,15 @@ func (s *Server) roll(w http.ResponseWriter, r *http.Request, do rollFunc) {
 		return
 	}
 	rc := http.NewResponseController(w)
-	rc.SetReadDeadline(time.Time{})       // its passing would end the request
-	steps := make(chan RestartStep, 4096) // there are no more than two a slot, and so the supervisor never waits
+	rc.SetReadDeadline(time.Time{})           // its passing would end the request
+	steps := make(chan api.RestartStep, 4096) // there are no more than two a slot, and so the supervisor never waits
 	ended := make(chan error, 1)
 	go func() {
-		ended <- do(r.Context(), pool, body, func(step RestartStep) { steps <- step }, by(r))
+		ended <- do(r.Context(), pool, body, func(step api.RestartStep) { steps <- step }, by(r))
 	}()
-	var last RestartStep
+	var last api.RestartStep
 	begun := false
-	write := func(step RestartStep) {
+	write := func(step api.RestartStep) {
 		if !begun {
 			begun = true
 			w.Header().Set("Content-Type", ndjson)
@@ -275,7 +167,7 @@ func (s *Server) roll(w http.ResponseWriter, r *http.Request, do rollFunc) {
 	for len(steps) > 0 {
 		write(<-steps)
 	}
-	end := RestartStep{Step: "done", Done: last.Done, Total: last.Total}
+	end := api.RestartStep{Step: "done", Done: last.Done, Total: last.Total}
 	switch {
 	case err != nil && !begun:
 		_, err = changed(nil, err)
@@ -290,7 +182,7 @@ func (s *Server) roll(w http.ResponseWriter, r *http.Request, do rollFunc) {
 }
 
 // rollAsked reads and checks a request for a restart.
-func (s *Server) rollAsked(r *http.Request, do rollFunc) (pool string, body RestartRequest, err error) {
+func (s *Server) rollAsked(r *http.Request, do rollFunc) (pool string, body api.RestartRequest, err error) {
 	if do == nil {
 		return "", body, errUnable
 	}
@@ -306,7 +198,7 @@ func (s *Server) rollAsked(r *http.Request, do rollFunc) (pool string, body Rest
 			return "", body, err
 		}
 	}
-	body.timeout, err = duration("timeout", body.Timeout)
+	_, err = duration("timeout", body.Timeout)
 	return p.Name, body, err
 }
 
@@ -316,7 +208,7 @@ func (s *Server) workerBackend(p *backends.Pool, slot string) string {
 	if st == nil {
 		return ""
 	}
-	i := slices.IndexFunc(st.Slots, func(x SlotStatus) bool { return strconv.Itoa(x.Slot) == slot })
+	i := slices.IndexFunc(st.Slots, func(x api.SlotStatus) bool { return strconv.Itoa(x.Slot) == slot })
 	if i < 0 {
 		return ""
 	}

@@ -5,38 +5,41 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/http"
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/273ebdf9/lb/admin/api"
 )
 
 // fleetLB is a fakeLB whose pool app has two workers.
-func fleetLB(t testing.TB) (*Server, *Client) {
+func fleetLB(t testing.TB) (*Server, *api.Client) {
 	t.Helper()
 	f := newFakeLB(t)
 	src := f.sources()
-	src.Workers = func(pool string) *WorkersStatus {
+	src.Workers = func(pool string) *api.WorkersStatus {
 		if pool != "app" {
 			return nil
 		}
-		return &WorkersStatus{Count: 2, Notifications: map[string]uint64{"taken": 3}, Slots: []SlotStatus{
-			{WorkerStatus: WorkerStatus{Slot: 0, State: "up", PID: 7, Backend: "w1"}, Restarts: 4}, {WorkerStatus: WorkerStatus{Slot: 1, State: "failed"}},
+		return &api.WorkersStatus{Count: 2, Notifications: map[string]uint64{"taken": 3}, Slots: []api.SlotStatus{
+			{WorkerStatus: api.WorkerStatus{Slot: 0, State: "up", PID: 7, Backend: "w1"}, Restarts: 4}, {WorkerStatus: api.WorkerStatus{Slot: 1, State: "failed"}},
 		}}
 	}
 	s, socket, _ := newServer(t, src, false)
 	s.Control.SetAdmin = f.control().SetAdmin
 	serve(t, s)
-	return s, NewClient(socket)
+	return s, api.NewClient(socket)
 }
 
-func step(slot int, what string, done int) RestartStep {
-	return RestartStep{Step: what, Slot: &slot, Done: done, Total: 2}
+func step(slot int, what string, done int) api.RestartStep {
+	return api.RestartStep{Step: what, Slot: &slot, Done: done, Total: 2}
 }
 
 func TestRestart_StreamsItsStepsAndItsEnd(t *testing.T) {
 	s, c := fleetLB(t)
 	var outcome error
-	s.Control.Restart = func(_ context.Context, pool string, r RestartRequest, progress func(RestartStep), by string) error {
+	s.Control.Restart = func(_ context.Context, pool string, r api.RestartRequest, progress func(api.RestartStep), by string) error {
 		if pool != "app" || r.Surge != 3 || r.Bound().String() != "1m30s" {
 			t.Errorf("restart: got %q, %+v; want what was asked", pool, r)
 		}
@@ -45,7 +48,7 @@ func TestRestart_StreamsItsStepsAndItsEnd(t *testing.T) {
 		return outcome
 	}
 	ask := func(ctx context.Context) (steps []string, err error) {
-		err = c.Restart(ctx, "app", RestartRequest{Surge: 3, Timeout: "90s"}, func(s RestartStep) error {
+		err = c.Restart(ctx, "app", api.RestartRequest{Surge: 3, Timeout: "90s"}, func(s api.RestartStep) error {
 			steps = append(steps, fmt.Sprintf("%s %v %d %d", s.Step, s.Slot == nil, s.Done, s.Total))
 			return nil
 		})
@@ -56,7 +59,7 @@ func TestRestart_StreamsItsStepsAndItsEnd(t *testing.T) {
 		t.Errorf("restart: got %q, %v; want its steps and its end", got, err)
 	}
 	outcome = errors.New("worker 1: exit status 3\n  no database")
-	var refusal *Error
+	var refusal *api.Error
 	if got, err := ask(t.Context()); !errors.As(err, &refusal) || refusal.Message != outcome.Error() || !slices.Equal(got, append(want, "failed true 1 2")) {
 		t.Errorf("restart that fails: got %q, %v; want its steps and why", got, err)
 	}
@@ -64,20 +67,20 @@ func TestRestart_StreamsItsStepsAndItsEnd(t *testing.T) {
 
 func TestRestart_ThatDoesNotBeginIsARefusal(t *testing.T) {
 	s, c := fleetLB(t)
-	s.Control.Restart = func(context.Context, string, RestartRequest, func(RestartStep), string) error {
+	s.Control.Restart = func(context.Context, string, api.RestartRequest, func(api.RestartStep), string) error {
 		return errors.New("another restart is under way")
 	}
 	ten := 10
 	for _, tc := range []struct {
 		pool string
-		r    RestartRequest
+		r    api.RestartRequest
 		want int
 	}{
-		{"app", RestartRequest{}, 409}, {"api", RestartRequest{}, 404}, {"none", RestartRequest{}, 404},
-		{"app", RestartRequest{Slot: &ten}, 404}, {"app", RestartRequest{Timeout: "soon"}, 400},
+		{"app", api.RestartRequest{}, 409}, {"api", api.RestartRequest{}, 404}, {"none", api.RestartRequest{}, 404},
+		{"app", api.RestartRequest{Slot: &ten}, 404}, {"app", api.RestartRequest{Timeout: "soon"}, 400},
 	} {
-		err := c.Restart(t.Context(), tc.pool, tc.r, func(RestartStep) error { t.Error("got a step; want none"); return nil })
-		var refusal *Error
+		err := c.Restart(t.Context(), tc.pool, tc.r, func(api.RestartStep) error { t.Error("got a step; want none"); return nil })
+		var refusal *api.Error
 		if !errors.As(err, &refusal) || refusal.Status != tc.want {
 			t.Errorf("restart of %s %+v: got %v; want %d", tc.pool, tc.r, err, tc.want)
 		}
@@ -87,7 +90,7 @@ func TestRestart_ThatDoesNotBeginIsARefusal(t *testing.T) {
 func TestRestart_EndsWhenTheCallerLeaves(t *testing.T) {
 	s, c := fleetLB(t)
 	ended := make(chan struct{})
-	s.Control.Restart = func(ctx context.Context, _ string, _ RestartRequest, progress func(RestartStep), _ string) error {
+	s.Control.Restart = func(ctx context.Context, _ string, _ api.RestartRequest, progress func(api.RestartStep), _ string) error {
 		progress(step(0, "started", 0))
 		<-ctx.Done()
 		close(ended)
@@ -95,7 +98,7 @@ func TestRestart_EndsWhenTheCallerLeaves(t *testing.T) {
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
-	if err := c.Restart(ctx, "app", RestartRequest{}, func(RestartStep) error { cancel(); return nil }); !errors.Is(err, context.Canceled) {
+	if err := c.Restart(ctx, "app", api.RestartRequest{}, func(api.RestartStep) error { cancel(); return nil }); !errors.Is(err, context.Canceled) {
 		t.Errorf("restart: got %v; want context.Canceled", err)
 	}
 	<-ended
@@ -124,9 +127,9 @@ func TestScale_CountOrDelta(t *testing.T) {
 	s.Control.Scale = func(_ context.Context, _ string, count int, _ string) error { got = count; return nil }
 	two, minus := 2, -3
 	for _, tc := range []struct {
-		r    ScaleRequest
+		r    api.ScaleRequest
 		want int
-	}{{ScaleRequest{Count: &two}, 2}, {ScaleRequest{Delta: &two}, 4}, {ScaleRequest{Delta: &minus}, -1}, {ScaleRequest{}, -1}, {ScaleRequest{Count: &two, Delta: &two}, -1}} {
+	}{{api.ScaleRequest{Count: &two}, 2}, {api.ScaleRequest{Delta: &two}, 4}, {api.ScaleRequest{Delta: &minus}, -1}, {api.ScaleRequest{}, -1}, {api.ScaleRequest{Count: &two, Delta: &two}, -1}} {
 		got = -1
 		_, err := c.Scale(t.Context(), "app", tc.r)
 		if got != tc.want || (err != nil) != (tc.want < 0) {
@@ -138,15 +141,15 @@ func TestScale_CountOrDelta(t *testing.T) {
 func TestLogs_LastLinesOfASlotAndThoseToCome(t *testing.T) {
 	s, c := fleetLB(t)
 	for i := range lineLogSize + 10 {
-		s.PublishLine("app", WorkerLine{Slot: i % 2, Text: fmt.Sprint(i)})
+		s.PublishLine("app", api.WorkerLine{Slot: i % 2, Text: fmt.Sprint(i)})
 	}
-	read := func(q LogQuery, most int) (texts []string, dropped uint64) {
+	read := func(q api.LogQuery, most int) (texts []string, dropped uint64) {
 		stop := errors.New("enough")
-		err := c.Logs(t.Context(), "app", q, func(l WorkerLine) error {
+		err := c.Logs(t.Context(), "app", q, func(l api.WorkerLine) error {
 			texts, dropped = append(texts, l.Text), dropped+l.Dropped
 			if q.Follow && len(texts) == most-1 {
-				s.PublishLine("app", WorkerLine{Slot: 0, Text: "other"})
-				s.PublishLine("app", WorkerLine{Slot: 1, Text: strings.Repeat("x", lineLogText+1)})
+				s.PublishLine("app", api.WorkerLine{Slot: 0, Text: "other"})
+				s.PublishLine("app", api.WorkerLine{Slot: 1, Text: strings.Repeat("x", lineLogText+1)})
 			}
 			if len(texts) == most {
 				return stop
@@ -158,23 +161,20 @@ func TestLogs_LastLinesOfASlotAndThoseToCome(t *testing.T) {
 		}
 		return texts, dropped
 	}
-	if got, _ := read(LogQuery{Slot: -1}, 0); len(got) != lineLogSize || got[0] != "10" || got[lineLogSize-1] != fmt.Sprint(lineLogSize+9) {
+	if got, _ := read(api.LogQuery{Slot: -1}, 0); len(got) != lineLogSize || got[0] != "10" || got[lineLogSize-1] != fmt.Sprint(lineLogSize+9) {
 		t.Errorf("all lines: got %d, from %q; want the last %d", len(got), got[0], lineLogSize)
 	}
-	if got, _ := read(LogQuery{Slot: 0, Last: 2}, 0); !slices.Equal(got, []string{"1006", "1008"}) {
+	if got, _ := read(api.LogQuery{Slot: 0, Last: 2}, 0); !slices.Equal(got, []string{"1006", "1008"}) {
 		t.Errorf("last of slot 0: got %q; want 1006 and 1008", got)
 	}
-	if got, _ := read(LogQuery{Slot: 1, Last: 1, Follow: true}, 2); len(got) != 2 || got[0] != "1009" || len(got[1]) != lineLogText {
+	if got, _ := read(api.LogQuery{Slot: 1, Last: 1, Follow: true}, 2); len(got) != 2 || got[0] != "1009" || len(got[1]) != lineLogText {
 		t.Errorf("followed: got %q; want 1009, and the new one cut", got)
 	}
 }
 
 func TestMetrics_OfWorkers(t *testing.T) {
-	_, c := fleetLB(t)
-	resp, err := c.send(t.Context(), "GET", "/metrics", nil)
-	if err != nil {
-		t.Fatal(err)
-	}
+	s, _ := fleetLB(t)
+	resp := askControl(t, s, http.MethodGet, "/metrics", "")
 	defer resp.Body.Close()
 	body, err := io.ReadAll(resp.Body)
 	if err != nil {

@@ -18,7 +18,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/273ebdf9/lb/admin"
+	"github.com/273ebdf9/lb/admin/api"
 	"github.com/273ebdf9/lb/internal/printable"
 )
 
@@ -36,11 +36,11 @@ func (c *caller) flags(cmd *cobra.Command) *cobra.Command {
 	return cmd
 }
 
-func (c *caller) client() *admin.Client { return admin.NewClient(c.socket) }
+func (c *caller) client() *api.Client { return api.NewClient(c.socket) }
 
 // call is one run of such a command: its client, its output, and a context that a signal ends.
 type call struct {
-	*admin.Client
+	*api.Client
 	ctx  context.Context
 	out  io.Writer
 	errs io.Writer
@@ -141,7 +141,7 @@ func numberArg(arg, what string) (int, error) {
 }
 
 // backendLine is what is true of a backend, in a line.
-func backendLine(pool string, b *admin.BackendStatus) string {
+func backendLine(pool string, b *api.BackendStatus) string {
 	state := stateCell(b).text
 	limit := ""
 	if b.MaxConns > 0 {

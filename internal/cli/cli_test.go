@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/273ebdf9/lb/admin"
+	"github.com/273ebdf9/lb/admin/api"
 	"github.com/273ebdf9/lb/backends"
 	"github.com/273ebdf9/lb/balancer"
 )
@@ -51,12 +52,12 @@ func startFake(t *testing.T) *fakeLB {
 		return p
 	}
 	f.app = pool("app", "w1", "w2")
-	api := pool("api", "w1")
+	second := pool("api", "w1")
 	socket := filepath.Join(t.TempDir(), "a.sock")
 	s, err := admin.NewServer(admin.Config{Socket: socket, SocketMode: "0600"}, admin.Sources{
-		Pools: func() []*backends.Pool { return []*backends.Pool{f.app, api} },
-		Listeners: func() []admin.ListenerStatus {
-			return []admin.ListenerStatus{{Name: "web", Split: f.split}, {Name: "local", Pool: "app"}}
+		Pools: func() []*backends.Pool { return []*backends.Pool{f.app, second} },
+		Listeners: func() []api.ListenerStatus {
+			return []api.ListenerStatus{{Name: "web", Split: f.split}, {Name: "local", Pool: "app"}}
 		},
 	})
 	if err != nil {
@@ -75,25 +76,25 @@ func startFake(t *testing.T) *fakeLB {
 }
 
 func (f *fakeLB) control() admin.Control {
-	none := admin.BackendStatus{}
+	none := api.BackendStatus{}
 	return admin.Control{
-		SetWeight: func(_, backend string, weight int, percent bool, by string) (admin.BackendStatus, error) {
+		SetWeight: func(_, backend string, weight int, percent bool, by string) (api.BackendStatus, error) {
 			b := f.app.Get(backend)
 			if percent {
 				weight = weight * b.ConfiguredWeight() / 100
 			}
 			return none, f.app.SetWeight(b, weight, by)
 		},
-		SetAdmin: func(_, backend, state, by string) (admin.BackendStatus, error) {
+		SetAdmin: func(_, backend, state, by string) (api.BackendStatus, error) {
 			to, err := backends.ParseAdminState(state)
 			f.app.SetAdmin(f.app.Get(backend), to, "by "+by)
 			f.once.Do(func() { close(f.drained) })
 			return none, err
 		},
-		SetMaxConns: func(_, backend string, n int, by string) (admin.BackendStatus, error) {
+		SetMaxConns: func(_, backend string, n int, by string) (api.BackendStatus, error) {
 			return none, f.app.SetMaxConns(f.app.Get(backend), n, by)
 		},
-		AddBackend: func(_ string, b admin.NewBackend, by string) (admin.BackendStatus, error) {
+		AddBackend: func(_ string, b api.NewBackend, by string) (api.BackendStatus, error) {
 			cfg := backends.DefaultBackendConfig()
 			cfg.Name, cfg.Address, cfg.MaxConns, cfg.Backup = b.Name, b.Address, b.MaxConns, b.Backup
 			if b.Weight != nil {
@@ -107,11 +108,11 @@ func (f *fakeLB) control() admin.Control {
 			return map[string]int{"app": weights["app"], "api": 10}, nil
 		},
 		SetListenerMaxConns: func(string, int, string) error { return nil },
-		Sessions: func(filter admin.SessionFilter, limit int) ([]admin.SessionStatus, int, error) {
-			return []admin.SessionStatus{{ID: "1f", Client: "192.0.2.1:5000", Listener: "web", Pool: "app", Backend: filter.Backend,
+		Sessions: func(filter api.SessionFilter, limit int) ([]api.SessionStatus, int, error) {
+			return []api.SessionStatus{{ID: "1f", Client: "192.0.2.1:5000", Listener: "web", Pool: "app", Backend: filter.Backend,
 				State: "relaying", Age: 61, BytesIn: 1024}}, 3, nil
 		},
-		Kill: func(ctx context.Context, filter admin.SessionFilter, over time.Duration, _ string) (int, error) {
+		Kill: func(ctx context.Context, filter api.SessionFilter, over time.Duration, _ string) (int, error) {
 			if over == time.Hour {
 				close(f.killing)
 				<-ctx.Done()
@@ -122,8 +123,8 @@ func (f *fakeLB) control() admin.Control {
 			}
 			return 1, nil
 		},
-		Reload: func(_ context.Context, dryRun bool, _ string) (admin.ReloadResult, error) {
-			return admin.ReloadResult{DryRun: dryRun, Changes: []string{"pools.app.max_conns: 0 → 5"}, Warnings: []string{"pools.spare: unused"}}, f.refuse
+		Reload: func(_ context.Context, dryRun bool, _ string) (api.ReloadResult, error) {
+			return api.ReloadResult{DryRun: dryRun, Changes: []string{"pools.app.max_conns: 0 → 5"}, Warnings: []string{"pools.spare: unused"}}, f.refuse
 		},
 		Stop: func(now bool, _ string) error {
 			go f.server.Close(context.Background())
@@ -172,7 +173,7 @@ func TestCommands_PrintWhatIsNowTrue(t *testing.T) {
 	if code != exitDone || !strings.HasPrefix(stdout, "pool app, leastconn: 2 of 2 backends selectable") || strings.Contains(stdout, "pool api") {
 		t.Errorf("lb status app: got %d, %q; want the one pool", code, stdout)
 	}
-	var p admin.PoolStatus
+	var p api.PoolStatus
 	if _, stdout, _ = lb(t, "status", "app", "--json"); json.Unmarshal([]byte(stdout), &p) != nil || p.Name != "app" {
 		t.Errorf("lb status app --json: got %q; want the pool", stdout)
 	}
@@ -279,7 +280,7 @@ func TestEvents_AreShownAndFollowedUntilAnInterrupt(t *testing.T) {
 	f := startFake(t)
 	when := time.Date(2026, 1, 2, 3, 4, 5, 6e6, time.UTC)
 	for i := range 3 {
-		f.server.Publish(admin.Event{Time: when, Level: "warn", Kind: "health", Subject: "app/w1", Text: fmt.Sprintf("change %d\x1b", i)})
+		f.server.Publish(api.Event{Time: when, Level: "warn", Kind: "health", Subject: "app/w1", Text: fmt.Sprintf("change %d\x1b", i)})
 	}
 	t.Setenv("TZ", "UTC")
 	code, stdout, _ := lb(t, "events", "-n", "1")

@@ -13,7 +13,7 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
-	"github.com/273ebdf9/lb/admin"
+	"github.com/273ebdf9/lb/admin/api"
 	"github.com/273ebdf9/lb/config"
 	"github.com/273ebdf9/lb/internal/build"
 	"github.com/273ebdf9/lb/internal/printable"
@@ -173,7 +173,7 @@ var errSaid = errors.New("said already")
 // several lines that a running lb has sent.
 func printFailure(w io.Writer, err error) {
 	var faults *config.Error
-	var refusal *admin.Error
+	var refusal *api.Error
 	switch {
 	case errors.Is(err, errSaid):
 	case errors.As(err, &faults):
@@ -223,7 +223,7 @@ func addFileFlag(cmd *cobra.Command, file *string) {
 func addSocketFlag(cmd *cobra.Command, socket *string) {
 	def := os.Getenv("LB_SOCKET")
 	if def == "" {
-		def = admin.DefaultSocket
+		def = api.DefaultSocket
 	}
 	cmd.Flags().StringVarP(socket, "socket", "s", def, "the control `SOCKET` of lb; also LB_SOCKET")
 	cmd.MarkFlagFilename("socket")

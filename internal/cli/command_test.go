@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/273ebdf9/lb/admin"
+	"github.com/273ebdf9/lb/admin/api"
 	"github.com/273ebdf9/lb/config"
 	"github.com/273ebdf9/lb/internal/build"
 )
@@ -237,11 +238,11 @@ func startAdmin(t *testing.T) (socket string) {
 	t.Helper()
 	socket = filepath.Join(t.TempDir(), "a.sock")
 	s, err := admin.NewServer(admin.Config{Socket: socket, SocketMode: "0600"}, admin.Sources{
-		Listeners: func() []admin.ListenerStatus {
-			return []admin.ListenerStatus{{Name: "web", Addresses: []string{"127.0.0.1:8080"}, Pool: "app", Active: 3}}
+		Listeners: func() []api.ListenerStatus {
+			return []api.ListenerStatus{{Name: "web", Addresses: []string{"127.0.0.1:8080"}, Pool: "app", Active: 3}}
 		},
-		Process: func() admin.ProcessStatus {
-			return admin.ProcessStatus{Version: "1.2.3", Started: time.Now(), Sessions: 3}
+		Process: func() api.ProcessStatus {
+			return api.ProcessStatus{Version: "1.2.3", Started: time.Now(), Sessions: 3}
 		},
 	})
 	if err != nil {
@@ -264,7 +265,7 @@ func TestStatus_AsksTheSocketOfTheFlagOrOfTheEnvironment(t *testing.T) {
 	}
 	t.Setenv("LB_SOCKET", socket)
 	code, stdout, _ = lb(t, "status", "--json")
-	var st admin.Status
+	var st api.Status
 	if err := json.Unmarshal([]byte(stdout), &st); code != exitDone || err != nil || st.Sessions != 3 || len(st.Listeners) != 1 {
 		t.Errorf("lb status --json with LB_SOCKET: got %d, %q, %v; want 0 and the status", code, stdout, err)
 	}

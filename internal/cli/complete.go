@@ -6,7 +6,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/273ebdf9/lb/admin"
+	"github.com/273ebdf9/lb/admin/api"
 )
 
 // completeTimeout is how long somebody who pressed the tab key waits for names.
@@ -16,7 +16,7 @@ const completeTimeout = time.Second
 type completion = func(cmd *cobra.Command, args []string, toComplete string) ([]string, cobra.ShellCompDirective)
 
 // complete makes a completion of a function of the running lb's status. What cannot be asked has no names.
-func (c *caller) complete(words func(st *admin.Status, args []string) []string) completion {
+func (c *caller) complete(words func(st *api.Status, args []string) []string) completion {
 	return func(_ *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
 		ctx, cancel := context.WithTimeout(context.Background(), completeTimeout)
 		defer cancel()
@@ -29,8 +29,8 @@ func (c *caller) complete(words func(st *admin.Status, args []string) []string) 
 }
 
 // first completes the first argument only.
-func first(words func(*admin.Status) []string) func(*admin.Status, []string) []string {
-	return func(st *admin.Status, args []string) []string {
+func first(words func(*api.Status) []string) func(*api.Status, []string) []string {
+	return func(st *api.Status, args []string) []string {
 		if len(args) > 0 {
 			return nil
 		}
@@ -38,14 +38,14 @@ func first(words func(*admin.Status) []string) func(*admin.Status, []string) []s
 	}
 }
 
-func completePools(st *admin.Status) (names []string) {
+func completePools(st *api.Status) (names []string) {
 	for i := range st.Pools {
 		names = append(names, st.Pools[i].Name)
 	}
 	return names
 }
 
-func completeListeners(st *admin.Status) (names []string) {
+func completeListeners(st *api.Status) (names []string) {
 	for i := range st.Listeners {
 		names = append(names, st.Listeners[i].Name)
 	}
@@ -53,7 +53,7 @@ func completeListeners(st *admin.Status) (names []string) {
 }
 
 // completeBackends are of the form POOL/BACKEND.
-func completeBackends(st *admin.Status) (names []string) {
+func completeBackends(st *api.Status) (names []string) {
 	for i := range st.Pools {
 		for j := range st.Pools[i].Backends {
 			names = append(names, st.Pools[i].Name+"/"+st.Pools[i].Backends[j].Name)

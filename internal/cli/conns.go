@@ -10,7 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/273ebdf9/lb/admin"
+	"github.com/273ebdf9/lb/admin/api"
 	"github.com/273ebdf9/lb/internal/printable"
 )
 
@@ -22,7 +22,7 @@ func newConnsCommand() *cobra.Command {
 		Use:   "conns [POOL[/BACKEND]] [--older 10m] [--limit N]",
 		Short: "List running sessions, the oldest first",
 		Args:  cobra.MaximumNArgs(1),
-		ValidArgsFunction: c.complete(first(func(st *admin.Status) []string {
+		ValidArgsFunction: c.complete(first(func(st *api.Status) []string {
 			return append(completePools(st), completeBackends(st)...)
 		})),
 		RunE: c.action(func(c *call) error { return listConns(c, older, limit) }),
@@ -36,7 +36,7 @@ func listConns(c *call, older time.Duration, limit int) error {
 	if older < 0 || limit < 0 {
 		return usage("--older and --limit are not negative")
 	}
-	f := admin.SessionFilter{Older: older}
+	f := api.SessionFilter{Older: older}
 	if len(c.args) > 0 {
 		f.Pool, f.Backend, _ = strings.Cut(c.args[0], "/")
 		if f.Pool == "" {
@@ -61,7 +61,7 @@ func listConns(c *call, older time.Duration, limit int) error {
 	return err
 }
 
-func sessionTable(list []admin.SessionStatus) *table {
+func sessionTable(list []api.SessionStatus) *table {
 	t := newTable("SESSION", "CLIENT", "LISTENER", "BACKEND", "STATE", ">AGE", ">IDLE", ">IN", ">OUT")
 	for i := range list {
 		s := &list[i]
@@ -98,7 +98,7 @@ func killConns(c *call, over, older time.Duration) error {
 	if over < 0 || older < 0 {
 		return usage("--over and --older are not negative")
 	}
-	f := admin.SessionFilter{ID: c.args[0], Older: older}
+	f := api.SessionFilter{ID: c.args[0], Older: older}
 	if strings.Contains(c.args[0], "/") {
 		pool, backend, err := backendArg(c.args[0])
 		if err != nil {
@@ -118,7 +118,7 @@ func killConns(c *call, over, older time.Duration) error {
 
 // noSession is the refusal to close a session; who has named a pool instead is told what to write.
 func (c *call) noSession(id string, err error) error {
-	var refusal *admin.Error
+	var refusal *api.Error
 	if id == "" || !errors.As(err, &refusal) || refusal.Status != http.StatusNotFound {
 		return err
 	}

@@ -8,7 +8,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/273ebdf9/lb/admin"
+	"github.com/273ebdf9/lb/admin/api"
 	"github.com/273ebdf9/lb/internal/printable"
 )
 
@@ -66,7 +66,7 @@ func setAdmin(c *call, state string, wait bool, timeout time.Duration) error {
 }
 
 // settled waits until a backend is as its admin state wants it, and gives it as it is then.
-func (c *call) settled(pool string, st *admin.BackendStatus, state string, timeout time.Duration) (*admin.BackendStatus, error) {
+func (c *call) settled(pool string, st *api.BackendStatus, state string, timeout time.Duration) (*api.BackendStatus, error) {
 	ctx := c.ctx
 	if timeout > 0 {
 		var cancel context.CancelFunc

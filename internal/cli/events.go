@@ -7,7 +7,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/273ebdf9/lb/admin"
+	"github.com/273ebdf9/lb/admin/api"
 	"github.com/273ebdf9/lb/internal/printable"
 )
 
@@ -26,7 +26,7 @@ func newEventsCommand() *cobra.Command {
 		if last < 0 {
 			return usage("--last is not negative")
 		}
-		q := admin.EventQuery{Follow: follow, Last: last}
+		q := api.EventQuery{Follow: follow, Last: last}
 		switch {
 		case cmd.Flags().Changed("last") && last == 0:
 			q.Last = -1
@@ -39,10 +39,10 @@ func newEventsCommand() *cobra.Command {
 }
 
 // showEvents prints events, in JSON one a line. Who follows ends it with an interrupt: that is no failure.
-func showEvents(c *call, q admin.EventQuery) error {
+func showEvents(c *call, q api.EventQuery) error {
 	colour := coloured(c.out)
 	enc := newEncoder(c.out)
-	err := c.Events(c.ctx, q, func(e admin.Event) error {
+	err := c.Events(c.ctx, q, func(e api.Event) error {
 		if c.json {
 			return enc.Encode(e)
 		}
@@ -55,7 +55,7 @@ func showEvents(c *call, q admin.EventQuery) error {
 	return err
 }
 
-func eventLine(e *admin.Event, zone *time.Location, colour bool) string {
+func eventLine(e *api.Event, zone *time.Location, colour bool) string {
 	level := cell{text: e.Level}
 	switch e.Level {
 	case "warn":

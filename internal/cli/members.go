@@ -3,13 +3,13 @@ package cli
 import (
 	"github.com/spf13/cobra"
 
-	"github.com/273ebdf9/lb/admin"
+	"github.com/273ebdf9/lb/admin/api"
 	"github.com/273ebdf9/lb/internal/printable"
 )
 
 func newAddCommand() *cobra.Command {
 	c := new(caller)
-	b := admin.NewBackend{}
+	b := api.NewBackend{}
 	var weight int
 	cmd := c.flags(&cobra.Command{
 		Use:     "add POOL NAME ADDRESS [--weight N] [--max-conns N] [--backup]",

@@ -8,7 +8,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/273ebdf9/lb/admin"
+	"github.com/273ebdf9/lb/admin/api"
 	"github.com/273ebdf9/lb/internal/printable"
 )
 
@@ -40,7 +40,7 @@ func askReload(c *call, dryRun bool) error {
 }
 
 // reloadText is what a reload did, a line for each change.
-func reloadText(r *admin.ReloadResult) string {
+func reloadText(r *api.ReloadResult) string {
 	var b strings.Builder
 	lines := func(mark string, list []string) {
 		for _, line := range list {
@@ -98,7 +98,7 @@ func askStop(c *call, now, wait bool) error {
 		ctx, cancel := c.soon()
 		defer cancel()
 		st, err := c.Status(ctx)
-		if errors.Is(err, admin.ErrUnreachable) {
+		if errors.Is(err, api.ErrUnreachable) {
 			return true, nil
 		}
 		return err == nil && st.PID != result.PID, err // somebody has started it again already

@@ -10,7 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/273ebdf9/lb/admin"
+	"github.com/273ebdf9/lb/admin/api"
 	"github.com/273ebdf9/lb/internal/printable"
 )
 
@@ -27,7 +27,7 @@ func (o *rollCommand) flags(cmd *cobra.Command) {
 	cmd.Flags().BoolVar(&o.noWait, "no-wait", false, "return when it has begun; lb events tells the outcome")
 }
 
-func (o *rollCommand) request() (r admin.RestartRequest, err error) {
+func (o *rollCommand) request() (r api.RestartRequest, err error) {
 	switch n, err := strconv.Atoi(o.surge); {
 	case o.surge == "all":
 		r.Surge = -1
@@ -91,11 +91,11 @@ func newRollbackCommand() *cobra.Command {
 	return cmd
 }
 
-type askRoll func(ctx context.Context, pool string, r admin.RestartRequest, each func(admin.RestartStep) error) error
+type askRoll func(ctx context.Context, pool string, r api.RestartRequest, each func(api.RestartStep) error) error
 
 // roll asks for a restart, and shows each step: as a bar on a terminal, else as lines, or as JSON one a line.
-func roll(c *call, pool string, r admin.RestartRequest, ask askRoll) error {
-	show := func(s admin.RestartStep) error {
+func roll(c *call, pool string, r api.RestartRequest, ask askRoll) error {
+	show := func(s api.RestartStep) error {
 		_, err := io.WriteString(c.out, stepLine(pool, &s))
 		return err
 	}
@@ -103,9 +103,9 @@ func roll(c *call, pool string, r admin.RestartRequest, ask askRoll) error {
 	switch {
 	case c.json:
 		enc := newEncoder(c.out)
-		show = func(s admin.RestartStep) error { return enc.Encode(s) }
+		show = func(s api.RestartStep) error { return enc.Encode(s) }
 	case bar:
-		show = func(s admin.RestartStep) error {
+		show = func(s api.RestartStep) error {
 			_, err := io.WriteString(c.out, eraseLine+stepBar(pool, &s))
 			return err
 		}
@@ -121,7 +121,7 @@ func roll(c *call, pool string, r admin.RestartRequest, ask askRoll) error {
 }
 
 // stepLine is a step of a restart in words. What failed is said by the error.
-func stepLine(pool string, s *admin.RestartStep) string {
+func stepLine(pool string, s *api.RestartStep) string {
 	name := printable.Text(pool)
 	if s.Slot != nil {
 		name += "/" + strconv.Itoa(*s.Slot)
@@ -148,7 +148,7 @@ const (
 )
 
 // stepBar is how far a restart is, and its last step.
-func stepBar(pool string, s *admin.RestartStep) string {
+func stepBar(pool string, s *api.RestartStep) string {
 	full := 0
 	if s.Total > 0 {
 		full = barWidth * s.Done / s.Total

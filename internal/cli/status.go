@@ -14,7 +14,7 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 
-	"github.com/273ebdf9/lb/admin"
+	"github.com/273ebdf9/lb/admin/api"
 	"github.com/273ebdf9/lb/internal/printable"
 )
 
@@ -122,7 +122,7 @@ func pause(ctx context.Context, d time.Duration) bool {
 	}
 }
 
-func hasRates(members []admin.BackendStatus) bool {
+func hasRates(members []api.BackendStatus) bool {
 	return len(members) == 0 || members[0].Rate != nil
 }
 
@@ -153,7 +153,7 @@ func isTerminal(fd int) bool {
 }
 
 // renderStatus is what a person reads at a glance: what is wrong has a colour and a reason.
-func renderStatus(st *admin.Status, now time.Time, colour bool) string {
+func renderStatus(st *api.Status, now time.Time, colour bool) string {
 	var b strings.Builder
 	state := ""
 	if st.Stopping {
@@ -168,7 +168,7 @@ func renderStatus(st *admin.Status, now time.Time, colour bool) string {
 	return b.String()
 }
 
-func renderPool(p *admin.PoolStatus, now time.Time, colour bool) string {
+func renderPool(p *api.PoolStatus, now time.Time, colour bool) string {
 	title := cell{text: fmt.Sprintf("pool %s, %s: %d of %s selectable, %d active", printable.Text(p.Name), printable.Text(p.Balance),
 		p.Selectable, count(len(p.Backends), "backend"), p.Active)}
 	if p.Queue.Size > 0 {
@@ -187,7 +187,7 @@ func renderPool(p *admin.PoolStatus, now time.Time, colour bool) string {
 	return text
 }
 
-func listenerTable(listeners []admin.ListenerStatus) *table {
+func listenerTable(listeners []api.ListenerStatus) *table {
 	t := newTable("LISTENER", "ADDRESSES", "POOL", ">ACTIVE", ">RATE", ">CONNS", ">IN", ">OUT")
 	for i := range listeners {
 		l := &listeners[i]
@@ -201,7 +201,7 @@ func listenerTable(listeners []admin.ListenerStatus) *table {
 	return t
 }
 
-func backendTable(members []admin.BackendStatus, now time.Time) *table {
+func backendTable(members []api.BackendStatus, now time.Time) *table {
 	t := newTable("BACKEND", "STATE", ">FOR", ">WEIGHT", ">SHARE", ">ACTIVE", ">RATE", ">CONNS", ">ERRORS", ">P50", ">P99", "PROBE", "WHY")
 	for i := range members {
 		m := &members[i]
@@ -229,7 +229,7 @@ func activeText(active int64, limit int) string {
 }
 
 // weightText is the weight, and the configured one where that is another.
-func weightText(m *admin.BackendStatus) string {
+func weightText(m *api.BackendStatus) string {
 	if m.Weight != m.ConfiguredWeight {
 		return fmt.Sprintf("%d (config %d)", m.Weight, m.ConfiguredWeight)
 	}
@@ -249,7 +249,7 @@ func rateText(rate *float64) string {
 }
 
 // stateCell is one word where one says it all: what the operator wants comes first, unless that is "ready".
-func stateCell(m *admin.BackendStatus) cell {
+func stateCell(m *api.BackendStatus) cell {
 	c := plainStateCell(m)
 	if m.Backup {
 		c.text += ",backup"
@@ -260,7 +260,7 @@ func stateCell(m *admin.BackendStatus) cell {
 	return c
 }
 
-func plainStateCell(m *admin.BackendStatus) cell {
+func plainStateCell(m *api.BackendStatus) cell {
 	switch {
 	case m.Admin != "ready" && m.Health == "down":
 		return cell{m.Admin + ",down", red}
@@ -275,7 +275,7 @@ func plainStateCell(m *admin.BackendStatus) cell {
 	}
 }
 
-func probeCell(p *admin.ProbeStatus, now time.Time) cell {
+func probeCell(p *api.ProbeStatus, now time.Time) cell {
 	switch {
 	case p == nil:
 		return cell{text: "-"}
@@ -287,7 +287,7 @@ func probeCell(p *admin.ProbeStatus, now time.Time) cell {
 }
 
 // why is the reason of the last change of state, and of a failed probe if that is another.
-func why(m *admin.BackendStatus) string {
+func why(m *api.BackendStatus) string {
 	reason := m.Reason
 	if p := m.LastProbe; p != nil && !p.OK && p.Error != "" && !strings.Contains(reason, p.Error) {
 		if reason != "" {
@@ -298,7 +298,7 @@ func why(m *admin.BackendStatus) string {
 	return reason
 }
 
-func shareText(m *admin.BackendStatus) string {
+func shareText(m *api.BackendStatus) string {
 	if !m.Selectable && m.Share == 0 {
 		return "-"
 	}

@@ -7,7 +7,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/273ebdf9/lb/admin"
+	"github.com/273ebdf9/lb/admin/api"
 )
 
 var noon = time.Date(2026, 9, 21, 12, 0, 0, 0, time.UTC)
@@ -15,29 +15,29 @@ var noon = time.Date(2026, 9, 21, 12, 0, 0, 0, time.UTC)
 func ago(d time.Duration) time.Time { return noon.Add(-d) }
 
 // testStatus has a backend in each state that looks different.
-func testStatus() *admin.Status {
+func testStatus() *api.Status {
 	rate := 123.4
-	return &admin.Status{
-		ProcessStatus: admin.ProcessStatus{Version: "1.2.3", PID: 42, Started: ago(76 * time.Hour), Sessions: 12, MaxSessions: 32000},
-		Listeners: []admin.ListenerStatus{
+	return &api.Status{
+		ProcessStatus: api.ProcessStatus{Version: "1.2.3", PID: 42, Started: ago(76 * time.Hour), Sessions: 12, MaxSessions: 32000},
+		Listeners: []api.ListenerStatus{
 			{Name: "web", Addresses: []string{"127.0.0.1:8080", "[::1]:8080"}, Pool: "app", Active: 12, MaxConns: 100, Connections: 1234, Rate: new(float64), BytesIn: 1500, BytesOut: 3 << 30},
 			{Name: "ab", Split: map[string]int{"green": 10, "blue": 90}},
 		},
-		Pools: []admin.PoolStatus{
-			{Name: "app", Balance: "leastconn", Active: 12, Selectable: 1, Queue: admin.QueueStatus{Length: 3, Size: 1024}, Backends: []admin.BackendStatus{
+		Pools: []api.PoolStatus{
+			{Name: "app", Balance: "leastconn", Active: 12, Selectable: 1, Queue: api.QueueStatus{Length: 3, Size: 1024}, Backends: []api.BackendStatus{
 				{
 					Name: "w1", Admin: "ready", Health: "up", Since: ago(2 * time.Hour), Selectable: true, Weight: 50, ConfiguredWeight: 100, Share: 1, Rate: &rate,
 					Active: 8, MaxConns: 64, Connections: 1000, ConnectP50: 80.6e-6, ConnectP99: 1.234e-3,
-					LastProbe: &admin.ProbeStatus{Time: ago(time.Second), OK: true, Duration: 0.0003},
+					LastProbe: &api.ProbeStatus{Time: ago(time.Second), OK: true, Duration: 0.0003},
 				},
 				{
 					Name: "w2", Admin: "ready", Health: "down", Since: ago(12 * time.Second), Reason: "3 probes failed: refused", Weight: 100, ConfiguredWeight: 100,
 					Active: 1, Connections: 200, ConnectErrors: map[string]uint64{"refused": 2, "timeout": 1},
-					LastProbe: &admin.ProbeStatus{Time: ago(time.Second), Error: "refused"},
+					LastProbe: &api.ProbeStatus{Time: ago(time.Second), Error: "refused"},
 				},
 				{Name: "w3", Admin: "drain", Health: "up", Since: ago(61 * time.Second), Reason: "by root", Weight: 1000, ConfiguredWeight: 1000, Active: 3},
 				{Name: "w4", Admin: "maint", Health: "down", Since: ago(0), Weight: 1, ConfiguredWeight: 1, Backup: true},
-				{Name: "w5", Admin: "ready", Health: "starting", Since: ago(0), Weight: 1, ConfiguredWeight: 1, LastProbe: &admin.ProbeStatus{Time: noon, Error: "refused"}},
+				{Name: "w5", Admin: "ready", Health: "starting", Since: ago(0), Weight: 1, ConfiguredWeight: 1, LastProbe: &api.ProbeStatus{Time: noon, Error: "refused"}},
 			}},
 			{Name: "empty", Balance: "leastconn"},
 		},

@@ -8,13 +8,13 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/273ebdf9/lb/admin"
+	"github.com/273ebdf9/lb/admin/api"
 	"github.com/273ebdf9/lb/internal/printable"
 )
 
 func newUpgradeCommand() *cobra.Command {
 	c := new(caller)
-	var r admin.UpgradeRequest
+	var r api.UpgradeRequest
 	cmd := c.flags(&cobra.Command{
 		Use:   "upgrade [--binary FILE] [--dry-run] [--reload]",
 		Short: "Go on as a new binary, in the same process and with every session",
@@ -32,7 +32,7 @@ func newUpgradeCommand() *cobra.Command {
 }
 
 // askUpgrade waits as long as it takes: lb has its own limits, and a reload may restart workers.
-func askUpgrade(c *call, r admin.UpgradeRequest) error {
+func askUpgrade(c *call, r api.UpgradeRequest) error {
 	if r.Binary != "" {
 		var err error
 		if r.Binary, err = filepath.Abs(r.Binary); err != nil {
@@ -43,7 +43,7 @@ func askUpgrade(c *call, r admin.UpgradeRequest) error {
 	switch {
 	case c.ctx.Err() != nil && !r.DryRun:
 		return fmt.Errorf("%w: lb may go on with the upgrade; lb status tells which version it is, lb events what happened", errInterrupted)
-	case errors.Is(err, admin.ErrOutcomeUnknown):
+	case errors.Is(err, api.ErrOutcomeUnknown):
 		return fmt.Errorf("the connection to lb ended before its answer, so that the outcome is unknown: %s", c.afterwards())
 	case err != nil:
 		return err
@@ -67,7 +67,7 @@ func (c *call) afterwards() string {
 }
 
 // upgradeLine is what an upgrade did, or would do.
-func upgradeLine(r *admin.UpgradeResult) string {
+func upgradeLine(r *api.UpgradeResult) string {
 	from, to := printable.Text(r.From), printable.Text(r.To)
 	if r.DryRun {
 		return fmt.Sprintf("%s can take over: %s of %s, pid %d; nothing was changed (--dry-run)", to, count(r.Sessions, "session"), from, r.PID)

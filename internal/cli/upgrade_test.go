@@ -12,12 +12,13 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/273ebdf9/lb/admin"
+	"github.com/273ebdf9/lb/admin/api"
 )
 
 // answers has the fake answer an upgrade, and gives what it was asked.
-func (f *fakeLB) answers(result admin.UpgradeResult, err error) (asked *admin.UpgradeRequest) {
-	asked = new(admin.UpgradeRequest)
-	f.server.Control.Upgrade = func(_ context.Context, r admin.UpgradeRequest, _ *admin.Caller, _ string) (admin.UpgradeResult, error) {
+func (f *fakeLB) answers(result api.UpgradeResult, err error) (asked *api.UpgradeRequest) {
+	asked = new(api.UpgradeRequest)
+	f.server.Control.Upgrade = func(_ context.Context, r api.UpgradeRequest, _ *admin.Caller, _ string) (api.UpgradeResult, error) {
 		*asked = r
 		result.DryRun = r.DryRun
 		return result, err
@@ -30,12 +31,12 @@ func TestUpgrade_SaysWhatCameOfIt(t *testing.T) {
 	if code, _, stderr := lb(t, "upgrade"); code != exitFailed || !strings.Contains(stderr, "this lb cannot do that") {
 		t.Errorf("an lb that cannot: got %d, %q; want 1 and that it cannot", code, stderr)
 	}
-	asked := f.answers(admin.UpgradeResult{From: "1.2.0", To: "1.3.0", Sessions: 8200, Standstill: 0.0314, PID: 1234}, nil)
+	asked := f.answers(api.UpgradeResult{From: "1.2.0", To: "1.3.0", Sessions: 8200, Standstill: 0.0314, PID: 1234}, nil)
 	code, stdout, stderr := lb(t, "upgrade")
 	if want := "upgraded 1.2.0 → 1.3.0: 8200 sessions carried over, stood still for 31 ms, pid 1234\n"; code != exitDone || stdout != want || stderr != "" {
 		t.Errorf("lb upgrade: got %d, %q, %q; want 0 and %q", code, stdout, stderr, want)
 	}
-	if *asked != (admin.UpgradeRequest{}) {
+	if *asked != (api.UpgradeRequest{}) {
 		t.Errorf("asked: got %+v; want the binary that lb was started from", *asked)
 	}
 	code, stdout, _ = lb(t, "upgrade", "--dry-run", "--reload", "--binary", "new/lb")
@@ -46,18 +47,18 @@ func TestUpgrade_SaysWhatCameOfIt(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if want := (admin.UpgradeRequest{Binary: filepath.Join(dir, "new/lb"), DryRun: true, Reload: true}); *asked != want {
+	if want := (api.UpgradeRequest{Binary: filepath.Join(dir, "new/lb"), DryRun: true, Reload: true}); *asked != want {
 		t.Errorf("asked: got %+v; want %+v", *asked, want)
 	}
-	f.answers(admin.UpgradeResult{From: "1", To: "2", Warnings: []string{"mind the gap"}}, nil)
+	f.answers(api.UpgradeResult{From: "1", To: "2", Warnings: []string{"mind the gap"}}, nil)
 	if code, stdout, stderr := lb(t, "upgrade"); code != exitDone || strings.Count(stdout, "\n") != 1 || stderr != "lb: warning: mind the gap\n" {
 		t.Errorf("with a warning: got %d, %q, %q; want 0, one line, and the warning beside", code, stdout, stderr)
 	}
-	var result admin.UpgradeResult
+	var result api.UpgradeResult
 	if code, stdout, stderr := lb(t, "upgrade", "--json"); code != exitDone || json.Unmarshal([]byte(stdout), &result) != nil || result.To != "2" || len(result.Warnings) != 1 || stderr != "" {
 		t.Errorf("lb upgrade --json: got %d, %q, %q; want the answer", code, stdout, stderr)
 	}
-	f.answers(admin.UpgradeResult{}, errors.New("it does not start"))
+	f.answers(api.UpgradeResult{}, errors.New("it does not start"))
 	if code, stdout, stderr := lb(t, "upgrade"); code != exitFailed || stdout != "" || stderr != "lb: it does not start\n" {
 		t.Errorf("failure: got %d, %q, %q; want 1 and the reason", code, stdout, stderr)
 	}
@@ -68,13 +69,13 @@ func TestUpgrade_SaysWhatCameOfIt(t *testing.T) {
 
 func TestUpgrade_ThatBreaksOffIsNeitherDoneNorFailed(t *testing.T) {
 	f := startFake(t)
-	f.server.Control.Upgrade = func(_ context.Context, _ admin.UpgradeRequest, c *admin.Caller, _ string) (admin.UpgradeResult, error) {
+	f.server.Control.Upgrade = func(_ context.Context, _ api.UpgradeRequest, c *admin.Caller, _ string) (api.UpgradeResult, error) {
 		file, err := c.Hand()
 		if err != nil {
-			return admin.UpgradeResult{}, err
+			return api.UpgradeResult{}, err
 		}
 		defer file.Close()
-		return admin.UpgradeResult{}, unix.Shutdown(int(file.Fd()), unix.SHUT_RDWR) // it is gone, and nobody has answered
+		return api.UpgradeResult{}, unix.Shutdown(int(file.Fd()), unix.SHUT_RDWR) // it is gone, and nobody has answered
 	}
 	code, stdout, stderr := lb(t, "upgrade")
 	if code != exitFailed || stdout != "" || !strings.Contains(stderr, "outcome is unknown") || !strings.Contains(stderr, "lb status") {
@@ -85,10 +86,10 @@ func TestUpgrade_ThatBreaksOffIsNeitherDoneNorFailed(t *testing.T) {
 func TestUpgrade_InterruptSaysThatItMayGoOn(t *testing.T) {
 	f := startFake(t)
 	begun := make(chan struct{})
-	f.server.Control.Upgrade = func(ctx context.Context, _ admin.UpgradeRequest, _ *admin.Caller, _ string) (admin.UpgradeResult, error) {
+	f.server.Control.Upgrade = func(ctx context.Context, _ api.UpgradeRequest, _ *admin.Caller, _ string) (api.UpgradeResult, error) {
 		close(begun)
 		<-ctx.Done()
-		return admin.UpgradeResult{}, ctx.Err()
+		return api.UpgradeResult{}, ctx.Err()
 	}
 	code, stderr := interrupted(t, begun, "upgrade")
 	if code != exitFailed || !strings.Contains(stderr, "may go on with the upgrade") {

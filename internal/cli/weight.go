@@ -8,7 +8,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/273ebdf9/lb/admin"
+	"github.com/273ebdf9/lb/admin/api"
 	"github.com/273ebdf9/lb/backends"
 	"github.com/273ebdf9/lb/internal/printable"
 )
@@ -69,7 +69,7 @@ func newSplitCommand() *cobra.Command {
 }
 
 // splitWords completes listeners that have a split, and then the pools of theirs that were not named yet.
-func splitWords(st *admin.Status, args []string) (words []string) {
+func splitWords(st *api.Status, args []string) (words []string) {
 	for i := range st.Listeners {
 		l := &st.Listeners[i]
 		switch {
@@ -117,7 +117,7 @@ func newSetLimitCommand() *cobra.Command {
 		Short: "Change the max_conns of a backend or a listener",
 		Long:  "Change the max_conns of a backend or a listener; 0 is no limit. Sessions above a lower limit stay.",
 		Args:  cobra.ExactArgs(2),
-		ValidArgsFunction: c.complete(first(func(st *admin.Status) []string {
+		ValidArgsFunction: c.complete(first(func(st *api.Status) []string {
 			return append(completeBackends(st), completeListeners(st)...)
 		})),
 		RunE: c.action(setLimit),

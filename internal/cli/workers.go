@@ -10,7 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/273ebdf9/lb/admin"
+	"github.com/273ebdf9/lb/admin/api"
 	"github.com/273ebdf9/lb/internal/printable"
 )
 
@@ -43,7 +43,7 @@ func showWorkers(c *call) error {
 	if err != nil {
 		return err
 	}
-	all, text := map[string]*admin.WorkersStatus{}, ""
+	all, text := map[string]*api.WorkersStatus{}, ""
 	for i := range st.Pools {
 		if p := &st.Pools[i]; p.Workers != nil {
 			all[p.Name] = p.Workers
@@ -61,10 +61,10 @@ func showWorkers(c *call) error {
 }
 
 // renderWorkers is a table of a pool's workers: each slot's, what is to replace it, and those that finish.
-func renderWorkers(pool string, st *admin.WorkersStatus, now time.Time, colour bool) string {
+func renderWorkers(pool string, st *api.WorkersStatus, now time.Time, colour bool) string {
 	up := 0
 	t := newTable("WORKER", "STATE", ">PID", ">FOR", ">RESTARTS", "BACKEND", "LAST EXIT", "WHY")
-	row := func(name string, w *admin.WorkerStatus, restarts, last string) {
+	row := func(name string, w *api.WorkerStatus, restarts, last string) {
 		pid := "-"
 		if w.PID > 0 {
 			pid = strconv.Itoa(w.PID)
@@ -115,7 +115,7 @@ func renderWorkers(pool string, st *admin.WorkersStatus, now time.Time, colour b
 }
 
 // lastWords are the last lines of the workers that have died quickly.
-func lastWords(pool string, st *admin.WorkersStatus) string {
+func lastWords(pool string, st *api.WorkersStatus) string {
 	var b strings.Builder
 	for i := range st.Slots {
 		s := &st.Slots[i]
@@ -161,7 +161,7 @@ func poolOrSlotArg(arg string) (pool string, slot *int, err error) {
 	return pool, &n, err
 }
 
-func completeWorkerPools(st *admin.Status) (names []string) {
+func completeWorkerPools(st *api.Status) (names []string) {
 	for i := range st.Pools {
 		if st.Pools[i].Workers != nil {
 			names = append(names, st.Pools[i].Name)
@@ -171,7 +171,7 @@ func completeWorkerPools(st *admin.Status) (names []string) {
 }
 
 // completeSlots are of the form POOL/SLOT.
-func completeSlots(st *admin.Status) (names []string) {
+func completeSlots(st *api.Status) (names []string) {
 	for i := range st.Pools {
 		if w := st.Pools[i].Workers; w != nil {
 			for j := range w.Slots {
@@ -182,7 +182,7 @@ func completeSlots(st *admin.Status) (names []string) {
 	return names
 }
 
-func completePoolsAndSlots(st *admin.Status) []string {
+func completePoolsAndSlots(st *api.Status) []string {
 	return append(completeWorkerPools(st), completeSlots(st)...)
 }
 
@@ -231,26 +231,26 @@ func scaleArgs(args []string) []string {
 	return args
 }
 
-func scaleRequest(args []string, down int) (admin.ScaleRequest, error) {
+func scaleRequest(args []string, down int) (api.ScaleRequest, error) {
 	if down > 0 && len(args) == 1 {
 		delta := -down
-		return admin.ScaleRequest{Delta: &delta}, nil
+		return api.ScaleRequest{Delta: &delta}, nil
 	}
 	if len(args) != 2 || down != 0 {
-		return admin.ScaleRequest{}, usage("write one number: N, +N or -N")
+		return api.ScaleRequest{}, usage("write one number: N, +N or -N")
 	}
 	text, plus := strings.CutPrefix(args[1], "+")
 	if plus && strings.HasPrefix(text, "+") {
-		return admin.ScaleRequest{}, usage("%q is no number of workers", args[1])
+		return api.ScaleRequest{}, usage("%q is no number of workers", args[1])
 	}
 	n, err := numberArg(text, "number of workers")
 	if err != nil {
-		return admin.ScaleRequest{}, err
+		return api.ScaleRequest{}, err
 	}
 	if plus {
-		return admin.ScaleRequest{Delta: &n}, nil
+		return api.ScaleRequest{Delta: &n}, nil
 	}
-	return admin.ScaleRequest{Count: &n}, nil
+	return api.ScaleRequest{Count: &n}, nil
 }
 
 func newLogsCommand() *cobra.Command {
@@ -270,7 +270,7 @@ func newLogsCommand() *cobra.Command {
 		if last < 0 {
 			return usage("--last is not negative")
 		}
-		q := admin.LogQuery{Slot: -1, Last: last, Follow: follow}
+		q := api.LogQuery{Slot: -1, Last: last, Follow: follow}
 		if follow && last == 0 {
 			q.Last = 10
 		}
@@ -287,9 +287,9 @@ func newLogsCommand() *cobra.Command {
 }
 
 // showLogs prints lines of workers, in JSON one a line. Who follows ends it with an interrupt: that is no failure.
-func showLogs(c *call, pool string, q admin.LogQuery) error {
+func showLogs(c *call, pool string, q api.LogQuery) error {
 	enc := newEncoder(c.out)
-	err := c.Logs(c.ctx, pool, q, func(l admin.WorkerLine) error {
+	err := c.Logs(c.ctx, pool, q, func(l api.WorkerLine) error {
 		if c.json {
 			return enc.Encode(l)
 		}
@@ -302,7 +302,7 @@ func showLogs(c *call, pool string, q admin.LogQuery) error {
 	return err
 }
 
-func workerLine(l *admin.WorkerLine, zone *time.Location) string {
+func workerLine(l *api.WorkerLine, zone *time.Location) string {
 	missed, cut := "", ""
 	if l.Dropped > 0 {
 		missed = fmt.Sprintf("(%s missed before this one)\n", count(int(l.Dropped), "line"))
@@ -349,7 +349,7 @@ func stopSlot(c *call) error {
 }
 
 // showSlot says how a slot is.
-func showSlot(c *call, st *admin.WorkersStatus, slot int) error {
+func showSlot(c *call, st *api.WorkersStatus, slot int) error {
 	if slot >= len(st.Slots) {
 		return c.show(st, "%s is gone: the pool has %s", printable.Text(c.args[0]), count(len(st.Slots), "slot"))
 	}

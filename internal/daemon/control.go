@@ -12,6 +12,7 @@ import (
 	"syscall"
 
 	"github.com/273ebdf9/lb/admin"
+	"github.com/273ebdf9/lb/admin/api"
 	"github.com/273ebdf9/lb/backends"
 	"github.com/273ebdf9/lb/config"
 	"github.com/273ebdf9/lb/internal/state"
@@ -56,7 +57,7 @@ func (d *daemon) change(do func() error) error {
 
 // changeBackend makes a change of one backend; the Server shows what it is afterwards. do gets what is remembered of the backend
 // and its configuration, and may change the former.
-func (d *daemon) changeBackend(pool, name string, do func(b *backends.Backend, r *state.Backend, bc backends.BackendConfig) error) (admin.BackendStatus, error) {
+func (d *daemon) changeBackend(pool, name string, do func(b *backends.Backend, r *state.Backend, bc backends.BackendConfig) error) (api.BackendStatus, error) {
 	err := d.change(func() error {
 		b, err := d.backend(pool, name)
 		if err != nil {
@@ -69,7 +70,7 @@ func (d *daemon) changeBackend(pool, name string, do func(b *backends.Backend, r
 		d.put(*r)
 		return nil
 	})
-	return admin.BackendStatus{}, err
+	return api.BackendStatus{}, err
 }
 
 // backend finds a member, or says that there is none.
@@ -81,14 +82,14 @@ func (d *daemon) backend(pool, name string) (*backends.Backend, error) {
 	if b := p.Get(name); b != nil {
 		return b, nil
 	}
-	return nil, admin.Refuse(http.StatusNotFound, "pool %q has no backend %q", pool, name)
+	return nil, api.Refuse(http.StatusNotFound, "pool %q has no backend %q", pool, name)
 }
 
 func (d *daemon) findPool(name string) (*backends.Pool, error) {
 	if p := d.view.Load().pool(name); p != nil {
 		return p, nil
 	}
-	return nil, admin.Refuse(http.StatusNotFound, "there is no pool %q", name)
+	return nil, api.Refuse(http.StatusNotFound, "there is no pool %q", name)
 }
 
 // record is a copy of what is remembered of b, and b's configuration.
@@ -141,14 +142,14 @@ func changedInt(configured, value int) state.Int {
 	return state.Int{Changed: true, Configured: configured, Value: value}
 }
 
-func (d *daemon) setWeight(pool, backend string, weight int, percent bool, by string) (admin.BackendStatus, error) {
+func (d *daemon) setWeight(pool, backend string, weight int, percent bool, by string) (api.BackendStatus, error) {
 	return d.changeBackend(pool, backend, func(b *backends.Backend, r *state.Backend, bc backends.BackendConfig) error {
 		value := weight
 		if percent {
 			value = int(math.Round(float64(bc.Weight) * float64(weight) / 100))
 		}
 		if value < 0 || value > backends.MaxWeight {
-			return admin.Refuse(http.StatusBadRequest, "the weight of %s/%s would be %d, which is not within 0..%d", pool, backend, value, backends.MaxWeight)
+			return api.Refuse(http.StatusBadRequest, "the weight of %s/%s would be %d, which is not within 0..%d", pool, backend, value, backends.MaxWeight)
 		}
 		if err := b.Pool().SetWeight(b, value, "by "+by); err != nil {
 			return err
@@ -158,11 +159,11 @@ func (d *daemon) setWeight(pool, backend string, weight int, percent bool, by st
 	})
 }
 
-func (d *daemon) setAdmin(pool, backend, to, by string) (admin.BackendStatus, error) {
+func (d *daemon) setAdmin(pool, backend, to, by string) (api.BackendStatus, error) {
 	return d.changeBackend(pool, backend, func(b *backends.Backend, r *state.Backend, _ backends.BackendConfig) error {
 		want, err := backends.ParseAdminState(to)
 		if err != nil {
-			return admin.Refuse(http.StatusBadRequest, "%v", err)
+			return api.Refuse(http.StatusBadRequest, "%v", err)
 		}
 		b.Pool().SetAdmin(b, want, "by "+by)
 		if r.Admin = to; want == backends.AdminReady {
@@ -172,10 +173,10 @@ func (d *daemon) setAdmin(pool, backend, to, by string) (admin.BackendStatus, er
 	})
 }
 
-func (d *daemon) setMaxConns(pool, backend string, n int, by string) (admin.BackendStatus, error) {
+func (d *daemon) setMaxConns(pool, backend string, n int, by string) (api.BackendStatus, error) {
 	return d.changeBackend(pool, backend, func(b *backends.Backend, r *state.Backend, bc backends.BackendConfig) error {
 		if err := b.Pool().SetMaxConns(b, n, "by "+by); err != nil {
-			return admin.Refuse(http.StatusBadRequest, "%v", err)
+			return api.Refuse(http.StatusBadRequest, "%v", err)
 		}
 		r.MaxConns = changedInt(configuredMaxConns(bc, b.Pool().Config()), n)
 		return nil
@@ -183,7 +184,7 @@ func (d *daemon) setMaxConns(pool, backend string, n int, by string) (admin.Back
 }
 
 // addBackend adds a backend that the config does not have, or one that it has and that was removed.
-func (d *daemon) addBackend(pool string, nb admin.NewBackend, by string) (admin.BackendStatus, error) {
+func (d *daemon) addBackend(pool string, nb api.NewBackend, by string) (api.BackendStatus, error) {
 	bc := backends.BackendConfig{Name: nb.Name, Address: nb.Address, Weight: backends.DefaultWeight, MaxConns: nb.MaxConns, Backup: nb.Backup}
 	if nb.Weight != nil {
 		bc.Weight = *nb.Weight
@@ -220,7 +221,7 @@ func (d *daemon) addBackend(pool string, nb admin.NewBackend, by string) (admin.
 		d.put(r)
 		return nil
 	})
-	return admin.BackendStatus{}, err
+	return api.BackendStatus{}, err
 }
 
 // addable says what is wrong with a new backend.
@@ -228,17 +229,17 @@ func (d *daemon) addable(p *backends.Pool, bc backends.BackendConfig) error {
 	check := *p.Config()
 	check.Backends = []backends.BackendConfig{bc}
 	if err := check.Validate(); err != nil {
-		return admin.Refuse(http.StatusBadRequest, "cannot add the backend: %v", err)
+		return api.Refuse(http.StatusBadRequest, "cannot add the backend: %v", err)
 	}
 	if d.fleetOf(p.Name) != nil && workerName.MatchString(bc.EffectiveName()) {
-		return admin.Refuse(http.StatusBadRequest, "%q has the form of a worker's name; choose another", bc.EffectiveName())
+		return api.Refuse(http.StatusBadRequest, "%q has the form of a worker's name; choose another", bc.EffectiveName())
 	}
 	if p.Get(bc.EffectiveName()) != nil {
 		return fmt.Errorf("pool %q has a backend %q already", p.Name, bc.EffectiveName())
 	}
 	addr, err := backends.ParseAddress(bc.Address)
 	if err != nil {
-		return admin.Refuse(http.StatusBadRequest, "%v", err)
+		return api.Refuse(http.StatusBadRequest, "%v", err)
 	}
 	ctx, cancel := context.WithTimeout(d.background, resolveTimeout)
 	defer cancel()
@@ -306,7 +307,7 @@ func (d *daemon) setSplit(listener string, weights map[string]int, by string) (n
 		}
 		before := split.Weights()
 		if err := split.SetWeights(weights); err != nil {
-			return admin.Refuse(http.StatusBadRequest, "%v", err)
+			return api.Refuse(http.StatusBadRequest, "%v", err)
 		}
 		now = split.Weights()
 		changed := state.Split{Listener: listener, Weights: map[string]state.Int{}}
@@ -320,7 +321,7 @@ func (d *daemon) setSplit(listener string, weights map[string]int, by string) (n
 			all = append(all, changed)
 		}
 		d.remembered.Splits = all
-		d.tell(slog.LevelInfo, admin.Event{Kind: "split", Subject: listener, Text: fmt.Sprintf("%v → %v: by %s", before, now, by)},
+		d.tell(slog.LevelInfo, api.Event{Kind: "split", Subject: listener, Text: fmt.Sprintf("%v → %v: by %s", before, now, by)},
 			"split changed", "listener", listener, "from", fmt.Sprint(before), "to", fmt.Sprint(now), "by", by)
 		return nil
 	})
@@ -331,7 +332,7 @@ func (d *daemon) setSplit(listener string, weights map[string]int, by string) (n
 func (d *daemon) findListener(name string) (*proxy.Listener, *config.Listener, error) {
 	ln, cfg := d.listener(name), d.view.Load().cfg.Listener(name)
 	if ln == nil || cfg == nil {
-		return nil, nil, admin.Refuse(http.StatusNotFound, "there is no listener %q", name)
+		return nil, nil, api.Refuse(http.StatusNotFound, "there is no listener %q", name)
 	}
 	return ln, cfg, nil
 }
@@ -343,7 +344,7 @@ func (d *daemon) setListenerMaxConns(listener string, n int, by string) error {
 			return err
 		}
 		if n < 0 || n > math.MaxInt32 {
-			return admin.Refuse(http.StatusBadRequest, "max_conns: %d is not within 0..%d", n, math.MaxInt32)
+			return api.Refuse(http.StatusBadRequest, "max_conns: %d is not within 0..%d", n, math.MaxInt32)
 		}
 		before := ln.MaxConns()
 		ln.SetMaxConns(n)
@@ -352,7 +353,7 @@ func (d *daemon) setListenerMaxConns(listener string, n int, by string) error {
 			all = append(all, state.Listener{Name: listener, MaxConns: c})
 		}
 		d.remembered.Listeners = all
-		d.tell(slog.LevelInfo, admin.Event{Kind: "max_conns", Subject: listener, Text: fmt.Sprintf("%d → %d: by %s", before, n, by)},
+		d.tell(slog.LevelInfo, api.Event{Kind: "max_conns", Subject: listener, Text: fmt.Sprintf("%d → %d: by %s", before, n, by)},
 			"listener max_conns changed", "listener", listener, "from", before, "to", n, "by", by)
 		return nil
 	})
@@ -360,7 +361,7 @@ func (d *daemon) setListenerMaxConns(listener string, n int, by string) error {
 
 // stopCommand begins a stop, as SIGTERM does, or with now as SIGINT.
 func (d *daemon) stopCommand(now bool, by string) error {
-	d.tell(slog.LevelInfo, admin.Event{Kind: "stop", Subject: "lb", Text: "told to stop: by " + by}, "told to stop", "now", now, "by", by)
+	d.tell(slog.LevelInfo, api.Event{Kind: "stop", Subject: "lb", Text: "told to stop: by " + by}, "told to stop", "now", now, "by", by)
 	if now {
 		d.signals.tell(syscall.SIGINT)
 	} else {
@@ -372,10 +373,10 @@ func (d *daemon) stopCommand(now bool, by string) error {
 func (d *daemon) setLogLevel(level, by string) error {
 	var l slog.Level
 	if !slices.Contains([]string{"debug", "info", "warn", "error"}, level) || l.UnmarshalText([]byte(level)) != nil {
-		return admin.Refuse(http.StatusBadRequest, "there is no log level %q; write debug, info, warn or error", level)
+		return api.Refuse(http.StatusBadRequest, "there is no log level %q; write debug, info, warn or error", level)
 	}
 	// Before the level may be too high for this line.
-	d.tell(slog.LevelInfo, admin.Event{Kind: "log-level", Subject: "lb", Text: level + ": by " + by}, "log level changed", "to", level, "by", by)
+	d.tell(slog.LevelInfo, api.Event{Kind: "log-level", Subject: "lb", Text: level + ": by " + by}, "log level changed", "to", level, "by", by)
 	d.events.SetLevel(l)
 	return nil
 }

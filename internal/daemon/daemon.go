@@ -20,6 +20,7 @@ import (
 	"time"
 
 	"github.com/273ebdf9/lb/admin"
+	"github.com/273ebdf9/lb/admin/api"
 	"github.com/273ebdf9/lb/backends"
 	"github.com/273ebdf9/lb/config"
 	"github.com/273ebdf9/lb/internal/build"
@@ -229,7 +230,7 @@ func (d *daemon) backendChanged(pool *backends.Pool, c backends.Change) {
 	} else if c.Field == "last_resort" && c.To == "true" {
 		level = slog.LevelWarn
 	}
-	d.tell(level, admin.Event{Time: c.Time, Kind: c.Field, Subject: c.Pool + "/" + c.Backend, Text: changeText(c)},
+	d.tell(level, api.Event{Time: c.Time, Kind: c.Field, Subject: c.Pool + "/" + c.Backend, Text: changeText(c)},
 		changeMessage(c),
 		"backend", c.Pool+"/"+c.Backend, "from", c.From, "to", c.To, "reason", c.Reason,
 		"held", c.Held.Round(time.Millisecond), "left", fmt.Sprintf("%d/%d", c.Left, c.Total))
@@ -273,7 +274,7 @@ func changeText(c backends.Change) string {
 }
 
 // tell writes a line into the event log, and shows the event to those who follow.
-func (d *daemon) tell(level slog.Level, e admin.Event, msg string, args ...any) {
+func (d *daemon) tell(level slog.Level, e api.Event, msg string, args ...any) {
 	d.log.Log(context.Background(), level, msg, args...)
 	e.Level = strings.ToLower(level.String())
 	d.admin.Publish(e)

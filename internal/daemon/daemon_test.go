@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/273ebdf9/lb/admin"
+	"github.com/273ebdf9/lb/admin/api"
 	"github.com/273ebdf9/lb/config"
 	"github.com/273ebdf9/lb/internal/cli"
 )
@@ -179,7 +180,7 @@ func (r *rig) changeAll() string {
 	r.must(c.SetAdmin("app", "w1", "drain", "test"))
 	r.must(c.SetMaxConns("app", "w1", 7, "test"))
 	r.must(c.RemoveBackend("app", "w2", "test"))
-	r.must(c.AddBackend("app", admin.NewBackend{Name: "w3", Address: "unix:" + r.dir + "/w3.sock", Weight: &weight}, "test"))
+	r.must(c.AddBackend("app", api.NewBackend{Name: "w3", Address: "unix:" + r.dir + "/w3.sock", Weight: &weight}, "test"))
 	r.must(c.SetSplit("both", map[string]int{"beta": 60}, "test"))
 	r.must(c.SetListenerMaxConns("web", 5, "test"))
 	return "app/w1=50,drain,7 app/w3=30,ready,0 beta/b1=100,ready,0 web=app,5 both=map[app:90 beta:60],0"
@@ -196,9 +197,9 @@ func TestControl_ChangesAndTellsWhatIsWrong(t *testing.T) {
 		"a weight out of range":        second(c.SetWeight("app", "w1", 1001, true, "")),
 		"a state that is none":         second(c.SetAdmin("app", "w1", "off", "")),
 		"a negative limit":             second(c.SetMaxConns("app", "w1", -1, "")),
-		"a name that is taken":         second(c.AddBackend("app", admin.NewBackend{Name: "w3", Address: "unix:@x"}, "")),
-		"another w2 beside the config": second(c.AddBackend("app", admin.NewBackend{Name: "w2", Address: "unix:@x"}, "")),
-		"an address that is none":      second(c.AddBackend("app", admin.NewBackend{Name: "w4", Address: "nonsense"}, "")),
+		"a name that is taken":         second(c.AddBackend("app", api.NewBackend{Name: "w3", Address: "unix:@x"}, "")),
+		"another w2 beside the config": second(c.AddBackend("app", api.NewBackend{Name: "w2", Address: "unix:@x"}, "")),
+		"an address that is none":      second(c.AddBackend("app", api.NewBackend{Name: "w4", Address: "nonsense"}, "")),
 		"a split of all zero":          second(c.SetSplit("both", map[string]int{"app": 0, "beta": 0}, "")),
 		"a split with another pool":    second(c.SetSplit("both", map[string]int{"nix": 1}, "")),
 		"a listener without a split":   second(c.SetSplit("web", map[string]int{"app": 1}, "")),
@@ -227,7 +228,7 @@ func TestState_OutlivesARestart(t *testing.T) {
 	r.must(c.SetAdmin("app", "w1", "ready", "test"))
 	r.must(c.SetMaxConns("app", "w1", 0, "test"))
 	r.must(c.RemoveBackend("app", "w3", "test"))
-	r.must(c.AddBackend("app", admin.NewBackend{Name: "w2", Address: "unix:" + r.dir + "/w2.sock"}, "test"))
+	r.must(c.AddBackend("app", api.NewBackend{Name: "w2", Address: "unix:" + r.dir + "/w2.sock"}, "test"))
 	r.must(c.SetSplit("both", map[string]int{"beta": 10}, "test"))
 	r.must(c.SetListenerMaxConns("web", 0, "test"))
 	if !r.remembered.Empty() {
@@ -412,11 +413,11 @@ func TestChanges_ManyAtOnceAreConsistent(t *testing.T) {
 		all.Go(func() {
 			for j := range 20 {
 				name := fmt.Sprintf("n%d", i)
-				r.must(c.AddBackend("app", admin.NewBackend{Name: name, Address: "unix:" + r.dir + "/w3.sock"}, "test"))
+				r.must(c.AddBackend("app", api.NewBackend{Name: name, Address: "unix:" + r.dir + "/w3.sock"}, "test"))
 				r.must(c.SetWeight("app", "w1", i*20+j, false, "test"))
 				r.must(c.Reload(context.Background(), false, "test"))
 				r.must(c.RemoveBackend("app", name, "test"))
-				c.Sessions(admin.SessionFilter{}, 10)
+				c.Sessions(api.SessionFilter{}, 10)
 				r.admin.Events()
 			}
 		})
@@ -438,17 +439,17 @@ func TestKill_ClosesWhatTheFilterAdmits(t *testing.T) {
 		conns = append(conns, conn)
 	}
 	on := func(backend string) int {
-		_, n, err := r.listSessions(admin.SessionFilter{Pool: "app", Backend: backend}, 5)
+		_, n, err := r.listSessions(api.SessionFilter{Pool: "app", Backend: backend}, 5)
 		r.must(err)
 		return n
 	}
 	for on("w1")+on("w2") < len(conns) {
 	}
-	n, err := r.control().Kill(context.Background(), admin.SessionFilter{Pool: "app", Backend: "w1"}, 100*time.Millisecond, "test")
+	n, err := r.control().Kill(context.Background(), api.SessionFilter{Pool: "app", Backend: "w1"}, 100*time.Millisecond, "test")
 	if err != nil || n != 10 || on("w1") != 0 || on("w2") != 10 {
 		t.Errorf("Kill of w1: got %d, %v, %d and %d left; want 10, and 0 and 10 left", n, err, on("w1"), on("w2"))
 	}
-	n, err = r.control().Kill(canceled(), admin.SessionFilter{}, time.Hour, "test")
+	n, err = r.control().Kill(canceled(), api.SessionFilter{}, time.Hour, "test")
 	if !errors.Is(err, context.Canceled) || n > 1 {
 		t.Errorf("Kill that is called off: got %d, %v; want context.Canceled", n, err)
 	}

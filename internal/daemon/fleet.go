@@ -11,7 +11,7 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/273ebdf9/lb/admin"
+	"github.com/273ebdf9/lb/admin/api"
 	"github.com/273ebdf9/lb/backends"
 	"github.com/273ebdf9/lb/config"
 	"github.com/273ebdf9/lb/health"
@@ -265,13 +265,13 @@ func (f *fleet) changed(c supervisor.Change) {
 	if c.PID > 0 {
 		text = fmt.Sprintf("worker %s → %s, pid %d: %s", c.From, c.To, c.PID, c.Reason)
 	}
-	f.d.tell(level, admin.Event{Time: c.Time, Kind: "worker", Subject: subject, Text: text},
+	f.d.tell(level, api.Event{Time: c.Time, Kind: "worker", Subject: subject, Text: text},
 		"worker "+c.To, "worker", subject, "pid", c.PID, "from", c.From, "to", c.To, "reason", c.Reason)
 }
 
 // output takes a line of a worker, on that worker's goroutine.
 func (f *fleet) output(l supervisor.Line) {
-	line := admin.WorkerLine{Time: l.Time, Slot: l.Slot, PID: l.PID, Text: strings.ToValidUTF8(l.Text, "\ufffd"), Cut: l.Cut, Dropped: l.Dropped}
+	line := api.WorkerLine{Time: l.Time, Slot: l.Slot, PID: l.PID, Text: strings.ToValidUTF8(l.Text, "\ufffd"), Cut: l.Cut, Dropped: l.Dropped}
 	f.d.admin.PublishLine(f.Name, line)
 	cfg := f.cfg.Load()
 	if cfg.Log == "" {
@@ -283,7 +283,7 @@ func (f *fleet) output(l supervisor.Line) {
 	}
 }
 
-func (f *fleet) logLine(l *admin.WorkerLine) {
+func (f *fleet) logLine(l *api.WorkerLine) {
 	args := []any{"worker", f.Name + "/" + strconv.Itoa(l.Slot), "pid", l.PID, "text", l.Text}
 	if l.Cut {
 		args = append(args, "cut", true)
@@ -295,7 +295,7 @@ func (f *fleet) logLine(l *admin.WorkerLine) {
 }
 
 // fileLine appends a line to the file of its slot.
-func (f *fleet) fileLine(cfg *supervisor.Config, l *admin.WorkerLine) error {
+func (f *fleet) fileLine(cfg *supervisor.Config, l *api.WorkerLine) error {
 	path := strings.ReplaceAll(cfg.Log, "{slot}", strconv.Itoa(l.Slot))
 	f.logging.Lock()
 	defer f.logging.Unlock()

@@ -12,7 +12,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/273ebdf9/lb/admin"
+	"github.com/273ebdf9/lb/admin/api"
 	"github.com/273ebdf9/lb/supervisor"
 )
 
@@ -69,7 +69,7 @@ func (r *rig) mustReload() {
 }
 
 // waitWorkers waits until n workers are up and none drains, and gives them.
-func (r *rig) waitWorkers(n int) *admin.WorkersStatus {
+func (r *rig) waitWorkers(n int) *api.WorkersStatus {
 	r.t.Helper()
 	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(5 * time.Millisecond) {
 		st := r.workersStatus("app")
@@ -139,7 +139,7 @@ func TestFleet_AReloadWaitsForTheRestartUnderWay(t *testing.T) {
 	begun := make(chan struct{}, 10)
 	ended := make(chan error, 1)
 	go func() {
-		ended <- r.restartWorkers(t.Context(), "app", admin.RestartRequest{}, func(admin.RestartStep) { begun <- struct{}{} }, "test")
+		ended <- r.restartWorkers(t.Context(), "app", api.RestartRequest{}, func(api.RestartStep) { begun <- struct{}{} }, "test")
 	}()
 	<-begun
 	r.withWorkers(2, "other")
@@ -172,7 +172,7 @@ func TestFleet_WhatTheOperatorWantsOfASlotStays(t *testing.T) {
 		}
 	}
 	one := 1
-	if err := r.restartWorkers(t.Context(), "app", admin.RestartRequest{Slot: &one}, func(admin.RestartStep) {}, "test"); err != nil {
+	if err := r.restartWorkers(t.Context(), "app", api.RestartRequest{Slot: &one}, func(api.RestartStep) {}, "test"); err != nil {
 		t.Fatal(err)
 	}
 	want("after a restart of the worker")
@@ -183,7 +183,7 @@ func TestFleet_WhatTheOperatorWantsOfASlotStays(t *testing.T) {
 	if err := r.removeBackend("app", slot(), "test"); err == nil {
 		t.Error("removing a worker's backend: got no error; want one")
 	}
-	if _, err := r.addBackend("app", admin.NewBackend{Name: "1.99", Address: "unix:/x"}, "test"); err == nil {
+	if _, err := r.addBackend("app", api.NewBackend{Name: "1.99", Address: "unix:/x"}, "test"); err == nil {
 		t.Error("adding a backend of a worker's name: got no error; want one")
 	}
 }
@@ -216,7 +216,7 @@ func TestFleet_RestartsAndReloadsAtOnce(t *testing.T) {
 		}
 	})
 	for range 2 {
-		if err := r.restartWorkers(t.Context(), "app", admin.RestartRequest{Surge: -1}, func(admin.RestartStep) {}, "test"); err != nil {
+		if err := r.restartWorkers(t.Context(), "app", api.RestartRequest{Surge: -1}, func(api.RestartStep) {}, "test"); err != nil {
 			t.Error(err)
 		}
 	}

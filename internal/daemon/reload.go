@@ -6,16 +6,16 @@ import (
 	"log/slog"
 	"strings"
 
-	"github.com/273ebdf9/lb/admin"
+	"github.com/273ebdf9/lb/admin/api"
 	"github.com/273ebdf9/lb/config"
 )
 
 // reload reads the config file anew and applies the differences, all or none; with dryRun it tells them only, and opens
 // no socket. Sessions are not touched.
-func (d *daemon) reload(ctx context.Context, dryRun bool, by string) (admin.ReloadResult, error) {
+func (d *daemon) reload(ctx context.Context, dryRun bool, by string) (api.ReloadResult, error) {
 	leave, err := d.gate.enter("a reload")
 	if err != nil {
-		return admin.ReloadResult{}, err
+		return api.ReloadResult{}, err
 	}
 	defer leave()
 	result, restart, err := d.reloadTold(ctx, dryRun, by)
@@ -26,7 +26,7 @@ func (d *daemon) reload(ctx context.Context, dryRun bool, by string) (admin.Relo
 }
 
 // reloadTold is reload without the restarts of workers, which are not made under the lock: it gives those that are due.
-func (d *daemon) reloadTold(ctx context.Context, dryRun bool, by string) (admin.ReloadResult, []*fleet, error) {
+func (d *daemon) reloadTold(ctx context.Context, dryRun bool, by string) (api.ReloadResult, []*fleet, error) {
 	d.changing.Lock()
 	defer d.changing.Unlock()
 	if !dryRun && !d.stopping {
@@ -37,10 +37,10 @@ func (d *daemon) reloadTold(ctx context.Context, dryRun bool, by string) (admin.
 	switch {
 	case dryRun:
 	case err != nil:
-		d.tell(slog.LevelError, admin.Event{Kind: "reload", Subject: "lb", Text: "cannot reload, everything stays as it was: " + err.Error()},
+		d.tell(slog.LevelError, api.Event{Kind: "reload", Subject: "lb", Text: "cannot reload, everything stays as it was: " + err.Error()},
 			"cannot reload: everything stays as it was", "by", by, "error", err)
 	default:
-		d.tell(slog.LevelInfo, admin.Event{Kind: "reload", Subject: "lb", Text: fmt.Sprintf("reloaded, %s: by %s", count(len(result.Changes), "change"), by)},
+		d.tell(slog.LevelInfo, api.Event{Kind: "reload", Subject: "lb", Text: fmt.Sprintf("reloaded, %s: by %s", count(len(result.Changes), "change"), by)},
 			"reloaded", "by", by, "changes", len(result.Changes), "warnings", len(result.Warnings), "kept", len(result.Kept),
 			"what", strings.Join(shortened(result.Changes, 20), "; "))
 		for _, w := range result.Warnings {
@@ -51,8 +51,8 @@ func (d *daemon) reloadTold(ctx context.Context, dryRun bool, by string) (admin.
 }
 
 // reloadLocked is reload without the telling and the restarts.
-func (d *daemon) reloadLocked(ctx context.Context, dryRun bool, by string) (admin.ReloadResult, []*fleet, error) {
-	result := admin.ReloadResult{DryRun: dryRun, Changes: []string{}, Warnings: []string{}}
+func (d *daemon) reloadLocked(ctx context.Context, dryRun bool, by string) (api.ReloadResult, []*fleet, error) {
+	result := api.ReloadResult{DryRun: dryRun, Changes: []string{}, Warnings: []string{}}
 	if d.stopping {
 		return result, nil, errStopping
 	}

@@ -10,7 +10,7 @@ import (
 	"regexp"
 	"time"
 
-	"github.com/273ebdf9/lb/admin"
+	"github.com/273ebdf9/lb/admin/api"
 	"github.com/273ebdf9/lb/backends"
 	"github.com/273ebdf9/lb/supervisor"
 )
@@ -40,38 +40,38 @@ func (d *daemon) findFleet(pool string) (*fleet, error) {
 	if f := d.fleetOf(pool); f != nil {
 		return f, nil
 	}
-	return nil, admin.Refuse(http.StatusNotFound, "lb runs no workers for pool %q", pool)
+	return nil, api.Refuse(http.StatusNotFound, "lb runs no workers for pool %q", pool)
 }
 
 // told makes the outcome of an order to the workers one for the event log, and for the caller of the API.
 func (d *daemon) told(f *fleet, subject, what, by string, err error) error {
 	switch {
 	case err == nil:
-		d.tell(slog.LevelInfo, admin.Event{Kind: "workers", Subject: subject, Text: what + ": by " + by}, "workers "+what, "pool", f.Name, "of", subject, "by", by)
+		d.tell(slog.LevelInfo, api.Event{Kind: "workers", Subject: subject, Text: what + ": by " + by}, "workers "+what, "pool", f.Name, "of", subject, "by", by)
 	case errors.Is(err, supervisor.ErrStopped):
 		err = errStopping
 	case errors.Is(err, supervisor.ErrNoSlot):
-		err = admin.Refuse(http.StatusNotFound, "%v", err)
+		err = api.Refuse(http.StatusNotFound, "%v", err)
 	case errors.Is(err, supervisor.ErrBusy), errors.Is(err, supervisor.ErrSlotStopped), errors.Is(err, supervisor.ErrNoPrevious), errors.Is(err, supervisor.ErrNothingDone):
 	default:
-		d.tell(slog.LevelError, admin.Event{Kind: "workers", Subject: subject, Text: "not " + what + ": " + err.Error()},
+		d.tell(slog.LevelError, api.Event{Kind: "workers", Subject: subject, Text: "not " + what + ": " + err.Error()},
 			"workers not "+what, "pool", f.Name, "of", subject, "by", by, "error", err)
 	}
 	return err
 }
 
-func (d *daemon) restartWorkers(ctx context.Context, pool string, r admin.RestartRequest, progress func(admin.RestartStep), by string) error {
+func (d *daemon) restartWorkers(ctx context.Context, pool string, r api.RestartRequest, progress func(api.RestartStep), by string) error {
 	return d.roll(ctx, pool, r, progress, by, "restarted", (*supervisor.Pool).Restart)
 }
 
-func (d *daemon) rollbackWorkers(ctx context.Context, pool string, r admin.RestartRequest, progress func(admin.RestartStep), by string) error {
+func (d *daemon) rollbackWorkers(ctx context.Context, pool string, r api.RestartRequest, progress func(api.RestartStep), by string) error {
 	return d.roll(ctx, pool, r, progress, by, "rolled back", (*supervisor.Pool).Rollback)
 }
 
 type rollFunc = func(p *supervisor.Pool, ctx context.Context, o supervisor.RestartOptions) error
 
 // roll restarts workers, in the background if nobody waits for the outcome.
-func (d *daemon) roll(ctx context.Context, pool string, r admin.RestartRequest, progress func(admin.RestartStep), by, what string, roll rollFunc) error {
+func (d *daemon) roll(ctx context.Context, pool string, r api.RestartRequest, progress func(api.RestartStep), by, what string, roll rollFunc) error {
 	f, err := d.findFleet(pool)
 	if err != nil {
 		return err
@@ -95,7 +95,7 @@ func (d *daemon) roll(ctx context.Context, pool string, r admin.RestartRequest, 
 		o.Progress = func(p supervisor.Progress) { progress(restartStep(p)) }
 		return d.told(f, subject, what, by, roll(f.Pool, ctx, o))
 	}
-	begun := make(chan admin.RestartStep, 1) // the first step
+	begun := make(chan api.RestartStep, 1) // the first step
 	o.Progress = func(p supervisor.Progress) {
 		select {
 		case begun <- restartStep(p):
@@ -130,8 +130,8 @@ func (d *daemon) goWorkers(f func()) bool {
 	return true
 }
 
-func restartStep(p supervisor.Progress) admin.RestartStep {
-	return admin.RestartStep{Step: p.Step, Slot: &p.Slot, PID: p.PID, Done: p.Done, Total: p.Total, Error: p.Reason}
+func restartStep(p supervisor.Progress) api.RestartStep {
+	return api.RestartStep{Step: p.Step, Slot: &p.Slot, PID: p.PID, Done: p.Done, Total: p.Total, Error: p.Reason}
 }
 
 // restartFor restarts the workers whose command, environment or directory a reload has changed, one pool after the other.
@@ -210,14 +210,14 @@ func (d *daemon) startWorker(ctx context.Context, pool string, slot int, by stri
 }
 
 // workersStatus is what the control API shows of a pool's workers; nil for a pool without.
-func (d *daemon) workersStatus(pool string) *admin.WorkersStatus {
+func (d *daemon) workersStatus(pool string) *api.WorkersStatus {
 	f := d.fleetOf(pool)
 	if f == nil {
 		return nil
 	}
 	st, counts := f.Status(), f.Counters()
 	n := counts.Notify
-	ws := &admin.WorkersStatus{
+	ws := &api.WorkersStatus{
 		Count: len(st.Slots), Restarting: st.Restarting, Done: st.Done, Total: st.Total, Stale: st.Stale, Strays: st.Strays, CanRollback: st.CanRollback,
 		RecordError: st.RecordError, OutputLines: counts.Lines, OutputDropped: counts.Dropped,
 		Notifications: map[string]uint64{
@@ -227,13 +227,13 @@ func (d *daemon) workersStatus(pool string) *admin.WorkersStatus {
 	}
 	for i := range st.Slots {
 		s := &st.Slots[i]
-		slot := admin.SlotStatus{WorkerStatus: workerStatus(&s.WorkerStatus), Restarts: s.Starts - min(s.Starts, 1), QuickDeaths: s.Deaths}
+		slot := api.SlotStatus{WorkerStatus: workerStatus(&s.WorkerStatus), Restarts: s.Starts - min(s.Starts, 1), QuickDeaths: s.Deaths}
 		if s.Next != nil {
 			next := workerStatus(s.Next)
 			slot.Next = &next
 		}
 		if !s.Last.Time.IsZero() {
-			slot.LastExit = &admin.WorkerExit{Time: s.Last.Time, PID: s.Last.PID, Reason: s.Last.Reason, Lines: append([]string{}, s.Last.Lines...)}
+			slot.LastExit = &api.WorkerExit{Time: s.Last.Time, PID: s.Last.PID, Reason: s.Last.Reason, Lines: append([]string{}, s.Last.Lines...)}
 		}
 		ws.Slots = append(ws.Slots, slot)
 	}
@@ -243,14 +243,14 @@ func (d *daemon) workersStatus(pool string) *admin.WorkersStatus {
 	return ws
 }
 
-func workerStatus(w *supervisor.WorkerStatus) admin.WorkerStatus {
+func workerStatus(w *supervisor.WorkerStatus) api.WorkerStatus {
 	when := func(t time.Time) *time.Time {
 		if t.IsZero() {
 			return nil
 		}
 		return &t
 	}
-	return admin.WorkerStatus{
+	return api.WorkerStatus{
 		Slot: w.Slot, State: w.State, Since: w.Since, Reason: w.Reason, PID: w.PID, Started: when(w.Started), Up: when(w.UpSince), Due: when(w.Due),
 		Text: w.Text, Backend: w.Backend.Name, Dir: w.Dir, Command: w.Command,
 	}

@@ -7,6 +7,7 @@ import (
 	"syscall"
 
 	"github.com/273ebdf9/lb/admin"
+	"github.com/273ebdf9/lb/admin/api"
 	"github.com/273ebdf9/lb/config"
 )
 
@@ -48,7 +49,7 @@ func (d *daemon) handle() {
 				})
 			})
 		case syscall.SIGUSR2:
-			d.running.Go(func() { d.upgrade(d.background, admin.UpgradeRequest{}, nil, "signal "+sig.String()) }) // likewise
+			d.running.Go(func() { d.upgrade(d.background, api.UpgradeRequest{}, nil, "signal "+sig.String()) }) // likewise
 		case syscall.SIGTTIN:
 			d.running.Go(func() { d.afterUpgrade(sig, func() error { return d.scaleByOne(+1, sig) }) })
 		case syscall.SIGTTOU:

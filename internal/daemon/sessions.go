@@ -9,7 +9,7 @@ import (
 	"strconv"
 	"time"
 
-	"github.com/273ebdf9/lb/admin"
+	"github.com/273ebdf9/lb/admin/api"
 	"github.com/273ebdf9/lb/proxy"
 )
 
@@ -18,9 +18,9 @@ import (
 const killStep = 50 * time.Millisecond
 
 // listSessions lists running sessions for the control API.
-func (d *daemon) listSessions(f admin.SessionFilter, limit int) (list []admin.SessionStatus, total int, err error) {
+func (d *daemon) listSessions(f api.SessionFilter, limit int) (list []api.SessionStatus, total int, err error) {
 	now := time.Now()
-	list = []admin.SessionStatus{}
+	list = []api.SessionStatus{}
 	for _, s := range d.filtered(f) {
 		if total++; total <= limit {
 			list = append(list, sessionStatus(s, now))
@@ -30,7 +30,7 @@ func (d *daemon) listSessions(f admin.SessionFilter, limit int) (list []admin.Se
 }
 
 // filtered are the running sessions that the filter admits, the oldest first.
-func (d *daemon) filtered(f admin.SessionFilter) []proxy.SessionInfo {
+func (d *daemon) filtered(f api.SessionFilter) []proxy.SessionInfo {
 	now := time.Now()
 	var all []proxy.SessionInfo
 	for _, s := range d.proxy.SessionList() {
@@ -43,8 +43,8 @@ func (d *daemon) filtered(f admin.SessionFilter) []proxy.SessionInfo {
 	return all
 }
 
-func sessionStatus(s proxy.SessionInfo, now time.Time) admin.SessionStatus {
-	st := admin.SessionStatus{
+func sessionStatus(s proxy.SessionInfo, now time.Time) api.SessionStatus {
+	st := api.SessionStatus{
 		ID: sessionID(s.ID), Client: "unix", Listener: s.Listener, Pool: s.Pool, Backend: s.Backend, State: s.Phase,
 		Started: s.Start, Age: max(now.Sub(s.Start), 0).Seconds(), Idle: max(s.Idle, 0).Seconds(),
 		BytesIn: s.BytesIn, BytesOut: s.BytesOut,
@@ -59,14 +59,14 @@ func sessionID(id uint64) string { return strconv.FormatUint(id, 10) }
 
 // kill closes the sessions that the filter admits now, in random order and at random moments of the given time, so that
 // their clients do not all come back at once. It gives how many it closed: those that ended by themselves do not count.
-func (d *daemon) kill(ctx context.Context, f admin.SessionFilter, over time.Duration, by string) (closed int, err error) {
+func (d *daemon) kill(ctx context.Context, f api.SessionFilter, over time.Duration, by string) (closed int, err error) {
 	sessions := d.filtered(f)
 	ids := make([]uint64, len(sessions))
 	for i, s := range sessions {
 		ids[i] = s.ID
 	}
 	rand.Shuffle(len(ids), func(i, j int) { ids[i], ids[j] = ids[j], ids[i] })
-	d.tell(slog.LevelInfo, admin.Event{Kind: "kill", Subject: killSubject(f), Text: fmt.Sprintf("closing %s over %v: by %s", count(len(ids), "session"), over, by)},
+	d.tell(slog.LevelInfo, api.Event{Kind: "kill", Subject: killSubject(f), Text: fmt.Sprintf("closing %s over %v: by %s", count(len(ids), "session"), over, by)},
 		"closing sessions", "sessions", len(ids), "pool", f.Pool, "backend", f.Backend, "id", f.ID, "older", f.Older, "over", over, "by", by)
 	defer func() { d.log.Info("sessions closed", "sessions", closed, "of", len(ids), "by", by) }()
 	due := turns(len(ids), over, rand.Float64)
@@ -95,7 +95,7 @@ func (d *daemon) kill(ctx context.Context, f admin.SessionFilter, over time.Dura
 }
 
 // killSubject is what a kill is about.
-func killSubject(f admin.SessionFilter) string {
+func killSubject(f api.SessionFilter) string {
 	switch {
 	case f.ID != "":
 		return "session " + f.ID

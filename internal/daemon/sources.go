@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"github.com/273ebdf9/lb/admin"
+	"github.com/273ebdf9/lb/admin/api"
 	"github.com/273ebdf9/lb/backends"
 	"github.com/273ebdf9/lb/health"
 	"github.com/273ebdf9/lb/internal/build"
@@ -20,10 +21,10 @@ func (d *daemon) sources() admin.Sources {
 	}
 }
 
-func (d *daemon) listenerStatus() []admin.ListenerStatus {
-	var all []admin.ListenerStatus
+func (d *daemon) listenerStatus() []api.ListenerStatus {
+	var all []api.ListenerStatus
 	for _, ln := range d.proxy.Listeners() {
-		st := admin.ListenerStatus{
+		st := api.ListenerStatus{
 			Name: ln.Name, Addresses: ln.Addresses(), MaxConns: ln.MaxConns(),
 			Active: ln.Active(), Connections: ln.Counters.Connections.Load(),
 			BytesIn: ln.Counters.BytesIn.Load(), BytesOut: ln.Counters.BytesOut.Load(),
@@ -42,9 +43,9 @@ func (d *daemon) listenerStatus() []admin.ListenerStatus {
 	return all
 }
 
-func (d *daemon) processStatus() admin.ProcessStatus {
+func (d *daemon) processStatus() api.ProcessStatus {
 	st := &d.proxy.Stats
-	return admin.ProcessStatus{
+	return api.ProcessStatus{
 		Version: build.Version(), Revision: build.Read().Revision, Started: d.started, Stopping: d.ending.Load(),
 		Sessions: d.proxy.Sessions(), MaxSessions: d.proxy.MaxSessions(),
 		SessionLimitReached: st.LimitReached.Load(),
@@ -55,16 +56,16 @@ func (d *daemon) processStatus() admin.ProcessStatus {
 	}
 }
 
-func (d *daemon) probeStatus(b *backends.Backend) admin.ProbeStatus {
+func (d *daemon) probeStatus(b *backends.Backend) api.ProbeStatus {
 	w, ok := d.view.Load().checkers[b.Pool()]
 	if !ok {
-		return admin.ProbeStatus{}
+		return api.ProbeStatus{}
 	}
 	st := w.Status(b)
 	if st.Outcome == health.None {
-		return admin.ProbeStatus{}
+		return api.ProbeStatus{}
 	}
-	ps := admin.ProbeStatus{Time: st.Last, OK: st.Outcome != health.Failure, Duration: st.Duration.Seconds()}
+	ps := api.ProbeStatus{Time: st.Last, OK: st.Outcome != health.Failure, Duration: st.Duration.Seconds()}
 	if !ps.OK {
 		ps.Error = st.Reason
 	}

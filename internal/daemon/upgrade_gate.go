@@ -7,7 +7,7 @@ import (
 	"strings"
 	"sync"
 
-	"github.com/273ebdf9/lb/admin"
+	"github.com/273ebdf9/lb/admin/api"
 )
 
 // gate lets the operator's changes in until an upgrade shuts it: what is changed meanwhile would be lost. The zero value is
@@ -32,7 +32,7 @@ func (g *gate) enter(what string) (leave func(), err error) {
 	return func() { g.leave(me) }, nil
 }
 
-var errUpgrading = admin.Refuse(http.StatusConflict, "an upgrade is under way: try again in a moment")
+var errUpgrading = api.Refuse(http.StatusConflict, "an upgrade is under way: try again in a moment")
 
 func (g *gate) leave(me *string) {
 	g.mu.Lock()
@@ -76,7 +76,7 @@ func (g *gate) close(ctx context.Context) error {
 	}
 	g.empty = nil
 	g.openLocked()
-	return admin.Refuse(http.StatusConflict, "under way: %s; try again when it has ended", strings.Join(what, ", "))
+	return api.Refuse(http.StatusConflict, "under way: %s; try again when it has ended", strings.Join(what, ", "))
 }
 
 // open lets changes in again.

@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/273ebdf9/lb/admin"
+	"github.com/273ebdf9/lb/admin/api"
 	"github.com/273ebdf9/lb/backends"
 	"github.com/273ebdf9/lb/balancer"
 	"github.com/273ebdf9/lb/config"
@@ -370,26 +371,26 @@ func (a *adopted) serve(h *upgrade.Handover) *daemon {
 // tell tells of the outcome, and who waits for it.
 func (a *adopted) tell(failed string, standstill time.Duration) {
 	d, head := a.d, a.live.head
-	result := admin.UpgradeResult{
+	result := api.UpgradeResult{
 		From: head.Version, To: build.Version(), Sessions: a.sessions, Standstill: standstill.Seconds(), PID: os.Getpid(), Warnings: head.Warnings,
 	}
 	var err error
 	if failed != "" {
-		err = admin.Refuse(http.StatusConflict, "the new binary gave everything back: %s", strings.TrimSpace(failed))
-		d.tell(slog.LevelError, admin.Event{Kind: "upgrade", Subject: "lb", Text: "cannot upgrade, everything goes on as it was: " + failed},
+		err = api.Refuse(http.StatusConflict, "the new binary gave everything back: %s", strings.TrimSpace(failed))
+		d.tell(slog.LevelError, api.Event{Kind: "upgrade", Subject: "lb", Text: "cannot upgrade, everything goes on as it was: " + failed},
 			"cannot upgrade: everything goes on as it was", "by", head.By, "sessions", a.sessions, "standstill", standstill, "error", err)
 	} else {
 		d.upgrades.Add(1)
 		d.carriedOver.Add(uint64(a.sessions))
-		d.tell(slog.LevelInfo, admin.Event{Kind: "upgrade", Subject: "lb", Text: fmt.Sprintf("%s → %s, %s carried over, stood still for %v: by %s",
+		d.tell(slog.LevelInfo, api.Event{Kind: "upgrade", Subject: "lb", Text: fmt.Sprintf("%s → %s, %s carried over, stood still for %v: by %s",
 			head.Version, build.Version(), count(a.sessions, "session"), standstill.Round(10*time.Microsecond), head.By)},
 			"upgraded", "from", head.Version, "to", build.Version(), "sessions", a.sessions, "standstill", standstill, "pid", os.Getpid(), "by", head.By)
 	}
 	d.running.Go(func() {
 		if failed == "" && head.Reload {
-			var reloaded admin.ReloadResult
+			var reloaded api.ReloadResult
 			if reloaded, err = d.reload(context.WithoutCancel(d.background), false, "upgrade by "+head.By); err != nil {
-				err = admin.Refuse(http.StatusConflict, "upgraded to %s, but the reload failed: %v", build.Version(), err)
+				err = api.Refuse(http.StatusConflict, "upgraded to %s, but the reload failed: %v", build.Version(), err)
 			}
 			result.Warnings = slices.Concat(result.Warnings, reloaded.Warnings)
 		}

@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/273ebdf9/lb/admin"
+	"github.com/273ebdf9/lb/admin/api"
 	"github.com/273ebdf9/lb/backends"
 	"github.com/273ebdf9/lb/config"
 	"github.com/273ebdf9/lb/internal/build"
@@ -69,16 +70,16 @@ func sameFile(a, b string) bool {
 
 // upgrade replaces the running code by that of a binary. It returns if that was refused or failed, and all goes on as
 // before, or for a dry run. caller is who waits for the outcome, nil for nobody.
-func (d *daemon) upgrade(ctx context.Context, req admin.UpgradeRequest, caller *admin.Caller, by string) (admin.UpgradeResult, error) {
+func (d *daemon) upgrade(ctx context.Context, req api.UpgradeRequest, caller *admin.Caller, by string) (api.UpgradeResult, error) {
 	result, err := d.tryUpgrade(ctx, req, caller, by)
 	if err != nil {
-		d.tell(slog.LevelError, admin.Event{Kind: "upgrade", Subject: "lb", Text: "cannot upgrade, everything goes on as it was: " + err.Error()},
+		d.tell(slog.LevelError, api.Event{Kind: "upgrade", Subject: "lb", Text: "cannot upgrade, everything goes on as it was: " + err.Error()},
 			"cannot upgrade: everything goes on as it was", "by", by, "error", err)
 	}
 	return result, err
 }
 
-func (d *daemon) tryUpgrade(ctx context.Context, req admin.UpgradeRequest, caller *admin.Caller, by string) (result admin.UpgradeResult, err error) {
+func (d *daemon) tryUpgrade(ctx context.Context, req api.UpgradeRequest, caller *admin.Caller, by string) (result api.UpgradeResult, err error) {
 	patience, cancel := context.WithTimeout(ctx, gatePatience)
 	err = d.gate.close(patience)
 	cancel()
@@ -114,7 +115,7 @@ func (d *daemon) tryUpgrade(ctx context.Context, req admin.UpgradeRequest, calle
 	if err != nil {
 		return result, err
 	}
-	result = admin.UpgradeResult{
+	result = api.UpgradeResult{
 		DryRun: req.DryRun, From: build.Version(), To: answer.Version, Sessions: int(d.proxy.Sessions()), PID: os.Getpid(), Warnings: u.warnings,
 	}
 	if req.DryRun {
@@ -143,7 +144,7 @@ func (d *daemon) roomForUpgrade() error {
 		return fmt.Errorf("cannot read RLIMIT_NOFILE: %w", err)
 	}
 	if n := uint64(admin.OpenFDs()); n+spareFDs > limit.Cur {
-		return admin.Refuse(http.StatusConflict, "%d descriptors are open, and RLIMIT_NOFILE is %d: the new code would have none left; raise it (prlimit --nofile=%d --pid %d), or upgrade when there are fewer sessions",
+		return api.Refuse(http.StatusConflict, "%d descriptors are open, and RLIMIT_NOFILE is %d: the new code would have none left; raise it (prlimit --nofile=%d --pid %d), or upgrade when there are fewer sessions",
 			n, limit.Cur, n+2*spareFDs, os.Getpid())
 	}
 	return nil
@@ -197,7 +198,7 @@ func (u *upgrading) check(ctx context.Context) (upgrade.Answer, error) {
 		return answer, err
 	}
 	if !slices.Contains(answer.Formats, liveFormat) {
-		return answer, admin.Refuse(http.StatusConflict, "the new binary, %s, reads live states of format %v, and this lb, %s, writes format %d: restart lb to change to it (sessions end), or go by way of a version that reads both",
+		return answer, api.Refuse(http.StatusConflict, "the new binary, %s, reads live states of format %v, and this lb, %s, writes format %d: restart lb to change to it (sessions end), or go by way of a version that reads both",
 			answer.Version, answer.Formats, build.Version(), liveFormat)
 	}
 	return answer, nil
@@ -304,7 +305,7 @@ func (u *upgrading) freezeFleets(l *live) (thaw func(), err error) {
 	for _, f := range u.d.fleets {
 		text, files, err := f.Freeze()
 		if err != nil {
-			return thaw, admin.Refuse(http.StatusConflict, "%v; try again when that has ended", err)
+			return thaw, api.Refuse(http.StatusConflict, "%v; try again when that has ended", err)
 		}
 		frozen = append(frozen, f)
 		lf := liveFleet{Pool: f.Name, State: text, Files: map[string]int{}}

@@ -10,7 +10,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/273ebdf9/lb/admin"
+	"github.com/273ebdf9/lb/admin/api"
 	"github.com/273ebdf9/lb/backends"
 )
 
@@ -42,10 +42,10 @@ func (r *rig) writeDown(meanwhile func()) *live {
 func TestUpgrade_WhatIsPublishedUntilTheLastMomentGoesAlong(t *testing.T) {
 	r := newRig(t)
 	l := r.writeDown(func() {
-		r.admin.Publish(admin.Event{Subject: "lb", Text: "late"})
-		r.admin.PublishLine("app", admin.WorkerLine{Time: time.Now(), Text: "late"})
+		r.admin.Publish(api.Event{Subject: "lb", Text: "late"})
+		r.admin.PublishLine("app", api.WorkerLine{Time: time.Now(), Text: "late"})
 	})
-	if !slices.ContainsFunc(l.admin.State.Events, func(e admin.Event) bool { return e.Text == "late" }) {
+	if !slices.ContainsFunc(l.admin.State.Events, func(e api.Event) bool { return e.Text == "late" }) {
 		t.Errorf("events: got %+v; want the last one too", l.admin.State.Events)
 	}
 	if lines := l.admin.State.Lines["app"].Lines; len(lines) != 1 || lines[0].Text != "late" {

@@ -22,7 +22,8 @@ var allowed = map[string][]string{
 	"health":                {"backends"},
 	"proxy":                 {"backends", "proxy/internal/access"},
 	"proxy/internal/access": {},
-	"admin":                 {"backends", "internal/printable"},
+	"admin":                 {"admin/api", "backends", "internal/printable"},
+	"admin/api":             {},
 	"supervisor":            {"internal/sdnotify"},
 	"upgrade":               {},
 	"worker":                {"internal/sdnotify"},
@@ -38,8 +39,8 @@ var allowed = map[string][]string{
 	"internal/eventually":   {},                                                                      // for tests only
 	"config":                {"admin", "backends", "health", "internal/logs", "proxy", "supervisor"}, // their Config types
 	"internal/build":        {},
-	"internal/cli":          {"admin", "backends", "bench", "bench/fairness", "bench/load", "config", "internal/build", "internal/printable"},
-	"internal/daemon": {"admin", "backends", "balancer", "config", "health", "internal/build", "internal/logs", "internal/printable", "internal/sdnotify",
+	"internal/cli":          {"admin/api", "backends", "bench", "bench/fairness", "bench/load", "config", "internal/build", "internal/printable"},
+	"internal/daemon": {"admin", "admin/api", "backends", "balancer", "config", "health", "internal/build", "internal/logs", "internal/printable", "internal/sdnotify",
 		"internal/state", "proxy", "supervisor", "upgrade"},
 	"cmd/lb": {"internal/cli", "internal/daemon", "supervisor"},
 }

@@ -1,4 +1,4 @@
-package admin
+package api
 
 import (
 	"bytes"
@@ -14,7 +14,10 @@ import (
 )
 
 // ErrUnreachable: nobody answers at the control socket. What it wraps says why.
-var ErrUnreachable = errors.New("admin: cannot reach lb")
+var ErrUnreachable = errors.New("cannot reach lb")
+
+// DefaultSocket is where the control socket is when nobody says otherwise.
+const DefaultSocket = "/run/lb/admin.sock"
 
 // maxReply is how many bytes of an answer the client reads.
 const maxReply = 256 << 20

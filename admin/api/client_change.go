@@ -1,4 +1,4 @@
-package admin
+package api
 
 import (
 	"context"
@@ -13,7 +13,7 @@ import (
 )
 
 // ErrStreamEnded: lb ended a stream of events or of workers' lines, as it does when it stops and when it is upgraded.
-var ErrStreamEnded = errors.New("admin: lb has ended the stream: it stops, or has been upgraded")
+var ErrStreamEnded = errors.New("lb has ended the stream: it stops, or has been upgraded")
 
 func poolPath(pool string) string { return "/v1/pools/" + url.PathEscape(pool) }
 
@@ -116,13 +116,6 @@ func (c *Client) Stop(ctx context.Context, now bool) (*StopResult, error) {
 func (c *Client) SetLogLevel(ctx context.Context, level string) (*LogLevelChange, error) {
 	result := new(LogLevelChange)
 	return result, c.do(ctx, http.MethodPut, "/v1/log-level", LogLevelChange{level}, result)
-}
-
-// EventQuery chooses events. The zero value is all that lb remembers.
-type EventQuery struct {
-	After  uint64 // only those with a greater ID
-	Last   int    // only so many of the last ones; 0 is no limit, negative is none
-	Follow bool   // and those to come
 }
 
 // Events calls each for every event, the oldest first, until each fails, ctx is over, or there are no more. With Follow

@@ -1,4 +1,4 @@
-package admin
+package api
 
 import (
 	"context"
@@ -73,13 +73,6 @@ func (c *Client) roll(ctx context.Context, path string, r RestartRequest, each f
 			return nil
 		}
 	}
-}
-
-// LogQuery chooses lines of workers. Slot -1 is every slot, Last 0 all that lb remembers.
-type LogQuery struct {
-	Slot   int
-	Last   int
-	Follow bool // and those to come
 }
 
 // Logs calls each for every line that the pool's workers wrote, the oldest first. Its end is as that of Events.

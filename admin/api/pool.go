@@ -1,0 +1,29 @@
+package api
+
+// PoolStatus is one pool at one moment.
+type PoolStatus struct {
+	Name string `json:"name"`
+	// Balance is the name of its policy.
+	Balance string `json:"balance"`
+	// Active is how many slots its backends have given out.
+	Active int64 `json:"active"`
+	// Selectable is how many of its backends may be given new connections.
+	Selectable int             `json:"selectable"`
+	Queue      QueueStatus     `json:"queue"`
+	Backends   []BackendStatus `json:"backends"`
+	// Workers are the processes that lb runs for the pool; absent where it runs none.
+	Workers *WorkersStatus `json:"workers,omitempty"`
+	// Advice is of the change that this answers.
+	Advice
+}
+
+// QueueStatus is a pool's queue at one moment.
+type QueueStatus struct {
+	// Length is how many connections wait, Size how many may.
+	Length int `json:"length"`
+	Size   int `json:"size"`
+	// Queued counts those that had to wait, Rejected those that found the queue full, Timeouts those that waited in vain.
+	Queued   uint64 `json:"queued"`
+	Rejected uint64 `json:"rejected"`
+	Timeouts uint64 `json:"timeouts"`
+}
