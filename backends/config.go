@@ -35,9 +35,9 @@ const (
 // Config is a pool's configuration, [pools.NAME]. Take DefaultConfig and change it: the zero value is not valid.
 type Config struct {
 	// Balance is the policy, by which a new connection gets its backend: "leastconn" (default), the one with the fewest
-	// connections for its weight; "random", the less loaded of two drawn at random by weight; "roundrobin", in turn by
-	// weight; "source", the same one for the same client address, unless that one is out or has more than its share;
-	// "first", the first one in the order of the config that is below its max_conns.
+	// connections for its weight, and in turn by weight where these are equal; "random", the less loaded of two drawn at
+	// random by weight; "roundrobin", in turn by weight; "source", the same one for the same client address, unless that one
+	// is out or has more than its share; "first", the first one in the order of the config that is below its max_conns.
 	Balance string `toml:"balance"`
 	// MaxConns is how many connections each backend may hold at once; 0 (default) is no limit.
 	MaxConns int `toml:"max_conns"`

@@ -3,27 +3,45 @@ package balancer
 // Hot path. BenchmarkPick holds its cost and its allocations.
 
 import (
+	"math/bits"
 	"math/rand/v2"
+	"slices"
 
 	"github.com/273ebdf9/lb/backends"
 )
 
-// Random draws two different backends at random, by weight, and picks the one with the smaller (active+1)/weight: the
-// power of two choices (Mitzenmacher, 2001). The zero value is ready.
+// Random draws two different backends at random, by weight, and picks the less loaded: the power of two choices
+// (Mitzenmacher, 2001). When the two tie, as LeastConn has it, it picks the one that is further behind its share, so
+// that weights hold for connections that come one at a time. The zero value is ready.
 //
 // The weights stand in a Fenwick tree (1994), so that a draw and a change cost log2(n) steps.
 type Random struct {
 	members []*backends.Backend
-	weights []int64 // by backend index; 0 is not eligible
+	parts   []part  // by backend index
 	sums    []int64 // sums[i] is the sum of the lowbit(i) weights that end with weight i-1; sums[0] is unused
 	total   int64
-	draw    func(n int64) int64 // 0 <= draw(n) < n; nil: rand.Int64N. For tests
+	round   float64             // 1/total
+	now     float64             // the sum of round over all picks: the turn of a backend that has exactly its share
+	draw    func(n int64) int64 // 0 <= draw(n) < n; nil: number draws itself. For tests
+}
+
+// part is a backend's part of the line that is drawn from.
+type part struct {
+	weight int64   // 0 is not eligible
+	step   float64 // 1/weight
+	turn   float64 // the sum of step over its picks
 }
 
 // Reset implements backends.Policy.
 func (r *Random) Reset(members []*backends.Backend) {
-	r.members = members
-	r.weights = make([]int64, len(members))
+	parts := make([]part, len(members))
+	for i, b := range members {
+		parts[i].turn = r.now
+		if j := slices.Index(r.members, b); j >= 0 { // a member that stays keeps its turn
+			parts[i].turn = r.parts[j].turn
+		}
+	}
+	r.members, r.parts = members, parts
 	r.sums = make([]int64, len(members)+1)
 	r.total = 0
 	for _, b := range members {
@@ -35,12 +53,14 @@ func (r *Random) Reset(members []*backends.Backend) {
 func (r *Random) Update(b *backends.Backend) { r.set(b.Index(), weightOf(b)) }
 
 func (r *Random) set(i int, weight int64) {
-	d := weight - r.weights[i]
+	p := &r.parts[i]
+	d := weight - p.weight
 	if d == 0 {
 		return
 	}
-	r.weights[i] = weight
+	p.weight, p.step = weight, 1/float64(weight)
 	r.total += d
+	r.round = 1 / float64(r.total)
 	for i++; i < len(r.sums); i += i & -i {
 		r.sums[i] += d
 	}
@@ -86,24 +106,44 @@ func (r *Random) pick() *backends.Backend {
 	if r.total == 0 {
 		return nil
 	}
-	draw := r.draw
-	if draw == nil {
-		draw = rand.Int64N
-	}
-	i, before := r.at(draw(r.total))
-	a := r.members[i]
-	rest := r.total - r.weights[i]
+	i, before := r.at(r.number(r.total))
+	a := &r.parts[i]
+	rest := r.total - a.weight
 	if rest == 0 {
-		return a
+		return r.members[i]
 	}
-	x := draw(rest)
+	x := r.number(rest)
 	if x >= before { // beyond the first one's part of the line
-		x += r.weights[i]
+		x += a.weight
 	}
-	j, _ := r.at(x)
-	b := r.members[j]
-	if (b.Active()+1)*r.weights[i] < (a.Active()+1)*r.weights[j] {
-		return b
+	if j, _ := r.at(x); r.before(j, i) {
+		i, a = j, &r.parts[j]
 	}
-	return a
+	// A backend that was passed over for its load, or was out, is behind by no more than one connection.
+	a.turn = max(a.turn, r.now-a.step) + a.step
+	r.now += r.round
+	return r.members[i]
+}
+
+// number returns a random number of 0..n-1. It favours some by at most n/2^64.
+func (r *Random) number(n int64) int64 {
+	if r.draw != nil {
+		return r.draw(n)
+	}
+	hi, _ := bits.Mul64(rand.Uint64(), uint64(n))
+	return int64(hi)
+}
+
+// before reports whether backend i is less loaded than j by a whole connection, or ties with it and has its turn first.
+func (r *Random) before(i, j int) bool {
+	a, b := &r.parts[i], &r.parts[j]
+	x, y := r.members[i].Active(), r.members[j].Active()
+	switch {
+	case x*b.weight >= (y+1)*a.weight:
+		return false
+	case y*a.weight >= (x+1)*b.weight:
+		return true
+	}
+	// In the middle of its round, so that a small weight does not wait for the end of its first.
+	return max(a.turn, r.now-a.step)+a.step/2 < max(b.turn, r.now-b.step)+b.step/2
 }
