@@ -7,13 +7,19 @@ LDFLAGS := -s -w -X github.com/273ebdf9/lb/internal/build.version=$(VERSION)
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.7.0
 
 .DEFAULT_GOAL := help
-.PHONY: help build run test race check e2e bench fuzz clean
+.PHONY: help build preload run test race check e2e bench fuzz clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 build: ## bin/lb, static
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $(BIN)/lb ./cmd/lb
+
+preload: $(BIN)/lbaccept.so ## bin/lbaccept.so, which has unchanged programs take handed-off connections (needs gcc)
+
+$(BIN)/lbaccept.so: preload/lbaccept.c
+	mkdir -p $(BIN)
+	$(CC) -O2 -Wall -Wextra -Werror -fPIC -shared -o $@ $< -ldl
 
 run: build ## build, and start lb with four sample processes
 	CGO_ENABLED=0 $(GO) build -trimpath -o $(BIN)/sample ./examples/go

@@ -26,6 +26,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/273ebdf9/lb/internal/handoff"
 	"github.com/273ebdf9/lb/internal/sdnotify"
 )
 
@@ -64,7 +65,8 @@ type Worker struct {
 }
 
 // Listen takes the socket that the supervisor hands over (descriptor 3), or binds the one that it names (LB_SOCKET), or
-// Options.Address without a supervisor, in this order. At most one Options is used. The worker stops when ctx is done, or
+// Options.Address without a supervisor, in this order. Where lb hands accepted sockets over (handoff = "lb"), the Worker
+// takes those: its connections are the clients' own. At most one Options is used. The worker stops when ctx is done, or
 // at SIGTERM or SIGINT. Call it once in a process, and Close in the end.
 func Listen(ctx context.Context, options ...Options) (*Worker, error) {
 	w := &Worker{notify: sdnotify.FromEnv(), ended: make(chan struct{}), beating: make(chan struct{})}
@@ -94,6 +96,9 @@ func Listen(ctx context.Context, options ...Options) (*Worker, error) {
 
 // listen finds what to listen on.
 func listen(address string) (net.Listener, error) {
+	if fd := os.Getenv(handoff.EnvFD); fd != "" {
+		return takeHandedOff(fd)
+	}
 	if os.Getenv("LISTEN_PID") == strconv.Itoa(os.Getpid()) {
 		n, err := strconv.Atoi(os.Getenv("LISTEN_FDS"))
 		if err == nil && n > 0 {

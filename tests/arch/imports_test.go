@@ -26,7 +26,7 @@ var allowed = map[string][]string{
 	"admin/api":             {},
 	"supervisor":            {"internal/sdnotify"},
 	"upgrade":               {},
-	"worker":                {"internal/sdnotify"},
+	"worker":                {"internal/handoff", "internal/sdnotify"},
 	"bench":                 {},
 	"bench/load":            {},
 	"bench/fairness":        {"bench", "bench/load"},
@@ -34,6 +34,7 @@ var allowed = map[string][]string{
 	"internal/sdnotify":     {"internal/printable"},
 	"internal/printable":    {},
 	"internal/sockdiag":     {},
+	"internal/handoff":      {},
 	"internal/state":        {},
 	"internal/leaktest":     {},                                                                      // for tests only
 	"internal/eventually":   {},                                                                      // for tests only
