@@ -42,8 +42,8 @@ e2e: build ## test the built binary with real programs (installs those it lacks 
 	tests/e2e/install.sh
 	LB_BINARY=$(CURDIR)/$(BIN)/lb $(GO) test -tags e2e -count=1 -timeout 20m ./tests/e2e/...
 
-bench: build ## lb, haproxy and nginx side by side; BENCHFLAGS="-cases keepalive -rounds 3" for less
-	$(GO) run ./bench/cmd/peers -install -lb $(BIN)/lb $(BENCHFLAGS)
+bench: build ## lb, haproxy and nginx side by side; BENCHFLAGS="-cases keepalive -rounds 3" for less, "-haproxy PATH" for another one
+	$(GO) run ./bench/cmd/compare -install -lb $(BIN)/lb $(BENCHFLAGS)
 
 FUZZTIME ?= 30s
 fuzz: ## run every fuzz target for FUZZTIME each

@@ -8,16 +8,9 @@ import (
 	"path/filepath"
 	"strings"
 	"syscall"
-	"time"
 
 	"golang.org/x/sys/unix"
 )
-
-// readyLimit is how long a program may take from its start until it answers.
-const readyLimit = 10 * time.Second
-
-// stopGrace is how long a program may take from SIGTERM to its end before it is killed.
-const stopGrace = 2 * time.Second
 
 // bodies are the paths that the backends serve, with the length of each reply's body.
 func bodies() map[string]int64 {

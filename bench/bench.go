@@ -8,11 +8,11 @@
 //
 // How it measures:
 //
-//   - One backend fleet serves the whole run. The peers are started anew for every round and all run at the same time, but
+//   - One backend fleet serves the whole run. The contenders are started anew for every round and all run at the same time, but
 //     only one of them is under load at any moment; an idle one costs nothing. The order rotates from round to round.
 //   - CPU is read from the kernel's clock of each process before and after the load, see [ReadCPU]. It is the balancer's own:
 //     the backends and wrk are counted apart. What the kernel does for a packet in a soft interrupt is charged to whoever
-//     was running, for every peer alike.
+//     was running, for every contender alike.
 //   - A ratio is taken within a round, against the best rival of that round, and the median of these ratios is what counts:
 //     the machine's speed changes from minute to minute, the ratio hardly.
 //   - A cell with one failed request is invalid: it is shown, but neither compared nor counted as a best.
@@ -69,12 +69,12 @@ func AllCases() []Case {
 	}
 }
 
-// Sample is what one peer did under one case in one round. Fields that do not apply to the case are zero.
+// Sample is what one contender did under one case in one round. Fields that do not apply to the case are zero.
 type Sample struct {
-	Round int    `json:"round"`
-	Case  string `json:"case"`
-	Peer  string `json:"peer"`
-	Kind  Kind   `json:"kind"`
+	Round     int    `json:"round"`
+	Case      string `json:"case"`
+	Contender string `json:"contender"`
+	Kind      Kind   `json:"kind"`
 
 	// Invalid says why the sample does not count; empty if it does.
 	Invalid string `json:"invalid,omitempty"`
@@ -97,7 +97,7 @@ type Sample struct {
 	// BackendCPU is the CPU time of the backends per request in microseconds. It is not the balancer's, but how a balancer
 	// writes decides how often a backend wakes up.
 	BackendCPU float64 `json:"backend_cpu_us,omitempty"`
-	// Others is the share of the machine's CPUs, 0 to 1, that neither the peer nor the backends nor the load used, yet
+	// Others is the share of the machine's CPUs, 0 to 1, that neither the contender nor the backends nor the load used, yet
 	// somebody did: interrupts, and other programs that disturbed the measurement.
 	Others float64 `json:"others"`
 

@@ -14,10 +14,10 @@ import (
 // Options says what [Compare] does.
 type Options struct {
 	Programs Programs
-	// Peers are compared in this order in the first round, and each later round begins with another of them.
-	Peers []Peer
-	Cases []Case
-	// Rounds is how often each case is measured for each peer; at least 1.
+	// Contenders are compared in this order in the first round, and each later round begins with another of them.
+	Contenders []Contender
+	Cases      []Case
+	// Rounds is how often each case is measured for each contender; at least 1.
 	Rounds int
 	// Duration is how long each load lasts, in whole seconds; at least 1 s.
 	Duration time.Duration
@@ -31,7 +31,7 @@ type Options struct {
 	Progress func(line string)
 }
 
-// DefaultOptions returns options for a full comparison, without programs and peers.
+// DefaultOptions returns options for a full comparison, without programs and contenders.
 func DefaultOptions() Options {
 	return Options{
 		Cases: AllCases(), Rounds: 5, Duration: 2 * time.Second, WarmUp: 300 * time.Millisecond,
@@ -47,16 +47,16 @@ func (o Options) Validate() error {
 			errs = append(errs, fmt.Errorf(format, args...))
 		}
 	}
-	check(len(o.Peers) > 0, "peers: at least one is needed")
+	check(len(o.Contenders) > 0, "contenders: at least one is needed")
 	check(len(o.Cases) > 0, "cases: at least one is needed")
 	check(o.Rounds >= 1, "rounds: at least 1 is needed, not %d", o.Rounds)
 	check(o.Backends >= 1, "backends: at least 1 is needed, not %d", o.Backends)
 	check(o.Duration >= time.Second && o.Duration%time.Second == 0, "duration: whole seconds are needed, at least 1s, not %v", o.Duration)
 	check(o.WarmUp >= 0 && o.Settle >= 0, "warm-up and settle: negative")
 	seen := make(map[string]bool)
-	for _, peer := range o.Peers {
-		check(!seen[peer.Name], "peers: %q is there twice", peer.Name)
-		seen[peer.Name] = true
+	for _, contender := range o.Contenders {
+		check(!seen[contender.Name], "contenders: %q is there twice", contender.Name)
+		seen[contender.Name] = true
 	}
 	for _, c := range o.Cases {
 		check(!c.Idle || o.IdleFor > 0, "idle time: must be above 0, not %v", o.IdleFor)
@@ -67,9 +67,9 @@ func (o Options) Validate() error {
 	return errors.Join(errs...)
 }
 
-// Compare measures every peer under every case in every round. It works in a temporary directory of its own, and when it
+// Compare measures every contender under every case in every round. It works in a temporary directory of its own, and when it
 // returns, none of the processes that it started is left, and the directory is gone. If ctx ends, it returns early with the
-// error of ctx. A peer that fails a measurement is not an error but an invalid sample; one that does not start is.
+// error of ctx. A contender that fails a measurement is not an error but an invalid sample; one that does not start is.
 func Compare(ctx context.Context, o Options) (report *Report, err error) {
 	if err := o.Validate(); err != nil {
 		return nil, fmt.Errorf("cannot compare: %w", err)
@@ -90,8 +90,8 @@ func Compare(ctx context.Context, o Options) (report *Report, err error) {
 		Machine: ReadMachine(), Programs: o.Programs.Versions(ctx), Started: time.Now(),
 		Rounds: o.Rounds, Duration: o.Duration, Cases: o.Cases,
 	}
-	for _, peer := range o.Peers {
-		report.Peers = append(report.Peers, PeerInfo{peer.Name, peer.Kind})
+	for _, contender := range o.Contenders {
+		report.Contenders = append(report.Contenders, ContenderInfo{contender.Name, contender.Kind})
 	}
 	for round := range o.Rounds {
 		samples, err := c.round(ctx, round)
@@ -113,23 +113,23 @@ type comparison struct {
 // round measures all cases once. The cases under load share their processes; the idle case gets fresh ones, because memory
 // that earlier load made a process take, and keep for itself, would hide what a session needs.
 func (c *comparison) round(ctx context.Context, round int) (samples []Sample, err error) {
-	peers := rotate(c.options.Peers, round)
+	contenders := rotate(c.options.Contenders, round)
 	loaded := slices.DeleteFunc(slices.Clone(c.options.Cases), func(k Case) bool { return k.Idle })
 	idle := slices.DeleteFunc(slices.Clone(c.options.Cases), func(k Case) bool { return !k.Idle })
 
-	var running []*startedPeer
+	var running []*Running
 	stop := func() error {
 		var errs []error
-		for _, peer := range running {
-			errs = append(errs, peer.stop())
+		for _, contender := range running {
+			errs = append(errs, contender.Stop())
 		}
 		running = nil
 		return errors.Join(errs...)
 	}
 	defer func() { err = errors.Join(err, stop()) }()
 	if len(loaded) > 0 {
-		for _, peer := range peers {
-			started, err := c.start(ctx, peer)
+		for _, contender := range contenders {
+			started, err := c.start(ctx, contender)
 			if err != nil {
 				return samples, err
 			}
@@ -137,8 +137,8 @@ func (c *comparison) round(ctx context.Context, round int) (samples []Sample, er
 		}
 	}
 	for _, kase := range loaded {
-		for _, peer := range running {
-			sample, err := c.measure(ctx, round, peer, kase, c.measureLoad)
+		for _, contender := range running {
+			sample, err := c.measure(ctx, round, contender, kase, c.measureLoad)
 			if err != nil {
 				return samples, err
 			}
@@ -149,16 +149,16 @@ func (c *comparison) round(ctx context.Context, round int) (samples []Sample, er
 		return samples, err
 	}
 	for _, kase := range idle {
-		for _, peer := range peers {
-			if peer.Command == nil {
+		for _, contender := range contenders {
+			if contender.Command == nil {
 				continue // a reference has no sessions of its own
 			}
-			started, err := c.start(ctx, peer)
+			started, err := c.start(ctx, contender)
 			if err != nil {
 				return samples, err
 			}
 			sample, err := c.measure(ctx, round, started, kase, c.measureIdle)
-			if err := errors.Join(err, started.stop()); err != nil {
+			if err := errors.Join(err, started.Stop()); err != nil {
 				return samples, err
 			}
 			samples = append(samples, sample)
@@ -167,39 +167,47 @@ func (c *comparison) round(ctx context.Context, round int) (samples []Sample, er
 	return samples, nil
 }
 
-// start starts a peer in an empty directory.
-func (c *comparison) start(ctx context.Context, peer Peer) (*startedPeer, error) {
-	home, err := os.MkdirTemp(c.dir, "peer-")
+// start starts a contender in an empty directory and waits until it passes a request through.
+func (c *comparison) start(ctx context.Context, contender Contender) (*Running, error) {
+	home, err := os.MkdirTemp(c.dir, "contender-")
 	if err != nil {
-		return nil, fmt.Errorf("cannot create directory for %s: %w", peer.Name, err)
+		return nil, fmt.Errorf("cannot create directory for %s: %w", contender.Name, err)
 	}
-	return startPeer(ctx, peer, home, c.backends)
+	if contender.Command == nil {
+		return &Running{Contender: contender, Addr: c.backends.Direct}, nil
+	}
+	return Launch(ctx, contender, home, c.backends.List, func(ctx context.Context, addr string) error {
+		// A balancer that does not know its backends yet may accept and send nothing.
+		ctx, cancel := context.WithTimeout(ctx, time.Second)
+		defer cancel()
+		return Probe(ctx, addr, "/small")
+	})
 }
 
-// rotate returns the peers beginning with another one in each round, so that none of them is always the first, or always
+// rotate returns the contenders beginning with another one in each round, so that none of them is always the first, or always
 // behind the same other.
-func rotate(peers []Peer, round int) []Peer {
-	n := round % len(peers)
-	return slices.Concat(peers[n:], peers[:n])
+func rotate(contenders []Contender, round int) []Contender {
+	n := round % len(contenders)
+	return slices.Concat(contenders[n:], contenders[:n])
 }
 
-// measure takes one sample. What goes wrong with the peer makes the sample invalid; an error is the end of the comparison.
-func (c *comparison) measure(ctx context.Context, round int, peer *startedPeer, kase Case,
-	take func(context.Context, *startedPeer, Case, *Sample) error,
+// measure takes one sample. What goes wrong with the contender makes the sample invalid; an error is the end of the comparison.
+func (c *comparison) measure(ctx context.Context, round int, contender *Running, kase Case,
+	take func(context.Context, *Running, Case, *Sample) error,
 ) (Sample, error) {
 	if c.options.Progress != nil {
-		c.options.Progress("round " + strconv.Itoa(round+1) + "/" + strconv.Itoa(c.options.Rounds) + ": " + kase.Name + " " + peer.Name)
+		c.options.Progress("round " + strconv.Itoa(round+1) + "/" + strconv.Itoa(c.options.Rounds) + ": " + kase.Name + " " + contender.Name)
 	}
-	sample := Sample{Round: round, Case: kase.Name, Peer: peer.Name, Kind: peer.Kind}
-	err := take(ctx, peer, kase, &sample)
+	sample := Sample{Round: round, Case: kase.Name, Contender: contender.Name, Kind: contender.Kind}
+	err := take(ctx, contender, kase, &sample)
 	if ctx.Err() != nil {
 		return Sample{}, ctx.Err()
 	}
 	if ended := c.backends.Exited(); ended != nil {
 		return Sample{}, fmt.Errorf("cannot go on: %w", ended)
 	}
-	if err != nil && peer.process != nil {
-		err = peer.process.explain(err)
+	if err != nil && contender.Process != nil {
+		err = contender.Process.explain(err)
 	}
 	if err != nil {
 		sample.Invalid = err.Error()
@@ -207,13 +215,13 @@ func (c *comparison) measure(ctx context.Context, round int, peer *startedPeer, 
 	return sample, nil
 }
 
-// measureLoad loads the peer with wrk and reads what it cost.
-func (c *comparison) measureLoad(ctx context.Context, peer *startedPeer, kase Case, s *Sample) error {
+// measureLoad loads the contender with wrk and reads what it cost.
+func (c *comparison) measureLoad(ctx context.Context, contender *Running, kase Case, s *Sample) error {
 	o := c.options
-	if err := WarmUp(ctx, peer.addr, kase.Path, kase.Conns, kase.NewConn, o.WarmUp); err != nil {
+	if err := WarmUp(ctx, contender.Addr, kase.Path, kase.Conns, kase.NewConn, o.WarmUp); err != nil {
 		return err
 	}
-	pids, err := peer.pids()
+	pids, err := contender.PIDs()
 	if err != nil {
 		return err
 	}
@@ -226,7 +234,7 @@ func (c *comparison) measureLoad(ctx context.Context, peer *startedPeer, kase Ca
 		return err
 	}
 	load, err := RunWrk(ctx, Wrk{
-		Path: o.Programs.Wrk, URL: "http://" + peer.addr + kase.Path, Conns: kase.Conns, NewConn: kase.NewConn,
+		Path: o.Programs.Wrk, URL: "http://" + contender.Addr + kase.Path, Conns: kase.Conns, NewConn: kase.NewConn,
 		Duration: o.Duration, Dir: c.dir,
 	})
 	if err != nil {
@@ -236,7 +244,7 @@ func (c *comparison) measureLoad(ctx context.Context, peer *startedPeer, kase Ca
 	if err != nil {
 		return err
 	}
-	if now, err := peer.pids(); err != nil {
+	if now, err := contender.PIDs(); err != nil {
 		return err
 	} else if !slices.Equal(now, pids) {
 		return fmt.Errorf("cannot add up CPU time: processes changed from %v to %v", pids, now)
@@ -246,13 +254,13 @@ func (c *comparison) measureLoad(ctx context.Context, peer *startedPeer, kase Ca
 	s.Requests, s.Rate, s.P50, s.P99 = load.Requests, load.Rate, load.P50, load.P99
 	s.Others = used.others(load.CPU)
 	if n := float64(load.Requests); n > 0 {
-		s.CPU = microseconds(used.peer.Total) / n
-		s.StatCPU = microseconds(used.peer.User+used.peer.System) / n
-		s.Switches = float64(used.peer.Switches) / n
+		s.CPU = microseconds(used.contender.Total) / n
+		s.StatCPU = microseconds(used.contender.User+used.contender.System) / n
+		s.Switches = float64(used.contender.Switches) / n
 		s.BackendCPU = microseconds(used.backends.Total) / n
 	}
-	if stat := used.peer.User + used.peer.System; stat > 0 {
-		s.UserShare = float64(used.peer.User) / float64(stat)
+	if stat := used.contender.User + used.contender.System; stat > 0 {
+		s.UserShare = float64(used.contender.User) / float64(stat)
 	}
 	if failed := load.Failures(); failed != "" {
 		return errors.New(failed)
@@ -260,13 +268,13 @@ func (c *comparison) measureLoad(ctx context.Context, peer *startedPeer, kase Ca
 	return nil
 }
 
-// touchSessions is how many sessions a fresh peer serves before its memory is first read, so that what it allocates once,
+// touchSessions is how many sessions a fresh contender serves before its memory is first read, so that what it allocates once,
 // for the first of them, is not divided among the idle ones.
 const touchSessions = 16
 
 // measureIdle holds sessions open and reads what they cost.
-func (c *comparison) measureIdle(ctx context.Context, peer *startedPeer, kase Case, s *Sample) error {
-	pids, err := peer.pids()
+func (c *comparison) measureIdle(ctx context.Context, contender *Running, kase Case, s *Sample) error {
+	pids, err := contender.PIDs()
 	if err != nil {
 		return err
 	}
@@ -274,7 +282,7 @@ func (c *comparison) measureIdle(ctx context.Context, peer *startedPeer, kase Ca
 	if err != nil {
 		return err
 	}
-	if err := WarmUp(ctx, peer.addr, kase.Path, touchSessions, true, c.options.WarmUp/10); err != nil {
+	if err := WarmUp(ctx, contender.Addr, kase.Path, touchSessions, true, c.options.WarmUp/10); err != nil {
 		return err
 	}
 	if err := awaitFDs(ctx, pids, fresh); err != nil {
@@ -284,7 +292,7 @@ func (c *comparison) measureIdle(ctx context.Context, peer *startedPeer, kase Ca
 	if err != nil {
 		return err
 	}
-	sessions, err := OpenSessions(ctx, peer.addr, kase.Path, kase.Conns)
+	sessions, err := OpenSessions(ctx, contender.Addr, kase.Path, kase.Conns)
 	if err != nil {
 		return err
 	}
@@ -308,25 +316,25 @@ func (c *comparison) measureIdle(ctx context.Context, peer *startedPeer, kase Ca
 	if err != nil {
 		return err
 	}
-	if now, err := peer.pids(); err != nil {
+	if now, err := contender.PIDs(); err != nil {
 		return err
 	} else if !slices.Equal(now, pids) {
 		return fmt.Errorf("cannot add up memory: processes changed from %v to %v", pids, now)
 	}
-	// What a peer held is known only if it held all of them.
+	// What a contender held is known only if it held all of them.
 	if err := sessions.Check(ctx); err != nil {
 		return err
 	}
 	n := float64(kase.Conns)
 	s.IdleMemory = (float64(memoryNow.User()) - float64(memory.User())) / n
 	s.IdleFDs = float64(fdsNow-fds) / n
-	s.IdleCPU = microseconds(used.peer.Total) / used.took.Seconds()
+	s.IdleCPU = microseconds(used.contender.Total) / used.took.Seconds()
 	s.Others = used.others(0)
 	return nil
 }
 
 // steadyFDs counts descriptors once their number stands still: just after the start, the connections that asked whether
-// the peer is ready may not be closed yet.
+// the contender is ready may not be closed yet.
 func steadyFDs(ctx context.Context, pids []int) (int, error) {
 	const still = 10 // looks in a row, 10 ms apart
 	last, same := -1, 0
@@ -349,7 +357,7 @@ func steadyFDs(ctx context.Context, pids []int) (int, error) {
 }
 
 // awaitFDs waits until the processes have no more than n descriptors: a balancer sees the end of a connection later than the
-// client does. Those that a peer keeps for later use are no reason to wait for long.
+// client does. Those that a contender keeps for later use are no reason to wait for long.
 func awaitFDs(ctx context.Context, pids []int, n int) error {
 	limit := time.Now().Add(5 * time.Second)
 	for {
@@ -374,13 +382,13 @@ func readHeld(pids []int) (Memory, int, error) {
 
 // meter is a reading of everything that is timed around a load.
 type meter struct {
-	peer, backends CPU
-	machine        time.Duration
-	at             time.Time
-	took           time.Duration // of a difference
+	contender, backends CPU
+	machine             time.Duration
+	at                  time.Time
+	took                time.Duration // of a difference
 }
 
-func readMeter(peer, backends []int) (meter, error) {
+func readMeter(contender, backends []int) (meter, error) {
 	machine, err := MachineBusy()
 	if err != nil {
 		return meter{}, err
@@ -389,20 +397,20 @@ func readMeter(peer, backends []int) (meter, error) {
 	if err != nil {
 		return meter{}, err
 	}
-	p, err := ReadCPU(peer)
-	return meter{peer: p, backends: b, machine: machine, at: time.Now()}, err
+	p, err := ReadCPU(contender)
+	return meter{contender: p, backends: b, machine: machine, at: time.Now()}, err
 }
 
 func (m meter) sub(before meter) meter {
 	return meter{
-		peer: m.peer.Sub(before.peer), backends: m.backends.Sub(before.backends),
+		contender: m.contender.Sub(before.contender), backends: m.backends.Sub(before.backends),
 		machine: m.machine - before.machine, at: m.at, took: m.at.Sub(before.at),
 	}
 }
 
 // others returns which share of the machine's CPUs went to none of those whose time is known.
 func (m meter) others(load time.Duration) float64 {
-	rest := m.machine - m.peer.Total - m.backends.Total - load
+	rest := m.machine - m.contender.Total - m.backends.Total - load
 	return max(0, rest.Seconds()/m.took.Seconds()/float64(runtime.NumCPU()))
 }
 

@@ -11,10 +11,10 @@ import (
 	"time"
 )
 
-// fakePeer is a balancer that the test binary plays. It dies of a request for the path poison, if that is not empty.
-func fakePeer(t *testing.T, name string, kind Kind, poison string) Peer {
+// fakeContender is a balancer that the test binary plays. It dies of a request for the path poison, if that is not empty.
+func fakeContender(t *testing.T, name string, kind Kind, poison string) Contender {
 	path := actor(t, "balancer")
-	return Peer{Name: name, Kind: kind, Command: func(home, addr string, backends []Backend) (Command, error) {
+	return Contender{Name: name, Kind: kind, Command: func(home, addr string, backends []Backend) (Command, error) {
 		args := []string{addr, backends[0].Socket}
 		if poison != "" {
 			args = append(args, poison)
@@ -23,13 +23,13 @@ func fakePeer(t *testing.T, name string, kind Kind, poison string) Peer {
 	}}
 }
 
-// fakeOptions compares fake peers with fake programs, as short as it goes.
-func fakeOptions(t *testing.T, peers ...Peer) Options {
+// fakeOptions compares fake contenders with fake programs, as short as it goes.
+func fakeOptions(t *testing.T, contenders ...Contender) Options {
 	// Socket paths are short, and the names of tests long.
 	t.Setenv("TMPDIR", shortDir(t))
 	o := DefaultOptions()
 	o.Programs = Programs{Wrk: actor(t, "wrk"), Nginx: actor(t, "nginx")}
-	o.Peers = peers
+	o.Contenders = contenders
 	o.Rounds, o.WarmUp, o.Settle, o.IdleFor = 2, time.Millisecond, 0, time.Millisecond
 	o.Cases = []Case{
 		{Name: "a", Path: "/small", Conns: 2, Goal: 0.85},
@@ -50,7 +50,7 @@ func shortDir(t *testing.T) string {
 }
 
 func TestCompare_RotatesAndCleansUp(t *testing.T) {
-	o := fakeOptions(t, fakePeer(t, "lb", KindLB, ""), fakePeer(t, "other", KindRival, ""))
+	o := fakeOptions(t, fakeContender(t, "lb", KindLB, ""), fakeContender(t, "other", KindRival, ""))
 	var lines []string
 	o.Progress = func(line string) { lines = append(lines, line) }
 	report, err := Compare(t.Context(), o)
@@ -81,17 +81,17 @@ func TestCompare_RotatesAndCleansUp(t *testing.T) {
 	// TestMain finds processes left behind.
 }
 
-func TestCompare_CrashedPeerIsInvalid(t *testing.T) {
-	o := fakeOptions(t, fakePeer(t, "lb", KindLB, "/64k"), fakePeer(t, "other", KindRival, ""))
+func TestCompare_CrashedContenderIsInvalid(t *testing.T) {
+	o := fakeOptions(t, fakeContender(t, "lb", KindLB, "/64k"), fakeContender(t, "other", KindRival, ""))
 	o.Rounds = 1
 	report, err := Compare(t.Context(), o)
 	if err != nil {
 		t.Fatal(err)
 	}
 	for _, s := range report.Samples {
-		bad := s.Peer == "lb" && s.Case == "b"
+		bad := s.Contender == "lb" && s.Case == "b"
 		if bad != (s.Invalid != "") {
-			t.Errorf("got sample %s of %s invalid %q; want that of lb under b only", s.Case, s.Peer, s.Invalid)
+			t.Errorf("got sample %s of %s invalid %q; want that of lb under b only", s.Case, s.Contender, s.Invalid)
 		}
 		if bad && (!strings.Contains(s.Invalid, "exit status 9") || !strings.Contains(s.Invalid, "cannot bear /64k")) {
 			t.Errorf("got %q; want how it ended and its last words", s.Invalid)
@@ -99,8 +99,8 @@ func TestCompare_CrashedPeerIsInvalid(t *testing.T) {
 	}
 }
 
-func TestCompare_PeerThatDoesNotStart(t *testing.T) {
-	o := fakeOptions(t, fakePeer(t, "sick", KindLB, "/sma"))
+func TestCompare_ContenderThatDoesNotStart(t *testing.T) {
+	o := fakeOptions(t, fakeContender(t, "sick", KindLB, "/sma"))
 	if _, err := Compare(t.Context(), o); err == nil || !strings.Contains(err.Error(), "sick ended (exit status 9)") {
 		t.Errorf("got %v; want the end of sick", err)
 	}
@@ -108,7 +108,7 @@ func TestCompare_PeerThatDoesNotStart(t *testing.T) {
 
 func TestCompare_StopsWithContext(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
-	o := fakeOptions(t, fakePeer(t, "lb", KindLB, ""))
+	o := fakeOptions(t, fakeContender(t, "lb", KindLB, ""))
 	o.Progress = func(string) { cancel() }
 	if _, err := Compare(ctx, o); !errors.Is(err, context.Canceled) {
 		t.Errorf("got %v; want %v", err, context.Canceled)
@@ -117,7 +117,7 @@ func TestCompare_StopsWithContext(t *testing.T) {
 
 func TestOptions_ValidateFindsAllFaults(t *testing.T) {
 	o := Options{
-		Peers: []Peer{{Name: "x"}, {Name: "x"}}, Duration: 1500 * time.Millisecond,
+		Contenders: []Contender{{Name: "x"}, {Name: "x"}}, Duration: 1500 * time.Millisecond,
 		Cases: []Case{{Name: "huge", Conns: 1 << 30, Idle: true}},
 	}
 	err := o.Validate()
@@ -127,7 +127,7 @@ func TestOptions_ValidateFindsAllFaults(t *testing.T) {
 		}
 	}
 	good := DefaultOptions()
-	good.Peers = []Peer{Direct("direct")}
+	good.Contenders = []Contender{Direct("direct")}
 	good.Cases = good.Cases[:1]
 	if err := good.Validate(); err != nil {
 		t.Errorf("got %v for the default options", err)
@@ -135,7 +135,7 @@ func TestOptions_ValidateFindsAllFaults(t *testing.T) {
 }
 
 func TestMeter_Others(t *testing.T) {
-	m := meter{peer: CPU{Total: time.Second}, backends: CPU{Total: time.Second}, machine: 3 * time.Second, took: time.Second}
+	m := meter{contender: CPU{Total: time.Second}, backends: CPU{Total: time.Second}, machine: 3 * time.Second, took: time.Second}
 	if got := m.others(2 * time.Second); got != 0 {
 		t.Errorf("got %v when less was used than is known; want 0", got)
 	}

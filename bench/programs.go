@@ -22,69 +22,106 @@ type Programs struct {
 	NginxStream string
 }
 
+// Program names a foreign program.
+type Program string
+
+// The foreign programs.
+const (
+	ProgramWrk         Program = "wrk"
+	ProgramHAProxy     Program = "haproxy"
+	ProgramNginx       Program = "nginx"
+	ProgramNginxStream Program = "nginx's stream module"
+)
+
+// packages are Debian's packages of the programs.
+var packages = map[Program]string{ProgramWrk: "wrk", ProgramHAProxy: "haproxy", ProgramNginx: "nginx", ProgramNginxStream: "libnginx-mod-stream"}
+
 // ErrMissing is in the error of [FindPrograms] when a program is not installed.
-var ErrMissing = errors.New("bench: program is not installed")
+var ErrMissing = errors.New("not installed")
 
-// missingError names Debian's packages of what is missing.
-type missingError struct {
-	programs []string
-	packages []string
+// missingError names what is missing.
+type missingError []Program
+
+func (e missingError) Error() string {
+	var names []string
+	for _, program := range e {
+		names = append(names, string(program))
+	}
+	return fmt.Sprintf("cannot find %s; install with: apt-get install %s", strings.Join(names, ", "), strings.Join(e.packages(), " "))
 }
 
-func (e *missingError) Error() string {
-	return fmt.Sprintf("cannot find %s; install with: apt-get install %s (or let -install do it)",
-		strings.Join(e.programs, ", "), strings.Join(e.packages, " "))
+func (e missingError) packages() []string {
+	var names []string
+	for _, program := range e {
+		names = append(names, packages[program])
+	}
+	return names
 }
 
-func (e *missingError) Is(target error) bool { return target == ErrMissing }
+func (e missingError) Is(target error) bool { return target == ErrMissing }
 
-// FindPrograms looks for wrk and nginx, which every comparison needs, and for haproxy and nginx's stream module if asked.
-// If something is missing, the error is [ErrMissing] and names the command that installs all of it from Debian's packages.
-func FindPrograms(ctx context.Context, haproxy, stream bool) (Programs, error) {
-	var p Programs
-	missing := &missingError{}
-	find := func(program, pkg string) string {
-		path, err := lookPath(program)
-		if err != nil {
-			missing.programs = append(missing.programs, program)
-			missing.packages = append(missing.packages, pkg)
+// Search says which programs are looked for.
+type Search struct {
+	// Paths are of programs that need not be looked for.
+	Paths Programs
+	// Need are the programs to find.
+	Need []Program
+	// Install, if not nil, has what is missing installed from Debian's packages; the output of apt-get goes there. Debian
+	// starts a newly installed haproxy and nginx as services with their preset configuration. The benchmarks neither use
+	// nor stop these.
+	Install io.Writer
+}
+
+// FindPrograms finds programs. If some are not installed, the error is [ErrMissing] and names the command that installs
+// them, and the programs returned are the others. nginx without its stream module, where that is needed, is left out.
+func FindPrograms(ctx context.Context, s Search) (Programs, error) {
+	p, err := s.find(ctx)
+	var missing missingError
+	if s.Install == nil || !errors.As(err, &missing) {
+		return p, err
+	}
+	if err := install(ctx, missing.packages(), s.Install); err != nil {
+		return p, err
+	}
+	return s.find(ctx)
+}
+
+func (s *Search) find(ctx context.Context) (Programs, error) {
+	p := s.Paths
+	var missing missingError
+	for _, program := range s.Need {
+		path := map[Program]*string{ProgramWrk: &p.Wrk, ProgramHAProxy: &p.HAProxy, ProgramNginx: &p.Nginx}[program]
+		if path == nil {
+			continue
 		}
-		return path
+		var err error
+		if *path != "" {
+			if _, err = exec.LookPath(*path); err == nil {
+				*path, err = filepath.Abs(*path)
+			}
+			if err != nil {
+				return p, fmt.Errorf("cannot run %s: %w", program, err)
+			}
+		} else if *path, err = lookPath(string(program)); err != nil {
+			missing = append(missing, program)
+		}
 	}
-	p.Wrk = find("wrk", "wrk")
-	p.Nginx = find("nginx", "nginx")
-	if haproxy {
-		p.HAProxy = find("haproxy", "haproxy")
-	}
-	if stream {
-		module, err := "", error(nil)
+	if slices.Contains(s.Need, ProgramNginxStream) {
+		err := ErrMissing
 		if p.Nginx != "" {
-			module, err = findNginxStream(ctx, p.Nginx)
+			p.NginxStream, err = findNginxStream(ctx, p.Nginx)
 		}
-		if p.Nginx == "" || errors.Is(err, ErrMissing) {
-			missing.programs = append(missing.programs, "nginx's stream module")
-			missing.packages = append(missing.packages, "libnginx-mod-stream")
+		if errors.Is(err, ErrMissing) {
+			p.Nginx = "" // of no use
+			missing = append(missing, ProgramNginxStream)
 		} else if err != nil {
-			return Programs{}, err
+			return p, err
 		}
-		p.NginxStream = module
 	}
-	if len(missing.programs) > 0 {
-		return Programs{}, missing
+	if len(missing) > 0 {
+		return p, missing
 	}
 	return p, nil
-}
-
-// FindBalancers looks for haproxy, and for nginx with its stream module. What is not installed is empty; Wrk is too.
-func FindBalancers(ctx context.Context) Programs {
-	var p Programs
-	p.HAProxy, _ = lookPath("haproxy")
-	if nginx, err := lookPath("nginx"); err == nil {
-		if module, err := findNginxStream(ctx, nginx); err == nil {
-			p.Nginx, p.NginxStream = nginx, module
-		}
-	}
-	return p
 }
 
 // lookPath looks for a program in PATH and where Debian puts servers, which is not in every user's PATH.
@@ -141,15 +178,9 @@ func parseNginxStream(out string) (module string, ok bool) {
 	return filepath.Join(modules, "ngx_stream_module.so"), true
 }
 
-// Install installs the Debian packages that err, from [FindPrograms], says are missing, with apt-get, whose output goes to
-// w. Debian starts a newly installed haproxy and nginx as services with their preset configuration; the benchmark neither
-// uses nor stops these.
-func Install(ctx context.Context, err error, w io.Writer) error {
-	var missing *missingError
-	if !errors.As(err, &missing) {
-		return err
-	}
-	args := append([]string{"install", "--yes", "--no-install-recommends"}, missing.packages...)
+// install installs Debian packages with apt-get, whose output goes to w.
+func install(ctx context.Context, packages []string, w io.Writer) error {
+	args := append([]string{"install", "--yes", "--no-install-recommends"}, packages...)
 	cmd := exec.CommandContext(ctx, "apt-get", args...)
 	cmd.Env = append(os.Environ(), "DEBIAN_FRONTEND=noninteractive")
 	cmd.Stdout, cmd.Stderr = w, w

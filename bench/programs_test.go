@@ -5,29 +5,54 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 )
 
 func TestFindPrograms_NamesEveryPackage(t *testing.T) {
 	t.Setenv("PATH", t.TempDir())
-	_, err := FindPrograms(t.Context(), true, true)
+	_, err := FindPrograms(t.Context(), Search{Need: []Program{ProgramWrk, ProgramHAProxy, ProgramNginx, ProgramNginxStream}})
 	if err == nil {
 		t.Skip("the servers are found beside PATH, and wrk too")
 	}
 	if !errors.Is(err, ErrMissing) || !strings.Contains(err.Error(), "apt-get install wrk") {
 		t.Errorf("got %v; want one that names the apt-get command", err)
 	}
-	all := &missingError{[]string{"a", "b"}, []string{"pa", "pb"}}
-	if got := all.Error(); !strings.Contains(got, "cannot find a, b; install with: apt-get install pa pb") {
+	all := missingError{ProgramWrk, ProgramNginxStream}
+	if got := all.Error(); got != "cannot find wrk, nginx's stream module; install with: apt-get install wrk libnginx-mod-stream" {
 		t.Errorf("got %q", got)
 	}
 }
 
-func TestInstall_PassesOtherErrorsOn(t *testing.T) {
-	broken := errors.New("broken")
-	if err := Install(t.Context(), broken, io.Discard); err != broken {
-		t.Errorf("got %v; want %v", err, broken)
+func TestFindPrograms_TakesAPathInsteadOfLooking(t *testing.T) {
+	path := actor(t, "other-haproxy")
+	p, err := FindPrograms(t.Context(), Search{Paths: Programs{HAProxy: path}, Need: []Program{ProgramHAProxy}})
+	if err != nil || p.HAProxy != path {
+		t.Errorf("got %q, %v; want %q", p.HAProxy, err, path)
+	}
+	_, err = FindPrograms(t.Context(), Search{Paths: Programs{HAProxy: path + "-not"}, Need: []Program{ProgramHAProxy}, Install: io.Discard})
+	if err == nil || errors.Is(err, ErrMissing) || !strings.Contains(err.Error(), "cannot run haproxy") {
+		t.Errorf("got %v; want an error, and nothing installed", err)
+	}
+}
+
+func TestFindPrograms_InstallsOnlyWhatIsMissing(t *testing.T) {
+	dir := t.TempDir()
+	t.Setenv("PATH", dir)
+	asked := filepath.Join(dir, "asked")
+	script := "#!/bin/sh\necho \"$@\" > " + asked + "\n"
+	if err := os.WriteFile(filepath.Join(dir, "apt-get"), []byte(script), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink("/bin/sh", filepath.Join(dir, "haproxy")); err != nil {
+		t.Fatal(err)
+	}
+	_, err := FindPrograms(t.Context(), Search{Need: []Program{ProgramWrk, ProgramHAProxy}, Install: io.Discard})
+	words, readErr := os.ReadFile(asked)
+	if readErr != nil || !strings.HasSuffix(string(words), " wrk\n") || !errors.Is(err, ErrMissing) {
+		t.Errorf("got apt-get %q, %v, %v; want one package, and that it is still missing", words, readErr, err)
 	}
 }
 
@@ -68,7 +93,7 @@ func TestConfigs(t *testing.T) {
 			}
 		}
 	}
-	plain, spliced := haproxyConfig("127.0.0.1:1", backends, HAProxyOptions{}), haproxyConfig("127.0.0.1:1", backends, HAProxyOptions{Splice: true})
+	plain, spliced := haproxyConfig("/h", "127.0.0.1:1", backends, HAProxyOptions{}), haproxyConfig("/h", "127.0.0.1:1", backends, HAProxyOptions{Splice: true})
 	f(plain, "nbthread 2\n", "mode tcp\n", "balance leastconn\n", "bind 127.0.0.1:1\n", "server w2 unix@/d/w2.sock\n")
 	if strings.Contains(plain, "splice") || spliced == plain {
 		t.Error("only one of the two haproxys may splice")
@@ -80,12 +105,12 @@ func TestConfigs(t *testing.T) {
 		t.Error("a built-in stream needs no module")
 	}
 	weighted := []Backend{{Name: "w1", Socket: "/d/w1.sock", Weight: 90}, {Name: "w2", Socket: "/d/w2.sock", Weight: 10}}
-	f(haproxyConfig("127.0.0.1:1", weighted, HAProxyOptions{RoundRobin: true, Check: "/health"}),
-		"balance roundrobin\n", "option httpchk GET /health\n", "server w2 unix@/d/w2.sock weight 10 check inter 500ms")
+	f(haproxyConfig("/h", "127.0.0.1:1", weighted, HAProxyOptions{RoundRobin: true, Check: "/health", Admin: true}),
+		"stats socket /h/admin.sock level admin\n", "balance roundrobin\n", "option httpchk GET /health\n", "server w2 unix@/d/w2.sock weight 10 check inter 500ms")
 	if turns := nginxStreamConfig("/h", "127.0.0.1:1", weighted, "", true); strings.Contains(turns, "least_conn") || !strings.Contains(turns, "w1.sock weight=90;") {
 		t.Errorf("got %s; want the weights, and no least_conn", turns)
 	}
-	f(lbConfig("/h", "127.0.0.1:1", backends, 3),
+	f(RelayConfig(3)("/h", "127.0.0.1:1", backends),
 		"[proxy]\nloops = 3\n", "socket = \"/h/admin.sock\"\n", "bind = [\"127.0.0.1:1\"]\n",
 		"[[pools.app.backends]]\nname = \"w2\"\naddress = \"unix:/d/w2.sock\"\n")
 	f(backendConfig("/h", "/www", "/d/w1.sock", "127.0.0.1:1"),

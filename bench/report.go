@@ -13,8 +13,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// PeerInfo names a peer in a report.
-type PeerInfo struct {
+// ContenderInfo names a contender in a report.
+type ContenderInfo struct {
 	Name string `json:"name"`
 	Kind Kind   `json:"kind"`
 }
@@ -53,24 +53,24 @@ func parseCPUModel(cpuinfo string) string {
 type Report struct {
 	Machine Machine `json:"machine"`
 	// Programs are the versions of the programs that took part.
-	Programs []string      `json:"programs"`
-	Started  time.Time     `json:"started"`
-	Rounds   int           `json:"rounds"`
-	Duration time.Duration `json:"duration_ns"`
-	Peers    []PeerInfo    `json:"peers"`
-	Cases    []Case        `json:"cases"`
+	Programs   []string        `json:"programs"`
+	Started    time.Time       `json:"started"`
+	Rounds     int             `json:"rounds"`
+	Duration   time.Duration   `json:"duration_ns"`
+	Contenders []ContenderInfo `json:"contenders"`
+	Cases      []Case          `json:"cases"`
 	// Samples are in the order in which they were measured.
 	Samples []Sample `json:"samples"`
 }
 
-// Series returns one number of each round of a peer under a case, with NaN for a round whose sample is missing or invalid.
-func (r *Report) Series(kase, peer string, value func(Sample) float64) []float64 {
+// Series returns one number of each round of a contender under a case, with NaN for a round whose sample is missing or invalid.
+func (r *Report) Series(kase, contender string, value func(Sample) float64) []float64 {
 	series := make([]float64, r.Rounds)
 	for i := range series {
 		series[i] = math.NaN()
 	}
 	for _, s := range r.Samples {
-		if s.Case == kase && s.Peer == peer && s.Invalid == "" {
+		if s.Case == kase && s.Contender == contender && s.Invalid == "" {
 			series[s.Round] = value(s)
 		}
 	}
@@ -80,9 +80,9 @@ func (r *Report) Series(kase, peer string, value func(Sample) float64) []float64
 // BestRival returns, for each round, the least number of all rivals under a case; NaN where no rival has a valid one.
 func (r *Report) BestRival(kase string, value func(Sample) float64) []float64 {
 	var all [][]float64
-	for _, peer := range r.Peers {
-		if peer.Kind == KindRival {
-			all = append(all, r.Series(kase, peer.Name, value))
+	for _, contender := range r.Contenders {
+		if contender.Kind == KindRival {
+			all = append(all, r.Series(kase, contender.Name, value))
 		}
 	}
 	best := Least(all...)
@@ -92,9 +92,9 @@ func (r *Report) BestRival(kase string, value func(Sample) float64) []float64 {
 	return best
 }
 
-// Ratio returns a peer's number relative to the best rival's: taken round by round, then summarized.
-func (r *Report) Ratio(kase, peer string, value func(Sample) float64) Summary {
-	return Summarize(Ratios(r.Series(kase, peer, value), r.BestRival(kase, value)))
+// Ratio returns a contender's number relative to the best rival's: taken round by round, then summarized.
+func (r *Report) Ratio(kase, contender string, value func(Sample) float64) Summary {
+	return Summarize(Ratios(r.Series(kase, contender, value), r.BestRival(kase, value)))
 }
 
 // Invalid counts the samples that do not count.
@@ -118,10 +118,10 @@ func (c Case) Cost(s Sample) float64 {
 
 // Verdict is how a build of lb did against one goal.
 type Verdict struct {
-	Case    string
-	Peer    string
-	Measure string
-	Limit   float64
+	Case      string
+	Contender string
+	Measure   string
+	Limit     float64
 	// Got is judged by its median; it is NaN throughout if there is nothing to judge.
 	Got Summary
 	// Digits is how many digits after the point Got and Limit deserve.
@@ -146,19 +146,19 @@ func (v Verdict) String() string {
 func (r *Report) Verdicts() []Verdict {
 	var verdicts []Verdict
 	for _, kase := range r.Cases {
-		for _, peer := range r.Peers {
-			if peer.Kind != KindLB {
+		for _, contender := range r.Contenders {
+			if contender.Kind != KindLB {
 				continue
 			}
 			if kase.Goal > 0 {
-				verdicts = append(verdicts, Verdict{kase.Name, peer.Name, "CPU per request, of the best rival's", kase.Goal, r.Ratio(kase.Name, peer.Name, kase.Cost), 2})
+				verdicts = append(verdicts, Verdict{kase.Name, contender.Name, "CPU per request, of the best rival's", kase.Goal, r.Ratio(kase.Name, contender.Name, kase.Cost), 2})
 			}
 			if kase.Idle {
-				memory := Summarize(r.Series(kase.Name, peer.Name, kase.Cost))
-				fds := Summarize(r.Series(kase.Name, peer.Name, func(s Sample) float64 { return math.Round(s.IdleFDs*100) / 100 }))
+				memory := Summarize(r.Series(kase.Name, contender.Name, kase.Cost))
+				fds := Summarize(r.Series(kase.Name, contender.Name, func(s Sample) float64 { return math.Round(s.IdleFDs*100) / 100 }))
 				verdicts = append(verdicts,
-					Verdict{kase.Name, peer.Name, "bytes of user memory per session", IdleMemoryGoal, memory, 0},
-					Verdict{kase.Name, peer.Name, "file descriptors per session", IdleFDsGoal, fds, 2})
+					Verdict{kase.Name, contender.Name, "bytes of user memory per session", IdleMemoryGoal, memory, 0},
+					Verdict{kase.Name, contender.Name, "file descriptors per session", IdleFDsGoal, fds, 2})
 			}
 		}
 	}
@@ -175,7 +175,7 @@ func (r *Report) WriteJSON(w io.Writer) error {
 // WriteText writes the report for readers: a table per case, then lb against its goals.
 func (r *Report) WriteText(w io.Writer) error {
 	fmt.Fprintf(w, "%d × %s, Linux %s, %s\n", r.Machine.CPUs, r.Machine.CPU, r.Machine.Kernel, strings.Join(r.Programs, ", "))
-	fmt.Fprintf(w, "%d rounds, %v of load each, peers interleaved; medians, and least..greatest\n", r.Rounds, r.Duration)
+	fmt.Fprintf(w, "%d rounds, %v of load each, contenders interleaved; medians, and least..greatest\n", r.Rounds, r.Duration)
 	for _, kase := range r.Cases {
 		fmt.Fprintf(w, "\n%s: %s, %d connections\n", kase.Name, kase.Title, kase.Conns)
 		table := r.loadTable(kase)
@@ -187,7 +187,7 @@ func (r *Report) WriteText(w io.Writer) error {
 		}
 	}
 	fmt.Fprint(w, "\nCPU µs and switches are the balancer's alone, per request. \"of best\" is relative to the best rival in the same\n",
-		"round (CPU per request; memory when idle). \"others\" is CPU used by neither peer, backends nor load: interrupts and\n",
+		"round (CPU per request; memory when idle). \"others\" is CPU used by neither contender, backends nor load: interrupts and\n",
 		"programs that disturbed; above 10% the round is doubtful. User memory is Pss_Anon + Pss_Shmem + SwapPss.\n")
 	if err := r.writeBuilds(w); err != nil {
 		return err
@@ -195,20 +195,20 @@ func (r *Report) WriteText(w io.Writer) error {
 	return r.writeVerdicts(w)
 }
 
-// median returns the median of one number of a peer under a case.
-func (r *Report) median(kase Case, peer PeerInfo, value func(Sample) float64) float64 {
-	return Summarize(r.Series(kase.Name, peer.Name, value)).Median
+// median returns the median of one number of a contender under a case.
+func (r *Report) median(kase Case, contender ContenderInfo, value func(Sample) float64) float64 {
+	return Summarize(r.Series(kase.Name, contender.Name, value)).Median
 }
 
 func (r *Report) loadTable(kase Case) *Table {
-	t := &Table{Header: []string{"peer", "requests/s", "p50 ms", "p99 ms", "CPU µs", "least..greatest", "user", "switches", "backends µs", "others", "of best", "least..greatest"}}
-	for _, peer := range r.Peers {
-		m := func(value func(Sample) float64) float64 { return r.median(kase, peer, value) }
+	t := &Table{Header: []string{"contender", "requests/s", "p50 ms", "p99 ms", "CPU µs", "least..greatest", "user", "switches", "backends µs", "others", "of best", "least..greatest"}}
+	for _, contender := range r.Contenders {
+		m := func(value func(Sample) float64) float64 { return r.median(kase, contender, value) }
 		ms := func(d time.Duration) float64 { return microseconds(d) / 1000 }
-		cpu := Summarize(r.Series(kase.Name, peer.Name, kase.Cost))
-		ratio := r.Ratio(kase.Name, peer.Name, kase.Cost)
+		cpu := Summarize(r.Series(kase.Name, contender.Name, kase.Cost))
+		ratio := r.Ratio(kase.Name, contender.Name, kase.Cost)
 		cells := []string{
-			peer.Name,
+			contender.Name,
 			Number(m(func(s Sample) float64 { return s.Rate }), 0),
 			Number(m(func(s Sample) float64 { return ms(s.P50) }), 2),
 			Number(m(func(s Sample) float64 { return ms(s.P99) }), 2),
@@ -219,39 +219,39 @@ func (r *Report) loadTable(kase Case) *Table {
 			Percent(m(func(s Sample) float64 { return s.Others })),
 			Number(ratio.Median, 2), ratio.spread(2),
 		}
-		if peer.Kind == KindReference {
+		if contender.Kind == KindReference {
 			for _, i := range []int{4, 5, 6, 7, 10, 11} {
 				cells[i] = "-"
 			}
 		}
-		t.AddNoted(r.note(kase, peer), cells...)
+		t.AddNoted(r.note(kase, contender), cells...)
 	}
 	return t
 }
 
 func (r *Report) idleTable(kase Case) *Table {
-	t := &Table{Header: []string{"peer", "bytes/session", "least..greatest", "fds/session", "CPU µs/s", "of best", "least..greatest"}}
-	for _, peer := range r.Peers {
-		if peer.Kind == KindReference {
+	t := &Table{Header: []string{"contender", "bytes/session", "least..greatest", "fds/session", "CPU µs/s", "of best", "least..greatest"}}
+	for _, contender := range r.Contenders {
+		if contender.Kind == KindReference {
 			continue
 		}
-		memory := Summarize(r.Series(kase.Name, peer.Name, kase.Cost))
-		ratio := r.Ratio(kase.Name, peer.Name, kase.Cost)
-		t.AddNoted(r.note(kase, peer),
-			peer.Name,
+		memory := Summarize(r.Series(kase.Name, contender.Name, kase.Cost))
+		ratio := r.Ratio(kase.Name, contender.Name, kase.Cost)
+		t.AddNoted(r.note(kase, contender),
+			contender.Name,
 			Number(memory.Median, 0), memory.spread(0),
-			Number(r.median(kase, peer, func(s Sample) float64 { return s.IdleFDs }), 2),
-			Number(r.median(kase, peer, func(s Sample) float64 { return s.IdleCPU }), 0),
+			Number(r.median(kase, contender, func(s Sample) float64 { return s.IdleFDs }), 2),
+			Number(r.median(kase, contender, func(s Sample) float64 { return s.IdleCPU }), 0),
 			Number(ratio.Median, 2), ratio.spread(2))
 	}
 	return t
 }
 
-// note says how many rounds of a peer were invalid, and why the first was.
-func (r *Report) note(kase Case, peer PeerInfo) string {
+// note says how many rounds of a contender were invalid, and why the first was.
+func (r *Report) note(kase Case, contender ContenderInfo) string {
 	n, why := 0, ""
 	for _, s := range r.Samples {
-		if s.Case == kase.Name && s.Peer == peer.Name && s.Invalid != "" {
+		if s.Case == kase.Name && s.Contender == contender.Name && s.Invalid != "" {
 			if n++; n == 1 {
 				why = strings.Join(strings.Fields(s.Invalid), " ")
 			}
@@ -266,9 +266,9 @@ func (r *Report) note(kase Case, peer PeerInfo) string {
 // writeBuilds compares further builds of lb with the first one, if there are any.
 func (r *Report) writeBuilds(w io.Writer) error {
 	var builds []string
-	for _, peer := range r.Peers {
-		if peer.Kind == KindLB {
-			builds = append(builds, peer.Name)
+	for _, contender := range r.Contenders {
+		if contender.Kind == KindLB {
+			builds = append(builds, contender.Name)
 		}
 	}
 	if len(builds) < 2 {
@@ -294,7 +294,7 @@ func (r *Report) writeVerdicts(w io.Writer) error {
 	fmt.Fprintln(w, "\nlb against its goals")
 	t := &Table{Header: []string{"case", "build", "measure", "goal", "got", "least..greatest", "verdict"}, Left: 3}
 	for _, v := range verdicts {
-		t.Add(v.Case, v.Peer, v.Measure, "<= "+Number(v.Limit, v.Digits), Number(v.Got.Median, v.Digits), v.Got.spread(v.Digits), v.String())
+		t.Add(v.Case, v.Contender, v.Measure, "<= "+Number(v.Limit, v.Digits), Number(v.Got.Median, v.Digits), v.Got.spread(v.Digits), v.String())
 	}
 	return t.Write(w)
 }

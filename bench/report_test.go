@@ -13,19 +13,19 @@ import (
 func sampleReport() *Report {
 	r := &Report{
 		Rounds: 3, Duration: time.Second,
-		Peers: []PeerInfo{{"lb", KindLB}, {"new", KindLB}, {"h", KindRival}, {"n", KindRival}, {"direct", KindReference}},
-		Cases: []Case{{Name: "k", Title: "small", Conns: 64, Goal: 0.85}, {Name: "i", Title: "idle", Conns: 100, Idle: true}},
+		Contenders: []ContenderInfo{{"lb", KindLB}, {"new", KindLB}, {"h", KindRival}, {"n", KindRival}, {"direct", KindReference}},
+		Cases:      []Case{{Name: "k", Title: "small", Conns: 64, Goal: 0.85}, {Name: "i", Title: "idle", Conns: 100, Idle: true}},
 	}
 	cpu := map[string][]float64{"lb": {8, 80, 9}, "new": {9, 90, 10}, "h": {10, 120, 5}, "n": {20, 100, 10}, "direct": {0, 0, 0}}
-	for _, peer := range r.Peers {
-		for round, v := range cpu[peer.Name] {
-			s := Sample{Round: round, Case: "k", Peer: peer.Name, Kind: peer.Kind, CPU: v, Requests: 100, Rate: 1000}
-			if peer.Name == "h" && round == 2 {
+	for _, contender := range r.Contenders {
+		for round, v := range cpu[contender.Name] {
+			s := Sample{Round: round, Case: "k", Contender: contender.Name, Kind: contender.Kind, CPU: v, Requests: 100, Rate: 1000}
+			if contender.Name == "h" && round == 2 {
 				s.Invalid = "3 read errors"
 			}
 			r.Samples = append(r.Samples, s)
-			if peer.Kind != KindReference {
-				r.Samples = append(r.Samples, Sample{Round: round, Case: "i", Peer: peer.Name, Kind: peer.Kind, IdleMemory: v * 50, IdleFDs: 2.001})
+			if contender.Kind != KindReference {
+				r.Samples = append(r.Samples, Sample{Round: round, Case: "i", Contender: contender.Name, Kind: contender.Kind, IdleMemory: v * 50, IdleFDs: 2.001})
 			}
 		}
 	}
@@ -50,7 +50,7 @@ func TestReport_RatioIsTakenPerRound(t *testing.T) {
 
 func TestReport_NoRivals(t *testing.T) {
 	r := sampleReport()
-	r.Peers = r.Peers[:2]
+	r.Contenders = r.Contenders[:2]
 	if got := r.Ratio("k", "lb", r.Cases[0].Cost); !math.IsNaN(got.Median) {
 		t.Errorf("got %v; want NaN", got)
 	}
@@ -62,7 +62,7 @@ func TestReport_NoRivals(t *testing.T) {
 func TestReport_Verdicts(t *testing.T) {
 	var got []string
 	for _, v := range sampleReport().Verdicts() {
-		got = append(got, v.Case+" "+v.Peer+" "+v.String())
+		got = append(got, v.Case+" "+v.Contender+" "+v.String())
 	}
 	want := "k lb met, k new missed, i lb met, i lb met, i new met, i new met"
 	if strings.Join(got, ", ") != want {
@@ -87,10 +87,10 @@ func TestReport_Text(t *testing.T) {
 	text := b.String()
 	for _, want := range []string{
 		"k: small, 64 connections\n",
-		"  lb            1000    0.00    0.00     9.0        8.0..80.0    0%      0.00          0.0      0%     0.80       0.80..0.90\n",
-		"  direct        1000    0.00    0.00       -                -     -         -          0.0      0%        -                -\n",
+		"  lb               1000    0.00    0.00     9.0        8.0..80.0    0%      0.00          0.0      0%     0.80       0.80..0.90\n",
+		"  direct           1000    0.00    0.00       -                -     -         -          0.0      0%        -                -\n",
 		"INVALID in 1 of 3 rounds: 3 read errors\n",
-		"  lb              450        400..4000         2.00         0     0.80       0.80..1.80\n",
+		"  lb                   450        400..4000         2.00         0     0.80       0.80..1.80\n",
 		"relative to lb in the same round\n",
 		"  k     new    1.125     1.111..1.125\n",
 		"<= 0.85  0.80       0.80..0.90      met\n",
@@ -116,7 +116,7 @@ func TestReport_JSONKeepsEverySample(t *testing.T) {
 	if err := json.Unmarshal(b.Bytes(), &back); err != nil {
 		t.Fatal(err)
 	}
-	if len(back.Samples) != len(r.Samples) || back.Samples[3] != r.Samples[3] || back.Peers[2] != r.Peers[2] {
+	if len(back.Samples) != len(r.Samples) || back.Samples[3] != r.Samples[3] || back.Contenders[2] != r.Contenders[2] {
 		t.Errorf("got %+v; want %+v", back, r)
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"math"
+	"strconv"
 	"strings"
 	"unicode/utf8"
 )
@@ -81,4 +82,12 @@ func (s Summary) spread(digits int) string {
 		return "-"
 	}
 	return Number(s.Min, digits) + ".." + Number(s.Max, digits)
+}
+
+// Count returns a number of things in words, such as "1 round" or "2 rounds".
+func Count(n int, noun string) string {
+	if n != 1 {
+		noun += "s"
+	}
+	return strconv.Itoa(n) + " " + noun
 }

@@ -6,14 +6,14 @@ import (
 )
 
 func ExampleTable() {
-	t := Table{Header: []string{"peer", "CPU µs", "of best"}}
+	t := Table{Header: []string{"contender", "CPU µs", "of best"}}
 	t.Add("lb", "9.5", "0.85")
 	t.AddNoted("INVALID", "haproxy", "11.25")
 	t.Write(os.Stdout)
 	// Output:
-	//   peer     CPU µs  of best
-	//   lb          9.5     0.85
-	//   haproxy   11.25           INVALID
+	//   contender  CPU µs  of best
+	//   lb            9.5     0.85
+	//   haproxy     11.25           INVALID
 }
 
 func TestTable_TooManyCells(t *testing.T) {

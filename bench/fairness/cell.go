@@ -10,11 +10,11 @@ import (
 	"github.com/273ebdf9/lb/bench/load"
 )
 
-// Cell is what one peer did in one case in one round.
+// Cell is what one contender did in one case in one round.
 type Cell struct {
-	Case  string `json:"case"`
-	Peer  string `json:"peer"`
-	Round int    `json:"round"`
+	Case      string `json:"case"`
+	Contender string `json:"contender"`
+	Round     int    `json:"round"`
 	// Digest names the arrivals and service times, see [load.Plan.Digest].
 	Digest string `json:"digest"`
 
@@ -87,7 +87,7 @@ func newHistogram() *hdrhistogram.Histogram {
 }
 
 // fill works the outcomes out.
-func (c *Cell) fill(p *peer, r *load.Result, event happening) {
+func (c *Cell) fill(p *contender, r *load.Result, event happening) {
 	c.Requests, c.LagP99, c.Invalid = len(r.Outcomes), r.LagP99(), r.Behind()
 	c.Failed = make(map[load.Failure]int)
 	c.EventAt, c.EventTook, c.EventLate = event.at, event.took, event.late
@@ -150,7 +150,7 @@ const transit = 2 * time.Millisecond
 
 // idleWhileQueued is the part of the load's time in which a request waited although a worker was idle. It needs to know
 // when the workers worked; without that it says false.
-func idleWhileQueued(p *peer, outcomes []load.Outcome, event happening) (float64, bool) {
+func idleWhileQueued(p *contender, outcomes []load.Outcome, event happening) (float64, bool) {
 	type change struct {
 		at            time.Duration
 		waiting, idle int

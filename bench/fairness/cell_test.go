@@ -13,11 +13,11 @@ import (
 
 const millisecond = time.Millisecond
 
-// scene is a peer with two workers in a case of 100 ms.
-func scene(event Event) *peer {
+// scene is a contender with two workers in a case of 100 ms.
+func scene(event Event) *contender {
 	c := &Case{Name: "x", Event: event}
 	c.Shape.Duration = 100 * millisecond
-	return &peer{stage: &stage{options: &Options{Workers: 2}, kase: c}}
+	return &contender{stage: &stage{options: &Options{Workers: 2}, kase: c}}
 }
 
 // answer is a request that worker n served.
@@ -26,7 +26,7 @@ func answer(n int, began, begin, end time.Duration) load.Outcome {
 }
 
 func TestIdleWhileQueued(t *testing.T) {
-	f := func(want float64, event happening, p *peer, outcomes ...load.Outcome) {
+	f := func(want float64, event happening, p *contender, outcomes ...load.Outcome) {
 		t.Helper()
 		got, ok := idleWhileQueued(p, outcomes, event)
 		if !ok || math.Abs(got-want) > 1e-9 {
@@ -72,11 +72,11 @@ func TestCell_TellsWhatWasSentToTheDead(t *testing.T) {
 }
 
 // row is a row with one cell.
-func cellOf(peer string, p99 time.Duration, after, of int) *Cell {
+func cellOf(contender string, p99 time.Duration, after, of int) *Cell {
 	h := newHistogram()
 	h.RecordValue(p99.Microseconds())
 	return &Cell{
-		Peer: peer, Requests: 10, Answered: 10, latencies: h, Latency: latencyOf(h), After: after, AfterOf: of, BalancerCPU: 10,
+		Contender: contender, Requests: 10, Answered: 10, latencies: h, Latency: latencyOf(h), After: after, AfterOf: of, BalancerCPU: 10,
 	}
 }
 
@@ -86,7 +86,7 @@ func verdict(kase string, cells ...*Cell) Verdict {
 	for _, c := range cells {
 		c.Case = kase
 		r.Cells = append(r.Cells, c)
-		r.Peers = append(r.Peers, PeerInfo{Name: c.Peer})
+		r.Contenders = append(r.Contenders, ContenderInfo{Name: c.Contender})
 	}
 	r.conclude()
 	return r.Verdicts[0]
@@ -105,20 +105,20 @@ func TestVerdict_GoalsAndLosses(t *testing.T) {
 			}
 		}
 	}
-	f(verdict(CaseHeavy, cellOf(PeerLB, 40*millisecond, 0, 0), cellOf(PeerReusePort, 100*millisecond, 0, 0)), "met", "0.40 of it")
-	f(verdict(CaseHeavy, cellOf(PeerLB, 60*millisecond, 0, 0), cellOf(PeerReusePort, 100*millisecond, 0, 0), cellOf(PeerNginx, 30*millisecond, 0, 0)),
+	f(verdict(CaseHeavy, cellOf(ContenderLB, 40*millisecond, 0, 0), cellOf(ContenderReusePort, 100*millisecond, 0, 0)), "met", "0.40 of it")
+	f(verdict(CaseHeavy, cellOf(ContenderLB, 60*millisecond, 0, 0), cellOf(ContenderReusePort, 100*millisecond, 0, 0), cellOf(ContenderNginx, 30*millisecond, 0, 0)),
 		"missed", "lb loses against nginx, whose p99 is 30.0 ms: 0.50 of lb's.", "lb 10 µs, nginx 10 µs")
-	f(verdict(CaseStuck, cellOf(PeerLB, 40*millisecond, 0, 50), cellOf(PeerReusePort, 2*time.Second, 5, 50)), "met", "0 of 50", "5 of 50 (10.0 %)", ">1000 ms")
-	f(verdict(CaseStuck, cellOf(PeerLB, 40*millisecond, 1, 50), cellOf(PeerReusePort, 2*time.Second, 5, 50)), "missed")
-	late := cellOf(PeerLB, 40*millisecond, 0, 0)
+	f(verdict(CaseStuck, cellOf(ContenderLB, 40*millisecond, 0, 50), cellOf(ContenderReusePort, 2*time.Second, 5, 50)), "met", "0 of 50", "5 of 50 (10.0 %)", ">1000 ms")
+	f(verdict(CaseStuck, cellOf(ContenderLB, 40*millisecond, 1, 50), cellOf(ContenderReusePort, 2*time.Second, 5, 50)), "missed")
+	late := cellOf(ContenderLB, 40*millisecond, 0, 0)
 	late.Invalid = "could not keep the schedule"
-	v := verdict(CaseFew, late, cellOf(PeerReusePort, 100*millisecond, 0, 0))
+	v := verdict(CaseFew, late, cellOf(ContenderReusePort, 100*millisecond, 0, 0))
 	f(v, "not judged", "NOT VALID for lb")
 	if text := strings.Join(v.Texts, "\n"); strings.Contains(text, "p99 is") {
 		t.Errorf("got %s; want no comparison of figures that do not count", text)
 	}
-	broken := &Cell{Peer: PeerLB, Broken: "it does not start"}
-	f(verdict(CaseEven, broken, cellOf(PeerReusePort, millisecond, 0, 0)), "", "lb was not measured")
+	broken := &Cell{Contender: ContenderLB, Broken: "it does not start"}
+	f(verdict(CaseEven, broken, cellOf(ContenderReusePort, millisecond, 0, 0)), "", "lb was not measured")
 }
 
 func TestOptions_ValidateSaysWhatIsWrong(t *testing.T) {
@@ -131,19 +131,19 @@ func TestOptions_ValidateSaysWhatIsWrong(t *testing.T) {
 		}
 	}
 	f(func(o *Options) { o.Workers = 1 }, "workers: 1 is not within 2..64")
-	f(func(o *Options) { o.Peers = []string{"envoy"} }, `there is no "envoy"; there are reuseport`)
-	f(func(o *Options) { o.Peers = []string{PeerTarget} }, "--target ADDR")
+	f(func(o *Options) { o.Contenders = []string{"envoy"} }, `there is no "envoy"; there are reuseport`)
+	f(func(o *Options) { o.Contenders = []string{ContenderTarget} }, "--target ADDR")
 	f(func(o *Options) { o.Timeout = 0 }, "timeout: 0s")
 	f(func(o *Options) { o.Path = "work" }, "path:")
 	f(func(o *Options) { o.Command = []string{"{socket}", "{port}"} }, "cannot both be used")
 	o := tiny(t, CaseWeights, CaseEven)
-	o.Peers = []string{PeerReusePort, PeerNginx}
+	o.Contenders = []string{ContenderReusePort, ContenderNginx}
 	if err := o.Unplayable(); err != nil {
 		t.Errorf("even: got %v; want something to measure", err)
 	}
 	o.Cases = o.Cases[:1]
-	if err := o.Unplayable(); err == nil || !strings.Contains(err.Error(), "reuseport in weights: it knows no weights; nginx in weights: it is not installed") {
-		t.Errorf("weights: got %v; want why each peer cannot", err)
+	if err := o.Unplayable(); err == nil || !strings.Contains(err.Error(), "reuseport in weights: it knows no weights; nginx in weights: it, or its stream module, is not installed") {
+		t.Errorf("weights: got %v; want why each contender cannot", err)
 	}
 	if _, err := Cases([]string{"tea"}, Budget{Workers: 2, Duration: time.Second}); err == nil || !strings.Contains(err.Error(), `no case "tea"; there are even, few`) {
 		t.Errorf("got %v; want the known cases", err)

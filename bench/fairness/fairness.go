@@ -5,8 +5,8 @@
 // [Run] does all of it and returns a [Report], which can be written as text, as JSON and as a page of HTML. The load is of
 // package bench/load; processes, what they cost, and tables are of package bench.
 //
-// A way to spread is a [Peer]. The peers of a case are started anew, all together, and loaded with the same plan one after
-// the other, in an order that rotates, or all at once where [Options.Together] is set: that is as fair, for every peer sees the
+// A way to spread is a [Contender]. The contenders of a case are started anew, all together, and loaded with the same plan one after
+// the other, in an order that rotates, or all at once where [Options.Together] is set: that is as fair, for every contender sees the
 // same moments of the machine, and quicker, but they take CPU from each other.
 //
 // Run owns what it starts. When it returns, no process, socket or directory of it is left.
@@ -35,11 +35,11 @@ type Options struct {
 	Target string
 	// Path is what is requested; "" is "/".
 	Path string
-	// Peers are the names of those that are compared; empty is all that can be.
-	Peers []string
+	// Contenders are the names of those that are compared; empty is all that can be.
+	Contenders []string
 	// Cases are run in this order.
 	Cases []Case
-	// Workers is how many workers each peer has, at least 2.
+	// Workers is how many workers each contender has, at least 2.
 	Workers int
 	// Burn has the benchmark's workers spend their service times as CPU time, instead of sleeping.
 	Burn bool
@@ -47,7 +47,7 @@ type Options struct {
 	Rounds int
 	// Timeout is how long a request may take until it counts as hung.
 	Timeout time.Duration
-	// Together loads all peers at the same time.
+	// Together loads all contenders at the same time.
 	Together bool
 	// Repeats is how many measurements of a run may be made anew, with the same plan, because the load generator could not
 	// keep its schedule. With Together there are none.
@@ -102,9 +102,9 @@ func (o *Options) Validate() error {
 			errs = append(errs, fmt.Errorf("case %s: %w", o.Cases[i].Name, err))
 		}
 	}
-	for _, name := range o.Peers {
-		check(slices.Contains(PeerNames(), name), "peers: there is no %q; there are %s", name, strings.Join(PeerNames(), ", "))
-		check(name != PeerTarget || o.Target != "", "peers: %s needs an address of your own: --target ADDR", PeerTarget)
+	for _, name := range o.Contenders {
+		check(slices.Contains(ContenderNames(), name), "contenders: there is no %q; there are %s", name, strings.Join(ContenderNames(), ", "))
+		check(name != ContenderTarget || o.Target != "", "contenders: %s needs an address of your own: --target ADDR", ContenderTarget)
 	}
 	if len(o.Command) > 0 {
 		socket, port := holds(o.Command, "{socket}"), holds(o.Command, "{port}")
@@ -132,7 +132,7 @@ const (
 // victim is the worker that is slow, stuck or killed.
 const victim = 1
 
-// Case is one situation that the peers are put in.
+// Case is one situation that the contenders are put in.
 type Case struct {
 	// Name selects the case; Title says in words what it is.
 	Name  string `json:"name"`

@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"strconv"
 	"strings"
 	"syscall"
@@ -31,33 +30,19 @@ const (
 
 // control is a running lb that runs the workers.
 type control struct {
-	process *bench.Process
-	binary  string
-	socket  string
+	*bench.Running
+	binary string
+	socket string
 }
 
-// startLB starts lb, and waits until all of its workers are up. It returns the control even with an error, if lb was started.
-func startLB(ctx context.Context, s *stage, addr string) (*control, error) {
-	c := &control{binary: s.options.Self.LB, socket: filepath.Join(s.home, "admin.sock")}
-	if err := os.MkdirAll(s.home, 0o700); err != nil {
-		return nil, fmt.Errorf("cannot write config: %w", err)
-	}
-	file := filepath.Join(s.home, "lb.toml")
-	if err := os.WriteFile(file, []byte(lbConfig(s, addr, c.socket)), 0o600); err != nil {
-		return nil, fmt.Errorf("cannot write config: %w", err)
-	}
-	var err error
-	c.process, err = bench.Start(bench.Command{
-		Name: "lb", Path: c.binary, Args: []string{"run", "-f", file}, Log: filepath.Join(s.home, "output.log"),
-		DeathSignal: syscall.SIGTERM, // it takes its workers along
-	})
-	if err != nil {
-		return nil, err
-	}
+// startLB starts lb, and waits until all of its workers are up.
+func startLB(ctx context.Context, s *stage) (*control, error) {
+	c := &control{binary: s.options.Self.LB, socket: bench.AdminSocket(s.home)}
+	lb := bench.LB(ContenderLB, c.binary, func(_, addr string, _ []bench.Backend) string { return lbConfig(s, addr, c.socket) })
 	waiting, giveUp := context.WithCancel(ctx)
 	defer giveUp()
-	var dead error
-	err = c.process.WaitReady(waiting, readyLimit, func(ctx context.Context) error {
+	var dead, err error
+	c.Running, err = bench.Launch(waiting, lb, s.home, nil, func(ctx context.Context, _ string) error {
 		if _, err := os.Stat(c.socket); err != nil {
 			return err
 		}

@@ -36,18 +36,18 @@ type Report struct {
 	Repeated int `json:"repeated"`
 
 	// Check is the load generator against itself.
-	Check *load.Checked `json:"check"`
-	Cases []Case        `json:"cases"`
-	Peers []PeerInfo    `json:"peers"`
+	Check      *load.Checked   `json:"check"`
+	Cases      []Case          `json:"cases"`
+	Contenders []ContenderInfo `json:"contenders"`
 	// Cells are in the order in which they were measured.
 	Cells []*Cell `json:"cells"`
-	// Rows are the rounds of each case and peer, taken together.
+	// Rows are the rounds of each case and contender, taken together.
 	Rows     []*Row    `json:"rows"`
 	Verdicts []Verdict `json:"verdicts"`
 }
 
-// PeerInfo says what a peer is.
-type PeerInfo struct {
+// ContenderInfo says what a contender is.
+type ContenderInfo struct {
 	Name  string `json:"name"`
 	About string `json:"about"`
 	// Unable says, by case, why it did not take part.
@@ -61,11 +61,11 @@ func newReport(ctx context.Context, o *Options) *Report {
 		Workers: o.Workers, Worker: o.Command, Burn: o.Burn, Rounds: o.Rounds, Together: o.Together, Timeout: o.Timeout,
 		Detection: Detection, Cases: o.Cases,
 	}
-	for _, name := range PeerNames() {
-		if len(o.Peers) > 0 && !slices.Contains(o.Peers, name) || name == PeerTarget && o.Target == "" {
+	for _, name := range ContenderNames() {
+		if len(o.Contenders) > 0 && !slices.Contains(o.Contenders, name) || name == ContenderTarget && o.Target == "" {
 			continue
 		}
-		info := PeerInfo{Name: name, About: about[name]}
+		info := ContenderInfo{Name: name, About: about[name]}
 		for i := range o.Cases {
 			if why := o.unable(name, &o.Cases[i]); why != "" {
 				if info.Unable == nil {
@@ -74,15 +74,15 @@ func newReport(ctx context.Context, o *Options) *Report {
 				info.Unable[o.Cases[i].Name] = why
 			}
 		}
-		r.Peers = append(r.Peers, info)
+		r.Contenders = append(r.Contenders, info)
 	}
 	return r
 }
 
-// Row is what one peer did in one case, over all rounds.
+// Row is what one contender did in one case, over all rounds.
 type Row struct {
-	Case string `json:"case"`
-	Peer string `json:"peer"`
+	Case      string `json:"case"`
+	Contender string `json:"contender"`
 	// Invalid says why rounds do not count, Broken why there were none; the first of them.
 	Invalid string `json:"invalid,omitempty"`
 	Broken  string `json:"broken,omitempty"`
@@ -120,10 +120,10 @@ func (r *Row) Failures() int { return r.Requests - r.Answered }
 // counts says whether the figures count.
 func (r *Row) counts() bool { return r.Broken == "" && r.Invalid == "" }
 
-// Row returns the row of a case and peer, or nil.
-func (r *Report) Row(kase, peer string) *Row {
+// Row returns the row of a case and contender, or nil.
+func (r *Report) Row(kase, contender string) *Row {
 	for _, row := range r.Rows {
-		if row.Case == kase && row.Peer == peer {
+		if row.Case == kase && row.Contender == contender {
 			return row
 		}
 	}
@@ -153,10 +153,10 @@ func (r *Report) Invalid() (n int) {
 // conclude makes rows and verdicts of the cells.
 func (r *Report) conclude() {
 	for i := range r.Cases {
-		for _, peer := range r.Peers {
+		for _, contender := range r.Contenders {
 			var cells []*Cell
 			for _, c := range r.Cells {
-				if c.Case == r.Cases[i].Name && c.Peer == peer.Name {
+				if c.Case == r.Cases[i].Name && c.Contender == contender.Name {
 					cells = append(cells, c)
 				}
 			}
@@ -172,7 +172,7 @@ func (r *Report) conclude() {
 
 // newRow takes the rounds together.
 func newRow(cells []*Cell) *Row {
-	row := &Row{Case: cells[0].Case, Peer: cells[0].Peer, Failed: make(map[load.Failure]int)}
+	row := &Row{Case: cells[0].Case, Contender: cells[0].Contender, Failed: make(map[load.Failure]int)}
 	var maxMean, idle, balancer, workers []float64
 	all, counted := newHistogram(), 0
 	for _, c := range cells {

@@ -21,7 +21,7 @@ const (
 	checkRate     = 400
 )
 
-// Run runs every case in every round for every peer that can play it. A peer that cannot be started or measured is no error
+// Run runs every case in every round for every contender that can play it. A contender that cannot be started or measured is no error
 // but a broken cell; a worker of the user's own that cannot be run is one, before anything is measured, and so is that
 // there is nothing to measure. If ctx ends, Run returns early with the error of ctx.
 func Run(ctx context.Context, o Options) (report *Report, err error) {
@@ -84,12 +84,12 @@ func (r *run) say(what string) {
 	r.options.Progress(p)
 }
 
-// able are the peers that can play a case.
+// able are the contenders that can play a case.
 func (r *run) able(c *Case) []string {
-	return slices.DeleteFunc(slices.Clone(r.options.peers()), func(name string) bool { return r.options.unable(name, c) != "" })
+	return slices.DeleteFunc(slices.Clone(r.options.contenders()), func(name string) bool { return r.options.unable(name, c) != "" })
 }
 
-// play runs one case in one round: all peers are started, loaded and stopped.
+// play runs one case in one round: all contenders are started, loaded and stopped.
 func (r *run) play(ctx context.Context, round int, c *Case) error {
 	names := r.able(c)
 	if len(names) == 0 {
@@ -98,23 +98,23 @@ func (r *run) play(ctx context.Context, round int, c *Case) error {
 	if r.began.IsZero() {
 		r.began = time.Now()
 	}
-	// Every round has its arrivals, and every peer the same ones.
+	// Every round has its arrivals, and every contender the same ones.
 	plan := load.NewPlan(c.Shape, r.options.Seed+uint64(round))
 	n := round % len(names)
 	names = slices.Concat(names[n:], names[:n])
 
 	r.scenes++
-	peers := make([]*peer, len(names))
+	contenders := make([]*contender, len(names))
 	cells := make([]*Cell, len(names))
 	start := func(i int) {
-		cells[i] = &Cell{Case: c.Name, Peer: names[i], Round: round, Digest: plan.Digest()}
+		cells[i] = &Cell{Case: c.Name, Contender: names[i], Round: round, Digest: plan.Digest()}
 		s := &stage{options: r.options, kase: c, home: filepath.Join(r.dir, fmt.Sprintf("%d-%s", r.scenes, names[i])), meter: newMeter()}
 		var err error
 		if err = os.Mkdir(s.home, 0o700); err == nil {
-			peers[i], err = startPeer(ctx, s, names[i])
+			contenders[i], err = startContender(ctx, s, names[i])
 		}
 		if err != nil {
-			peers[i], cells[i].Broken = nil, err.Error()
+			contenders[i], cells[i].Broken = nil, err.Error()
 		}
 	}
 	each(len(names), start)
@@ -122,8 +122,8 @@ func (r *run) play(ctx context.Context, round int, c *Case) error {
 		if !r.options.Together {
 			r.say(c.Name + ": " + names[i])
 		}
-		if peers[i] != nil {
-			if err := peers[i].measure(ctx, plan, cells[i]); err != nil {
+		if contenders[i] != nil {
+			if err := contenders[i].measure(ctx, plan, cells[i]); err != nil {
 				cells[i].Broken = err.Error()
 			}
 		}
@@ -132,7 +132,7 @@ func (r *run) play(ctx context.Context, round int, c *Case) error {
 		r.mu.Unlock()
 	}
 	if r.options.Together {
-		r.say(c.Name + ": all peers")
+		r.say(c.Name + ": all contenders")
 		each(len(names), measure)
 	} else {
 		for i := range names {
@@ -143,8 +143,8 @@ func (r *run) play(ctx context.Context, round int, c *Case) error {
 			// Whatever disturbed the machine may be over.
 			r.report.Repeated++
 			r.scenes++
-			if err := peers[i].stop(); err != nil {
-				peers[i], cells[i].Broken = nil, err.Error()
+			if err := contenders[i].stop(); err != nil {
+				contenders[i], cells[i].Broken = nil, err.Error()
 				continue
 			}
 			r.done--
@@ -154,8 +154,8 @@ func (r *run) play(ctx context.Context, round int, c *Case) error {
 	}
 	errs := make([]error, len(names))
 	each(len(names), func(i int) {
-		if peers[i] != nil {
-			errs[i] = peers[i].stop()
+		if contenders[i] != nil {
+			errs[i] = contenders[i].stop()
 		}
 	})
 	if err := ctx.Err(); err != nil {
@@ -179,8 +179,8 @@ func each(n int, f func(i int)) {
 	all.Wait()
 }
 
-// measure loads the peer and works out what it did.
-func (p *peer) measure(ctx context.Context, plan *load.Plan, c *Cell) error {
+// measure loads the contender and works out what it did.
+func (p *contender) measure(ctx context.Context, plan *load.Plan, c *Cell) error {
 	metering, stopMeter := context.WithCancel(ctx)
 	var others sync.WaitGroup
 	defer others.Wait()
@@ -206,7 +206,7 @@ func (p *peer) measure(ctx context.Context, plan *load.Plan, c *Cell) error {
 		return fmt.Errorf("cannot load %s: %w", p.name, err)
 	}
 	if p.balancer != nil {
-		if err := p.balancer.Exited(); err != nil {
+		if err := p.balancer.Process.Exited(); err != nil {
 			return err
 		}
 	}
@@ -232,7 +232,7 @@ type happening struct {
 }
 
 // act waits for the moment of the event and makes it happen.
-func (p *peer) act(ctx context.Context, elapsed func() time.Duration) (h happening) {
+func (p *contender) act(ctx context.Context, elapsed func() time.Duration) (h happening) {
 	timer := time.NewTimer(p.kase.EventAt - elapsed())
 	defer timer.Stop()
 	select {

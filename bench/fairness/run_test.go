@@ -5,16 +5,20 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"html"
 	"os"
 	"path/filepath"
+	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/273ebdf9/lb/bench/load"
+	"github.com/273ebdf9/lb/internal/plot"
 )
 
-// tiny are options of a run as short as it goes, with peers that need no other program.
+// tiny are options of a run as short as it goes, with contenders that need no other program.
 func tiny(t *testing.T, cases ...string) Options {
 	t.Helper()
 	self, err := os.Executable()
@@ -28,8 +32,8 @@ func tiny(t *testing.T, cases ...string) Options {
 	t.Cleanup(func() { os.RemoveAll(dir) })
 	t.Setenv("TMPDIR", dir)
 	o := Options{
-		Self:  Self{Worker: []string{self, "worker"}, Exec: []string{self, "exec"}},
-		Peers: []string{PeerReusePort, PeerPrefork}, Workers: 4, Rounds: 1, Timeout: 300 * time.Millisecond, Together: true, Seed: 1, CheckRequests: 10,
+		Self:       Self{Worker: []string{self, "worker"}, Exec: []string{self, "exec"}},
+		Contenders: []string{ContenderReusePort, ContenderPrefork}, Workers: 4, Rounds: 1, Timeout: 300 * time.Millisecond, Together: true, Seed: 1, CheckRequests: 10,
 	}
 	o.Cases, err = Cases(cases, Budget{Workers: 4, Duration: 600 * time.Millisecond, Law: "constant:5ms", Rate: 100})
 	if err != nil {
@@ -49,7 +53,7 @@ func mustRun(t *testing.T, o Options) *Report {
 	}
 	for _, c := range r.Cells {
 		if c.Broken != "" {
-			t.Errorf("%s, %s: broken: %s", c.Case, c.Peer, c.Broken)
+			t.Errorf("%s, %s: broken: %s", c.Case, c.Contender, c.Broken)
 		}
 	}
 	return r
@@ -79,15 +83,15 @@ func TestRun_PlaysEveryCaseAndCleansUp(t *testing.T) {
 				sum += s
 			}
 			if row.Requests != planned || row.Answered == 0 || sum < 0.999 || sum > 1.001 {
-				t.Errorf("%s, %s: got %d requests, %d answered, shares %v; want %d, and all shared", c.Name, row.Peer, row.Requests, row.Answered, row.Shares, planned)
+				t.Errorf("%s, %s: got %d requests, %d answered, shares %v; want %d, and all shared", c.Name, row.Contender, row.Requests, row.Answered, row.Shares, planned)
 			}
 			if row.WorkerCPU <= 0 || row.BalancerCPU != 0 {
-				t.Errorf("%s, %s: got the CPU times %v and %v; want the workers' only", c.Name, row.Peer, row.WorkerCPU, row.BalancerCPU)
+				t.Errorf("%s, %s: got the CPU times %v and %v; want the workers' only", c.Name, row.Contender, row.WorkerCPU, row.BalancerCPU)
 			}
 		}
 	}
 	// A stuck worker with a queue of its own keeps what the kernel sends it.
-	if row := r.Row(CaseStuck, PeerReusePort); row.Failed[load.Hung] == 0 || row.LastSent == 0 {
+	if row := r.Row(CaseStuck, ContenderReusePort); row.Failed[load.Hung] == 0 || row.LastSent == 0 {
 		t.Errorf("stuck: got %+v; want some that hang to the end", row)
 	}
 	if len(lines) == 0 {
@@ -97,7 +101,7 @@ func TestRun_PlaysEveryCaseAndCleansUp(t *testing.T) {
 
 func TestRun_SameSeedGivesTheSamePlans(t *testing.T) {
 	o := tiny(t, CaseEven)
-	o.Peers, o.Rounds = []string{PeerPrefork}, 2
+	o.Contenders, o.Rounds = []string{ContenderPrefork}, 2
 	a, b := mustRun(t, o), mustRun(t, o)
 	if a.Cells[0].Digest == a.Cells[1].Digest {
 		t.Errorf("got the plan %s in both rounds; want two", a.Cells[0].Digest)
@@ -112,15 +116,15 @@ func TestRun_SameSeedGivesTheSamePlans(t *testing.T) {
 func TestRun_OwnWorkerAndTarget(t *testing.T) {
 	o := tiny(t, CaseEven, CaseSlow)
 	o.Command = o.Self.Worker
-	o.Peers = []string{PeerReusePort}
+	o.Contenders = []string{ContenderReusePort}
 	r := mustRun(t, o)
-	if r.Row(CaseEven, PeerReusePort).Answered == 0 || r.Row(CaseSlow, PeerReusePort) != nil {
+	if r.Row(CaseEven, ContenderReusePort).Answered == 0 || r.Row(CaseSlow, ContenderReusePort) != nil {
 		t.Errorf("got %+v; want answers of the own worker, and no slow one", r.Rows)
 	}
 	o = tiny(t, CaseEven, CaseStuck)
-	o.Peers, o.Target = []string{PeerTarget, PeerReusePort}, "127.0.0.1:1"
+	o.Contenders, o.Target = []string{ContenderTarget, ContenderReusePort}, "127.0.0.1:1"
 	r, err := Run(t.Context(), o)
-	if err != nil || r.Broken() != 1 || !strings.Contains(r.Row(CaseEven, PeerTarget).Broken, "refused") || r.Row(CaseStuck, PeerTarget) != nil {
+	if err != nil || r.Broken() != 1 || !strings.Contains(r.Row(CaseEven, ContenderTarget).Broken, "refused") || r.Row(CaseStuck, ContenderTarget) != nil {
 		t.Errorf("got %+v, %v; want that nobody listens there, and no event", r, err)
 	}
 }
@@ -128,17 +132,17 @@ func TestRun_OwnWorkerAndTarget(t *testing.T) {
 func TestRun_WorkerThatCannotBeRunIsSaidBeforeAnythingIsMeasured(t *testing.T) {
 	f := func(want string, command ...string) {
 		t.Helper()
-		for _, peer := range []string{PeerPrefork, PeerReusePort} {
+		for _, contender := range []string{ContenderPrefork, ContenderReusePort} {
 			o := tiny(t, CaseEven)
-			o.Command, o.Peers = command, []string{peer}
-			o.Progress = func(p Progress) { t.Errorf("%q as %s: got %q measured; want nothing", command, peer, p.What) }
+			o.Command, o.Contenders = command, []string{contender}
+			o.Progress = func(p Progress) { t.Errorf("%q as %s: got %q measured; want nothing", command, contender, p.What) }
 			began := time.Now()
 			r, err := Run(t.Context(), o)
 			if took := time.Since(began); err == nil || !strings.Contains(err.Error(), want) || took > trialLimit {
-				t.Errorf("%q as %s: got %v, %v after %v; want %q at once", command, peer, r, err, took, want)
+				t.Errorf("%q as %s: got %v, %v after %v; want %q at once", command, contender, r, err, took, want)
 			}
 			if left, err := os.ReadDir(os.Getenv("TMPDIR")); err != nil || len(left) > 0 {
-				t.Errorf("%q as %s: got %v, %v left; want nothing", command, peer, left, err)
+				t.Errorf("%q as %s: got %v, %v left; want nothing", command, contender, left, err)
 			}
 		}
 	}
@@ -151,7 +155,7 @@ func TestRun_WorkerThatCannotBeRunIsSaidBeforeAnythingIsMeasured(t *testing.T) {
 
 func TestRun_LoadWithoutARequestIsNoMeasurement(t *testing.T) {
 	o := tiny(t, CaseEven)
-	o.Peers = []string{PeerPrefork}
+	o.Contenders = []string{ContenderPrefork}
 	o.Cases[0].Shape.Rate = 1e-6
 	r, err := Run(t.Context(), o)
 	if err != nil || r.Broken() != 1 || !strings.Contains(r.Cells[0].Broken, "raise the rate or the duration") {
@@ -184,7 +188,7 @@ func TestStartLB_GivesUpOnceAWorkerHasEnded(t *testing.T) {
 		}
 		ctx, cancel := context.WithTimeout(t.Context(), limit)
 		defer cancel()
-		_, err := startPeer(ctx, s, PeerLB)
+		_, err := startContender(ctx, s, ContenderLB)
 		if err == nil || !strings.Contains(err.Error(), want) || (ctx.Err() != nil) != (want == "") {
 			t.Errorf("%q, %s: got %v, waited to the end %v; want %q at once, or none and to wait", command, answer, err, ctx.Err() != nil, want)
 		}
@@ -232,15 +236,25 @@ func TestReport_JSONTextAndPageHaveAll(t *testing.T) {
 		t.Fatal(err)
 	}
 	page := b.String()
-	if n := strings.Count(page, "<svg"); n != 3 {
-		t.Errorf("got %d plots; want latency, shares and failures", n)
+	charts := regexp.MustCompile(`data-plot="([^"]*)"`).FindAllStringSubmatch(page, -1)
+	var titles []string
+	for _, m := range charts {
+		var c plot.Chart
+		if err := json.Unmarshal([]byte(html.UnescapeString(m[1])), &c); err != nil || len(c.Series) == 0 || len(c.Series[0].Points) == 0 {
+			t.Errorf("chart: got %+v, %v; want some points", c, err)
+		}
+		word, _, _ := strings.Cut(c.Title, " ")
+		titles = append(titles, word)
+	}
+	if want := []string{"Latency", "Part", "Requests"}; !slices.Equal(titles, want) {
+		t.Errorf("got charts %q; want %q", titles, want)
 	}
 	for _, want := range []string{"lb bench --law 'a b'", "seed 1", "</html>", r.Machine.Kernel} {
 		if !strings.Contains(strings.ReplaceAll(page, "&#39;", "'"), want) {
 			t.Errorf("no %q in the page", want)
 		}
 	}
-	for _, outside := range []string{"src=", "href=\"http", "@import", "url(", "ZgotmplZ"} {
+	for _, outside := range []string{"src=", "href=\"http", "@import", "url(", " style=", " onclick=", "%!"} {
 		if strings.Contains(page, outside) {
 			t.Errorf("got %q in the page; want it to need nothing beside it", outside)
 		}
@@ -251,9 +265,9 @@ func TestRun_MeasuresAnewWhatDoesNotCount(t *testing.T) {
 	o := tiny(t, CaseEven)
 	// More than can be under way, as none is answered in time.
 	o.Cases[0].Shape = load.Shape{Rate: 60_000, Duration: 100 * time.Millisecond, Law: load.MustLaw("constant:1s")}
-	o.Peers, o.Together, o.Repeats = []string{PeerPrefork}, false, 1
+	o.Contenders, o.Together, o.Repeats = []string{ContenderPrefork}, false, 1
 	r := mustRun(t, o)
-	if r.Repeated != 1 || len(r.Cells) != 1 || r.Invalid() != 1 || !strings.Contains(r.Row(CaseEven, PeerPrefork).Invalid, "could not keep the schedule") {
+	if r.Repeated != 1 || len(r.Cells) != 1 || r.Invalid() != 1 || !strings.Contains(r.Row(CaseEven, ContenderPrefork).Invalid, "could not keep the schedule") {
 		t.Errorf("got %d repeated of %+v; want one, which does not count either", r.Repeated, r.Cells)
 	}
 }

@@ -19,12 +19,9 @@ func (r *Report) WriteText(w io.Writer) error {
 	if r.Together {
 		how = "at the same time"
 	}
-	rounds := "1 round"
-	if r.Rounds > 1 {
-		rounds = strconv.Itoa(r.Rounds) + " rounds"
-	}
-	fmt.Fprintf(w, "%d workers each, %s, peers %s; seed %d; took %v\n", r.Workers, rounds, how, r.Seed, r.Took.Round(time.Second))
-	r.writeCheck(w)
+	fmt.Fprintf(w, "%d workers each, %s, contenders %s; seed %d; took %v\n", r.Workers, bench.Count(r.Rounds, "round"), how, r.Seed, r.Took.Round(time.Second))
+	figures, verdict := r.checkText()
+	fmt.Fprintf(w, "load generator against a known law, %s: %s: %s\n", r.Check.Law, figures, verdict)
 	if r.Repeated > 0 {
 		fmt.Fprintf(w, "measurements made anew, for the load generator could not keep its schedule: %d\n", r.Repeated)
 	}
@@ -34,10 +31,8 @@ func (r *Report) WriteText(w io.Writer) error {
 		if err := r.table(c).Write(w); err != nil {
 			return err
 		}
-		for _, peer := range r.Peers {
-			if why := peer.Unable[c.Name]; why != "" {
-				fmt.Fprintf(w, "  %s is not there: %s\n", peer.Name, why)
-			}
+		for _, text := range r.absent(c) {
+			fmt.Fprintf(w, "  %s\n", text)
 		}
 		r.writeVerdict(w, c)
 	}
@@ -53,19 +48,30 @@ which a request waited and another worker had nothing to do. last: from the work
 to it that was not answered. CPU in µs a request. lag: how late the load generator was itself, p99 in ms; above 5, and above a fifth of p99, the row is not valid.`, r.Timeout)
 }
 
-func (r *Report) writeCheck(w io.Writer) {
+// absent says which contenders do not play the case, and why.
+func (r *Report) absent(c *Case) (texts []string) {
+	for _, contender := range r.Contenders {
+		if why := contender.Unable[c.Name]; why != "" {
+			texts = append(texts, contender.Name+" does not take part: "+why)
+		}
+	}
+	return texts
+}
+
+// checkText tells how the load generator did against a law that is known, and whether it is good enough.
+func (r *Report) checkText() (figures, verdict string) {
 	var parts []string
 	for _, q := range r.Check.Quantiles {
 		parts = append(parts, fmt.Sprintf("p%g %.1f ms of %.1f (%+.1f %%)", q.Q*100, ms(q.Measured), ms(q.Known), 100*q.Error()))
 	}
-	verdict := "good"
+	verdict = "good"
 	switch {
 	case r.Check.Behind != "":
 		verdict = "NOT GOOD: it " + r.Check.Behind
 	case !r.Check.OK():
 		verdict = "NOT GOOD: more than 2 % off, for this machine is too busy or too slow"
 	}
-	fmt.Fprintf(w, "load generator against a known law, %s: %s: %s\n", r.Check.Law, strings.Join(parts, ", "), verdict)
+	return strings.Join(parts, ", "), verdict
 }
 
 func ms(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }
@@ -90,7 +96,7 @@ func (c *Case) load() string {
 
 // Header are the names of the columns.
 func (r *Report) Header() []string {
-	return []string{"peer", "requests", "share", "max/mean", "idle", "p50", "p90", "p99", "p99.9", "max", "failed", "last", "CPU balancer", "workers", "lag"}
+	return []string{"contender", "requests", "share", "max/mean", "idle", "p50", "p90", "p99", "p99.9", "max", "failed", "last", "CPU balancer", "workers", "lag"}
 }
 
 func (r *Report) table(c *Case) *bench.Table {
@@ -106,7 +112,7 @@ func (r *Report) table(c *Case) *bench.Table {
 func (r *Report) rowText(c *Case, row *Row) (cells []string, note string) {
 	switch {
 	case row.Broken != "" && len(row.cells) == 0:
-		return []string{row.Peer}, "COULD NOT BE MEASURED: " + oneLine(row.Broken)
+		return []string{row.Contender}, "COULD NOT BE MEASURED: " + oneLine(row.Broken)
 	case row.Broken != "":
 		note = "COULD NOT BE MEASURED in every round: " + oneLine(row.Broken)
 	case row.Invalid != "":
@@ -127,7 +133,7 @@ func (r *Report) rowText(c *Case, row *Row) (cells []string, note string) {
 		balancer = bench.Number(row.BalancerCPU, 0)
 	}
 	return []string{
-		row.Peer, strconv.Itoa(row.Requests), share, maxMean, idle,
+		row.Contender, strconv.Itoa(row.Requests), share, maxMean, idle,
 		r.cell(row.Latency.P50), r.cell(row.Latency.P90), r.cell(row.Latency.P99), r.cell(row.Latency.P999), r.cell(row.Latency.Max),
 		failed(row.Failed), last, balancer, bench.Number(row.WorkerCPU, 0), bench.Number(ms(row.LagP99), 1),
 	}, note

@@ -19,25 +19,25 @@ const (
 	endLag = 200 * time.Millisecond
 )
 
-// Unplayable says that none of the peers can play any of the cases, and why; nil if there is something to measure. Programs
+// Unplayable says that none of the contenders can play any of the cases, and why; nil if there is something to measure. Programs
 // must have been looked for.
 func (o *Options) Unplayable() error {
 	var reasons []string
 	for i := range o.Cases {
-		for _, name := range o.peers() {
+		for _, name := range o.contenders() {
 			why := o.unable(name, &o.Cases[i])
 			if why == "" {
 				return nil
 			}
-			if len(o.Peers) > 0 { // of all that there are, most are of no interest
+			if len(o.Contenders) > 0 { // of all that there are, most are of no interest
 				reasons = append(reasons, fmt.Sprintf("%s in %s: %s", name, o.Cases[i].Name, why))
 			}
 		}
 	}
 	if len(reasons) == 0 {
-		return errors.New("none of the peers can play any of these cases")
+		return errors.New("none of the contenders can play any of these cases")
 	}
-	return fmt.Errorf("none of these peers can play any of these cases: %s", strings.Join(reasons, "; "))
+	return fmt.Errorf("none of these contenders can play any of these cases: %s", strings.Join(reasons, "; "))
 }
 
 // findCommand says that the program of the user's own worker is not there, or may not be run.
@@ -51,7 +51,7 @@ func (o *Options) findCommand() error {
 	return nil
 }
 
-// try starts one worker of the user's own as the first peer of the run has it, and sends it a request: one that cannot be
+// try starts one worker of the user's own as the first contender of the run has it, and sends it a request: one that cannot be
 // started, or ends, is told of before anything is measured. What it answers is not looked at.
 func (r *run) try(ctx context.Context) error {
 	name, kase := r.first()
@@ -61,14 +61,14 @@ func (r *run) try(ctx context.Context) error {
 	s := &stage{options: r.options, kase: kase, home: filepath.Join(r.dir, "trial"), meter: newMeter()}
 	how := shareNothing
 	switch name {
-	case PeerReusePort:
+	case ContenderReusePort:
 		how = sharePort
-	case PeerPrefork:
+	case ContenderPrefork:
 		how = shareSocket
 	}
-	f, err := newFleet(ctx, s, s.home, how, 1)
+	w, err := newBenchWorkers(ctx, s, s.home, how, 1)
 	if err == nil {
-		err = errors.Join(f.request(ctx, cmp.Or(r.options.Path, "/")), f.stop())
+		err = errors.Join(w.request(ctx, cmp.Or(r.options.Path, "/")), w.stop())
 	}
 	if err != nil {
 		return fmt.Errorf("cannot run the worker as %s has it: %w", name, err)
@@ -76,11 +76,11 @@ func (r *run) try(ctx context.Context) error {
 	return nil
 }
 
-// first is the first peer of a run that runs workers, and the first case that it plays; "" if there is none.
+// first is the first contender of a run that runs workers, and the first case that it plays; "" if there is none.
 func (r *run) first() (string, *Case) {
 	for i := range r.options.Cases {
 		for _, name := range r.able(&r.options.Cases[i]) {
-			if name != PeerTarget {
+			if name != ContenderTarget {
 				return name, &r.options.Cases[i]
 			}
 		}
@@ -88,14 +88,14 @@ func (r *run) first() (string, *Case) {
 	return "", nil
 }
 
-// request sends a request to the only worker of a fleet, which is not started again from now on, and waits until something
-// comes back. Only that the worker ends is an error.
-func (f *fleet) request(ctx context.Context, path string) error {
-	f.mu.Lock()
-	f.stopping = true
-	slot := f.slots[0]
+// request sends a request to the only worker, which is not started again from now on, and waits until something comes
+// back. It returns an error only if the worker ends.
+func (w *benchWorkers) request(ctx context.Context, path string) error {
+	w.mu.Lock()
+	w.stopping = true
+	slot := w.slots[0]
 	p := slot.worker
-	f.mu.Unlock()
+	w.mu.Unlock()
 	ctx, cancel := context.WithTimeout(ctx, trialLimit)
 	defer cancel()
 	answer := make(chan error, 1)

@@ -30,17 +30,17 @@ func (v *Verdict) hold(goal string, judged, met bool) {
 	}
 }
 
-// titles are the peers' names in sentences.
+// titles are the contenders' names in sentences.
 var titles = map[string]string{
-	PeerReusePort: "SO_REUSEPORT", PeerPrefork: "a shared listener", PeerLB: "lb", PeerHAProxy: "haproxy", PeerNginx: "nginx",
-	PeerTarget: "the address that was named",
+	ContenderReusePort: "SO_REUSEPORT", ContenderPrefork: "a shared listener", ContenderLB: "lb", ContenderHAProxy: "haproxy", ContenderNginx: "nginx",
+	ContenderTarget: "the address that was named",
 }
 
 // judge makes the verdict of one case.
 func (r *Report) judge(c *Case) Verdict {
 	v := Verdict{Case: c.Name}
 	say := func(format string, args ...any) { v.Texts = append(v.Texts, fmt.Sprintf(format, args...)) }
-	lb := r.Row(c.Name, PeerLB)
+	lb := r.Row(c.Name, ContenderLB)
 	if lb == nil || lb.Broken != "" {
 		say("lb was not measured, so there is nothing to say about it.")
 		return v
@@ -49,15 +49,15 @@ func (r *Report) judge(c *Case) Verdict {
 	for _, row := range r.rowsOf(c) {
 		switch {
 		case row.Broken != "":
-			say("%s could not be measured: %s", titles[row.Peer], oneLine(row.Broken))
+			say("%s could not be measured: %s", titles[row.Contender], oneLine(row.Broken))
 		case row.Invalid != "":
-			late = append(late, titles[row.Peer])
+			late = append(late, titles[row.Contender])
 		}
 	}
 	if len(late) > 0 {
 		say("NOT VALID for %s: the load generator could not keep its schedule. Let the machine be quieter, or lower --rate.", strings.Join(late, ", "))
 	}
-	reuse := r.Row(c.Name, PeerReusePort)
+	reuse := r.Row(c.Name, ContenderReusePort)
 	if reuse != nil && reuse.Broken != "" {
 		reuse = nil
 	}
@@ -68,11 +68,11 @@ func (r *Report) judge(c *Case) Verdict {
 		r.judgeLosses(c, say)
 	case CaseScale:
 		say("After the scale-up the busiest worker has %s.", r.list(c, func(row *Row) string {
-			return fmt.Sprintf("%.2f times its part with %s", row.MaxMean, titles[row.Peer])
+			return fmt.Sprintf("%.2f times its part with %s", row.MaxMean, titles[row.Contender])
 		}))
 	case CaseWeights:
 		say("The half with the weight 90 got %s.", r.list(c, func(row *Row) string {
-			return fmt.Sprintf("%.1f %% with %s", 100*firstHalf(row.Shares), titles[row.Peer])
+			return fmt.Sprintf("%.1f %% with %s", 100*firstHalf(row.Shares), titles[row.Contender])
 		}))
 		if reuse == nil {
 			say("SO_REUSEPORT and a shared listener have no weights.")
@@ -85,7 +85,7 @@ func (r *Report) judge(c *Case) Verdict {
 
 func oneLine(s string) string { return strings.Join(strings.Fields(s), " ") }
 
-// rowsOf are the rows of a case, in the order of the peers.
+// rowsOf are the rows of a case, in the order of the contenders.
 func (r *Report) rowsOf(c *Case) (rows []*Row) {
 	for _, row := range r.Rows {
 		if row.Case == c.Name {
@@ -95,7 +95,7 @@ func (r *Report) rowsOf(c *Case) (rows []*Row) {
 	return rows
 }
 
-// list joins what is to say of each peer whose figures count.
+// list joins what is to say of each contender whose figures count.
 func (r *Report) list(c *Case, text func(*Row) string) string {
 	var parts []string
 	for _, row := range r.rowsOf(c) {
@@ -131,7 +131,7 @@ func (r *Report) judgeStuck(v *Verdict, lb, reuse *Row, say func(string, ...any)
 		// That the load generator was late changes no count.
 		v.hold("no request fails or hangs with lb once the stuck worker is found", lb.AfterOf > 0, lb.After == 0)
 	}
-	for _, name := range []string{PeerPrefork, PeerHAProxy, PeerNginx} {
+	for _, name := range []string{ContenderPrefork, ContenderHAProxy, ContenderNginx} {
 		if row := r.Row(CaseStuck, name); row != nil && row.counts() {
 			say("With %s it is %d of %d (%s); %s.", titles[name], row.After, row.AfterOf, percent(row.After, row.AfterOf), line(row))
 		}
@@ -142,14 +142,14 @@ func (r *Report) judgeLosses(c *Case, say func(string, ...any)) {
 	var parts []string
 	for _, row := range r.rowsOf(c) {
 		if row.Broken == "" {
-			parts = append(parts, fmt.Sprintf("%d of %d with %s", row.Failures(), row.Requests, titles[row.Peer]))
+			parts = append(parts, fmt.Sprintf("%d of %d with %s", row.Failures(), row.Requests, titles[row.Contender]))
 		}
 	}
 	say("Requests lost: %s.", strings.Join(parts, ", "))
 	for _, row := range r.rowsOf(c) {
 		for _, cell := range row.cells {
 			if cell.EventLate {
-				say("With %s the restart was not over when the load ended.", titles[row.Peer])
+				say("With %s the restart was not over when the load ended.", titles[row.Contender])
 				break
 			}
 		}
@@ -174,12 +174,12 @@ func (r *Report) judgeTail(v *Verdict, c *Case, lb, reuse *Row, say func(string,
 		}
 	}
 	for _, row := range r.rowsOf(c) {
-		if row.Peer == PeerLB || !row.counts() {
+		if row.Contender == ContenderLB || !row.counts() {
 			continue
 		}
 		// A p99 of some hundred requests is hardly known better than to a fifth.
 		if ratio := p99Ratio(row, lb); ratio < 0.8 {
-			say("lb loses against %s, whose p99 is %s: %.2f of lb's.", titles[row.Peer], r.millis(row.Latency.P99), ratio)
+			say("lb loses against %s, whose p99 is %s: %.2f of lb's.", titles[row.Contender], r.millis(row.Latency.P99), ratio)
 		}
 	}
 }
@@ -203,7 +203,7 @@ func p99Ratio(a, b *Row) float64 {
 // judgeCost says what the way through a balancer costs.
 func (r *Report) judgeCost(c *Case, lb *Row, say func(string, ...any)) {
 	var rivals []string
-	for _, name := range []string{PeerHAProxy, PeerNginx} {
+	for _, name := range []string{ContenderHAProxy, ContenderNginx} {
 		if row := r.Row(c.Name, name); row != nil && row.Broken == "" && row.BalancerCPU > 0 {
 			rivals = append(rivals, fmt.Sprintf("%s %.0f µs", titles[name], row.BalancerCPU))
 		}
@@ -213,7 +213,7 @@ func (r *Report) judgeCost(c *Case, lb *Row, say func(string, ...any)) {
 		also = ", " + strings.Join(rivals, ", ")
 	}
 	direct := ""
-	if row := r.Row(c.Name, PeerReusePort); row != nil && row.Broken == "" {
+	if row := r.Row(c.Name, ContenderReusePort); row != nil && row.Broken == "" {
 		direct = ", SO_REUSEPORT nothing"
 	}
 	say("The hop costs CPU, a request: lb %.0f µs%s%s.", lb.BalancerCPU, also, direct)

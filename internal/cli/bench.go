@@ -36,6 +36,8 @@ type benchFlags struct {
 	worker  string
 	asJSON  bool
 	report  string
+	haproxy string
+	install bool
 	quiet   bool
 }
 
@@ -56,18 +58,20 @@ func newBenchCommand() *cobra.Command {
 		Use:   "bench [--quick] [--report FILE] [--worker CMD] [--target ADDR]",
 		Short: "Measure whether balancing helps: against SO_REUSEPORT, and others that are installed",
 		Long: "Measure whether balancing in user space helps, on this machine: workers behind lb, against the same workers that listen with SO_REUSEPORT, that share one listener, and behind haproxy and nginx where these are installed.\n\n" +
-			"Nothing else is needed: lb brings the workers and the load. A run takes ten minutes, with --quick one, in which all peers are loaded at the same time. Nothing is left behind.\n\n" +
-			"Cases: " + strings.Join(fairness.CaseNames(), ", ") + ".\nPeers: " + strings.Join(fairness.PeerNames(), ", ") + ".\nLaws of service times: " + load.LawForms() + ".\n\n" +
+			"Nothing else is needed: lb brings the workers and the load. A run takes ten minutes, with --quick one, in which all contenders are loaded at the same time. Nothing is left behind.\n\n" +
+			"Cases: " + strings.Join(fairness.CaseNames(), ", ") + ".\nContenders: " + strings.Join(fairness.ContenderNames(), ", ") + ".\nLaws of service times: " + load.LawForms() + ".\n\n" +
 			"docs/benchmarks.md says how it measures, and what it cannot tell. It exits with 1 if something could not be measured.",
-		Example:               "  lb bench --quick\n  lb bench --report bench.html\n  lb bench --cases even,heavy --peers lb,reuseport --law pareto:2ms,1s,1.1 --burn\n  lb bench --quick --worker './app --listen {socket}' --path /work --rate 100\n  lb bench --quick --target 127.0.0.1:8080 --rate 100",
+		Example:               "  lb bench --quick\n  lb bench --report bench.html\n  lb bench --cases even,heavy --contenders lb,reuseport --law pareto:2ms,1s,1.1 --burn\n  lb bench --quick --worker './app --listen {socket}' --path /work --rate 100\n  lb bench --quick --target 127.0.0.1:8080 --rate 100",
 		Args:                  cobra.NoArgs,
 		DisableFlagsInUseLine: true,
 	}
 	flags := cmd.Flags()
-	flags.BoolVar(&f.quick, "quick", false, "one minute: one round, all peers at the same time")
+	flags.BoolVar(&f.quick, "quick", false, "one minute: one round, all contenders at the same time")
 	flags.StringSliceVar(&f.cases, "cases", nil, "only these `CASES`, separated by commas")
-	flags.StringSliceVar(&f.options.Peers, "peers", nil, "only these `PEERS`, separated by commas")
-	flags.IntVar(&f.options.Workers, "workers", benchWorkers, "how many workers each peer has")
+	flags.StringSliceVar(&f.options.Contenders, "contenders", nil, "only these `PEERS`, separated by commas")
+	flags.StringSliceVar(&f.options.Contenders, "peers", nil, "")
+	flags.MarkHidden("peers") // as it was called once
+	flags.IntVar(&f.options.Workers, "workers", benchWorkers, "how many workers each contender has")
 	flags.StringVar(&f.worker, "worker", "", "a worker of your own: words separated by blanks, no shell. It takes the listening socket as descriptor 3, or listens at {socket} or {port}")
 	flags.StringVar(&f.options.Target, "target", "", "compare this address of your own too: host:port or unix:/path")
 	flags.StringVar(&f.options.Path, "path", "", "the `PATH` that is requested (default /)")
@@ -79,15 +83,17 @@ func newBenchCommand() *cobra.Command {
 	flags.BoolVar(&f.budget.KeepAlive, "keepalive", false, "two kept connections a worker, instead of a new one for each request; few and scale have their own")
 	flags.BoolVar(&f.options.Burn, "burn", false, "spend service times as CPU time, instead of sleeping")
 	flags.DurationVar(&f.options.Timeout, "timeout", benchTimeout, "how long a request may take until it counts as hung")
-	flags.BoolVar(&f.options.Together, "together", false, "load all peers at the same time, instead of one after the other")
+	flags.BoolVar(&f.options.Together, "together", false, "load all contenders at the same time, instead of one after the other")
 	flags.IntVar(&f.options.Repeats, "repeats", 10, "how many measurements may be made anew in a run, because the load generator could not keep its schedule")
 	flags.Uint64Var(&f.options.Seed, "seed", 1, "the same seed gives the same arrivals and service times")
 	addJSONFlag(cmd, &f.asJSON)
 	flags.StringVar(&f.report, "report", "", "write a page of HTML with plots to `FILE`")
+	flags.StringVar(&f.haproxy, "haproxy", "", "the `PATH` of another haproxy than the installed one")
+	flags.BoolVar(&f.install, "install", false, "install haproxy and nginx where they are missing, with apt-get")
 	flags.BoolVar(&f.quiet, "quiet", false, "show no progress")
 	cmd.MarkFlagFilename("report", "html")
 	cmd.RegisterFlagCompletionFunc("cases", cobra.FixedCompletions(fairness.CaseNames(), cobra.ShellCompDirectiveNoFileComp))
-	cmd.RegisterFlagCompletionFunc("peers", cobra.FixedCompletions(fairness.PeerNames(), cobra.ShellCompDirectiveNoFileComp))
+	cmd.RegisterFlagCompletionFunc("contenders", cobra.FixedCompletions(fairness.ContenderNames(), cobra.ShellCompDirectiveNoFileComp))
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		if err := f.resolve(cmd); err != nil {
 			return err
@@ -118,7 +124,7 @@ func (f *benchFlags) resolve(cmd *cobra.Command) error {
 		}
 	}
 	if f.options.Together && f.options.Burn {
-		return usage("--burn and --together: peers that burn CPU at the same time measure each other; leave one out")
+		return usage("--burn and --together: contenders that burn CPU at the same time measure each other; leave one out")
 	}
 	if cmd.Flags().Changed("worker") {
 		if f.options.Command = strings.Fields(f.worker); len(f.options.Command) == 0 {
@@ -132,8 +138,8 @@ func (f *benchFlags) resolve(cmd *cobra.Command) error {
 		if _, err := backends.ParseAddress(f.options.Target); err != nil {
 			return usage("--target: %v", err)
 		}
-		if len(f.options.Peers) > 0 && !slices.Contains(f.options.Peers, fairness.PeerTarget) {
-			return usage("--target names an address that --peers leaves out; add %s to --peers", fairness.PeerTarget)
+		if len(f.options.Contenders) > 0 && !slices.Contains(f.options.Contenders, fairness.ContenderTarget) {
+			return usage("--target names an address that --contenders leaves out; add %s to --contenders", fairness.ContenderTarget)
 		}
 	}
 	if f.budget.Rate < 0 {
@@ -160,11 +166,33 @@ func (f *benchFlags) resolve(cmd *cobra.Command) error {
 	if err := f.options.Validate(); err != nil {
 		return usage("%s", strings.ReplaceAll(err.Error(), "\n", "; "))
 	}
-	f.options.Programs = bench.FindBalancers(cmd.Context())
+	if err := f.findPrograms(cmd); err != nil {
+		return usage("%v", err)
+	}
 	if err := f.options.Unplayable(); err != nil {
 		return usage("nothing would be measured: %v", err)
 	}
 	return nil
+}
+
+// findPrograms looks for those of haproxy and nginx that may take part. One that is not installed does not.
+func (f *benchFlags) findPrograms(cmd *cobra.Command) error {
+	search := bench.Search{Paths: bench.Programs{HAProxy: f.haproxy}}
+	if f.options.Compares(fairness.ContenderHAProxy) {
+		search.Need = append(search.Need, bench.ProgramHAProxy)
+	}
+	if f.options.Compares(fairness.ContenderNginx) {
+		search.Need = append(search.Need, bench.ProgramNginx, bench.ProgramNginxStream)
+	}
+	if f.install {
+		search.Install = cmd.ErrOrStderr()
+	}
+	var err error
+	f.options.Programs, err = bench.FindPrograms(cmd.Context(), search)
+	if cmd.Context().Err() != nil || errors.Is(err, bench.ErrMissing) && !f.install {
+		return nil // run tells of an interrupt, and the report of what is not there
+	}
+	return err
 }
 
 // run runs the comparison and prints what came of it.

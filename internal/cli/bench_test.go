@@ -26,20 +26,20 @@ func TestBench_RefusesATargetThatItWouldNotMeasure(t *testing.T) {
 		}
 	}
 	f(`cannot parse address "localhost"`, "--target", "localhost")
-	f("add target to --peers", "--target", "127.0.0.1:1", "--peers", "lb")
+	f("add target to --contenders", "--target", "127.0.0.1:1", "--contenders", "lb")
 }
 
-// What is tested here starts nothing. If it did, it would be one round of one peer that needs no lb: this binary is none.
+// What is tested here starts nothing. If it did, it would be one round of one contender that needs no lb: this binary is none.
 func TestBench_RefusesWhatWouldMeasureNothing(t *testing.T) {
 	f := func(code int, want string, args ...string) {
 		t.Helper()
-		args = append([]string{"bench", "--peers", "reuseport", "--rounds", "1", "--workers", "2"}, args...)
+		args = append([]string{"bench", "--contenders", "reuseport", "--rounds", "1", "--workers", "2"}, args...)
 		got, stdout, stderr := lb(t, args...)
 		if got != code || stdout != "" || !strings.Contains(stderr, want) || strings.Contains(stderr, "load generator") {
 			t.Errorf("lb %q: got %d, %q, %q; want %d at once, and %q", args, got, stdout, stderr, code, want)
 		}
 	}
-	f(exitUsage, "nothing would be measured: none of these peers can play any of these cases: reuseport in weights: it knows no weights", "--cases", "weights")
+	f(exitUsage, "nothing would be measured: none of these contenders can play any of these cases: reuseport in weights: it knows no weights", "--cases", "weights")
 	f(exitUsage, "--duration 1ns is not within 1s..1h", "--cases", "even", "--duration", "1ns")
 	f(exitUsage, "--duration 2h0m0s is not within 1s..1h", "--cases", "weights", "--duration", "2h")
 	f(exitFailed, `cannot run the worker: exec: "/nonexistent/app": stat /nonexistent/app: no such file or directory`, "--cases", "even", "--duration", "1s", "--worker", "/nonexistent/app --x")

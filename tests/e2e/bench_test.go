@@ -4,6 +4,7 @@ package e2e
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"fmt"
 	"os"
@@ -19,7 +20,7 @@ type benchReport struct {
 	Seed  uint64
 	Rows  []benchRow
 	Cells []struct {
-		Case, Peer, Digest, Broken string
+		Case, Contender, Digest, Broken string
 	}
 	Verdicts []struct {
 		Case, Outcome string
@@ -28,7 +29,7 @@ type benchReport struct {
 }
 
 type benchRow struct {
-	Case, Peer         string
+	Case, Contender    string
 	Requests, Answered int
 	Shares             []float64
 	AfterOf            int     `json:"after_detection"`
@@ -37,14 +38,14 @@ type benchRow struct {
 	WorkerCPU          float64 `json:"worker_cpu_us"`
 }
 
-func (r benchReport) row(t testing.TB, kase, peer string) benchRow {
+func (r benchReport) row(t testing.TB, kase, contender string) benchRow {
 	t.Helper()
 	for _, row := range r.Rows {
-		if row.Case == kase && row.Peer == peer {
+		if row.Case == kase && row.Contender == contender {
 			return row
 		}
 	}
-	t.Fatalf("report: got no row %s of %s in %+v; want it", kase, peer, r.Rows)
+	t.Fatalf("report: got no row %s of %s in %+v; want it", kase, contender, r.Rows)
 	return benchRow{}
 }
 
@@ -77,7 +78,7 @@ func wantNothingLeft(t testing.TB, dir string) {
 
 func TestBench_ComparesReportsAndLeavesNothing(t *testing.T) {
 	dir, page := tempDir(t), filepath.Join(tempDir(t), "report.html")
-	cmd := benchCommand(t, dir, "--cases", "even,stuck,restart", "--peers", "reuseport,lb,haproxy,nginx", "--together",
+	cmd := benchCommand(t, dir, "--cases", "even,stuck,restart", "--contenders", "reuseport,lb,haproxy,nginx", "--together",
 		"--rounds", "1", "--duration", "4s", "--timeout", "1s", "--seed", "5", "--json", "--report", page)
 	var stdout bytes.Buffer
 	cmd.Stdout = &stdout
@@ -94,16 +95,16 @@ func TestBench_ComparesReportsAndLeavesNothing(t *testing.T) {
 	digests := make(map[string]string)
 	for _, c := range r.Cells {
 		if c.Broken != "" {
-			t.Errorf("%s of %s: got %q; want a measurement", c.Case, c.Peer, c.Broken)
+			t.Errorf("%s of %s: got %q; want a measurement", c.Case, c.Contender, c.Broken)
 		}
 		if d := digests[c.Case]; d != "" && d != c.Digest {
-			t.Errorf("%s of %s: got the plan %s; want that of the other peers, %s", c.Case, c.Peer, c.Digest, d)
+			t.Errorf("%s of %s: got the plan %s; want that of the other contenders, %s", c.Case, c.Contender, c.Digest, d)
 		}
 		digests[c.Case] = c.Digest
 	}
-	for _, peer := range []string{"reuseport", "lb", "haproxy", "nginx"} {
-		row := r.row(t, "even", peer)
-		if row.Requests < 100 || row.Answered != row.Requests || len(row.Shares) != 4 || row.WorkerCPU <= 0 || (row.BalancerCPU > 0) != (peer != "reuseport") {
+	for _, contender := range []string{"reuseport", "lb", "haproxy", "nginx"} {
+		row := r.row(t, "even", contender)
+		if row.Requests < 100 || row.Answered != row.Requests || len(row.Shares) != 4 || row.WorkerCPU <= 0 || (row.BalancerCPU > 0) != (contender != "reuseport") {
 			t.Errorf("even: got %+v; want all answered by 4 workers, and what it cost", row)
 		}
 	}
@@ -117,14 +118,38 @@ func TestBench_ComparesReportsAndLeavesNothing(t *testing.T) {
 		t.Errorf("restart: got %+v; want none lost", row)
 	}
 	html := readFile(t, page)
-	if r.Seed != 5 || len(r.Verdicts) != 3 || strings.Count(html, "<svg") < 6 || !strings.Contains(html, "--seed 5") || !strings.Contains(html, "</html>") {
+	if r.Seed != 5 || len(r.Verdicts) != 3 || strings.Count(html, "data-plot=") < 6 || !strings.Contains(html, "--seed 5") || !strings.Contains(html, "</html>") {
 		t.Errorf("report: got seed %d, %d verdicts, and a page of %d bytes; want 5, 3 and a page with its plots", r.Seed, len(r.Verdicts), len(html))
+	}
+	wantDrawn(t, page, strings.Count(html, "data-plot="))
+}
+
+// wantDrawn opens a page in a browser, if there is one, and expects it to draw all charts under the page's own policy.
+func wantDrawn(t *testing.T, page string, charts int) {
+	t.Helper()
+	browser, err := exec.LookPath("chromium")
+	if err != nil {
+		t.Log("not tested: there is no chromium to draw the page with")
+		return
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, browser, "--headless", "--no-sandbox", "--disable-gpu", "--user-data-dir="+tempDir(t),
+		"--enable-logging=stderr", "--dump-dom", "file://"+page)
+	var stderr strings.Builder
+	cmd.Stderr = &stderr
+	dom, err := cmd.Output()
+	if err != nil {
+		t.Fatalf("chromium: %v\n%s", err, &stderr)
+	}
+	if n := strings.Count(string(dom), `role="img"`); n != charts || strings.Contains(stderr.String(), "CONSOLE") {
+		t.Errorf("page in a browser: got %d charts drawn, and it said %q; want %d, and no word", n, &stderr, charts)
 	}
 }
 
 func TestBench_InterruptLeavesNothing(t *testing.T) {
 	dir, page := tempDir(t), filepath.Join(tempDir(t), "report.html")
-	p := startProcess(t, "lb bench", benchCommand(t, dir, "--cases", "stuck", "--peers", "reuseport,prefork,lb,nginx", "--together", "--report", page))
+	p := startProcess(t, "lb bench", benchCommand(t, dir, "--cases", "stuck", "--contenders", "reuseport,prefork,lb,nginx", "--together", "--report", page))
 	eventually(t, patience, func() error {
 		if !strings.Contains(p.tail(), "stuck: ") {
 			return fmt.Errorf("progress: got %q; want the case", p.tail())

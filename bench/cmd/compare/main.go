@@ -1,8 +1,8 @@
-// Command peers runs lb, haproxy and nginx stream side by side and prints what each costs; it is what `make bench` runs.
+// Command compare runs lb, haproxy and nginx stream side by side and prints what each costs; it is what `make bench` runs.
 //
-//	go run ./bench/cmd/peers                                                    # everything
-//	go run ./bench/cmd/peers -cases keepalive -rounds 3 -peers lb,nginx         # a quick look at one thing
-//	go run ./bench/cmd/peers -lb old=./lb-old,new=./bin/lb -peers lb            # two builds against each other
+//	go run ./bench/cmd/compare                                                    # everything
+//	go run ./bench/cmd/compare -cases keepalive -rounds 3 -contenders lb,nginx         # a quick look at one thing
+//	go run ./bench/cmd/compare -lb old=./lb-old,new=./bin/lb -contenders lb            # two builds against each other
 //
 // It exits with 1 if it could not measure, or if any measurement is invalid, and with 2 on wrong usage. A missed goal is
 // only printed.
@@ -34,24 +34,26 @@ func main() {
 
 // settings are the command line.
 type settings struct {
-	options bench.Options
-	lb      string
-	peers   string
-	cases   string
-	loops   int
-	json    string
-	install bool
-	quiet   bool
+	options    bench.Options
+	lb         string
+	contenders string
+	cases      string
+	loops      int
+	json       string
+	haproxy    string
+	install    bool
+	quiet      bool
 }
 
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	s := settings{options: bench.DefaultOptions()}
-	flags := flag.NewFlagSet("peers", flag.ContinueOnError)
+	flags := flag.NewFlagSet("compare", flag.ContinueOnError)
 	flags.SetOutput(stderr)
 	flags.StringVar(&s.lb, "lb", "./bin/lb", "`path` of lb; or several builds to compare, as name=path,name=path")
-	flags.StringVar(&s.peers, "peers", "lb,haproxy,haproxy-splice,nginx", "comma-separated `list` of peers; there is also direct, a connection without any balancer")
+	flags.StringVar(&s.contenders, "contenders", "lb,haproxy,haproxy-splice,nginx", "comma-separated `list` of contenders; there is also direct, a connection without any balancer")
+	flags.StringVar(&s.haproxy, "haproxy", "", "`path` of another haproxy than the installed one")
 	flags.StringVar(&s.cases, "cases", "", "comma-separated `list` of keepalive, connect, 64k, 4m, idle; empty for all")
-	flags.IntVar(&s.options.Rounds, "rounds", s.options.Rounds, "how often each peer is measured under each case")
+	flags.IntVar(&s.options.Rounds, "rounds", s.options.Rounds, "how often each contender is measured under each case")
 	flags.DurationVar(&s.options.Duration, "duration", s.options.Duration, "length of each load, in whole seconds")
 	flags.DurationVar(&s.options.WarmUp, "warmup", s.options.WarmUp, "length of the unmeasured load before")
 	flags.DurationVar(&s.options.Settle, "settle", s.options.Settle, "how long idle sessions are left alone before they are measured")
@@ -67,7 +69,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		return 2
 	}
 	fail := func(code int, err error) int {
-		fmt.Fprintln(stderr, "peers:", err)
+		fmt.Fprintln(stderr, "compare:", err)
 		return code
 	}
 	if flags.NArg() > 0 {
@@ -113,21 +115,26 @@ func (s *settings) resolve(ctx context.Context, stderr io.Writer) error {
 	if err != nil {
 		return err
 	}
-	names := strings.Split(s.peers, ",")
-	haproxy := slices.Contains(names, "haproxy") || slices.Contains(names, "haproxy-splice")
-	stream := slices.Contains(names, "nginx")
-	programs, err := bench.FindPrograms(ctx, haproxy, stream)
-	if errors.Is(err, bench.ErrMissing) && s.install {
-		if err := bench.Install(ctx, err, stderr); err != nil {
-			return err
-		}
-		programs, err = bench.FindPrograms(ctx, haproxy, stream)
+	names := strings.Split(s.contenders, ",")
+	search := bench.Search{Paths: bench.Programs{HAProxy: s.haproxy}, Need: []bench.Program{bench.ProgramWrk, bench.ProgramNginx}}
+	if slices.Contains(names, "haproxy") || slices.Contains(names, "haproxy-splice") {
+		search.Need = append(search.Need, bench.ProgramHAProxy)
+	}
+	if slices.Contains(names, "nginx") {
+		search.Need = append(search.Need, bench.ProgramNginxStream)
+	}
+	if s.install {
+		search.Install = stderr
+	}
+	programs, err := bench.FindPrograms(ctx, search)
+	if errors.Is(err, bench.ErrMissing) {
+		err = fmt.Errorf("%w (or let -install do it)", err)
 	}
 	if err != nil {
 		return err
 	}
 	s.options.Programs = programs
-	s.options.Peers, err = peers(names, builds, programs, s.loops)
+	s.options.Contenders, err = contenders(names, builds, programs, s.loops)
 	if err != nil {
 		return err
 	}
@@ -172,8 +179,8 @@ func parseBuilds(list string) ([]build, error) {
 	return builds, nil
 }
 
-func peers(names []string, builds []build, programs bench.Programs, loops int) ([]bench.Peer, error) {
-	var peers []bench.Peer
+func contenders(names []string, builds []build, programs bench.Programs, loops int) ([]bench.Contender, error) {
+	var contenders []bench.Contender
 	for _, name := range names {
 		switch name {
 		case "lb":
@@ -185,21 +192,21 @@ func peers(names []string, builds []build, programs bench.Programs, loops int) (
 				if _, err := os.Stat(path); err != nil {
 					return nil, fmt.Errorf("cannot find lb, build it or name it with -lb: %w", err)
 				}
-				peers = append(peers, bench.LB(b.name, path, loops))
+				contenders = append(contenders, bench.LB(b.name, path, bench.RelayConfig(loops)))
 			}
 		case "haproxy":
-			peers = append(peers, bench.HAProxy(programs, name, bench.HAProxyOptions{}))
+			contenders = append(contenders, bench.HAProxy(programs, name, bench.HAProxyOptions{}))
 		case "haproxy-splice":
-			peers = append(peers, bench.HAProxy(programs, name, bench.HAProxyOptions{Splice: true}))
+			contenders = append(contenders, bench.HAProxy(programs, name, bench.HAProxyOptions{Splice: true}))
 		case "nginx":
-			peers = append(peers, bench.NginxStream(programs, name, false))
+			contenders = append(contenders, bench.NginxStream(programs, name, false))
 		case "direct":
-			peers = append(peers, bench.Direct(name))
+			contenders = append(contenders, bench.Direct(name))
 		default:
-			return nil, fmt.Errorf("%w: unknown peer %q", errUsage, name)
+			return nil, fmt.Errorf("%w: unknown contender %q", errUsage, name)
 		}
 	}
-	return peers, nil
+	return contenders, nil
 }
 
 // write prints the report, and writes the file if one is asked for.

@@ -47,21 +47,21 @@ func TestParseBuilds(t *testing.T) {
 	f("a=./x,b=./y", build{"a", "./x"}, build{"b", "./y"})
 }
 
-func TestPeers(t *testing.T) {
+func TestContenders(t *testing.T) {
 	all := []string{"haproxy", "haproxy-splice", "nginx", "direct"}
-	got, err := peers(all, nil, bench.Programs{}, 2)
+	got, err := contenders(all, nil, bench.Programs{}, 2)
 	if err != nil {
 		t.Fatal(err)
 	}
 	for i, p := range got {
 		if p.Name != all[i] {
-			t.Errorf("got peer %q; want %q", p.Name, all[i])
+			t.Errorf("got contender %q; want %q", p.Name, all[i])
 		}
 	}
-	if _, err := peers([]string{"envoy"}, nil, bench.Programs{}, 2); !errors.Is(err, errUsage) {
+	if _, err := contenders([]string{"envoy"}, nil, bench.Programs{}, 2); !errors.Is(err, errUsage) {
 		t.Errorf("got %v; want wrong usage", err)
 	}
-	if _, err := peers([]string{"lb"}, []build{{"lb", "/nonexistent"}}, bench.Programs{}, 2); err == nil || errors.Is(err, errUsage) {
+	if _, err := contenders([]string{"lb"}, []build{{"lb", "/nonexistent"}}, bench.Programs{}, 2); err == nil || errors.Is(err, errUsage) {
 		t.Errorf("got %v; want that lb is missing", err)
 	}
 }
@@ -70,7 +70,7 @@ func TestRun_Interrupted(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	var stdout, stderr bytes.Buffer
-	if got := run(ctx, []string{"-peers", "direct"}, &stdout, &stderr); got != 1 || stdout.Len() > 0 {
+	if got := run(ctx, []string{"-contenders", "direct"}, &stdout, &stderr); got != 1 || stdout.Len() > 0 {
 		t.Errorf("got %d, %q; want 1 and no report", got, stdout.String())
 	}
 }

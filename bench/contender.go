@@ -2,17 +2,16 @@ package bench
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"net"
 	"path/filepath"
 	"strconv"
 	"strings"
-	"time"
+	"syscall"
 )
 
-// Kind is what a peer is in the comparison.
+// Kind is what a contender is in the comparison.
 type Kind string
 
 const (
@@ -24,12 +23,12 @@ const (
 	KindReference Kind = "reference"
 )
 
-// Peer is one of those that are compared.
-type Peer struct {
+// Contender is one of those that are compared.
+type Contender struct {
 	// Name is unique within a comparison.
 	Name string
 	Kind Kind
-	// Command writes what the peer needs into the directory home and says how to start it, listening on addr and
+	// Command writes what the contender needs into the directory home and says how to start it, listening on addr and
 	// balancing over the backends. It is nil for a reference, which is not started.
 	Command func(home, addr string, backends []Backend) (Command, error)
 }
@@ -43,15 +42,15 @@ type HAProxyOptions struct {
 	// Check asks each backend with an HTTP request for this path whether it is alive, twice a second, with a second for
 	// the answer; two failures take it down, with its sessions. "" checks nothing.
 	Check string
-	// Admin is the path of a socket for commands, see [HAProxyCommand]; "" is none.
-	Admin string
+	// Admin has it listen for commands on its [AdminSocket], see [HAProxyCommand].
+	Admin bool
 }
 
 // HAProxy returns haproxy in TCP mode with two threads. It logs nothing. With the zero options it is the cheapest it can be.
-func HAProxy(p Programs, name string, o HAProxyOptions) Peer {
-	return Peer{Name: name, Kind: KindRival, Command: func(home, addr string, backends []Backend) (Command, error) {
+func HAProxy(p Programs, name string, o HAProxyOptions) Contender {
+	return Contender{Name: name, Kind: KindRival, Command: func(home, addr string, backends []Backend) (Command, error) {
 		file := filepath.Join(home, "haproxy.cfg")
-		if err := writeConfig(file, haproxyConfig(addr, backends, o)); err != nil {
+		if err := writeConfig(file, haproxyConfig(home, addr, backends, o)); err != nil {
 			return Command{}, err
 		}
 		return Command{
@@ -62,14 +61,14 @@ func HAProxy(p Programs, name string, o HAProxyOptions) Peer {
 	}}
 }
 
-func haproxyConfig(addr string, backends []Backend, o HAProxyOptions) string {
+func haproxyConfig(home, addr string, backends []Backend, o HAProxyOptions) string {
 	var b strings.Builder
 	b.WriteString(`global
 	nbthread 2
 	maxconn 4000
 `)
-	if o.Admin != "" {
-		fmt.Fprintf(&b, "\tstats socket %s level admin\n", o.Admin)
+	if o.Admin {
+		fmt.Fprintf(&b, "\tstats socket %s level admin\n", AdminSocket(home))
 	}
 	b.WriteString(`defaults
 	mode tcp
@@ -134,8 +133,8 @@ func weight(word string, b Backend) string {
 // NginxStream returns nginx's stream proxy with two workers, each with a listening socket of its own (reuseport), and least
 // connections over shared counts (zone), or backends in turn by their weights if roundRobin. It logs nothing, and knows of
 // no other health checks than failed connects.
-func NginxStream(p Programs, name string, roundRobin bool) Peer {
-	return Peer{Name: name, Kind: KindRival, Command: func(home, addr string, backends []Backend) (Command, error) {
+func NginxStream(p Programs, name string, roundRobin bool) Contender {
+	return Contender{Name: name, Kind: KindRival, Command: func(home, addr string, backends []Backend) (Command, error) {
 		return nginxCommand(p, name, home, nginxStreamConfig(home, addr, backends, p.NginxStream, roundRobin))
 	}}
 }
@@ -158,25 +157,29 @@ func nginxStreamConfig(home, addr string, backends []Backend, module string, rou
 	return b.String()
 }
 
-// LB returns a build of lb: the binary at path, with a number of event loops. It checks the backends' health, as it would
-// in use, and writes no access log.
-func LB(name, path string, loops int) Peer {
-	return Peer{Name: name, Kind: KindLB, Command: func(home, addr string, backends []Backend) (Command, error) {
+// LB returns a build of lb, the binary at path. The function config returns its configuration, with files in home.
+func LB(name, path string, config func(home, addr string, backends []Backend) string) Contender {
+	return Contender{Name: name, Kind: KindLB, Command: func(home, addr string, backends []Backend) (Command, error) {
 		file := filepath.Join(home, "lb.toml")
-		if err := writeConfig(file, lbConfig(home, addr, backends, loops)); err != nil {
+		if err := writeConfig(file, config(home, addr, backends)); err != nil {
 			return Command{}, err
 		}
 		return Command{
 			Name: name, Path: path,
 			Args: []string{"run", "-f", file},
 			Log:  filepath.Join(home, "output.log"),
+			// Killed, lb would leave the workers that it runs behind; on SIGTERM it takes them along.
+			DeathSignal: syscall.SIGTERM,
 		}, nil
 	}}
 }
 
-func lbConfig(home, addr string, backends []Backend, loops int) string {
-	var b strings.Builder
-	fmt.Fprintf(&b, `[proxy]
+// RelayConfig returns the configuration of lb that is measured against others' relays, with a number of event loops. It
+// checks the backends' health, as it would in use, and writes no access log.
+func RelayConfig(loops int) func(home, addr string, backends []Backend) string {
+	return func(home, addr string, backends []Backend) string {
+		var b strings.Builder
+		fmt.Fprintf(&b, `[proxy]
 loops = %d
 [admin]
 socket = %q
@@ -190,69 +193,16 @@ pool = "app"
 [pools.app.health]
 type = "connect"
 interval = "2s"
-`, loops, filepath.Join(home, "admin.sock"), addr)
-	for _, backend := range backends {
-		fmt.Fprintf(&b, "[[pools.app.backends]]\nname = %q\naddress = %q\n", backend.Name, "unix:"+backend.Socket)
+`, loops, AdminSocket(home), addr)
+		for _, backend := range backends {
+			fmt.Fprintf(&b, "[[pools.app.backends]]\nname = %q\naddress = %q\n", backend.Name, "unix:"+backend.Socket)
+		}
+		return b.String()
 	}
-	return b.String()
 }
+
+// AdminSocket is the path of the socket for commands of a contender whose files are in home.
+func AdminSocket(home string) string { return filepath.Join(home, "admin.sock") }
 
 // Direct returns the reference: clients connect to the backends themselves, which share one TCP port by SO_REUSEPORT.
-func Direct(name string) Peer { return Peer{Name: name, Kind: KindReference} }
-
-// startedPeer is a peer that is ready for clients.
-type startedPeer struct {
-	Peer
-	addr    string
-	port    *Port    // of addr; nil for a reference
-	process *Process // nil for a reference
-}
-
-// startPeer starts a peer in the directory home and waits until it passes a request through.
-func startPeer(ctx context.Context, peer Peer, home string, backends *Backends) (*startedPeer, error) {
-	s := &startedPeer{Peer: peer, addr: backends.Direct}
-	if peer.Command == nil {
-		return s, nil
-	}
-	var err error
-	if s.port, err = ReservePort(); err != nil {
-		return nil, err
-	}
-	s.addr = s.port.Addr
-	command, err := peer.Command(home, s.addr, backends.List)
-	if err == nil {
-		s.process, err = Start(command)
-	}
-	if err != nil {
-		return nil, errors.Join(err, s.stop())
-	}
-	err = s.process.WaitReady(ctx, readyLimit, func(ctx context.Context) error {
-		// A balancer that does not know its backends yet may accept and say nothing.
-		ctx, cancel := context.WithTimeout(ctx, time.Second)
-		defer cancel()
-		return Probe(ctx, s.addr, "/small")
-	})
-	if err != nil {
-		return nil, errors.Join(err, s.stop())
-	}
-	return s, nil
-}
-
-// pids returns the processes of the peer, none for a reference.
-func (s *startedPeer) pids() ([]int, error) {
-	if s.process == nil {
-		return nil, nil
-	}
-	return Tree(s.process.PID())
-}
-
-func (s *startedPeer) stop() error {
-	var errs []error
-	if s.process != nil {
-		errs = append(errs, s.process.Stop(stopGrace))
-	}
-	if s.port != nil {
-		errs = append(errs, s.port.Close())
-	}
-	return errors.Join(errs...)
-}
+func Direct(name string) Contender { return Contender{Name: name, Kind: KindReference} }

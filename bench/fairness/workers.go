@@ -27,7 +27,7 @@ const (
 	stopGrace = 3 * time.Second
 )
 
-// sharing is how the workers of a fleet listen.
+// sharing is how workers listen.
 type sharing int
 
 const (
@@ -36,9 +36,9 @@ const (
 	shareSocket                 // all on one inherited TCP socket
 )
 
-// fleet is a number of workers that the benchmark runs itself, as the plainest master process would: it starts again whoever
-// dies, at once. Nobody looks whether one is stuck.
-type fleet struct {
+// benchWorkers are the workers that the benchmark runs itself, as the plainest master process would: it starts one that
+// dies again, at once, and does not notice one that is stuck.
+type benchWorkers struct {
 	stage   *stage
 	home    string
 	sharing sharing
@@ -50,13 +50,13 @@ type fleet struct {
 
 	mu       sync.Mutex // guards the fields below
 	stopping bool
-	slots    []*fleetSlot
+	slots    []*workerSlot
 	retired  []*bench.Process
 	failed   error
 }
 
-// fleetSlot is the place of one worker.
-type fleetSlot struct {
+// workerSlot is the place of one worker.
+type workerSlot struct {
 	deaths int // that nobody wanted
 	number int
 	addr   string // where it listens: "unix:/path", or "host:port"
@@ -64,71 +64,71 @@ type fleetSlot struct {
 	start  int // how many were started
 }
 
-// newFleet starts n workers and waits until they answer.
-func newFleet(ctx context.Context, s *stage, home string, sharing sharing, n int) (*fleet, error) {
-	f := &fleet{stage: s, home: home, sharing: sharing}
+// newBenchWorkers starts n workers and waits until they answer.
+func newBenchWorkers(ctx context.Context, s *stage, home string, sharing sharing, n int) (*benchWorkers, error) {
+	w := &benchWorkers{stage: s, home: home, sharing: sharing}
 	err := os.MkdirAll(home, 0o700)
 	if err == nil && sharing != shareNothing {
-		if f.port, err = bench.ReservePort(); err == nil {
-			f.addr = f.port.Addr
+		if w.port, err = bench.ReservePort(); err == nil {
+			w.addr = w.port.Addr
 		}
 	}
 	if err == nil && sharing == shareSocket {
-		f.shared, err = load.Socket(f.addr, false)
+		w.shared, err = load.Socket(w.addr, false)
 	}
 	if err == nil {
-		err = f.grow(ctx, n)
+		err = w.grow(ctx, n)
 	}
 	if err != nil {
-		return nil, errors.Join(err, f.stop())
+		return nil, errors.Join(err, w.stop())
 	}
-	return f, nil
+	return w, nil
 }
 
 // grow starts more workers, up to n.
-func (f *fleet) grow(ctx context.Context, n int) error {
-	f.mu.Lock()
-	var added []*fleetSlot
+func (w *benchWorkers) grow(ctx context.Context, n int) error {
+	w.mu.Lock()
+	var added []*workerSlot
 	var err error
-	for i := len(f.slots); i < n && err == nil; i++ {
-		slot := &fleetSlot{number: i, addr: f.addr}
-		if f.sharing == shareNothing {
-			slot.addr = f.ownAddress(i)
+	for i := len(w.slots); i < n && err == nil; i++ {
+		slot := &workerSlot{number: i, addr: w.addr}
+		if w.sharing == shareNothing {
+			slot.addr = w.ownAddress(i)
 		}
-		if err = f.startIn(slot); err == nil {
-			f.slots = append(f.slots, slot)
+		if err = w.startIn(slot); err == nil {
+			w.slots = append(w.slots, slot)
 			added = append(added, slot)
 		}
 	}
-	f.mu.Unlock()
+	w.mu.Unlock()
 	for _, slot := range added {
-		err = errors.Join(err, f.awaitReady(ctx, slot))
+		err = errors.Join(err, w.awaitReady(ctx, slot))
 	}
 	return err
 }
 
 // ownAddress is where the i-th of shareNothing listens. A worker that wants a port has none such (Options.unable).
-func (f *fleet) ownAddress(i int) string {
-	return "unix:" + filepath.Join(f.home, fmt.Sprintf("w%d.sock", i))
+func (w *benchWorkers) ownAddress(i int) string {
+	return "unix:" + filepath.Join(w.home, fmt.Sprintf("w%d.sock", i))
 }
 
-// startIn starts a worker in a slot, beside the one that may be there. f.mu is held.
-func (f *fleet) startIn(slot *fleetSlot) error {
+// startIn starts a worker in a slot, beside the one that may be there. w.mu is held.
+func (w *benchWorkers) startIn(slot *workerSlot) error {
 	slot.start++
-	words := f.stage.worker(slot.number)
+	words := w.stage.worker(slot.number)
 	var files []*os.File
 	env := []string{"LB_WORKER_ID=" + strconv.Itoa(slot.number)}
 	_, port, _ := net.SplitHostPort(slot.addr)
 	switch {
-	case f.stage.wantsPort():
+	case w.stage.wantsPort():
 		words = replace(words, "{port}", port)
-	case f.stage.wantsSocket():
+	case w.stage.wantsSocket():
 		words = replace(words, "{socket}", strings.TrimPrefix(slot.addr, "unix:"))
-	case f.sharing == shareSocket:
-		files = []*os.File{f.shared}
+	case w.sharing == shareSocket:
+		files = []*os.File{w.shared}
 	default:
 		// Closed here once the worker has it: the socket lives and dies with the worker.
-		file, err := load.Socket(slot.addr, f.sharing == sharePort)
+		file, err := load.Socket(slot.addr, w.sharing == sharePort)
 		if err != nil {
 			return err
 		}
@@ -137,8 +137,8 @@ func (f *fleet) startIn(slot *fleetSlot) error {
 	}
 	if len(files) > 0 {
 		env = append(env, "LISTEN_FDS=1", "LISTEN_FDNAMES=bench")
-		if len(f.stage.options.Command) > 0 { // the benchmark's own needs no LISTEN_PID
-			words = append(append([]string{}, f.stage.options.Self.Exec...), words...)
+		if len(w.stage.options.Command) > 0 { // the benchmark's own needs no LISTEN_PID
+			words = append(append([]string{}, w.stage.options.Self.Exec...), words...)
 		}
 	}
 	path := words[0]
@@ -151,14 +151,14 @@ func (f *fleet) startIn(slot *fleetSlot) error {
 	}
 	p, err := bench.Start(bench.Command{
 		Name: fmt.Sprintf("worker %d", slot.number), Path: path, Args: words[1:], Env: env, Files: files,
-		Log: filepath.Join(f.home, fmt.Sprintf("w%d.%d.log", slot.number, slot.start)),
+		Log: filepath.Join(w.home, fmt.Sprintf("w%d.%d.log", slot.number, slot.start)),
 	})
 	if err != nil {
 		return err
 	}
-	f.stage.meter.add(p.PID())
+	w.stage.meter.add(p.PID())
 	slot.worker = p
-	f.watchers.Go(func() { f.watch(slot, p) })
+	w.watchers.Go(func() { w.watch(slot, p) })
 	return nil
 }
 
@@ -171,33 +171,33 @@ func replace(words []string, what, by string) []string {
 }
 
 // watch starts a worker again that dies while it should not.
-func (f *fleet) watch(slot *fleetSlot, p *bench.Process) {
+func (w *benchWorkers) watch(slot *workerSlot, p *bench.Process) {
 	<-p.Done()
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if f.stopping || slot.worker != p {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.stopping || slot.worker != p {
 		return
 	}
 	if slot.deaths++; slot.deaths > 2 { // one is an event's doing
-		f.failed = p.Exited()
+		w.failed = p.Exited()
 		return
 	}
-	if err := f.startIn(slot); err != nil {
-		f.failed = err
+	if err := w.startIn(slot); err != nil {
+		w.failed = err
 	}
 }
 
 // awaitReady waits until a worker can take connections. One with a socket of its own is asked; of those that share one,
 // nobody can be, so that every process is given the time that its socket takes to be served.
-func (f *fleet) awaitReady(ctx context.Context, slot *fleetSlot) error {
-	f.mu.Lock()
+func (w *benchWorkers) awaitReady(ctx context.Context, slot *workerSlot) error {
+	w.mu.Lock()
 	p := slot.worker
-	f.mu.Unlock()
+	w.mu.Unlock()
 	return p.WaitReady(ctx, readyLimit, func(ctx context.Context) error {
-		if f.sharing == shareNothing || f.stage.wantsPort() {
+		if w.sharing == shareNothing || w.stage.wantsPort() {
 			return knock(ctx, slot.addr)
 		}
-		return watches(p.PID(), f.stage.options.Command)
+		return watches(p.PID(), w.stage.options.Command)
 	})
 }
 
@@ -241,27 +241,27 @@ func watches(pid int, command []string) error {
 }
 
 // signal sends a signal to a worker.
-func (f *fleet) signal(number int, sig syscall.Signal) error {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if err := syscall.Kill(f.slots[number].worker.PID(), sig); err != nil {
+func (w *benchWorkers) signal(number int, sig syscall.Signal) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if err := syscall.Kill(w.slots[number].worker.PID(), sig); err != nil {
 		return fmt.Errorf("cannot signal worker %d: %w", number, err)
 	}
 	return nil
 }
 
 // restart replaces the workers one by one: the new one is ready first, then the old one is asked to end and has ended.
-func (f *fleet) restart(ctx context.Context) error {
-	for _, slot := range f.slots {
-		f.mu.Lock()
+func (w *benchWorkers) restart(ctx context.Context) error {
+	for _, slot := range w.slots {
+		w.mu.Lock()
 		old := slot.worker
-		err := f.startIn(slot)
-		f.retired = append(f.retired, old)
-		f.mu.Unlock()
+		err := w.startIn(slot)
+		w.retired = append(w.retired, old)
+		w.mu.Unlock()
 		if err != nil {
 			return err
 		}
-		if err := f.awaitReady(ctx, slot); err != nil {
+		if err := w.awaitReady(ctx, slot); err != nil {
 			return err
 		}
 		if err := old.Stop(stopGrace); err != nil {
@@ -277,37 +277,37 @@ func (f *fleet) restart(ctx context.Context) error {
 }
 
 // backends are the workers as a balancer's configuration names them.
-func (f *fleet) backends(weights [2]int) []bench.Backend {
+func (w *benchWorkers) backends(weights [2]int) []bench.Backend {
 	var all []bench.Backend
-	for i, slot := range f.slots {
+	for i, slot := range w.slots {
 		all = append(all, bench.Backend{
 			Name: fmt.Sprintf("w%d", slot.number), Socket: strings.TrimPrefix(slot.addr, "unix:"),
-			Weight: weights[i*2/len(f.slots)],
+			Weight: weights[i*2/len(w.slots)],
 		})
 	}
 	return all
 }
 
 // stop ends all workers, and returns what went wrong with them before.
-func (f *fleet) stop() error {
-	f.mu.Lock()
-	f.stopping = true
-	processes := f.retired
-	for _, slot := range f.slots {
+func (w *benchWorkers) stop() error {
+	w.mu.Lock()
+	w.stopping = true
+	processes := w.retired
+	for _, slot := range w.slots {
 		processes = append(processes, slot.worker)
 	}
-	errs := []error{f.failed}
-	f.mu.Unlock()
+	errs := []error{w.failed}
+	w.mu.Unlock()
 	for _, p := range processes {
 		// The measurement is over: nobody waits for their last requests.
 		errs = append(errs, p.Stop(0))
 	}
-	f.watchers.Wait()
-	if f.shared != nil {
-		errs = append(errs, f.shared.Close())
+	w.watchers.Wait()
+	if w.shared != nil {
+		errs = append(errs, w.shared.Close())
 	}
-	if f.port != nil {
-		errs = append(errs, f.port.Close())
+	if w.port != nil {
+		errs = append(errs, w.port.Close())
 	}
 	return errors.Join(errs...)
 }
