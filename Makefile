@@ -7,7 +7,7 @@ LDFLAGS := -s -w -X github.com/273ebdf9/lb/internal/build.version=$(VERSION)
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.7.0
 
 .DEFAULT_GOAL := help
-.PHONY: help build preload run test race check e2e bench fuzz clean
+.PHONY: help build preload run test race check e2e faults bench fuzz clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -34,13 +34,17 @@ race: ## all Go tests under the race detector, three times
 check: ## gofmt, vet, staticcheck, and the import table
 	@test -z "$$(gofmt -l $$(git ls-files '*.go'))" || { echo 'gofmt differs:'; gofmt -l $$(git ls-files '*.go'); exit 1; }
 	$(GO) vet ./...
-	$(GO) vet -tags e2e ./tests/...
+	$(GO) vet -tags 'e2e faults soak' ./tests/...
 	$(GO) run $(STATICCHECK) ./...
 	$(GO) test -count=1 ./tests/arch
 
 e2e: build ## test the built binary with real programs (installs those it lacks with apt-get)
 	tests/e2e/install.sh
 	LB_BINARY=$(CURDIR)/$(BIN)/lb $(GO) test -tags e2e -count=1 -timeout 20m ./tests/e2e/...
+
+faults: build ## have every system call on lb's paths fail under load (root, strace); FAULTS=recvmsg:EIO for one
+	tests/e2e/install.sh
+	LB_FAULTS=$(FAULTS) LB_BINARY=$(CURDIR)/$(BIN)/lb $(GO) test -tags 'e2e faults' -count=1 -timeout 20m -v -run '^TestFaults$$' ./tests/e2e
 
 bench: build ## lb, haproxy and nginx side by side; BENCHFLAGS="-cases keepalive -rounds 3" for less, "-haproxy PATH" for another one
 	$(GO) run ./bench/cmd/compare -install -lb $(BIN)/lb $(BENCHFLAGS)

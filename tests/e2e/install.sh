@@ -42,6 +42,7 @@ need openssl openssl
 need node nodejs
 need haproxy haproxy
 need socat socat
+need strace strace
 need python3 python3
 
 if [ -z "$packages" ]; then

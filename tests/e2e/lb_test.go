@@ -18,6 +18,7 @@ import (
 type lbConfig struct {
 	Loops       int    // 0: 2
 	StopTimeout string // "": 10s
+	StateFile   string // "": none
 	Options     string // whole sections, such as "[log]\naccess = \"stdout\"\n"
 	Listeners   []lbListener
 	Pools       []lbPool
@@ -70,7 +71,7 @@ func (c lbConfig) toml(adminSocket string) string {
 	}
 	var b strings.Builder
 	fmt.Fprintf(&b, "[proxy]\nloops = %d\nstop_timeout = %q\n\n", loops, stopTimeout)
-	fmt.Fprintf(&b, "[admin]\nsocket = %q\nhttp = \"\"\n\n", adminSocket)
+	fmt.Fprintf(&b, "[admin]\nsocket = %q\nhttp = \"\"\nstate_file = %q\n\n", adminSocket, c.StateFile)
 	fmt.Fprintf(&b, "%s\n", c.Options)
 	for _, l := range c.Listeners {
 		binds := make([]string, len(l.Bind))
