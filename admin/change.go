@@ -1,7 +1,10 @@
 package admin
 
 import (
+	"cmp"
+	"log/slog"
 	"net/http"
+	"slices"
 
 	"github.com/273ebdf9/lb/admin/api"
 	"github.com/273ebdf9/lb/backends"
@@ -21,20 +24,20 @@ func changed(v any, err error) (any, error) {
 	return nil, refuse(http.StatusConflict, "%v", err)
 }
 
-// errUnable is for a nil function of Control.
+// errUnable is the refusal of a Server without a Control.
 var errUnable = refuse(http.StatusNotImplemented, "this lb cannot do that")
 
-// changedBackend shows a backend as it is after a change, or as the change said it is where it has gone since.
-func (s *Server) changedBackend(pool, backend string, said api.BackendStatus, err error) (any, error) {
-	var advice api.Advice
-	if err := advised(&advice, err); err != nil {
+// changedBackend shows a backend as it is after a change. One that has gone since has only its name.
+func (s *Server) changedBackend(p *backends.Pool, name string, warnings []string, err error) (any, error) {
+	if err != nil {
 		return changed(nil, err)
 	}
-	if b, err := s.findBackend(pool, backend); err == nil {
-		said = s.backendNow(b)
+	st := api.BackendStatus{Name: name}
+	if b := p.Get(name); b != nil {
+		st = s.backendNow(b)
 	}
-	said.Warnings = append(said.Warnings, advice.Warnings...)
-	return said, nil
+	st.Warnings = warnings
+	return st, nil
 }
 
 // backendNow is the status of a backend with what only the Server knows.
@@ -54,9 +57,6 @@ func (s *Server) getBackend(r *http.Request) (any, error) {
 }
 
 func (s *Server) setWeight(r *http.Request) (any, error) {
-	if s.Control.SetWeight == nil {
-		return nil, errUnable
-	}
 	var body api.WeightChange
 	if err := readBody(r, &body); err != nil {
 		return nil, err
@@ -65,50 +65,31 @@ func (s *Server) setWeight(r *http.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	var value int
-	percent := body.Percent != nil
-	switch {
-	case percent == (body.Weight != nil):
+	if (body.Percent == nil) == (body.Weight == nil) {
 		return nil, refuse(http.StatusBadRequest, `write either "weight" or "percent"`)
-	case percent:
-		value = *body.Percent
-		// Percent of a weight of 0 is 0; the bound is for the others.
-		if n := int64(value) * int64(max(b.ConfiguredWeight(), 1)) / 100; value < 0 || n > backends.MaxWeight {
-			return nil, refuse(http.StatusBadRequest, "percent: %d%% of the configured weight %d is not within 0..%d", value, b.ConfiguredWeight(), backends.MaxWeight)
-		}
-	default:
-		value = *body.Weight
-		if value < 0 || value > backends.MaxWeight {
-			return nil, refuse(http.StatusBadRequest, "weight: %d is not within 0..%d", value, backends.MaxWeight)
-		}
 	}
-	st, err := s.Control.SetWeight(b.Pool().Name, b.Name, value, percent, by(r))
-	return s.changedBackend(b.Pool().Name, b.Name, st, err)
+	warnings, err := s.Control.SetWeight(b, body, by(r))
+	return s.changedBackend(b.Pool(), b.Name, warnings, err)
 }
 
 func (s *Server) setAdmin(r *http.Request) (any, error) {
-	if s.Control.SetAdmin == nil {
-		return nil, errUnable
-	}
 	var body api.AdminChange
 	if err := readBody(r, &body); err != nil {
 		return nil, err
 	}
-	if _, err := backends.ParseAdminState(body.State); err != nil {
+	to, err := backends.ParseAdminState(body.State)
+	if err != nil {
 		return nil, refuse(http.StatusBadRequest, "state: %v", err)
 	}
 	b, err := s.findBackend(r.PathValue("pool"), r.PathValue("backend"))
 	if err != nil {
 		return nil, err
 	}
-	st, err := s.Control.SetAdmin(b.Pool().Name, b.Name, body.State, by(r))
-	return s.changedBackend(b.Pool().Name, b.Name, st, err)
+	warnings, err := s.Control.SetAdmin(b, to, by(r))
+	return s.changedBackend(b.Pool(), b.Name, warnings, err)
 }
 
 func (s *Server) setMaxConns(r *http.Request) (any, error) {
-	if s.Control.SetMaxConns == nil {
-		return nil, errUnable
-	}
 	n, err := readMaxConns(r)
 	if err != nil {
 		return nil, err
@@ -117,8 +98,8 @@ func (s *Server) setMaxConns(r *http.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	st, err := s.Control.SetMaxConns(b.Pool().Name, b.Name, n, by(r))
-	return s.changedBackend(b.Pool().Name, b.Name, st, err)
+	warnings, err := s.Control.SetMaxConns(b, n, by(r))
+	return s.changedBackend(b.Pool(), b.Name, warnings, err)
 }
 
 func readMaxConns(r *http.Request) (int, error) {
@@ -129,23 +110,10 @@ func readMaxConns(r *http.Request) (int, error) {
 	if body.MaxConns == nil {
 		return 0, refuse(http.StatusBadRequest, "max_conns: missing; write 0 for no limit")
 	}
-	return *body.MaxConns, checkMaxConns(*body.MaxConns)
-}
-
-// maxMaxConns is the largest max_conns, as package backends has it.
-const maxMaxConns = 1<<31 - 1
-
-func checkMaxConns(n int) error {
-	if n < 0 || n > maxMaxConns {
-		return refuse(http.StatusBadRequest, "max_conns: %d is not within 0..%d; write 0 for no limit", n, maxMaxConns)
-	}
-	return nil
+	return *body.MaxConns, nil
 }
 
 func (s *Server) addBackend(r *http.Request) (any, error) {
-	if s.Control.AddBackend == nil {
-		return nil, errUnable
-	}
 	var body api.NewBackend
 	if err := readBody(r, &body); err != nil {
 		return nil, err
@@ -154,47 +122,23 @@ func (s *Server) addBackend(r *http.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	if body.Name != "" && !backends.ValidName(body.Name) {
-		return nil, refuse(http.StatusBadRequest, "name: %q must be 1 to 64 letters, digits, dots, dashes or underscores, and start with a letter or digit", body.Name)
-	}
-	if body.Address == "" {
-		return nil, refuse(http.StatusBadRequest, "address: missing; write unix:/path, unix:@name, host:port or [v6]:port")
-	}
-	if _, err := backends.ParseAddress(body.Address); err != nil {
-		return nil, refuse(http.StatusBadRequest, "address: %v", err)
-	}
-	if w := body.Weight; w != nil && (*w < 0 || *w > backends.MaxWeight) {
-		return nil, refuse(http.StatusBadRequest, "weight: %d is not within 0..%d", *w, backends.MaxWeight)
-	}
-	if err := checkMaxConns(body.MaxConns); err != nil {
-		return nil, err
-	}
-	name := body.Name
-	if name == "" {
-		name = body.Address
-	}
+	name := cmp.Or(body.Name, body.Address)
 	if p.Get(name) != nil {
 		return nil, refuse(http.StatusConflict, "pool %q has a backend %q already; choose another name, or remove that one first", p.Name, name)
 	}
-	st, err := s.Control.AddBackend(p.Name, body, by(r))
-	return s.changedBackend(p.Name, name, st, err)
+	warnings, err := s.Control.AddBackend(p, body, by(r))
+	return s.changedBackend(p, name, warnings, err)
 }
 
 func (s *Server) removeBackend(r *http.Request) (any, error) {
-	if s.Control.RemoveBackend == nil {
-		return nil, errUnable
-	}
 	b, err := s.findBackend(r.PathValue("pool"), r.PathValue("backend"))
 	if err != nil {
 		return nil, err
 	}
-	var advice api.Advice
-	if err := advised(&advice, s.Control.RemoveBackend(b.Pool().Name, b.Name, by(r))); err != nil {
-		return changed(nil, err)
-	}
+	warnings, err := s.Control.RemoveBackend(b, by(r))
 	st := s.poolNow(b.Pool())
-	st.Advice = advice
-	return st, nil
+	st.Warnings = warnings
+	return changed(st, err)
 }
 
 // poolNow is the status of a pool with what only the Server knows.
@@ -222,9 +166,6 @@ func (s *Server) getListener(r *http.Request) (any, error) {
 }
 
 func (s *Server) setSplit(r *http.Request) (any, error) {
-	if s.Control.SetSplit == nil {
-		return nil, errUnable
-	}
 	var body api.SplitChange
 	if err := readBody(r, &body); err != nil {
 		return nil, err
@@ -240,20 +181,12 @@ func (s *Server) setSplit(r *http.Request) (any, error) {
 		if _, err := s.findPool(pool); err != nil {
 			return nil, err
 		}
-		if n := body.Weights[pool]; n < 0 || n > backends.MaxWeight {
-			return nil, refuse(http.StatusBadRequest, "weights.%s: %d is not within 0..%d", pool, n, backends.MaxWeight)
-		}
 	}
-	weights, err := s.Control.SetSplit(l.Name, body.Weights, by(r))
-	result := &api.SplitResult{SplitChange: api.SplitChange{Weights: weights}}
-	err = advised(result, err)
-	return changed(result, err)
+	weights, warnings, err := s.Control.SetSplit(l.Name, body.Weights, by(r))
+	return changed(api.SplitResult{SplitChange: api.SplitChange{Weights: weights}, Warned: api.Warned{Warnings: warnings}}, err)
 }
 
 func (s *Server) setListenerMaxConns(r *http.Request) (any, error) {
-	if s.Control.SetListenerMaxConns == nil {
-		return nil, errUnable
-	}
 	n, err := readMaxConns(r)
 	if err != nil {
 		return nil, err
@@ -262,15 +195,11 @@ func (s *Server) setListenerMaxConns(r *http.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	result := &api.MaxConnsResult{MaxConnsChange: api.MaxConnsChange{MaxConns: &n}}
-	err = advised(result, s.Control.SetListenerMaxConns(l.Name, n, by(r)))
-	return changed(result, err)
+	warnings, err := s.Control.SetListenerMaxConns(l.Name, n, by(r))
+	return changed(api.MaxConnsResult{MaxConnsChange: api.MaxConnsChange{MaxConns: &n}, Warned: api.Warned{Warnings: warnings}}, err)
 }
 
 func (s *Server) reload(r *http.Request) (any, error) {
-	if s.Control.Reload == nil {
-		return nil, errUnable
-	}
 	var body api.ReloadRequest
 	if err := readBodyIfAny(r, &body); err != nil {
 		return nil, err
@@ -285,28 +214,23 @@ func (s *Server) reload(r *http.Request) (any, error) {
 }
 
 func (s *Server) stop(r *http.Request) (any, error) {
-	if s.Control.Stop == nil {
-		return nil, errUnable
-	}
 	var body api.StopRequest
 	if err := readBodyIfAny(r, &body); err != nil {
 		return nil, err
 	}
-	return changed(api.StopResult{Stopping: true, PID: s.src.process().PID}, s.Control.Stop(body.Now, by(r)))
+	s.Control.Stop(body.Now, by(r))
+	return api.StopResult{Stopping: true, PID: s.src.process().PID}, nil
 }
 
 func (s *Server) setLogLevel(r *http.Request) (any, error) {
-	if s.Control.SetLogLevel == nil {
-		return nil, errUnable
-	}
 	var body api.LogLevelChange
 	if err := readBody(r, &body); err != nil {
 		return nil, err
 	}
-	switch body.Level {
-	case "debug", "info", "warn", "error":
-	default:
+	var level slog.Level
+	if !slices.Contains([]string{"debug", "info", "warn", "error"}, body.Level) || level.UnmarshalText([]byte(body.Level)) != nil {
 		return nil, refuse(http.StatusBadRequest, `level: unknown level %q; write "debug", "info", "warn" or "error"`, body.Level)
 	}
-	return changed(body, s.Control.SetLogLevel(body.Level, by(r)))
+	s.Control.SetLogLevel(level, by(r))
+	return body, nil
 }

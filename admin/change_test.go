@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
+	"net/http"
 	"strings"
 	"sync"
 	"testing"
@@ -20,6 +22,11 @@ type fakeLB struct {
 	app, api *backends.Pool
 
 	killing chan struct{} // closed when a Kill over an hour has begun
+
+	setting func(*backends.Backend) // after a SetWeight; nil: nothing
+	restart func(ctx context.Context, pool string, r api.RestartRequest, progress func(api.RestartStep)) error
+	scaled  func(count int)
+	upgrade func(ctx context.Context, r api.UpgradeRequest, c *Caller, by string) (api.UpgradeResult, error)
 
 	mu     sync.Mutex
 	calls  []string
@@ -63,80 +70,125 @@ func (f *fakeLB) sources() Sources {
 		Listeners: func() []api.ListenerStatus {
 			return []api.ListenerStatus{{Name: "web", Split: f.split}, {Name: "local", Pool: "app"}}
 		},
+		Sessions: f.sessions,
 	}
 }
 
-func (f *fakeLB) control() Control {
-	return Control{
-		SetWeight: func(pool, backend string, weight int, percent bool, by string) (api.BackendStatus, error) {
-			if err := f.called(by, "weight %s/%s %d %v", pool, backend, weight, percent); err != nil {
-				return api.BackendStatus{}, err
-			}
-			p := f.pool(pool)
-			b := p.Get(backend)
-			if percent {
-				weight = weight * b.ConfiguredWeight() / 100
-			}
-			return api.BackendStatus{}, p.SetWeight(b, weight, by)
-		},
-		SetAdmin: func(pool, backend, state, by string) (api.BackendStatus, error) {
-			if err := f.called(by, "admin %s/%s %s", pool, backend, state); err != nil {
-				return api.BackendStatus{}, err
-			}
-			to, err := backends.ParseAdminState(state)
-			f.pool(pool).SetAdmin(f.pool(pool).Get(backend), to, "by "+by)
-			return api.BackendStatus{}, err
-		},
-		SetMaxConns: func(pool, backend string, n int, by string) (api.BackendStatus, error) {
-			if err := f.called(by, "max_conns %s/%s %d", pool, backend, n); err != nil {
-				return api.BackendStatus{}, err
-			}
-			return api.BackendStatus{}, f.pool(pool).SetMaxConns(f.pool(pool).Get(backend), n, by)
-		},
-		AddBackend: func(pool string, b api.NewBackend, by string) (api.BackendStatus, error) {
-			if err := f.called(by, "add %s %s %s", pool, b.Name, b.Address); err != nil {
-				return api.BackendStatus{}, err
-			}
-			cfg := backends.DefaultBackendConfig()
-			cfg.Name, cfg.Address, cfg.MaxConns, cfg.Backup = b.Name, b.Address, b.MaxConns, b.Backup
-			if b.Weight != nil {
-				cfg.Weight = *b.Weight
-			}
-			_, err := f.pool(pool).Add(cfg, backends.HealthUp)
-			return api.BackendStatus{}, err
-		},
-		RemoveBackend: func(pool, backend, by string) error {
-			if err := f.called(by, "remove %s/%s", pool, backend); err != nil {
-				return err
-			}
-			return f.pool(pool).Remove(f.pool(pool).Get(backend), by)
-		},
-		SetSplit: func(listener string, weights map[string]int, by string) (map[string]int, error) {
-			return map[string]int{"app": 1, "api": weights["api"]}, f.called(by, "split %s %v", listener, weights)
-		},
-		SetListenerMaxConns: func(listener string, n int, by string) error { return f.called(by, "limit %s %d", listener, n) },
-		Sessions: func(filter api.SessionFilter, limit int) ([]api.SessionStatus, int, error) {
-			return []api.SessionStatus{{ID: "7", Pool: filter.Pool, Backend: filter.Backend, Age: filter.Older.Seconds()}}, limit, nil
-		},
-		Kill: func(ctx context.Context, filter api.SessionFilter, over time.Duration, by string) (int, error) {
-			err := f.called(by, "kill %+v %v", filter, over)
-			if over == time.Hour {
-				close(f.killing)
-				<-ctx.Done()
-				return 1, ctx.Err()
-			}
-			if filter.ID == "gone" {
-				return 0, nil
-			}
-			return 2, err
-		},
-		Reload: func(_ context.Context, dryRun bool, by string) (api.ReloadResult, error) {
-			return api.ReloadResult{DryRun: dryRun, Changes: []string{"pools.app.max_conns: 0 → 5"}}, f.called(by, "reload %v", dryRun)
-		},
-		Stop:        func(now bool, by string) error { return f.called(by, "stop %v", now) },
-		SetLogLevel: func(level, by string) error { return f.called(by, "level %s", level) },
+func (f *fakeLB) SetWeight(b *backends.Backend, to api.WeightChange, by string) ([]string, error) {
+	if f.setting != nil {
+		defer f.setting(b)
 	}
+	weight, percent := 0, to.Percent != nil
+	var err error
+	if percent {
+		weight, err = backends.PercentOf(b.ConfiguredWeight(), *to.Percent)
+	} else {
+		weight = *to.Weight
+	}
+	if err = errors.Join(err, backends.CheckWeight(weight)); err != nil {
+		return nil, err
+	}
+	if err := f.called(by, "weight %s/%s %d %v", b.Pool().Name, b.Name, weight, percent); err != nil {
+		return nil, err
+	}
+	return nil, b.Pool().SetWeight(b, weight, by)
 }
+
+func (f *fakeLB) SetAdmin(b *backends.Backend, to backends.AdminState, by string) ([]string, error) {
+	if err := f.called(by, "admin %s/%s %v", b.Pool().Name, b.Name, to); err != nil {
+		return nil, err
+	}
+	b.Pool().SetAdmin(b, to, "by "+by)
+	return nil, nil
+}
+
+func (f *fakeLB) SetMaxConns(b *backends.Backend, n int, by string) ([]string, error) {
+	if err := backends.CheckMaxConns(n, "for no limit"); err != nil {
+		return nil, err
+	}
+	if err := f.called(by, "max_conns %s/%s %d", b.Pool().Name, b.Name, n); err != nil {
+		return nil, err
+	}
+	return nil, b.Pool().SetMaxConns(b, n, by)
+}
+
+func (f *fakeLB) AddBackend(p *backends.Pool, b api.NewBackend, by string) ([]string, error) {
+	if err := f.called(by, "add %s %s %s", p.Name, b.Name, b.Address); err != nil {
+		return nil, err
+	}
+	cfg := backends.DefaultBackendConfig()
+	cfg.Name, cfg.Address, cfg.MaxConns, cfg.Backup = b.Name, b.Address, b.MaxConns, b.Backup
+	if b.Weight != nil {
+		cfg.Weight = *b.Weight
+	}
+	_, err := p.Add(cfg, backends.HealthUp)
+	return nil, err
+}
+
+func (f *fakeLB) RemoveBackend(b *backends.Backend, by string) ([]string, error) {
+	if err := f.called(by, "remove %s/%s", b.Pool().Name, b.Name); err != nil {
+		return nil, err
+	}
+	return []string{"it will be back"}, b.Pool().Remove(b, by)
+}
+
+func (f *fakeLB) SetSplit(listener string, weights map[string]int, by string) (map[string]int, []string, error) {
+	return map[string]int{"app": 1, "api": weights["api"]}, nil, f.called(by, "split %s %v", listener, weights)
+}
+
+func (f *fakeLB) SetListenerMaxConns(listener string, n int, by string) ([]string, error) {
+	return nil, f.called(by, "limit %s %d", listener, n)
+}
+
+func (f *fakeLB) sessions(filter api.SessionFilter, limit int) ([]api.SessionStatus, int) {
+	return []api.SessionStatus{{ID: "7", Pool: filter.Pool, Backend: filter.Backend, Age: filter.Older.Seconds()}}, limit
+}
+
+func (f *fakeLB) Kill(ctx context.Context, filter api.SessionFilter, over time.Duration, by string) (int, error) {
+	err := f.called(by, "kill %+v %v", filter, over)
+	if over == time.Hour {
+		close(f.killing)
+		<-ctx.Done()
+		return 1, ctx.Err()
+	}
+	if filter.ID == "gone" {
+		return 0, nil
+	}
+	return 2, err
+}
+
+func (f *fakeLB) Restart(ctx context.Context, pool string, r api.RestartRequest, progress func(api.RestartStep), by string) error {
+	return f.restart(ctx, pool, r, progress)
+}
+
+func (f *fakeLB) Rollback(ctx context.Context, pool string, r api.RestartRequest, progress func(api.RestartStep), by string) error {
+	return f.called(by, "rollback %s", pool)
+}
+
+func (f *fakeLB) Scale(_ context.Context, pool string, count int, by string) error {
+	f.scaled(count)
+	return f.called(by, "scale %s %d", pool, count)
+}
+
+func (f *fakeLB) StopWorker(_ context.Context, pool string, slot int, by string) error {
+	return f.called(by, "stop %s/%d", pool, slot)
+}
+
+func (f *fakeLB) StartWorker(_ context.Context, pool string, slot int, by string) error {
+	return f.called(by, "start %s/%d", pool, slot)
+}
+
+func (f *fakeLB) Reload(_ context.Context, dryRun bool, by string) (api.ReloadResult, error) {
+	return api.ReloadResult{DryRun: dryRun, Changes: []string{"pools.app.max_conns: 0 → 5"}}, f.called(by, "reload %v", dryRun)
+}
+
+func (f *fakeLB) Upgrade(ctx context.Context, r api.UpgradeRequest, c *Caller, by string) (api.UpgradeResult, error) {
+	return f.upgrade(ctx, r, c, by)
+}
+
+func (f *fakeLB) Stop(now bool, by string) { f.called(by, "stop %v", now) }
+
+func (f *fakeLB) SetLogLevel(level slog.Level, by string) { f.called(by, "level %v", level) }
 
 // serveFake serves a fake lb, on HTTP too if a token is given.
 func serveFake(t testing.TB, f *fakeLB, token string) (s *Server, c *api.Client, address string) {
@@ -149,7 +201,7 @@ func serveFake(t testing.TB, f *fakeLB, token string) (s *Server, c *api.Client,
 	if err != nil {
 		t.Fatal(err)
 	}
-	s.Control = f.control()
+	s.Control = f
 	serve(t, s)
 	return s, api.NewClient(cfg.Socket), s.Addrs()[len(s.Addrs())-1].String()
 }
@@ -260,13 +312,7 @@ func TestChange_WhatIsWrongIsRefusedAndChangesNothing(t *testing.T) {
 		{"PUT /v1/listeners/wib/max_conns", `{"max_conns": 1}`, 404, `there is no listener "wib"; there are "web", "local"`},
 		{"PUT /v1/listeners/web/split", `{"weights": {}}`, 400, `weights: missing`},
 		{"PUT /v1/listeners/web/split", `{"weights": {"apx": 1}}`, 404, `there is no pool "apx"`},
-		{"PUT /v1/listeners/web/split", `{"weights": {"app": 1001}}`, 400, `weights.app: 1001`},
 		{"POST /v1/pools/app/backends", `{"name": "w1", "address": "unix:/x"}`, 409, `has a backend "w1" already`},
-		{"POST /v1/pools/app/backends", `{"name": "a/b", "address": "unix:/x"}`, 400, `name: "a/b"`},
-		{"POST /v1/pools/app/backends", `{"name": "w9"}`, 400, `address: missing`},
-		{"POST /v1/pools/app/backends", `{"name": "w9", "address": "nowhere"}`, 400, `address:`},
-		{"POST /v1/pools/app/backends", `{"name": "w9", "address": "unix:/x", "weight": 5000}`, 400, `weight: 5000`},
-		{"POST /v1/pools/app/backends", `{"name": "w9", "address": "unix:/x", "max_conns": -5}`, 400, `max_conns: -5`},
 		{"DELETE /v1/pools/app/backends/w9", ``, 404, `there is no backend "w9"`},
 		{"GET /v1/sessions?older=10", ``, 400, `older: "10" is no duration`},
 		{"GET /v1/sessions?limit=0", ``, 400, `limit:`},
@@ -323,7 +369,7 @@ func TestChange_ThatThisLBCannotMakeIsNotImplemented(t *testing.T) {
 	serve(t, s)
 	bodies := map[string]string{"/weight": `{"weight":1}`, "/admin": `{"state":"ready"}`}
 	for _, rt := range s.routes() {
-		if rt.access == AccessRead || strings.HasSuffix(rt.path, "/logs") { // which is no change
+		if rt.method == http.MethodGet { // which is no change
 			continue
 		}
 		path := strings.NewReplacer("{pool}", "app", "{backend}", "w1", "{listener}", "web").Replace(rt.path)
@@ -352,11 +398,8 @@ func TestKill_EndsWhenTheCallerLeaves(t *testing.T) {
 func TestServer_AHundredClientsAtOnceEndConsistent(t *testing.T) {
 	f := newFakeLB(t)
 	s, c, _ := serveFake(t, f, "")
-	set := s.Control.SetWeight
-	s.Control.SetWeight = func(pool, backend string, weight int, percent bool, by string) (api.BackendStatus, error) {
-		st, err := set(pool, backend, weight, percent, by)
-		s.Publish(api.Event{Level: "info", Kind: "weight", Subject: pool + "/" + backend, Text: fmt.Sprint(weight)})
-		return st, err
+	f.setting = func(b *backends.Backend) {
+		s.Publish(api.Event{Level: "info", Kind: "weight", Subject: b.Pool().Name + "/" + b.Name, Text: fmt.Sprint(b.Weight())})
 	}
 	const clients, changes = 100, 2
 	var wg sync.WaitGroup

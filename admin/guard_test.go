@@ -121,7 +121,7 @@ func put(address, host string, header http.Header, body io.Reader) (status int, 
 // bubble serves a fake lb in a synctest bubble, with a token, and gives a connection to it.
 func bubble(t *testing.T, f *fakeLB) (*Server, net.Conn) {
 	t.Helper()
-	s := &Server{src: f.sources(), Control: f.control(), done: make(chan struct{}), token: &tokenFile{path: writeToken(t, testToken, 0o600)}}
+	s := &Server{src: f.sources(), Control: f, done: make(chan struct{}), token: &tokenFile{path: writeToken(t, testToken, 0o600)}}
 	l := &pipeListener{conns: make(chan net.Conn), closed: make(chan struct{})}
 	s.add(l, maxConns, s.guarded("", s.mux(s.routes())))
 	serve(t, s)

@@ -49,6 +49,8 @@ func asRefusal(err error) *api.Error {
 		return refuse(http.StatusRequestTimeout, "the request did not come within %v", readTimeout)
 	case errors.Is(err, backends.ErrUnknown):
 		return refuse(http.StatusNotFound, "%v", err)
+	case errors.Is(err, backends.ErrRange):
+		return refuse(http.StatusBadRequest, "%v", err)
 	default:
 		return refuse(http.StatusInternalServerError, "%v", err)
 	}

@@ -144,6 +144,10 @@ func (s *Server) mux(routes []route) http.Handler {
 				writeError(w, refusal)
 				return
 			}
+			if s.Control == nil && rt.method != http.MethodGet {
+				writeError(w, errUnable)
+				return
+			}
 			rt.handler(w, r)
 		})
 	}

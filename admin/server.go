@@ -27,7 +27,7 @@ const (
 
 // Server is the control API of one lb. Make it with NewServer.
 type Server struct {
-	// Control are the changes that callers may make. Set it before Serve; the zero value offers none.
+	// Control makes the changes that callers ask for. Set it before Serve; with nil, the Server refuses all of them.
 	Control Control
 
 	src       Sources

@@ -248,6 +248,7 @@ func TestRoutes_UnknownPathAndMethodSayWhatThereIs(t *testing.T) {
 
 func TestRoutes_BodyIsLimited(t *testing.T) {
 	s, _, address := newServer(t, Sources{}, true)
+	s.Control = newFakeLB(t)
 	echo := s.reply(func(r *http.Request) (any, error) {
 		n, err := io.Copy(io.Discard, r.Body)
 		return n, err

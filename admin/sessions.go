@@ -47,7 +47,7 @@ func duration(key, text string) (time.Duration, error) {
 }
 
 func (s *Server) listSessions(r *http.Request) (any, error) {
-	if s.Control.Sessions == nil {
+	if s.src.Sessions == nil {
 		return nil, errUnable
 	}
 	q := r.URL.Query()
@@ -63,11 +63,11 @@ func (s *Server) listSessions(r *http.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	list, total, err := s.Control.Sessions(f, limit)
+	list, total := s.src.Sessions(f, limit)
 	if list == nil {
 		list = []api.SessionStatus{}
 	}
-	return changed(api.SessionList{Sessions: list, Total: total}, err)
+	return api.SessionList{Sessions: list, Total: total}, nil
 }
 
 func (s *Server) killSessions(w http.ResponseWriter, r *http.Request) {
@@ -80,9 +80,6 @@ func (s *Server) killSessions(w http.ResponseWriter, r *http.Request) {
 }
 
 func (s *Server) kill(rc *http.ResponseController, r *http.Request) (any, error) {
-	if s.Control.Kill == nil {
-		return nil, errUnable
-	}
 	var body api.KillRequest
 	if err := readBody(r, &body); err != nil {
 		return nil, err

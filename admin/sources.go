@@ -20,6 +20,9 @@ type Sources struct {
 	Probe func(*backends.Backend) api.ProbeStatus
 	// Workers are the workers of a pool; nil where lb runs none.
 	Workers func(pool string) *api.WorkersStatus
+	// Sessions lists the running sessions that the filter admits, the oldest first, at most limit of them; total is how
+	// many there are.
+	Sessions func(f api.SessionFilter, limit int) (list []api.SessionStatus, total int)
 	// Log is told of faults of the HTTP servers themselves; nil is silence.
 	Log *slog.Logger
 }

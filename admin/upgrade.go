@@ -64,9 +64,6 @@ func (s *Server) upgrade(w http.ResponseWriter, r *http.Request) {
 }
 
 func (s *Server) upgraded(c *Caller, r *http.Request) (any, error) {
-	if s.Control.Upgrade == nil {
-		return nil, errUnable
-	}
 	var body api.UpgradeRequest
 	if err := readBodyIfAny(r, &body); err != nil {
 		return nil, err

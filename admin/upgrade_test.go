@@ -27,7 +27,7 @@ func upgradeable(t *testing.T, upgrade func(ctx context.Context, r api.UpgradeRe
 	if err != nil {
 		t.Fatal(err)
 	}
-	s.Control.Upgrade = upgrade
+	s.Control = &fakeLB{upgrade: upgrade}
 	return serveUntilFrozen(t, s), cfg.Socket, s.Addrs()[1].String()
 }
 
@@ -243,7 +243,7 @@ func TestUpgrade_RefusesBeforeItBegins(t *testing.T) {
 	if resp, body := askUpgrade(t, address, `{"binary": "", "dry_run": true}`); resp.StatusCode != 200 || !called {
 		t.Errorf("the program of the start over HTTP: got %s %q, called %v; want 200", resp.Status, body, called)
 	}
-	x.Control.Upgrade = nil
+	x.Control = nil
 	if _, err := api.NewClient(socket).Upgrade(t.Context(), api.UpgradeRequest{}); !errors.As(err, &refusal) || refusal.Status != 501 {
 		t.Errorf("an lb that cannot: got %v; want 501", err)
 	}

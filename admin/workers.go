@@ -81,9 +81,6 @@ func (s *Server) workersNow(r *http.Request, err error) (any, error) {
 }
 
 func (s *Server) scale(r *http.Request) (any, error) {
-	if s.Control.Scale == nil {
-		return nil, errUnable
-	}
 	var body api.ScaleRequest
 	if err := readBody(r, &body); err != nil {
 		return nil, err
@@ -111,9 +108,6 @@ func (s *Server) stopWorker(r *http.Request) (any, error)  { return s.ofSlot(r, 
 func (s *Server) startWorker(r *http.Request) (any, error) { return s.ofSlot(r, s.Control.StartWorker) }
 
 func (s *Server) ofSlot(r *http.Request, do func(ctx context.Context, pool string, slot int, by string) error) (any, error) {
-	if do == nil {
-		return nil, errUnable
-	}
 	pool, slot, err := s.findSlot(r)
 	if err != nil {
 		return nil, err
@@ -130,7 +124,7 @@ type rollFunc func(ctx context.Context, pool string, o api.RestartRequest, progr
 // roll restarts, and answers with each step as JSON, one a line. What fails before the first step is a refusal; a caller
 // who leaves ends the restart.
 func (s *Server) roll(w http.ResponseWriter, r *http.Request, do rollFunc) {
-	pool, body, err := s.rollAsked(r, do)
+	pool, body, err := s.rollAsked(r)
 	if err != nil {
 		s.fail(w, err)
 		return
@@ -182,10 +176,7 @@ func (s *Server) roll(w http.ResponseWriter, r *http.Request, do rollFunc) {
 }
 
 // rollAsked reads and checks a request for a restart.
-func (s *Server) rollAsked(r *http.Request, do rollFunc) (pool string, body api.RestartRequest, err error) {
-	if do == nil {
-		return "", body, errUnable
-	}
+func (s *Server) rollAsked(r *http.Request) (pool string, body api.RestartRequest, err error) {
 	if err := readBodyIfAny(r, &body); err != nil {
 		return "", body, err
 	}

@@ -14,7 +14,7 @@ import (
 )
 
 // fleetLB is a fakeLB whose pool app has two workers.
-func fleetLB(t testing.TB) (*Server, *api.Client) {
+func fleetLB(t testing.TB) (*fakeLB, *Server, *api.Client) {
 	t.Helper()
 	f := newFakeLB(t)
 	src := f.sources()
@@ -27,9 +27,9 @@ func fleetLB(t testing.TB) (*Server, *api.Client) {
 		}}
 	}
 	s, socket, _ := newServer(t, src, false)
-	s.Control.SetAdmin = f.control().SetAdmin
+	s.Control = f
 	serve(t, s)
-	return s, api.NewClient(socket)
+	return f, s, api.NewClient(socket)
 }
 
 func step(slot int, what string, done int) api.RestartStep {
@@ -37,9 +37,9 @@ func step(slot int, what string, done int) api.RestartStep {
 }
 
 func TestRestart_StreamsItsStepsAndItsEnd(t *testing.T) {
-	s, c := fleetLB(t)
+	f, _, c := fleetLB(t)
 	var outcome error
-	s.Control.Restart = func(_ context.Context, pool string, r api.RestartRequest, progress func(api.RestartStep), by string) error {
+	f.restart = func(_ context.Context, pool string, r api.RestartRequest, progress func(api.RestartStep)) error {
 		if pool != "app" || r.Surge != 3 || r.Bound().String() != "1m30s" {
 			t.Errorf("restart: got %q, %+v; want what was asked", pool, r)
 		}
@@ -66,8 +66,8 @@ func TestRestart_StreamsItsStepsAndItsEnd(t *testing.T) {
 }
 
 func TestRestart_ThatDoesNotBeginIsARefusal(t *testing.T) {
-	s, c := fleetLB(t)
-	s.Control.Restart = func(context.Context, string, api.RestartRequest, func(api.RestartStep), string) error {
+	f, _, c := fleetLB(t)
+	f.restart = func(context.Context, string, api.RestartRequest, func(api.RestartStep)) error {
 		return errors.New("another restart is under way")
 	}
 	ten := 10
@@ -88,9 +88,9 @@ func TestRestart_ThatDoesNotBeginIsARefusal(t *testing.T) {
 }
 
 func TestRestart_EndsWhenTheCallerLeaves(t *testing.T) {
-	s, c := fleetLB(t)
+	f, _, c := fleetLB(t)
 	ended := make(chan struct{})
-	s.Control.Restart = func(ctx context.Context, _ string, _ api.RestartRequest, progress func(api.RestartStep), _ string) error {
+	f.restart = func(ctx context.Context, _ string, _ api.RestartRequest, progress func(api.RestartStep)) error {
 		progress(step(0, "started", 0))
 		<-ctx.Done()
 		close(ended)
@@ -105,7 +105,7 @@ func TestRestart_EndsWhenTheCallerLeaves(t *testing.T) {
 }
 
 func TestWorkers_SlotStandsForItsBackend(t *testing.T) {
-	_, c := fleetLB(t)
+	_, _, c := fleetLB(t)
 	if st, err := c.SetAdmin(t.Context(), "app", "0", "drain"); err != nil || st.Name != "w1" || st.Admin != "drain" {
 		t.Errorf("drain app/0: got %+v, %v; want w1 in drain", st, err)
 	}
@@ -122,9 +122,9 @@ func TestWorkers_SlotStandsForItsBackend(t *testing.T) {
 }
 
 func TestScale_CountOrDelta(t *testing.T) {
-	s, c := fleetLB(t)
+	f, _, c := fleetLB(t)
 	got := -1
-	s.Control.Scale = func(_ context.Context, _ string, count int, _ string) error { got = count; return nil }
+	f.scaled = func(count int) { got = count }
 	two, minus := 2, -3
 	for _, tc := range []struct {
 		r    api.ScaleRequest
@@ -139,7 +139,7 @@ func TestScale_CountOrDelta(t *testing.T) {
 }
 
 func TestLogs_LastLinesOfASlotAndThoseToCome(t *testing.T) {
-	s, c := fleetLB(t)
+	_, s, c := fleetLB(t)
 	for i := range lineLogSize + 10 {
 		s.PublishLine("app", api.WorkerLine{Slot: i % 2, Text: fmt.Sprint(i)})
 	}
@@ -173,7 +173,7 @@ func TestLogs_LastLinesOfASlotAndThoseToCome(t *testing.T) {
 }
 
 func TestMetrics_OfWorkers(t *testing.T) {
-	s, _ := fleetLB(t)
+	_, s, _ := fleetLB(t)
 	resp := askControl(t, s, http.MethodGet, "/metrics", "")
 	defer resp.Body.Close()
 	body, err := io.ReadAll(resp.Body)

@@ -117,8 +117,8 @@ func (c *Config) Validate() error {
 	if !slices.Contains(policies, c.Balance) {
 		fault("balance: unknown policy %q; write one of %q", c.Balance, policies)
 	}
-	if err := checkMaxConns(c.MaxConns, "for no limit"); err != nil {
-		fault("max_conns: %w", err)
+	if err := CheckMaxConns(c.MaxConns, "for no limit"); err != nil {
+		errs = append(errs, err)
 	} else if c.Balance == "first" && c.MaxConns == 0 && !c.limitsEach() {
 		fault("max_conns: missing; \"first\" fills one backend after the other, so each needs a limit: here, or its own")
 	}
@@ -183,21 +183,19 @@ func (b *BackendConfig) validate() error {
 	} else if !a.IsUnix() && (a.Host == "" || a.Port == 0) {
 		fault("address: %q needs a host and a port other than 0", b.Address)
 	}
-	if b.Weight < 0 || b.Weight > MaxWeight {
-		fault("weight: %d is not within 0..%d", b.Weight, MaxWeight)
+	if err := CheckWeight(b.Weight); err != nil {
+		errs = append(errs, err)
 	}
-	if err := checkMaxConns(b.MaxConns, "for the pool's"); err != nil {
-		fault("max_conns: %w", err)
+	if err := CheckMaxConns(b.MaxConns, "for the pool's"); err != nil {
+		errs = append(errs, err)
 	}
 	return errors.Join(errs...)
 }
 
-func checkMaxConns(n int, zero string) error {
-	switch {
-	case n < 0:
-		return fmt.Errorf("%d is negative; write 0 %s", n, zero)
-	case n > math.MaxInt32:
-		return fmt.Errorf("%d is above %d; write 0 %s", n, math.MaxInt32, zero)
+// CheckMaxConns returns an error that wraps ErrRange unless n is a limit; zero says what 0 stands for.
+func CheckMaxConns(n int, zero string) error {
+	if n < 0 || n > math.MaxInt32 {
+		return fmt.Errorf("max_conns: %d is %w 0..%d; write 0 %s", n, ErrRange, math.MaxInt32, zero)
 	}
 	return nil
 }

@@ -339,7 +339,7 @@ func TestConfig_FaultsOfLimitsAndPolicies(t *testing.T) {
 		{func(c *backends.Config) { c.SlowStart = 5 }, `slow_start: 5ns is below 1ms; a bare number counts nanoseconds: write "5s" for seconds`},
 		{func(c *backends.Config) { c.WhenAllDown = "panic" }, `when_all_down: unknown value "panic"; write one of ["reject" "queue" "any"]`},
 		{func(c *backends.Config) { c.WhenAllDown, c.QueueSize = "queue", 0 }, `when_all_down: "queue" needs a queue_size above 0`},
-		{func(c *backends.Config) { c.MaxConns = 1 << 31 }, "max_conns: 2147483648 is above 2147483647; write 0 for no limit"},
+		{func(c *backends.Config) { c.MaxConns = 1 << 31 }, "max_conns: 2147483648 is not within 0..2147483647; write 0 for no limit"},
 	} {
 		cfg := backends.DefaultConfig()
 		tc.set(&cfg)

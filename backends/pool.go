@@ -241,8 +241,8 @@ func (p *Pool) ConfigureBackend(b *Backend, cfg BackendConfig, reason string) er
 	} else if addr != b.Address || cfg.EffectiveName() != b.Name {
 		return fmt.Errorf("cannot make backend %q at %v of backend %q at %v: remove the one and add the other", cfg.EffectiveName(), addr, b.Name, b.Address)
 	}
-	if cfg.Weight < 0 || cfg.Weight > MaxWeight {
-		return weightError(b, cfg.Weight)
+	if err := CheckWeight(cfg.Weight); err != nil {
+		return err
 	}
 	p.mu.Lock()
 	if err := p.memberLocked("configure", b); err != nil {
@@ -328,10 +328,10 @@ func (p *Pool) SetAdmin(b *Backend, to AdminState, reason string) (changed bool)
 	return true
 }
 
-// SetWeight changes b's weight, which must be within 0..MaxWeight. The error is ErrUnknown when b is no member any more.
+// SetWeight changes b's weight. Errors are ErrRange, and ErrUnknown when b is no member any more.
 func (p *Pool) SetWeight(b *Backend, weight int, reason string) error {
-	if weight < 0 || weight > MaxWeight {
-		return weightError(b, weight)
+	if err := CheckWeight(weight); err != nil {
+		return err
 	}
 	p.mu.Lock()
 	if err := p.memberLocked("set weight of", b); err != nil {
@@ -341,10 +341,6 @@ func (p *Pool) SetWeight(b *Backend, weight int, reason string) error {
 	p.setWeightLocked(b, weight, reason)
 	p.settleAndUnlock()
 	return nil
-}
-
-func weightError(b *Backend, weight int) error {
-	return fmt.Errorf("cannot set weight of backend %q: %d is not within 0..%d", b.Name, weight, MaxWeight)
 }
 
 func (p *Pool) setWeightLocked(b *Backend, weight int, reason string) {
@@ -357,11 +353,11 @@ func (p *Pool) setWeightLocked(b *Backend, weight int, reason string) {
 	p.noteLocked(b, "weight", strconv.Itoa(from), strconv.Itoa(weight), reason, 0)
 }
 
-// SetMaxConns changes how many connections b may hold at once; 0 is no limit. Those above a lower limit stay. The error
-// is ErrUnknown when b is no member any more.
+// SetMaxConns changes how many connections b may hold at once; 0 is no limit. Those above a lower limit stay. Errors are
+// ErrRange, and ErrUnknown when b is no member any more.
 func (p *Pool) SetMaxConns(b *Backend, n int, reason string) error {
-	if err := checkMaxConns(n, "for no limit"); err != nil {
-		return fmt.Errorf("cannot set max_conns of backend %q: %w", b.Name, err)
+	if err := CheckMaxConns(n, "for no limit"); err != nil {
+		return err
 	}
 	p.mu.Lock()
 	if err := p.memberLocked("set max_conns of", b); err != nil {

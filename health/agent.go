@@ -76,14 +76,14 @@ func (a *agentLine) understood() bool {
 	return a.health != "" || a.admin != nil || a.percent != nil || a.maxConn != nil
 }
 
-// weight is percent of the configured weight, rounded to nearest; a percentage above zero never takes a backend out
-// (which is where HAProxy, rounding down, differs), and none exceeds the largest weight.
+// weight returns the weight that the percentage stands for, at most the largest one. HAProxy, rounding down, differs where
+// backends.PercentOf does not make 0.
 func (a *agentLine) weight(configured int) int {
-	w := (int64(configured)*int64(*a.percent) + 50) / 100
-	if w == 0 && *a.percent > 0 && configured > 0 {
-		return 1
+	w, err := backends.PercentOf(configured, *a.percent) // not negative: see parseCount
+	if err != nil {
+		return backends.MaxWeight
 	}
-	return int(min(w, backends.MaxWeight))
+	return w
 }
 
 // String is the line in words, for a reason.

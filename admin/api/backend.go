@@ -78,6 +78,6 @@ type BackendStatus struct {
 	ConnectP99 float64 `json:"connect_p99_seconds"`
 	// LastProbe is null before the first probe.
 	LastProbe *ProbeStatus `json:"last_probe"`
-	// Advice is of the change that this answers.
-	Advice
+	// Warned warns of the change that this answers.
+	Warned
 }

@@ -8,13 +8,13 @@ type SplitChange struct {
 // SplitResult is the answer of PUT …/split.
 type SplitResult struct {
 	SplitChange
-	Advice
+	Warned
 }
 
 // MaxConnsResult is the answer of PUT …/max_conns of a listener.
 type MaxConnsResult struct {
 	MaxConnsChange
-	Advice
+	Warned
 }
 
 // ListenerStatus is one listener at one moment.

@@ -13,8 +13,8 @@ type PoolStatus struct {
 	Backends   []BackendStatus `json:"backends"`
 	// Workers are the processes that lb runs for the pool; absent where it runs none.
 	Workers *WorkersStatus `json:"workers,omitempty"`
-	// Advice is of the change that this answers.
-	Advice
+	// Warned warns of the change that this answers.
+	Warned
 }
 
 // QueueStatus is a pool's queue at one moment.

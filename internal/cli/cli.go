@@ -88,8 +88,8 @@ func (c *call) show(v any, format string, args ...any) error {
 		return printJSON(c.out, v)
 	}
 	_, err := fmt.Fprintf(c.out, format+"\n", args...)
-	if x, ok := v.(interface{ Advised() []string }); ok {
-		c.warn(x.Advised())
+	if x, ok := v.(interface{ AllWarnings() []string }); ok {
+		c.warn(x.AllWarnings())
 	}
 	return err
 }

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
@@ -22,6 +23,8 @@ import (
 
 // fakeLB is a control API over pools without a data plane.
 type fakeLB struct {
+	admin.Control // nil; no test calls the methods that are not below
+
 	server *admin.Server
 	app    *backends.Pool
 	split  map[string]int
@@ -30,6 +33,7 @@ type fakeLB struct {
 	killing chan struct{} // closed when a kill over an hour has begun
 	once    sync.Once
 	refuse  error
+	upgrade func(context.Context, api.UpgradeRequest, *admin.Caller) (api.UpgradeResult, error)
 }
 
 // startFake serves one with the pools app (w1, w2) and api (w1), and names its socket in LB_SOCKET.
@@ -59,12 +63,13 @@ func startFake(t *testing.T) *fakeLB {
 		Listeners: func() []api.ListenerStatus {
 			return []api.ListenerStatus{{Name: "web", Split: f.split}, {Name: "local", Pool: "app"}}
 		},
+		Sessions: f.sessions,
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
 	f.server = s
-	s.Control = f.control()
+	s.Control = f
 	served := make(chan error, 1)
 	go func() { served <- s.Serve() }()
 	t.Cleanup(func() {
@@ -75,64 +80,75 @@ func startFake(t *testing.T) *fakeLB {
 	return f
 }
 
-func (f *fakeLB) control() admin.Control {
-	none := api.BackendStatus{}
-	return admin.Control{
-		SetWeight: func(_, backend string, weight int, percent bool, by string) (api.BackendStatus, error) {
-			b := f.app.Get(backend)
-			if percent {
-				weight = weight * b.ConfiguredWeight() / 100
-			}
-			return none, f.app.SetWeight(b, weight, by)
-		},
-		SetAdmin: func(_, backend, state, by string) (api.BackendStatus, error) {
-			to, err := backends.ParseAdminState(state)
-			f.app.SetAdmin(f.app.Get(backend), to, "by "+by)
-			f.once.Do(func() { close(f.drained) })
-			return none, err
-		},
-		SetMaxConns: func(_, backend string, n int, by string) (api.BackendStatus, error) {
-			return none, f.app.SetMaxConns(f.app.Get(backend), n, by)
-		},
-		AddBackend: func(_ string, b api.NewBackend, by string) (api.BackendStatus, error) {
-			cfg := backends.DefaultBackendConfig()
-			cfg.Name, cfg.Address, cfg.MaxConns, cfg.Backup = b.Name, b.Address, b.MaxConns, b.Backup
-			if b.Weight != nil {
-				cfg.Weight = *b.Weight
-			}
-			_, err := f.app.Add(cfg, backends.HealthStarting)
-			return none, err
-		},
-		RemoveBackend: func(_, backend, by string) error { return f.app.Remove(f.app.Get(backend), by) },
-		SetSplit: func(_ string, weights map[string]int, _ string) (map[string]int, error) {
-			return map[string]int{"app": weights["app"], "api": 10}, nil
-		},
-		SetListenerMaxConns: func(string, int, string) error { return nil },
-		Sessions: func(filter api.SessionFilter, limit int) ([]api.SessionStatus, int, error) {
-			return []api.SessionStatus{{ID: "1f", Client: "192.0.2.1:5000", Listener: "web", Pool: "app", Backend: filter.Backend,
-				State: "relaying", Age: 61, BytesIn: 1024}}, 3, nil
-		},
-		Kill: func(ctx context.Context, filter api.SessionFilter, over time.Duration, _ string) (int, error) {
-			if over == time.Hour {
-				close(f.killing)
-				<-ctx.Done()
-				return 0, ctx.Err()
-			}
-			if filter.ID == "gone" || filter.ID == "app" {
-				return 0, nil
-			}
-			return 1, nil
-		},
-		Reload: func(_ context.Context, dryRun bool, _ string) (api.ReloadResult, error) {
-			return api.ReloadResult{DryRun: dryRun, Changes: []string{"pools.app.max_conns: 0 → 5"}, Warnings: []string{"pools.spare: unused"}}, f.refuse
-		},
-		Stop: func(now bool, _ string) error {
-			go f.server.Close(context.Background())
-			return nil
-		},
-		SetLogLevel: func(string, string) error { return nil },
+func (f *fakeLB) SetWeight(b *backends.Backend, to api.WeightChange, by string) ([]string, error) {
+	if to.Percent == nil {
+		return nil, f.app.SetWeight(b, *to.Weight, by)
 	}
+	weight, err := backends.PercentOf(b.ConfiguredWeight(), *to.Percent)
+	if err != nil {
+		return nil, err
+	}
+	return nil, f.app.SetWeight(b, weight, by)
 }
+
+func (f *fakeLB) SetAdmin(b *backends.Backend, to backends.AdminState, by string) ([]string, error) {
+	f.app.SetAdmin(b, to, "by "+by)
+	f.once.Do(func() { close(f.drained) })
+	return nil, nil
+}
+
+func (f *fakeLB) SetMaxConns(b *backends.Backend, n int, by string) ([]string, error) {
+	return nil, f.app.SetMaxConns(b, n, by)
+}
+
+func (f *fakeLB) AddBackend(_ *backends.Pool, b api.NewBackend, _ string) ([]string, error) {
+	cfg := backends.DefaultBackendConfig()
+	cfg.Name, cfg.Address, cfg.MaxConns, cfg.Backup = b.Name, b.Address, b.MaxConns, b.Backup
+	if b.Weight != nil {
+		cfg.Weight = *b.Weight
+	}
+	_, err := f.app.Add(cfg, backends.HealthStarting)
+	return nil, err
+}
+
+func (f *fakeLB) RemoveBackend(b *backends.Backend, by string) ([]string, error) {
+	return nil, f.app.Remove(b, by)
+}
+
+func (f *fakeLB) SetSplit(_ string, weights map[string]int, _ string) (map[string]int, []string, error) {
+	return map[string]int{"app": weights["app"], "api": 10}, nil, nil
+}
+
+func (f *fakeLB) SetListenerMaxConns(string, int, string) ([]string, error) { return nil, nil }
+
+func (f *fakeLB) sessions(filter api.SessionFilter, _ int) ([]api.SessionStatus, int) {
+	return []api.SessionStatus{{ID: "1f", Client: "192.0.2.1:5000", Listener: "web", Pool: "app", Backend: filter.Backend,
+		State: "relaying", Age: 61, BytesIn: 1024}}, 3
+}
+
+func (f *fakeLB) Kill(ctx context.Context, filter api.SessionFilter, over time.Duration, _ string) (int, error) {
+	if over == time.Hour {
+		close(f.killing)
+		<-ctx.Done()
+		return 0, ctx.Err()
+	}
+	if filter.ID == "gone" || filter.ID == "app" {
+		return 0, nil
+	}
+	return 1, nil
+}
+
+func (f *fakeLB) Reload(_ context.Context, dryRun bool, _ string) (api.ReloadResult, error) {
+	return api.ReloadResult{DryRun: dryRun, Changes: []string{"pools.app.max_conns: 0 → 5"}, Warnings: []string{"pools.spare: unused"}}, f.refuse
+}
+
+func (f *fakeLB) Upgrade(ctx context.Context, r api.UpgradeRequest, c *admin.Caller, _ string) (api.UpgradeResult, error) {
+	return f.upgrade(ctx, r, c)
+}
+
+func (f *fakeLB) Stop(bool, string) { go f.server.Close(context.Background()) }
+
+func (f *fakeLB) SetLogLevel(slog.Level, string) {}
 
 func TestCommands_PrintWhatIsNowTrue(t *testing.T) {
 	f := startFake(t)

@@ -56,11 +56,11 @@ func setAdmin(c *call, state string, wait bool, timeout time.Duration) error {
 		return err
 	}
 	if wait {
-		advice := st.Advice
+		warned := st.Warned
 		if st, err = c.settled(pool, st, state, timeout); err != nil {
 			return err
 		}
-		st.Advice = advice
+		st.Warned = warned
 	}
 	return c.show(st, "%s", backendLine(pool, st))
 }

@@ -5,13 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"math"
 	"net/http"
 	"slices"
 	"strconv"
+	"strings"
 	"syscall"
 
-	"github.com/273ebdf9/lb/admin"
 	"github.com/273ebdf9/lb/admin/api"
 	"github.com/273ebdf9/lb/backends"
 	"github.com/273ebdf9/lb/config"
@@ -22,74 +21,39 @@ import (
 // errStopping is the answer to a change that comes too late.
 var errStopping = errors.New("lb is stopping; nothing can be changed any more")
 
-// control are the changes that the control API can make. Those that change what runs are made one at a time, and none
-// during a reload; each is remembered, and has its line in the event log.
-func (d *daemon) control() admin.Control {
-	return admin.Control{
-		SetWeight: d.setWeight, SetAdmin: d.setAdmin, SetMaxConns: d.setMaxConns,
-		AddBackend: d.addBackend, RemoveBackend: d.removeBackend,
-		SetSplit: d.setSplit, SetListenerMaxConns: d.setListenerMaxConns,
-		Sessions: d.listSessions, Kill: d.kill,
-		Restart: d.restartWorkers, Rollback: d.rollbackWorkers, Scale: d.scaleWorkers,
-		StopWorker: d.stopWorker, StartWorker: d.startWorker,
-		Reload: d.reload, Upgrade: d.upgrade, Stop: d.stopCommand, SetLogLevel: d.setLogLevel,
-	}
-}
-
-// change makes one change under the lock, and remembers it. What is only advice (admin.Advise) comes with a change that was
-// made.
-func (d *daemon) change(do func() error) error {
+// change makes one change under the lock, and remembers it: changes are made one at a time, and none during a reload. The
+// warnings are about a change that was made.
+func (d *daemon) change(do func() error) (warnings []string, err error) {
 	leave, err := d.gate.enter("a change")
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer leave()
 	d.changing.Lock()
 	defer d.changing.Unlock()
 	if d.stopping {
-		return errStopping
+		return nil, errStopping
 	}
 	if err := do(); err != nil {
-		return err
+		return nil, err
 	}
-	return d.remember()
+	return d.remember(), nil
 }
 
-// changeBackend makes a change of one backend; the Server shows what it is afterwards. do gets what is remembered of the backend
-// and its configuration, and may change the former.
-func (d *daemon) changeBackend(pool, name string, do func(b *backends.Backend, r *state.Backend, bc backends.BackendConfig) error) (api.BackendStatus, error) {
-	err := d.change(func() error {
-		b, err := d.backend(pool, name)
-		if err != nil {
-			return err
+// changeBackend makes a change of one backend. do gets what is remembered of the backend and its configuration, and may change
+// the former.
+func (d *daemon) changeBackend(b *backends.Backend, do func(r *state.Backend, bc backends.BackendConfig) error) (warnings []string, err error) {
+	return d.change(func() error {
+		if b.Removed() || d.view.Load().pool(b.Pool().Name) != b.Pool() {
+			return api.Refuse(http.StatusNotFound, "pool %q has no backend %q any more", b.Pool().Name, b.Name)
 		}
 		r, bc := d.record(b)
-		if err := do(b, r, bc); err != nil {
+		if err := do(r, bc); err != nil {
 			return err
 		}
 		d.put(*r)
 		return nil
 	})
-	return api.BackendStatus{}, err
-}
-
-// backend finds a member, or says that there is none.
-func (d *daemon) backend(pool, name string) (*backends.Backend, error) {
-	p, err := d.findPool(pool)
-	if err != nil {
-		return nil, err
-	}
-	if b := p.Get(name); b != nil {
-		return b, nil
-	}
-	return nil, api.Refuse(http.StatusNotFound, "pool %q has no backend %q", pool, name)
-}
-
-func (d *daemon) findPool(name string) (*backends.Pool, error) {
-	if p := d.view.Load().pool(name); p != nil {
-		return p, nil
-	}
-	return nil, api.Refuse(http.StatusNotFound, "there is no pool %q", name)
 }
 
 // record is a copy of what is remembered of b, and b's configuration.
@@ -142,58 +106,60 @@ func changedInt(configured, value int) state.Int {
 	return state.Int{Changed: true, Configured: configured, Value: value}
 }
 
-func (d *daemon) setWeight(pool, backend string, weight int, percent bool, by string) (api.BackendStatus, error) {
-	return d.changeBackend(pool, backend, func(b *backends.Backend, r *state.Backend, bc backends.BackendConfig) error {
-		value := weight
-		if percent {
-			value = int(math.Round(float64(bc.Weight) * float64(weight) / 100))
-		}
-		if value < 0 || value > backends.MaxWeight {
-			return api.Refuse(http.StatusBadRequest, "the weight of %s/%s would be %d, which is not within 0..%d", pool, backend, value, backends.MaxWeight)
-		}
-		if err := b.Pool().SetWeight(b, value, "by "+by); err != nil {
+// SetWeight changes the weight of a backend; package backends says which weights there are.
+func (d *daemon) SetWeight(b *backends.Backend, to api.WeightChange, by string) (warnings []string, err error) {
+	return d.changeBackend(b, func(r *state.Backend, bc backends.BackendConfig) error {
+		weight, err := weightOf(to, bc.Weight)
+		if err != nil {
 			return err
 		}
-		r.Weight = changedInt(bc.Weight, value)
+		if err := b.Pool().SetWeight(b, weight, "by "+by); err != nil {
+			return err
+		}
+		r.Weight = changedInt(bc.Weight, weight)
 		return nil
 	})
 }
 
-func (d *daemon) setAdmin(pool, backend, to, by string) (api.BackendStatus, error) {
-	return d.changeBackend(pool, backend, func(b *backends.Backend, r *state.Backend, _ backends.BackendConfig) error {
-		want, err := backends.ParseAdminState(to)
-		if err != nil {
-			return api.Refuse(http.StatusBadRequest, "%v", err)
-		}
-		b.Pool().SetAdmin(b, want, "by "+by)
-		if r.Admin = to; want == backends.AdminReady {
+func weightOf(to api.WeightChange, configured int) (int, error) {
+	if to.Percent != nil {
+		return backends.PercentOf(configured, *to.Percent)
+	}
+	return *to.Weight, nil
+}
+
+// SetAdmin changes the admin state of a backend.
+func (d *daemon) SetAdmin(b *backends.Backend, to backends.AdminState, by string) (warnings []string, err error) {
+	return d.changeBackend(b, func(r *state.Backend, _ backends.BackendConfig) error {
+		b.Pool().SetAdmin(b, to, "by "+by)
+		if r.Admin = to.String(); to == backends.AdminReady {
 			r.Admin = ""
 		}
 		return nil
 	})
 }
 
-func (d *daemon) setMaxConns(pool, backend string, n int, by string) (api.BackendStatus, error) {
-	return d.changeBackend(pool, backend, func(b *backends.Backend, r *state.Backend, bc backends.BackendConfig) error {
+// SetMaxConns changes the limit of a backend.
+func (d *daemon) SetMaxConns(b *backends.Backend, n int, by string) (warnings []string, err error) {
+	return d.changeBackend(b, func(r *state.Backend, bc backends.BackendConfig) error {
 		if err := b.Pool().SetMaxConns(b, n, "by "+by); err != nil {
-			return api.Refuse(http.StatusBadRequest, "%v", err)
+			return err
 		}
 		r.MaxConns = changedInt(configuredMaxConns(bc, b.Pool().Config()), n)
 		return nil
 	})
 }
 
-// addBackend adds a backend that the config does not have, or one that it has and that was removed.
-func (d *daemon) addBackend(pool string, nb api.NewBackend, by string) (api.BackendStatus, error) {
+// AddBackend adds a backend that the config does not have, or one that it has and that was removed.
+func (d *daemon) AddBackend(p *backends.Pool, nb api.NewBackend, by string) (warnings []string, err error) {
 	bc := backends.BackendConfig{Name: nb.Name, Address: nb.Address, Weight: backends.DefaultWeight, MaxConns: nb.MaxConns, Backup: nb.Backup}
 	if nb.Weight != nil {
 		bc.Weight = *nb.Weight
 	}
-	name := bc.EffectiveName()
-	err := d.change(func() error {
-		p, err := d.findPool(pool)
-		if err != nil {
-			return err
+	pool, name := p.Name, bc.EffectiveName()
+	return d.change(func() error {
+		if d.view.Load().pool(pool) != p {
+			return api.Refuse(http.StatusNotFound, "there is no pool %q any more", pool)
 		}
 		if err := d.addable(p, bc); err != nil {
 			return err
@@ -221,7 +187,6 @@ func (d *daemon) addBackend(pool string, nb api.NewBackend, by string) (api.Back
 		d.put(r)
 		return nil
 	})
-	return api.BackendStatus{}, err
 }
 
 // addable says what is wrong with a new backend.
@@ -229,7 +194,7 @@ func (d *daemon) addable(p *backends.Pool, bc backends.BackendConfig) error {
 	check := *p.Config()
 	check.Backends = []backends.BackendConfig{bc}
 	if err := check.Validate(); err != nil {
-		return api.Refuse(http.StatusBadRequest, "cannot add the backend: %v", err)
+		return api.Refuse(http.StatusBadRequest, "cannot add the backend: %s", strings.ReplaceAll(err.Error(), "backends[0].", ""))
 	}
 	if d.fleetOf(p.Name) != nil && workerName.MatchString(bc.EffectiveName()) {
 		return api.Refuse(http.StatusBadRequest, "%q has the form of a worker's name; choose another", bc.EffectiveName())
@@ -262,24 +227,17 @@ func (d *daemon) join(p *backends.Pool, bc backends.BackendConfig, r state.Backe
 		b.Resolve(ctx) // it has just been resolved; else resolveNames tries again
 		d.wakeResolver()
 	}
-	if r.Weight.Changed {
-		p.SetWeight(b, r.Weight.Value, "by "+by)
-	}
-	if r.MaxConns.Changed {
-		p.SetMaxConns(b, r.MaxConns.Value, "by "+by)
-	}
+	restore(b, r, "by "+by)
 	v.checkers[p].Add(b)
 	return nil
 }
 
-func (d *daemon) removeBackend(pool, backend, by string) error {
+// RemoveBackend takes a backend out of its pool.
+func (d *daemon) RemoveBackend(b *backends.Backend, by string) (warnings []string, err error) {
 	return d.change(func() error {
-		b, err := d.backend(pool, backend)
-		if err != nil {
-			return err
-		}
 		if slot, ok := d.slotOf(b); ok {
-			return fmt.Errorf("%s/%s is the worker of slot %d: lb stop %s/%d ends it, lb scale %s -1 takes the last slot away", pool, backend, slot, pool, slot, pool)
+			pool := b.Pool().Name
+			return fmt.Errorf("%s/%s is the worker of slot %d: lb stop %s/%d ends it, lb scale %s -1 takes the last slot away", pool, b.Name, slot, pool, slot, pool)
 		}
 		r, bc := d.record(b)
 		if err := b.Pool().Remove(b, "by "+by); err != nil {
@@ -295,8 +253,9 @@ func (d *daemon) removeBackend(pool, backend, by string) error {
 	})
 }
 
-func (d *daemon) setSplit(listener string, weights map[string]int, by string) (now map[string]int, err error) {
-	err = d.change(func() error {
+// SetSplit changes weights of a listener's split.
+func (d *daemon) SetSplit(listener string, weights map[string]int, by string) (now map[string]int, warnings []string, err error) {
+	warnings, err = d.change(func() error {
 		ln, cfg, err := d.findListener(listener)
 		if err != nil {
 			return err
@@ -325,7 +284,7 @@ func (d *daemon) setSplit(listener string, weights map[string]int, by string) (n
 			"split changed", "listener", listener, "from", fmt.Sprint(before), "to", fmt.Sprint(now), "by", by)
 		return nil
 	})
-	return now, err
+	return now, warnings, err
 }
 
 // findListener finds a running listener and how the config has it.
@@ -337,14 +296,15 @@ func (d *daemon) findListener(name string) (*proxy.Listener, *config.Listener, e
 	return ln, cfg, nil
 }
 
-func (d *daemon) setListenerMaxConns(listener string, n int, by string) error {
+// SetListenerMaxConns changes how many sessions a listener may have.
+func (d *daemon) SetListenerMaxConns(listener string, n int, by string) (warnings []string, err error) {
 	return d.change(func() error {
 		ln, cfg, err := d.findListener(listener)
 		if err != nil {
 			return err
 		}
-		if n < 0 || n > math.MaxInt32 {
-			return api.Refuse(http.StatusBadRequest, "max_conns: %d is not within 0..%d", n, math.MaxInt32)
+		if err := backends.CheckMaxConns(n, "for no limit"); err != nil {
+			return err
 		}
 		before := ln.MaxConns()
 		ln.SetMaxConns(n)
@@ -359,24 +319,20 @@ func (d *daemon) setListenerMaxConns(listener string, n int, by string) error {
 	})
 }
 
-// stopCommand begins a stop, as SIGTERM does, or with now as SIGINT.
-func (d *daemon) stopCommand(now bool, by string) error {
+// Stop begins a stop, as SIGTERM does, or with now as SIGINT.
+func (d *daemon) Stop(now bool, by string) {
 	d.tell(slog.LevelInfo, api.Event{Kind: "stop", Subject: "lb", Text: "told to stop: by " + by}, "told to stop", "now", now, "by", by)
 	if now {
 		d.signals.tell(syscall.SIGINT)
 	} else {
 		d.signals.tell(syscall.SIGTERM)
 	}
-	return nil
 }
 
-func (d *daemon) setLogLevel(level, by string) error {
-	var l slog.Level
-	if !slices.Contains([]string{"debug", "info", "warn", "error"}, level) || l.UnmarshalText([]byte(level)) != nil {
-		return api.Refuse(http.StatusBadRequest, "there is no log level %q; write debug, info, warn or error", level)
-	}
+// SetLogLevel changes the least level of the event log.
+func (d *daemon) SetLogLevel(level slog.Level, by string) {
+	name := strings.ToLower(level.String())
 	// Before the level may be too high for this line.
-	d.tell(slog.LevelInfo, api.Event{Kind: "log-level", Subject: "lb", Text: level + ": by " + by}, "log level changed", "to", level, "by", by)
-	d.events.SetLevel(l)
-	return nil
+	d.tell(slog.LevelInfo, api.Event{Kind: "log-level", Subject: "lb", Text: name + ": by " + by}, "log level changed", "to", name, "by", by)
+	d.events.SetLevel(level)
 }

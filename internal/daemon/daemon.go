@@ -126,7 +126,7 @@ func newDaemon(path string, cfg *config.Config, inherited admin.Frozen) (_ *daem
 	if err != nil {
 		return nil, err
 	}
-	d.admin.Control = d.control()
+	d.admin.Control = d
 	return d, nil
 }
 

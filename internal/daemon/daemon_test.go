@@ -136,6 +136,9 @@ func lb(t *testing.T, args ...string) (code int, stdout, stderr string) {
 	return code, out.String(), errs.String()
 }
 
+// client returns a client of the control API.
+func (r *rig) client() *api.Client { return api.NewClient(filepath.Join(r.dir, "admin.sock")) }
+
 // must fails the test on an error, which comes as the last of the values of a Control function.
 func (r *rig) must(values ...any) {
 	r.t.Helper()
@@ -174,15 +177,15 @@ const rigShape = "app/w1=100,ready,0 app/w2=100,ready,0 beta/b1=100,ready,0 web=
 // changeAll makes a change of every kind, and gives what is true then.
 func (r *rig) changeAll() string {
 	r.t.Helper()
-	c := r.control()
+	c, ctx := r.client(), r.t.Context()
 	weight := 30
-	r.must(c.SetWeight("app", "w1", 50, true, "test"))
-	r.must(c.SetAdmin("app", "w1", "drain", "test"))
-	r.must(c.SetMaxConns("app", "w1", 7, "test"))
-	r.must(c.RemoveBackend("app", "w2", "test"))
-	r.must(c.AddBackend("app", api.NewBackend{Name: "w3", Address: "unix:" + r.dir + "/w3.sock", Weight: &weight}, "test"))
-	r.must(c.SetSplit("both", map[string]int{"beta": 60}, "test"))
-	r.must(c.SetListenerMaxConns("web", 5, "test"))
+	r.must(c.SetWeightPercent(ctx, "app", "w1", 50))
+	r.must(c.SetAdmin(ctx, "app", "w1", "drain"))
+	r.must(c.SetMaxConns(ctx, "app", "w1", 7))
+	r.must(c.RemoveBackend(ctx, "app", "w2"))
+	r.must(c.AddBackend(ctx, "app", api.NewBackend{Name: "w3", Address: "unix:" + r.dir + "/w3.sock", Weight: &weight}))
+	r.must(c.SetSplit(ctx, "both", map[string]int{"beta": 60}))
+	r.must(c.SetListenerMaxConns(ctx, "web", 5))
 	return "app/w1=50,drain,7 app/w3=30,ready,0 beta/b1=100,ready,0 web=app,5 both=map[app:90 beta:60],0"
 }
 
@@ -190,23 +193,29 @@ func TestControl_ChangesAndTellsWhatIsWrong(t *testing.T) {
 	r := newRig(t)
 	r.wantShape("at the start", rigShape)
 	r.wantShape("after the changes", r.changeAll())
-	c := r.control()
+	c, ctx := r.client(), r.t.Context()
 	for name, err := range map[string]error{
-		"a pool that is not there":     second(c.SetWeight("nix", "w1", 1, false, "")),
-		"a backend that is not there":  second(c.SetAdmin("app", "w9", "drain", "")),
-		"a weight out of range":        second(c.SetWeight("app", "w1", 1001, true, "")),
-		"a state that is none":         second(c.SetAdmin("app", "w1", "off", "")),
-		"a negative limit":             second(c.SetMaxConns("app", "w1", -1, "")),
-		"a name that is taken":         second(c.AddBackend("app", api.NewBackend{Name: "w3", Address: "unix:@x"}, "")),
-		"another w2 beside the config": second(c.AddBackend("app", api.NewBackend{Name: "w2", Address: "unix:@x"}, "")),
-		"an address that is none":      second(c.AddBackend("app", api.NewBackend{Name: "w4", Address: "nonsense"}, "")),
-		"a split of all zero":          second(c.SetSplit("both", map[string]int{"app": 0, "beta": 0}, "")),
-		"a split with another pool":    second(c.SetSplit("both", map[string]int{"nix": 1}, "")),
-		"a listener without a split":   second(c.SetSplit("web", map[string]int{"app": 1}, "")),
-		"a log level that is none":     c.SetLogLevel("loud", ""),
+		"a pool that is not there":           second(c.SetWeight(ctx, "nix", "w1", 1)),
+		"a backend that is not there":        second(c.SetAdmin(ctx, "app", "w9", "drain")),
+		"a weight out of range":              second(c.SetWeightPercent(ctx, "app", "w1", 1001)),
+		"a state that is none":               second(c.SetAdmin(ctx, "app", "w1", "off")),
+		"a negative limit":                   second(c.SetMaxConns(ctx, "app", "w1", -1)),
+		"a name that is taken":               second(c.AddBackend(ctx, "app", api.NewBackend{Name: "w3", Address: "unix:@x"})),
+		"another w2 beside the config":       second(c.AddBackend(ctx, "app", api.NewBackend{Name: "w2", Address: "unix:@x"})),
+		"a weight out of range of a new one": second(c.AddBackend(ctx, "app", api.NewBackend{Name: "w4", Address: "unix:@x", Weight: new(5000)})),
+		"a negative limit of a new one":      second(c.AddBackend(ctx, "app", api.NewBackend{Name: "w4", Address: "unix:@x", MaxConns: -5})),
+		"a name that is none":                second(c.AddBackend(ctx, "app", api.NewBackend{Name: "a/b", Address: "unix:@x"})),
+		"an address that is missing":         second(c.AddBackend(ctx, "app", api.NewBackend{Name: "w4"})),
+		"a split out of range":               second(c.SetSplit(ctx, "both", map[string]int{"beta": 1001})),
+		"an address that is none":            second(c.AddBackend(ctx, "app", api.NewBackend{Name: "w4", Address: "nonsense"})),
+		"a split of all zero":                second(c.SetSplit(ctx, "both", map[string]int{"app": 0, "beta": 0})),
+		"a split with another pool":          second(c.SetSplit(ctx, "both", map[string]int{"nix": 1})),
+		"a listener without a split":         second(c.SetSplit(ctx, "web", map[string]int{"app": 1})),
+		"a log level that is none":           second(c.SetLogLevel(ctx, "loud")),
 	} {
-		if err == nil {
-			t.Errorf("%s: got no error; want one", name)
+		var refusal *api.Error
+		if !errors.As(err, &refusal) || refusal.Status < 400 || refusal.Status >= 500 {
+			t.Errorf("%s: got %v; want a refusal", name, err)
 		}
 	}
 	r.wantShape("after the refusals", "app/w1=50,drain,7 app/w3=30,ready,0 beta/b1=100,ready,0 web=app,5 both=map[app:90 beta:60],0")
@@ -223,14 +232,14 @@ func TestState_OutlivesARestart(t *testing.T) {
 	r.wantShape("after another one", want)
 
 	// Undone by hand, nothing is left to remember.
-	c := r.control()
-	r.must(c.SetWeight("app", "w1", 100, false, "test"))
-	r.must(c.SetAdmin("app", "w1", "ready", "test"))
-	r.must(c.SetMaxConns("app", "w1", 0, "test"))
-	r.must(c.RemoveBackend("app", "w3", "test"))
-	r.must(c.AddBackend("app", api.NewBackend{Name: "w2", Address: "unix:" + r.dir + "/w2.sock"}, "test"))
-	r.must(c.SetSplit("both", map[string]int{"beta": 10}, "test"))
-	r.must(c.SetListenerMaxConns("web", 0, "test"))
+	c, ctx := r.client(), r.t.Context()
+	r.must(c.SetWeight(ctx, "app", "w1", 100))
+	r.must(c.SetAdmin(ctx, "app", "w1", "ready"))
+	r.must(c.SetMaxConns(ctx, "app", "w1", 0))
+	r.must(c.RemoveBackend(ctx, "app", "w3"))
+	r.must(c.AddBackend(ctx, "app", api.NewBackend{Name: "w2", Address: "unix:" + r.dir + "/w2.sock"}))
+	r.must(c.SetSplit(ctx, "both", map[string]int{"beta": 10}))
+	r.must(c.SetListenerMaxConns(ctx, "web", 0))
 	if !r.remembered.Empty() {
 		t.Errorf("remembered after all was undone: got %+v; want nothing", r.remembered)
 	}
@@ -248,7 +257,7 @@ func TestState_ConfigThatChangedWinsFieldByField(t *testing.T) {
 			if how == "restart" {
 				r.restart()
 			} else {
-				result, err := r.control().Reload(context.Background(), false, "test")
+				result, err := r.client().Reload(t.Context(), false)
 				r.must(err)
 				if all := strings.Join(result.Warnings, "\n"); !strings.Contains(all, "pools.app.backends.w1.weight: the config's 80 wins over 50") || !strings.Contains(all, "listeners.both.split.beta: the config's 20 wins over 60") {
 					t.Errorf("warnings: got %q; want those of the weight and the split", all)
@@ -334,11 +343,11 @@ func TestReload_AppliesTheDifferencesOnly(t *testing.T) {
 	app, w1 := r.view.Load().pool("app"), r.view.Load().pool("app").Get("w1")
 	r.configure("[pools.app]", "[pools.app]\nbalance = \"roundrobin\"\nmax_conns = 9\n[pools.app.health]\nfall = 7",
 		"name = \"w2\"\naddress = \"unix:DIR/w2.sock\"", "name = \"w3\"\naddress = \"unix:DIR/w3.sock\"", "[log]\n", "[log]\nformat = \"json\"\n")
-	reload := r.control().Reload
-	dry, err := reload(context.Background(), true, "test")
+	reload := r.client().Reload
+	dry, err := reload(context.Background(), true)
 	r.must(err)
 	r.wantShape("after a dry run", rigShape)
-	result, err := reload(context.Background(), false, "test")
+	result, err := reload(context.Background(), false)
 	r.must(err)
 	if !slices.Equal(dry.Changes, result.Changes) || len(result.Changes) != 5 {
 		t.Errorf("changes: got %q and %q; want the same five", dry.Changes, result.Changes)
@@ -350,7 +359,7 @@ func TestReload_AppliesTheDifferencesOnly(t *testing.T) {
 	if now := r.view.Load().pool("app"); now != app || now.Get("w1") != w1 || app.Config().Balance != "roundrobin" {
 		t.Errorf("pool and w1: got others, balance %q; want those from before, roundrobin", app.Config().Balance)
 	}
-	again, err := reload(context.Background(), false, "test")
+	again, err := reload(context.Background(), false)
 	r.must(err)
 	if len(again.Changes) != 0 || len(again.Warnings) != 1 {
 		t.Errorf("a second reload: got %q and %q; want no changes and the same warning", again.Changes, again.Warnings)
@@ -361,7 +370,7 @@ func TestReload_FailureChangesNothing(t *testing.T) {
 	r := newRig(t)
 	taken := filepath.Join(r.dir, "w3.sock")
 	r.configure("[pools.app]", "[listeners.more]\nbind = [\"unix:DIR/free.sock\", \"unix:DIR/w3.sock\"]\npool = \"app\"\n[pools.app]\nmax_conns = 3", "beta = 10", "beta = 11")
-	_, err := r.control().Reload(context.Background(), false, "test")
+	_, err := r.client().Reload(t.Context(), false)
 	if err == nil || !strings.Contains(err.Error(), taken) {
 		t.Errorf("Reload: got %v; want an error with %q", err, taken)
 	}
@@ -370,9 +379,8 @@ func TestReload_FailureChangesNothing(t *testing.T) {
 		t.Errorf("the socket that was opened first: got %v; want it gone", err)
 	}
 	r.configure("[pools.app]", "[pools.app]\nnonsense = 1")
-	var faults *config.Error
-	if _, err := r.control().Reload(context.Background(), false, "test"); !errors.As(err, &faults) {
-		t.Errorf("Reload of a bad file: got %v; want its faults", err)
+	if _, err := r.client().Reload(t.Context(), false); err == nil || !strings.HasPrefix(err.Error(), r.file+":15: pools.app.nonsense: unknown key") {
+		t.Errorf("Reload of a bad file: got %v; want its fault and where it is", err)
 	}
 }
 
@@ -384,10 +392,10 @@ func TestReload_OntoAnAddressOfItsOwnNamesTheListener(t *testing.T) {
 	_, port, _ := net.SplitHostPort(address)
 	free.Close()
 	r.configure("unix:DIR/web.sock", address)
-	r.must(r.reload(t.Context(), false, "test"))
+	r.must(r.Reload(t.Context(), false, "test"))
 	for _, bind := range []string{":" + port, "0.0.0.0:" + port, "[::]:" + port} {
 		r.configure("unix:DIR/web.sock", bind)
-		_, err = r.reload(t.Context(), false, "test")
+		_, err = r.Reload(t.Context(), false, "test")
 		want := fmt.Sprintf("it is listener %q of lb, whose %s it overlaps: take that bind out and reload", "web", address)
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("reload from %s to %s: got %v; want %q", address, bind, err, want)
@@ -397,7 +405,7 @@ func TestReload_OntoAnAddressOfItsOwnNamesTheListener(t *testing.T) {
 	r.must(err)
 	defer taken.Close()
 	r.configure("unix:DIR/web.sock", taken.Addr().String())
-	if _, err := r.reload(t.Context(), false, "test"); err == nil || strings.Contains(err.Error(), "it is listener") {
+	if _, err := r.Reload(t.Context(), false, "test"); err == nil || strings.Contains(err.Error(), "it is listener") {
 		t.Errorf("reload to an address of another process: got %v; want no listener of lb named", err)
 	}
 	if got := r.proxy.Listeners()[1].Addresses(); got[0] != address && r.proxy.Listeners()[0].Addresses()[0] != address {
@@ -407,23 +415,23 @@ func TestReload_OntoAnAddressOfItsOwnNamesTheListener(t *testing.T) {
 
 func TestChanges_ManyAtOnceAreConsistent(t *testing.T) {
 	r := newRig(t)
-	c := r.control()
+	c, ctx := r.client(), r.t.Context()
 	var all sync.WaitGroup
 	for i := range 8 {
 		all.Go(func() {
 			for j := range 20 {
 				name := fmt.Sprintf("n%d", i)
-				r.must(c.AddBackend("app", api.NewBackend{Name: name, Address: "unix:" + r.dir + "/w3.sock"}, "test"))
-				r.must(c.SetWeight("app", "w1", i*20+j, false, "test"))
-				r.must(c.Reload(context.Background(), false, "test"))
-				r.must(c.RemoveBackend("app", name, "test"))
-				c.Sessions(api.SessionFilter{}, 10)
+				r.must(c.AddBackend(ctx, "app", api.NewBackend{Name: name, Address: "unix:" + r.dir + "/w3.sock"}))
+				r.must(c.SetWeight(ctx, "app", "w1", i*20+j))
+				r.must(c.Reload(ctx, false))
+				r.must(c.RemoveBackend(ctx, "app", name))
+				r.must(c.Sessions(ctx, api.SessionFilter{}, 10))
 				r.admin.Events()
 			}
 		})
 	}
 	all.Wait()
-	r.must(c.SetWeight("app", "w1", 100, false, "test"))
+	r.must(c.SetWeight(ctx, "app", "w1", 100))
 	r.wantShape("after all", rigShape)
 }
 
@@ -439,17 +447,16 @@ func TestKill_ClosesWhatTheFilterAdmits(t *testing.T) {
 		conns = append(conns, conn)
 	}
 	on := func(backend string) int {
-		_, n, err := r.listSessions(api.SessionFilter{Pool: "app", Backend: backend}, 5)
-		r.must(err)
+		_, n := r.listSessions(api.SessionFilter{Pool: "app", Backend: backend}, 5)
 		return n
 	}
 	for on("w1")+on("w2") < len(conns) {
 	}
-	n, err := r.control().Kill(context.Background(), api.SessionFilter{Pool: "app", Backend: "w1"}, 100*time.Millisecond, "test")
+	n, err := r.Kill(context.Background(), api.SessionFilter{Pool: "app", Backend: "w1"}, 100*time.Millisecond, "test")
 	if err != nil || n != 10 || on("w1") != 0 || on("w2") != 10 {
 		t.Errorf("Kill of w1: got %d, %v, %d and %d left; want 10, and 0 and 10 left", n, err, on("w1"), on("w2"))
 	}
-	n, err = r.control().Kill(canceled(), api.SessionFilter{}, time.Hour, "test")
+	n, err = r.Kill(canceled(), api.SessionFilter{}, time.Hour, "test")
 	if !errors.Is(err, context.Canceled) || n > 1 {
 		t.Errorf("Kill that is called off: got %d, %v; want context.Canceled", n, err)
 	}

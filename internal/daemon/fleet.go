@@ -109,7 +109,7 @@ func (f *fleet) added(b supervisor.Backend) {
 		return
 	}
 	f.members[b] = backends.Member{Backend: m, Config: cfg}
-	f.restore(m, f.settings[b.Slot])
+	restore(m, f.settings[b.Slot], "as its slot was")
 	f.checker.AddHeld(m)
 }
 
@@ -173,20 +173,6 @@ func (f *fleet) tellHealth() {
 
 // workerBackendConfig is how the backends of workers are configured.
 func workerBackendConfig() backends.BackendConfig { return backends.DefaultBackendConfig() }
-
-// restore gives a member what the operator wants of its slot.
-func (f *fleet) restore(b *backends.Backend, r state.Backend) {
-	const reason = "as its slot was"
-	if r.Weight.Changed {
-		f.pool.SetWeight(b, r.Weight.Value, reason)
-	}
-	if r.MaxConns.Changed {
-		f.pool.SetMaxConns(b, r.MaxConns.Value, reason)
-	}
-	if to, err := backends.ParseAdminState(r.Admin); err == nil {
-		f.pool.SetAdmin(b, to, reason)
-	}
-}
 
 func (f *fleet) removed(b supervisor.Backend, reason string) {
 	f.mu.Lock()

@@ -63,7 +63,7 @@ func (r *rig) withWorkers(n int, words ...string) {
 
 func (r *rig) mustReload() {
 	r.t.Helper()
-	if _, err := r.reload(r.background, false, "test"); err != nil {
+	if _, err := r.Reload(r.background, false, "test"); err != nil {
 		r.t.Fatal(err)
 	}
 }
@@ -120,7 +120,7 @@ func TestFleet_AChangedCommandRollsOrFailsTheReload(t *testing.T) {
 	r := newFleetRig(t)
 	before := r.waitWorkers(2)
 	r.withWorkers(2, "fail")
-	_, err := r.reload(r.background, false, "test")
+	_, err := r.Reload(r.background, false, "test")
 	if !errors.Is(err, supervisor.ErrRestart) || !strings.Contains(err.Error(), "no database") {
 		t.Errorf("reload with a command that fails: got %v; want the canary's last words", err)
 	}
@@ -139,7 +139,7 @@ func TestFleet_AReloadWaitsForTheRestartUnderWay(t *testing.T) {
 	begun := make(chan struct{}, 10)
 	ended := make(chan error, 1)
 	go func() {
-		ended <- r.restartWorkers(t.Context(), "app", api.RestartRequest{}, func(api.RestartStep) { begun <- struct{}{} }, "test")
+		ended <- r.Restart(t.Context(), "app", api.RestartRequest{}, func(api.RestartStep) { begun <- struct{}{} }, "test")
 	}()
 	<-begun
 	r.withWorkers(2, "other")
@@ -158,10 +158,10 @@ func TestFleet_AReloadWaitsForTheRestartUnderWay(t *testing.T) {
 func TestFleet_WhatTheOperatorWantsOfASlotStays(t *testing.T) {
 	r := newFleetRig(t)
 	slot := func() string { return r.waitWorkers(2).Slots[1].Backend }
-	if _, err := r.setWeight("app", slot(), 20, false, "test"); err != nil {
+	if _, err := r.client().SetWeight(t.Context(), "app", slot(), 20); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := r.setAdmin("app", slot(), "drain", "test"); err != nil {
+	if _, err := r.client().SetAdmin(t.Context(), "app", slot(), "drain"); err != nil {
 		t.Fatal(err)
 	}
 	want := func(when string) {
@@ -172,7 +172,7 @@ func TestFleet_WhatTheOperatorWantsOfASlotStays(t *testing.T) {
 		}
 	}
 	one := 1
-	if err := r.restartWorkers(t.Context(), "app", api.RestartRequest{Slot: &one}, func(api.RestartStep) {}, "test"); err != nil {
+	if err := r.Restart(t.Context(), "app", api.RestartRequest{Slot: &one}, func(api.RestartStep) {}, "test"); err != nil {
 		t.Fatal(err)
 	}
 	want("after a restart of the worker")
@@ -180,10 +180,10 @@ func TestFleet_WhatTheOperatorWantsOfASlotStays(t *testing.T) {
 	want("after a reload")
 	r.restart()
 	want("after a restart of lb")
-	if err := r.removeBackend("app", slot(), "test"); err == nil {
+	if _, err := r.client().RemoveBackend(t.Context(), "app", slot()); err == nil {
 		t.Error("removing a worker's backend: got no error; want one")
 	}
-	if _, err := r.addBackend("app", api.NewBackend{Name: "1.99", Address: "unix:/x"}, "test"); err == nil {
+	if _, err := r.client().AddBackend(t.Context(), "app", api.NewBackend{Name: "1.99", Address: "unix:/x"}); err == nil {
 		t.Error("adding a backend of a worker's name: got no error; want one")
 	}
 }
@@ -206,17 +206,17 @@ func TestFleet_RestartsAndReloadsAtOnce(t *testing.T) {
 				err = os.WriteFile(r.file, []byte(strings.Replace(string(text), "[pools.beta]\n", tomlList(workersTable("app", 2))+"[pools.beta]\n", 1)), 0o600)
 			}
 			if err == nil {
-				_, err = r.reload(r.background, false, "test")
+				_, err = r.Reload(r.background, false, "test")
 			}
 			if err != nil {
 				t.Errorf("reload: %v", err)
 				return
 			}
-			r.setWeight("app", "w1", 10+i%50, false, "test")
+			r.client().SetWeight(t.Context(), "app", "w1", 10+i%50)
 		}
 	})
 	for range 2 {
-		if err := r.restartWorkers(t.Context(), "app", api.RestartRequest{Surge: -1}, func(api.RestartStep) {}, "test"); err != nil {
+		if err := r.Restart(t.Context(), "app", api.RestartRequest{Surge: -1}, func(api.RestartStep) {}, "test"); err != nil {
 			t.Error(err)
 		}
 	}

@@ -32,7 +32,7 @@ type plan struct {
 	adopt        func(*fleet) error // gives new workers what they were before; nil: they are new
 	starts       []func()           // after commit, what begins to run with the change
 	restart      []*fleet           // after commit: those whose workers are to be restarted for the new config
-	unremembered error              // why the state file could not be written; set by commit
+	unremembered []string           // warns that the state file could not be written; set by commit
 }
 
 // plannedPool is what becomes of a pool.
@@ -334,7 +334,9 @@ func (pp *plannedPool) commit(w watcher, p *plan) {
 		}
 	}
 	for _, b := range pp.added {
-		p.restore(b)
+		if r := p.remembered.Backend(b.Pool().Name, b.Name); r != nil {
+			restore(b, *r, "remembered")
+		}
 		w.Add(b)
 	}
 	old := p.old.cfg.Pool(pp.cfg.Name)
@@ -342,24 +344,6 @@ func (pp *plannedPool) commit(w watcher, p *plan) {
 		if err := w.Update(pp.cfg.Health); err != nil {
 			panic("BUG: lb: a checked health config is refused: " + err.Error())
 		}
-	}
-}
-
-// restore gives a backend what is remembered of it.
-func (p *plan) restore(b *backends.Backend) {
-	r := p.remembered.Backend(b.Pool().Name, b.Name)
-	if r == nil {
-		return
-	}
-	const reason = "remembered"
-	if r.Weight.Changed {
-		b.Pool().SetWeight(b, r.Weight.Value, reason)
-	}
-	if r.MaxConns.Changed {
-		b.Pool().SetMaxConns(b, r.MaxConns.Value, reason)
-	}
-	if to, err := backends.ParseAdminState(r.Admin); err == nil {
-		b.Pool().SetAdmin(b, to, reason)
 	}
 }
 

@@ -10,9 +10,9 @@ import (
 	"github.com/273ebdf9/lb/config"
 )
 
-// reload reads the config file anew and applies the differences, all or none; with dryRun it tells them only, and opens
+// Reload reads the config file anew and applies the differences, all or none; with dryRun it tells them only, and opens
 // no socket. Sessions are not touched.
-func (d *daemon) reload(ctx context.Context, dryRun bool, by string) (api.ReloadResult, error) {
+func (d *daemon) Reload(ctx context.Context, dryRun bool, by string) (api.ReloadResult, error) {
 	leave, err := d.gate.enter("a reload")
 	if err != nil {
 		return api.ReloadResult{}, err
@@ -87,9 +87,7 @@ func (d *daemon) reloadLocked(ctx context.Context, dryRun bool, by string) (api.
 		return result, nil, err
 	}
 	p.commit()
-	if p.unremembered != nil {
-		result.Warnings = append(result.Warnings, p.unremembered.Error())
-	}
+	result.Warnings = append(result.Warnings, p.unremembered...)
 	if live.Log.Level != old.Log.Level {
 		d.events.SetLevel(live.Log.SlogLevel())
 	}

@@ -60,11 +60,13 @@ func (d *daemon) told(f *fleet, subject, what, by string, err error) error {
 	return err
 }
 
-func (d *daemon) restartWorkers(ctx context.Context, pool string, r api.RestartRequest, progress func(api.RestartStep), by string) error {
+// Restart replaces workers of a pool by ones of the current config.
+func (d *daemon) Restart(ctx context.Context, pool string, r api.RestartRequest, progress func(api.RestartStep), by string) error {
 	return d.roll(ctx, pool, r, progress, by, "restarted", (*supervisor.Pool).Restart)
 }
 
-func (d *daemon) rollbackWorkers(ctx context.Context, pool string, r api.RestartRequest, progress func(api.RestartStep), by string) error {
+// Rollback replaces workers of a pool by ones of what worked before.
+func (d *daemon) Rollback(ctx context.Context, pool string, r api.RestartRequest, progress func(api.RestartStep), by string) error {
 	return d.roll(ctx, pool, r, progress, by, "rolled back", (*supervisor.Pool).Rollback)
 }
 
@@ -147,7 +149,8 @@ func (d *daemon) restartFor(ctx context.Context, fleets []*fleet, by string) err
 	return errors.Join(errs...)
 }
 
-func (d *daemon) scaleWorkers(ctx context.Context, pool string, count int, by string) error {
+// Scale changes how many workers a pool has, and returns when new ones are ready.
+func (d *daemon) Scale(ctx context.Context, pool string, count int, by string) error {
 	f, err := d.findFleet(pool)
 	if err != nil {
 		return err
@@ -180,10 +183,11 @@ func (d *daemon) scaleByOne(delta int, sig os.Signal) error {
 		d.log.Warn("a signal does not scale to no worker at all; use lb scale", "signal", sig.String(), "pool", only.Name)
 		return nil
 	}
-	return d.scaleWorkers(d.background, only.Name, count, "signal "+sig.String())
+	return d.Scale(d.background, only.Name, count, "signal "+sig.String())
 }
 
-func (d *daemon) stopWorker(ctx context.Context, pool string, slot int, by string) error {
+// StopWorker ends a slot's worker for good, and returns when it has ended.
+func (d *daemon) StopWorker(ctx context.Context, pool string, slot int, by string) error {
 	f, err := d.findFleet(pool)
 	if err != nil {
 		return err
@@ -196,7 +200,8 @@ func (d *daemon) stopWorker(ctx context.Context, pool string, slot int, by strin
 	return d.told(f, fmt.Sprintf("%s/%d", pool, slot), "stopped", by, f.StopSlot(ctx, slot))
 }
 
-func (d *daemon) startWorker(ctx context.Context, pool string, slot int, by string) error {
+// StartWorker starts a worker in a slot, and returns when it is ready.
+func (d *daemon) StartWorker(ctx context.Context, pool string, slot int, by string) error {
 	f, err := d.findFleet(pool)
 	if err != nil {
 		return err

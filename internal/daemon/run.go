@@ -44,12 +44,12 @@ func (d *daemon) handle() {
 		case syscall.SIGHUP:
 			d.running.Go(func() {
 				d.afterUpgrade(sig, func() error { // logs what came of it
-					_, err := d.reload(d.background, false, "signal "+sig.String())
+					_, err := d.Reload(d.background, false, "signal "+sig.String())
 					return err
 				})
 			})
 		case syscall.SIGUSR2:
-			d.running.Go(func() { d.upgrade(d.background, api.UpgradeRequest{}, nil, "signal "+sig.String()) }) // likewise
+			d.running.Go(func() { d.Upgrade(d.background, api.UpgradeRequest{}, nil, "signal "+sig.String()) }) // likewise
 		case syscall.SIGTTIN:
 			d.running.Go(func() { d.afterUpgrade(sig, func() error { return d.scaleByOne(+1, sig) }) })
 		case syscall.SIGTTOU:

@@ -18,7 +18,7 @@ import (
 const killStep = 50 * time.Millisecond
 
 // listSessions lists running sessions for the control API.
-func (d *daemon) listSessions(f api.SessionFilter, limit int) (list []api.SessionStatus, total int, err error) {
+func (d *daemon) listSessions(f api.SessionFilter, limit int) (list []api.SessionStatus, total int) {
 	now := time.Now()
 	list = []api.SessionStatus{}
 	for _, s := range d.filtered(f) {
@@ -26,7 +26,7 @@ func (d *daemon) listSessions(f api.SessionFilter, limit int) (list []api.Sessio
 			list = append(list, sessionStatus(s, now))
 		}
 	}
-	return list, total, nil
+	return list, total
 }
 
 // filtered are the running sessions that the filter admits, the oldest first.
@@ -57,9 +57,9 @@ func sessionStatus(s proxy.SessionInfo, now time.Time) api.SessionStatus {
 
 func sessionID(id uint64) string { return strconv.FormatUint(id, 10) }
 
-// kill closes the sessions that the filter admits now, in random order and at random moments of the given time, so that
+// Kill closes the sessions that the filter admits now, in random order and at random moments of the given time, so that
 // their clients do not all come back at once. It gives how many it closed: those that ended by themselves do not count.
-func (d *daemon) kill(ctx context.Context, f api.SessionFilter, over time.Duration, by string) (closed int, err error) {
+func (d *daemon) Kill(ctx context.Context, f api.SessionFilter, over time.Duration, by string) (closed int, err error) {
 	sessions := d.filtered(f)
 	ids := make([]uint64, len(sessions))
 	for i, s := range sessions {

@@ -17,6 +17,7 @@ func (d *daemon) sources() admin.Sources {
 		Process:   d.processStatus,
 		Probe:     d.probeStatus,
 		Workers:   d.workersStatus,
+		Sessions:  d.listSessions,
 		Log:       d.log,
 	}
 }

@@ -10,7 +10,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/273ebdf9/lb/admin"
 	"github.com/273ebdf9/lb/backends"
 	"github.com/273ebdf9/lb/config"
 	"github.com/273ebdf9/lb/internal/state"
@@ -47,7 +46,7 @@ func (d *daemon) recall(path string) (state.Changes, error) {
 
 // remember writes the state file, if there is one. A change that cannot be remembered holds nevertheless; the error says
 // so to who made it. The caller holds changing.
-func (d *daemon) remember() error {
+func (d *daemon) remember() (warnings []string) {
 	path := d.view.Load().cfg.Admin.StateFile
 	if path == "" {
 		return nil
@@ -58,9 +57,22 @@ func (d *daemon) remember() error {
 	}
 	if err := state.WriteFile(path, data); err != nil {
 		d.log.Error("what was changed at run time will not outlive a restart", "error", err)
-		return admin.Advise("what was changed at run time will not outlive a restart: %v", err)
+		return []string{fmt.Sprintf("what was changed at run time will not outlive a restart: %v", err)}
 	}
 	return nil
+}
+
+// restore gives a backend what is remembered of it.
+func restore(b *backends.Backend, r state.Backend, reason string) {
+	if r.Weight.Changed {
+		b.Pool().SetWeight(b, r.Weight.Value, reason)
+	}
+	if r.MaxConns.Changed {
+		b.Pool().SetMaxConns(b, r.MaxConns.Value, reason)
+	}
+	if to, err := backends.ParseAdminState(r.Admin); err == nil {
+		b.Pool().SetAdmin(b, to, reason)
+	}
 }
 
 // reconcile finds out which remembered changes hold under a config: those whose value the config has as it had when the

@@ -389,7 +389,7 @@ func (a *adopted) tell(failed string, standstill time.Duration) {
 	d.running.Go(func() {
 		if failed == "" && head.Reload {
 			var reloaded api.ReloadResult
-			if reloaded, err = d.reload(context.WithoutCancel(d.background), false, "upgrade by "+head.By); err != nil {
+			if reloaded, err = d.Reload(context.WithoutCancel(d.background), false, "upgrade by "+head.By); err != nil {
 				err = api.Refuse(http.StatusConflict, "upgraded to %s, but the reload failed: %v", build.Version(), err)
 			}
 			result.Warnings = slices.Concat(result.Warnings, reloaded.Warnings)

@@ -68,9 +68,9 @@ func sameFile(a, b string) bool {
 	return err1 == nil && err2 == nil && os.SameFile(x, y)
 }
 
-// upgrade replaces the running code by that of a binary. It returns if that was refused or failed, and all goes on as
+// Upgrade replaces the running code by that of a binary. It returns if that was refused or failed, and all goes on as
 // before, or for a dry run. caller is who waits for the outcome, nil for nobody.
-func (d *daemon) upgrade(ctx context.Context, req api.UpgradeRequest, caller *admin.Caller, by string) (api.UpgradeResult, error) {
+func (d *daemon) Upgrade(ctx context.Context, req api.UpgradeRequest, caller *admin.Caller, by string) (api.UpgradeResult, error) {
 	result, err := d.tryUpgrade(ctx, req, caller, by)
 	if err != nil {
 		d.tell(slog.LevelError, api.Event{Kind: "upgrade", Subject: "lb", Text: "cannot upgrade, everything goes on as it was: " + err.Error()},
