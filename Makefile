@@ -7,7 +7,7 @@ LDFLAGS := -s -w -X github.com/273ebdf9/lb/internal/build.version=$(VERSION)
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.7.0
 
 .DEFAULT_GOAL := help
-.PHONY: help build preload run test race check e2e faults bench fuzz clean
+.PHONY: help build preload run test race check e2e faults soak bench fuzz clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -45,6 +45,10 @@ e2e: build ## test the built binary with real programs (installs those it lacks 
 faults: build ## have every system call on lb's paths fail under load (root, strace); FAULTS=recvmsg:EIO for one
 	tests/e2e/install.sh
 	LB_FAULTS=$(FAULTS) LB_BINARY=$(CURDIR)/$(BIN)/lb $(GO) test -tags 'e2e faults' -count=1 -timeout 20m -v -run '^TestFaults$$' ./tests/e2e
+
+SOAK ?= 1h
+soak: build ## a byte-checking load for SOAK (1h) with reloads, upgrades, kills, freezes, cleaners
+	LB_BINARY=$(CURDIR)/$(BIN)/lb SOAK=$(SOAK) $(GO) test -tags 'e2e soak' -count=1 -timeout 0 -v -run '^TestSoak$$' ./tests/e2e
 
 bench: build ## lb, haproxy and nginx side by side; BENCHFLAGS="-cases keepalive -rounds 3" for less, "-haproxy PATH" for another one
 	$(GO) run ./bench/cmd/compare -install -lb $(BIN)/lb $(BENCHFLAGS)

@@ -189,6 +189,10 @@ type checkedLoad struct {
 	all    sync.WaitGroup
 	counts [stuck + 1]atomic.Int64
 
+	// killed says that lb is being killed: the kernel closes a dead process's sockets with a FIN (where nothing unread
+	// waits), so an end in the middle of a stream is nobody's fault.
+	killed atomic.Bool
+
 	mu    sync.Mutex
 	worst []error // guarded by mu: what must not be, the first few
 }
@@ -255,6 +259,9 @@ func (d *checkedLoad) ending() bool {
 
 // report counts an exchange, and keeps the error of one that must not be.
 func (d *checkedLoad) report(how outcome, err error) {
+	if how == silent && d.killed.Load() && errors.Is(err, io.EOF) {
+		how = told
+	}
 	d.counts[how].Add(1)
 	if how != silent && how != stuck {
 		return
