@@ -1,6 +1,7 @@
 package supervisor
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"os/user"
@@ -37,7 +38,7 @@ type Config struct {
 	// Count is how many workers run. Default 0: as many as there are CPUs.
 	Count int `toml:"count"`
 	// Env is added to lb's own environment, and the placeholders of Command are filled in here too. LB_WORKER_ID,
-	// LB_SOCKET, NOTIFY_SOCKET, WATCHDOG_USEC, WATCHDOG_PID, LISTEN_FDS, LISTEN_PID and LISTEN_FDNAMES are set by lb. Default {}.
+	// LB_WORKER_SOCKET, NOTIFY_SOCKET, WATCHDOG_USEC, WATCHDOG_PID, LISTEN_FDS, LISTEN_PID and LISTEN_FDNAMES are set by lb. Default {}.
 	Env map[string]string `toml:"env"`
 	// Dir is the working directory. A symbolic link is followed anew at each start of a worker, so that a deploy can swap
 	// it. Default "": lb's own.
@@ -128,7 +129,7 @@ var (
 	envName = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`)
 	octal   = regexp.MustCompile(`^0?[0-7]{1,3}$`)
 	// ownEnv is what lb itself tells its workers.
-	ownEnv = []string{"LB_WORKER_ID", "LB_SOCKET", "NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES"}
+	ownEnv = []string{"LB_WORKER_ID", "LB_WORKER_SOCKET", "NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES"}
 	// stopSignals are the values of stop_signal.
 	stopSignals = []string{"TERM", "INT", "QUIT", "HUP", "USR1", "USR2"}
 )
@@ -251,8 +252,8 @@ type identity struct {
 	set      bool // false: as lb itself
 	uid, gid int
 	groups   []int
-	name     string // for HOME, USER and LOGNAME; may be empty
-	home     string
+	name     string // for USER and LOGNAME; empty: this host knows none
+	home     string // empty: lb's own, as no other user is asked for
 }
 
 // identity looks User and Group up.
@@ -271,7 +272,7 @@ func (c *Config) identity() (identity, error) {
 		case lookup == nil:
 			id.uid, _ = strconv.Atoi(u.Uid)
 			id.gid, _ = strconv.Atoi(u.Gid)
-			id.name, id.home = u.Username, u.HomeDir
+			id.name, id.home = u.Username, cmp.Or(u.HomeDir, "/")
 			if list, e := u.GroupIds(); e == nil {
 				for _, g := range list {
 					if n, e := strconv.Atoi(g); e == nil {
@@ -281,7 +282,7 @@ func (c *Config) identity() (identity, error) {
 			}
 		default:
 			id.uid, err = number("user", c.User)
-			id.gid = id.uid
+			id.gid, id.home = id.uid, "/"
 		}
 	}
 	if c.Group != "" && err == nil {

@@ -3,17 +3,24 @@ package supervisor
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
+	"sync"
+	"syscall"
 
 	"golang.org/x/sys/unix"
 )
 
 // Dir is lb's run-time directory: the sockets of the workers, and what a later lb must know of them. One lb uses it at a
-// time.
+// time. Only lb's user can change its entries, so what is in it is reached through its descriptor and cannot be swapped.
+// It is safe for concurrent use.
 type Dir struct {
 	path string
+
+	mu   sync.Mutex
 	lock *os.File
+	root *os.Root
 }
 
 // OpenDir makes the directory, with its parents, for this user alone (0700), and locks it. The error is ErrDirInUse when
@@ -23,38 +30,29 @@ func OpenDir(path string) (*Dir, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cannot find run-time directory: %w", err)
 	}
-	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-		return nil, fmt.Errorf("cannot make run-time directory: %w", err)
-	}
-	if err := os.Mkdir(path, 0o700); err != nil && !errors.Is(err, os.ErrExist) {
-		return nil, fmt.Errorf("cannot make run-time directory: %w", err)
-	}
-	if err := checkDir(path); err != nil {
-		return nil, fmt.Errorf("cannot use run-time directory %q: %w", path, err)
-	}
-	lock, err := os.OpenFile(filepath.Join(path, "lock"), os.O_RDWR|os.O_CREATE, 0o600)
+	root, err := makeDir(path)
 	if err != nil {
-		return nil, fmt.Errorf("cannot lock run-time directory: %w", err)
+		return nil, err
 	}
-	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		lock.Close()
-		if err == unix.EWOULDBLOCK {
-			err = ErrDirInUse
-		}
-		return nil, fmt.Errorf("cannot lock run-time directory %q: %w", path, err)
+	lock, err := lockDir(root)
+	if err != nil {
+		root.Close()
+		return nil, err
 	}
-	return &Dir{path: path, lock: lock}, nil
+	return &Dir{path: path, lock: lock, root: root}, nil
 }
 
-// AdoptDir goes on with a directory whose lock, what Dir.File gave, came through an exec: no other lb could take it
-// meanwhile. The file stays the caller's. The error is ErrDirInUse when it is not that directory's lock.
+// AdoptDir goes on with a directory whose lock, which Dir.File returned, came through an exec: no other lb could take it
+// meanwhile. The file stays the caller's. A directory that was removed meanwhile is made again. The error is ErrDirInUse
+// when the lock is another directory's.
 func AdoptDir(path string, lock *os.File) (*Dir, error) {
 	path, err := filepath.Abs(path)
-	if err == nil {
-		err = checkDir(path)
-	}
 	if err != nil {
-		return nil, fmt.Errorf("cannot use run-time directory %q: %w", path, err)
+		return nil, fmt.Errorf("cannot find run-time directory: %w", err)
+	}
+	root, err := makeDir(path)
+	if err != nil {
+		return nil, err
 	}
 	fd := -1
 	raw, err := lock.SyscallConn()
@@ -64,32 +62,72 @@ func AdoptDir(path string, lock *os.File) (*Dir, error) {
 		}
 	}
 	if err != nil {
+		root.Close()
 		return nil, fmt.Errorf("cannot take over the lock of run-time directory %q: %w", path, err)
 	}
-	d := &Dir{path: path, lock: os.NewFile(uintptr(fd), filepath.Join(path, "lock"))}
-	var here, there unix.Stat_t
-	if err = unix.Fstat(fd, &here); err == nil {
-		err = unix.Stat(d.lock.Name(), &there)
-	}
-	if err == nil && (here.Dev != there.Dev || here.Ino != there.Ino || unix.Flock(fd, unix.LOCK_EX|unix.LOCK_NB) != nil) {
-		err = ErrDirInUse
-	}
-	if err != nil {
+	d := &Dir{path: path, lock: os.NewFile(uintptr(fd), filepath.Join(path, "lock")), root: root}
+	if err := d.checkLock(); err != nil {
 		d.Close()
 		return nil, fmt.Errorf("cannot take over the lock of run-time directory %q: %w", path, err)
 	}
 	return d, nil
 }
 
-// checkDir says why a directory is not for this user alone.
-func checkDir(path string) error {
+// checkLock makes sure that the lock that came through an exec is the directory's.
+func (d *Dir) checkLock() error {
+	here, err := d.lock.Stat()
+	if err != nil {
+		return err
+	}
+	if here.Sys().(*syscall.Stat_t).Nlink == 0 { // a cleaner removed it, and perhaps the whole directory
+		lock, err := lockDir(d.root)
+		if err == nil {
+			d.lock.Close()
+			d.lock = lock
+		}
+		return err
+	}
+	there, err := d.root.Lstat("lock")
+	if err == nil && (!os.SameFile(here, there) || unix.Flock(int(d.lock.Fd()), unix.LOCK_EX|unix.LOCK_NB) != nil) {
+		err = ErrDirInUse
+	}
+	return err
+}
+
+// makeDir makes and opens a directory that nobody but this user can change.
+func makeDir(path string) (*os.Root, error) {
+	err := os.MkdirAll(filepath.Dir(path), 0o755)
+	if err == nil {
+		err = os.Mkdir(path, 0o700)
+	}
+	if err != nil && !errors.Is(err, os.ErrExist) {
+		return nil, fmt.Errorf("cannot make run-time directory: %w", err)
+	}
+	// The name may lead elsewhere a moment later. What is checked is what is used: the open directory.
+	fd, err := unix.Open(path, unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	var root *os.Root
+	if err == nil {
+		err = checkDir(fd)
+		if err == nil {
+			root, err = os.OpenRoot(fmt.Sprintf("/proc/self/fd/%d", fd))
+		}
+		unix.Close(fd)
+	} else if err == unix.ENOTDIR || err == unix.ELOOP {
+		err = errors.New("it is not a directory")
+	}
+	if err != nil {
+		return nil, fmt.Errorf("cannot use run-time directory %q: %w", path, err)
+	}
+	return root, nil
+}
+
+// checkDir returns an error unless a directory is this user's alone to change.
+func checkDir(fd int) error {
 	var st unix.Stat_t
-	if err := unix.Lstat(path, &st); err != nil {
+	if err := unix.Fstat(fd, &st); err != nil {
 		return err
 	}
 	switch {
-	case st.Mode&unix.S_IFMT != unix.S_IFDIR:
-		return errors.New("it is no directory")
 	case int(st.Uid) != os.Geteuid():
 		return fmt.Errorf("it belongs to user %d", st.Uid)
 	case st.Mode&0o022 != 0:
@@ -98,9 +136,91 @@ func checkDir(path string) error {
 	return nil
 }
 
-// File is a copy of the lock, which holds as long as one of them is open: carry it through an exec, for AdoptDir. The
+func lockDir(root *os.Root) (*os.File, error) {
+	lock, err := root.OpenFile("lock", os.O_RDWR|os.O_CREATE, 0o600)
+	if err == nil {
+		if err = unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+			lock.Close()
+			if err == unix.EWOULDBLOCK {
+				err = ErrDirInUse
+			}
+		}
+	}
+	if err != nil {
+		return nil, fmt.Errorf("cannot lock run-time directory: %w", err)
+	}
+	return lock, nil
+}
+
+// heal makes the directory again when its name does not lead to it any more: somebody removed it. It reports whether it
+// did. Entries of the one before are gone; each Pool makes its own again.
+func (d *Dir) heal() (healed bool, err error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	there, err := os.Lstat(d.path)
+	if err == nil {
+		var here os.FileInfo
+		if here, err = d.root.Lstat("."); err == nil && os.SameFile(here, there) {
+			return false, nil
+		}
+	}
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return false, err
+	}
+	root, err := makeDir(d.path)
+	if err != nil {
+		return false, err
+	}
+	lock, err := lockDir(root)
+	if err != nil {
+		root.Close()
+		return false, err
+	}
+	d.root.Close()
+	d.lock.Close()
+	d.root, d.lock = root, lock
+	return true, nil
+}
+
+// entries returns the open directory.
+func (d *Dir) entries() *os.Root {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.root
+}
+
+// makeFolder makes a folder of that name, whose entries only lb can change, for workers of a user and a group to reach
+// their sockets in. One that an earlier lb left is used again.
+func (d *Dir) makeFolder(name string, id identity) (*os.Root, error) {
+	root := d.entries()
+	if err := root.Mkdir(name, 0o700); err != nil && !errors.Is(err, os.ErrExist) {
+		return nil, err
+	}
+	st, err := root.Lstat(name)
+	if err != nil {
+		return nil, err
+	}
+	if !st.IsDir() {
+		return nil, fmt.Errorf("%q is not a directory; remove it", filepath.Join(d.path, name))
+	}
+	// Its own entries are anybody's guess if it was a worker's until now; from here on they are lb's.
+	gid, mode := -1, fs.FileMode(0o700)
+	if id.set {
+		gid, mode = id.gid, 0o710
+		err = root.Chmod(".", 0o711)
+	}
+	err = errors.Join(err, root.Lchown(name, os.Geteuid(), gid), root.Chmod(name, mode))
+	if err != nil {
+		return nil, err
+	}
+	return root.OpenRoot(name)
+}
+
+// File returns a copy of the lock, which holds as long as one of them is open: carry it through an exec, for AdoptDir. The
 // caller closes it.
 func (d *Dir) File() (*os.File, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
 	fd, err := copyFD(int(d.lock.Fd()))
 	if err != nil {
 		return nil, fmt.Errorf("cannot copy the lock of run-time directory %q: %w", d.path, err)
@@ -108,8 +228,12 @@ func (d *Dir) File() (*os.File, error) {
 	return os.NewFile(uintptr(fd), d.lock.Name()), nil
 }
 
-// Path is where it is.
+// Path returns where the directory is.
 func (d *Dir) Path() string { return d.path }
 
-// Close unlocks it. What is in it stays.
-func (d *Dir) Close() error { return d.lock.Close() }
+// Close unlocks the directory. What is in it stays.
+func (d *Dir) Close() error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return errors.Join(d.lock.Close(), d.root.Close())
+}

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -31,6 +32,7 @@ type endpoint struct {
 	path    string // of a Unix socket; empty: TCP
 	port    int    // of TCP
 	fd      int    // the listening socket, if lb bound it; else -1
+	file    fileAt // of the socket
 }
 
 // address is the endpoint's, in the form of Backend.Address.
@@ -62,115 +64,186 @@ func (p *Pool) openEndpoint(s *slot, r *Release) (*endpoint, error) {
 		e.backend.Address = e.address()
 		return e, nil
 	}
-	e.path = filepath.Join(p.folder(), name+".sock")
-	e.backend.Address = e.address()
-	if err := os.Remove(e.path); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return nil, fmt.Errorf("cannot replace socket: %w", err)
+	id, err := cfg.identity()
+	if err != nil {
+		return nil, err
 	}
 	if cfg.names("{socket}") {
-		return e, nil
+		e.path = filepath.Join(p.folder(), name, "sock")
+		err = p.makeNest(name, id)
+	} else {
+		e.path = filepath.Join(p.folder(), name+".sock")
+		err = p.listenUnix(e, name+".sock", id)
 	}
-	fd, err := listenUnix(e.path)
 	if err != nil {
-		return nil, fmt.Errorf("cannot listen on %q: %w", e.path, err)
+		return nil, fmt.Errorf("cannot make socket %q: %w", e.path, err)
 	}
-	e.fd = fd
-	if id, err := cfg.identity(); err == nil && id.set {
-		os.Lchown(e.path, id.uid, id.gid)
-	}
+	e.backend.Address = e.address()
 	return e, nil
 }
 
-// listenUnix makes a listening socket at path. It blocks, as programs that are handed one expect.
-func listenUnix(path string) (int, error) {
+// makeNest makes a directory in the pool's in which a worker binds its socket itself.
+func (p *Pool) makeNest(name string, id identity) error {
+	p.removeEntry(name)
+	if err := p.home.Load().Mkdir(name, 0o700); err != nil {
+		return err
+	}
+	if id.set {
+		return p.home.Load().Lchown(name, id.uid, id.gid)
+	}
+	return nil
+}
+
+// listenUnix makes e's listening socket, with a file of that name in the pool's directory, where nobody else can swap it. It
+// blocks, as programs that are handed one expect.
+func (p *Pool) listenUnix(e *endpoint, name string, id identity) error {
+	p.removeEntry(name)
 	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
-		return -1, err
+		return err
 	}
-	if err = unix.Bind(fd, &unix.SockaddrUnix{Name: path}); err == nil {
-		if err = os.Chmod(path, 0o600); err == nil { // its directory lets nobody else in
-			err = unix.Listen(fd, backlog)
+	err = unix.Bind(fd, &unix.SockaddrUnix{Name: e.path})
+	if err == nil {
+		// The path's parents may be another user's: only the open directory says where the socket is.
+		if err = own(p.home.Load(), name, id); err == nil {
+			e.file.info, err = p.home.Load().Lstat(name)
 		}
+	}
+	if err == nil {
+		err = unix.Listen(fd, backlog)
 	}
 	if err != nil {
 		unix.Close(fd)
-		return -1, err
+		return err
 	}
-	return fd, nil
+	e.fd = fd
+	return nil
 }
 
-// freePort is a TCP port on the loopback address that nobody listens on now, and that no worker of the pool has.
-func (p *Pool) freePort() (int, error) {
-	for range 100 {
-		ln, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			return 0, err
-		}
-		port := ln.Addr().(*net.TCPAddr).Port
-		ln.Close()
-		taken := false
-		for _, w := range p.workers {
-			taken = taken || w.end != nil && w.end.port == port
-		}
-		if !taken {
-			return port, nil
-		}
+// own gives a socket in a directory that only lb can change to a worker's user, who alone may connect to it.
+func own(dir *os.Root, name string, id identity) error {
+	st, err := dir.Lstat(name)
+	if err != nil {
+		return err
 	}
-	return 0, errors.New("all are taken")
+	if st.Mode().Type() != os.ModeSocket {
+		return fmt.Errorf("%q is not a socket", name)
+	}
+	if id.set {
+		err = dir.Lchown(name, id.uid, id.gid)
+	}
+	return errors.Join(err, dir.Chmod(name, 0o600))
+}
+
+// removeEntry removes what has that name in the pool's directory: a socket, or the directory that one is in, with what its
+// worker left there. What is nested deeper stays, and so does what is still being added.
+func (p *Pool) removeEntry(name string) {
+	if p.home.Load().Remove(name) == nil {
+		return
+	}
+	if nest, err := p.home.Load().Open(name); err == nil {
+		entries, _ := nest.Readdirnames(1000)
+		nest.Close()
+		for _, entry := range entries {
+			p.home.Load().Remove(name + "/" + entry)
+		}
+		p.home.Load().Remove(name)
+	}
+}
+
+// entry returns the name of what e has in the pool's directory; empty if it is elsewhere.
+func (p *Pool) entry(path string) string {
+	name, _ := strings.CutPrefix(path, p.folder()+"/")
+	name, _, _ = strings.Cut(name, "/")
+	return name
 }
 
 // closeEndpoint gives an address up.
-func closeEndpoint(e *endpoint) {
+func (p *Pool) closeEndpoint(e *endpoint) {
 	if e.fd >= 0 {
 		unix.Close(e.fd)
 		e.fd = -1
 	}
-	if e.path != "" {
-		os.Remove(e.path)
+	if name := p.entry(e.path); name != "" {
+		p.removeEntry(name)
 	}
 }
 
-// probeEndpoint returns what waits until a connection to e has been accepted, which is true, or its context is done.
+// probeEndpoint returns a function that waits until a connection to w's address has been accepted. It returns the error of its
+// context when that is done before, and another one when w can never be ready.
 //
 // A connect to a socket that lb bound itself always succeeds: the kernel answers. It was accepted when the listening
 // socket, which lb holds too, has nobody waiting any more.
-func probeEndpoint(e *endpoint) func(ctx context.Context) bool {
+func (p *Pool) probeEndpoint(w *worker) func(ctx context.Context) error {
+	e := w.end
 	listening := -1
 	if e.fd >= 0 { // a copy: e may be closed meanwhile
-		fd, err := unix.FcntlInt(uintptr(e.fd), unix.F_DUPFD_CLOEXEC, 0)
-		if err != nil {
-			return func(context.Context) bool { return false } // start_timeout comes, with a better moment
+		fd, err := copyFD(e.fd)
+		if err != nil { // start_timeout comes, with a better moment
+			return func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() }
 		}
 		listening = fd
 	}
-	network, address := "unix", e.path
-	if e.path == "" {
-		network, address = "tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(e.port))
+	uid := os.Geteuid()
+	if id, err := w.release.config().identity(); err == nil && id.set {
+		uid = id.uid
 	}
-	return func(ctx context.Context) bool {
+	connect := func(ctx context.Context) (net.Conn, error) { return p.connectUnix(ctx, e.path, uid) }
+	if e.path == "" {
+		dialer := net.Dialer{Timeout: time.Second}
+		connect = func(ctx context.Context) (net.Conn, error) { return dialer.DialContext(ctx, "tcp", e.address()) }
+	}
+	port := e.port
+	return func(ctx context.Context) error {
 		if listening >= 0 {
 			defer unix.Close(listening)
 		}
-		return awaitAccept(ctx, network, address, listening)
+		if err := awaitAccept(ctx, connect, listening); err != nil || port == 0 {
+			return err
+		}
+		return foreignListener(port, w)
 	}
 }
 
+// connectUnix connects to a worker's socket. A worker that binds it itself may have put something else there: a link to a socket
+// that lb may use and the worker may not. So the file is opened without following it, looked at, and then connected to.
+func (p *Pool) connectUnix(ctx context.Context, path string, user int) (net.Conn, error) {
+	name, ok := strings.CutPrefix(path, p.folder()+"/")
+	if !ok { // of an older lb's run-time directory
+		return nil, os.ErrNotExist
+	}
+	f, err := p.home.Load().OpenFile(name, unix.O_PATH, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	st, err := f.Stat()
+	if err != nil {
+		return nil, err
+	}
+	uid := int(st.Sys().(*syscall.Stat_t).Uid)
+	if st.Mode().Type() != os.ModeSocket || uid != os.Geteuid() && uid != user {
+		return nil, fmt.Errorf("%q is not a socket of the worker", path)
+	}
+	dialer := net.Dialer{Timeout: time.Second}
+	return dialer.DialContext(ctx, "unix", fmt.Sprintf("/proc/self/fd/%d", f.Fd()))
+}
+
 // awaitAccept connects until it is accepted.
-func awaitAccept(ctx context.Context, network, address string, listening int) bool {
+func awaitAccept(ctx context.Context, connect func(context.Context) (net.Conn, error), listening int) error {
 	tick := time.NewTicker(probeEvery)
 	defer tick.Stop()
 	for {
-		dialer := net.Dialer{Timeout: time.Second}
-		if c, err := dialer.DialContext(ctx, network, address); err == nil {
+		if c, err := connect(ctx); err == nil {
 			ok := listening < 0 || accepted(ctx, listening, tick.C)
 			c.Close()
 			if ok {
-				return true
+				return nil
 			}
 		}
 		select {
 		case <-ctx.Done():
-			return false
+			return ctx.Err()
 		case <-tick.C:
 		}
 	}

@@ -113,6 +113,9 @@ func awaitRelease(fd int) error {
 
 // takeOn gives the process its limits and its user, in the order that needs root last.
 func (l *launch) takeOn() error {
+	if err := dropInherited(); err != nil {
+		return fmt.Errorf("capabilities: %w", err)
+	}
 	if l.Nofile != 0 {
 		if err := syscall.Setrlimit(syscall.RLIMIT_NOFILE, &syscall.Rlimit{Cur: l.Nofile, Max: l.Nofile}); err != nil {
 			return fmt.Errorf("rlimit_nofile: %w", err)
@@ -147,4 +150,19 @@ func (l *launch) takeOn() error {
 		return fmt.Errorf("user: %w", err)
 	}
 	return nil
+}
+
+// dropInherited gives up the capabilities that lb has for itself and that execve(2) would pass on to any program: those in the
+// ambient and the inheritable set (capabilities(7)). They belong to the calling thread.
+func dropInherited() error {
+	if err := unix.Prctl(unix.PR_CAP_AMBIENT, unix.PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0); err != nil && err != unix.EINVAL {
+		return err
+	}
+	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var data [2]unix.CapUserData
+	if err := unix.Capget(&header, &data[0]); err != nil {
+		return err
+	}
+	data[0].Inheritable, data[1].Inheritable = 0, 0
+	return unix.Capset(&header, &data[0])
 }

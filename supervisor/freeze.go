@@ -96,7 +96,7 @@ const (
 )
 
 // The names of the files that go along, unique over all pools.
-func (p *Pool) notifyFile() string            { return p.Name + "/notify" }
+func (p *Pool) notifyFileName() string        { return p.Name + "/notify" }
 func (p *Pool) listenFile(name string) string { return p.Name + "/" + name + "/listen" }
 func (p *Pool) outputFile(name string) string { return p.Name + "/" + name + "/output" }
 
@@ -174,8 +174,8 @@ func (p *Pool) freeze() (json.RawMessage, map[string]*os.File, error) {
 	if p.receiver != nil {
 		p.receiver.Pause()
 	}
-	p.running.Wait()
 	for { // what they told last; a process that is started by it is not attended to yet
+		p.running.Wait()
 		p.mu.Lock()
 		batch := p.inbox
 		p.inbox = nil
@@ -242,7 +242,7 @@ func (p *Pool) copyFiles() (map[string]*os.File, error) {
 	if p.receiver != nil {
 		var f *os.File
 		if f, err = p.receiver.File(); err == nil {
-			files[p.notifyFile()] = f
+			files[p.notifyFileName()] = f
 		}
 	}
 	for _, w := range p.workers {

@@ -56,7 +56,7 @@ func TestPrepare_RefusesAnotherUserWhereProcHidesProcesses(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer dir.Close()
+	t.Cleanup(func() { dir.Close() })
 	cfg := workerConfig()
 	cfg.User = "65534"
 	p, err := NewPool("app", cfg, dir)

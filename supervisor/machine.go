@@ -39,10 +39,10 @@ var stateDocs = [numStates]string{
 	up:       "takes connections",
 	silent:   "was up, and health has taken it offline: no heartbeat, or failed probes",
 	draining: "takes nothing new, and finishes its connections",
-	stopping: "has been sent `stop_signal`",
-	aborting: "has been sent SIGABRT, to show where it hangs",
-	killing:  "its process group has been sent SIGKILL",
-	gone:     "has ended; what is left of its process group is killed",
+	stopping: "its process group has been sent `stop_signal`; all that it has started may end in the same time",
+	aborting: "its process group has been sent SIGABRT, to show where it hangs",
+	killing:  "it and its process group have been sent SIGKILL",
+	gone:     "has ended; what is left of its session is killed",
 }
 
 // event is what happens to a worker.
@@ -79,10 +79,10 @@ var eventDocs = [numEvents]string{
 	recovered: "health has it up again",
 	hung:      "it was silent for `kill_after`",
 	broken:    "`WATCHDOG=trigger`: it says itself that it is broken",
-	offline:   "`STOPPING=1`: it says itself that it takes nothing new",
+	offline:   "`STOPPING=1`: it says itself that it takes nothing new; or its socket is gone",
 	retire:    "it is not wanted any more: replaced, recycled, scaled away, stopped by hand, or lb ends",
 	drained:   "its last connection has ended, or `stop_timeout` is over, or more than `max_draining` drain",
-	overdue:   "it did not end within `kill_timeout`",
+	overdue:   "it did not end within `kill_timeout`, or not 5 s after SIGKILL: the kernel holds it",
 	kill:      "it must end now",
 	exited:    "its process has ended, or could not be started",
 }
@@ -156,6 +156,7 @@ var table = []rule{
 
 	{[]state{draining}, drained, stopping, []action{doStop}},
 	{[]state{stopping, aborting}, overdue, killing, []action{doKill}},
+	{[]state{killing}, overdue, gone, []action{doBury}},
 	{[]state{starting, draining, stopping, aborting}, kill, killing, []action{doKill}},
 	{[]state{starting, draining, stopping, aborting, killing}, exited, gone, []action{doBury}},
 }
@@ -175,7 +176,12 @@ var timers = [numStates]struct {
 	draining: {true, drained, func(c *Config, _ *worker) time.Duration { return c.StopTimeout }, "`stop_timeout`"},
 	stopping: {true, overdue, func(c *Config, _ *worker) time.Duration { return c.KillTimeout }, "`kill_timeout`"},
 	aborting: {true, overdue, func(c *Config, _ *worker) time.Duration { return c.KillTimeout }, "`kill_timeout`"},
+	killing:  {true, overdue, func(*Config, *worker) time.Duration { return killPatience }, "5 s"},
 }
+
+// killPatience is how long the kernel may take to end a process after SIGKILL; one that hangs in it, on a dead network disk
+// for example, is left alone then.
+const killPatience = 5 * time.Second
 
 // settle is how long a worker that is ready must live before it may replace another.
 const settle = time.Second

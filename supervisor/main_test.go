@@ -26,6 +26,10 @@ func TestMain(m *testing.M) {
 		playFront(os.Args[2:])
 		return
 	}
+	if len(os.Args) > 2 && os.Args[1] == "attack" {
+		attack(os.Args[2], os.Args[3:])
+		return
+	}
 	if len(os.Args) > 1 && os.Args[1] == "worker" {
 		work(os.Args[2:])
 		return
@@ -44,6 +48,11 @@ func work(words []string) {
 		return false
 	}
 	notify := sdnotify.FromEnv()
+	for _, word := range words {
+		if attack, ok := attacks[word]; ok {
+			attack()
+		}
+	}
 	if has("deaf") {
 		signal.Ignore(syscall.SIGTERM)
 	}
@@ -63,7 +72,7 @@ func work(words []string) {
 		}
 		ln, err = net.FileListener(os.NewFile(3, "listener"))
 	default:
-		ln, err = net.Listen("unix", os.Getenv("LB_SOCKET"))
+		ln, err = net.Listen("unix", os.Getenv("LB_WORKER_SOCKET"))
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)

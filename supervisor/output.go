@@ -63,23 +63,29 @@ func outputPipe() (out *os.File, in int, err error) {
 	return os.NewFile(uintptr(fds[0]), "output"), in, nil
 }
 
-// adoptOutput is the output of a worker that an lb before has started; nil if it cannot be had.
+// adoptOutput returns the output of a worker that an lb before has started; nil if it cannot be had. What the worker calls
+// its output now may be anything, a terminal that would become lb's by being opened: so it is looked at before.
 func adoptOutput(pid int, inode uint64) *os.File {
-	fd, err := unix.Open(fmt.Sprintf("/proc/%d/fd/1", pid), unix.O_RDONLY|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
+	fd, err := unix.Open(fmt.Sprintf("/proc/%d/fd/1", pid), unix.O_PATH|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return nil
 	}
-	if pipeInode(fd) != inode || inode == 0 {
-		unix.Close(fd)
+	defer unix.Close(fd)
+	if inode == 0 || pipeInode(fd) != inode {
+		return nil
+	}
+	fd, err = unix.Open("/proc/self/fd/"+strconv.Itoa(fd), unix.O_RDONLY|unix.O_CLOEXEC|unix.O_NONBLOCK|unix.O_NOCTTY, 0)
+	if err != nil {
 		return nil
 	}
 	return os.NewFile(uintptr(fd), "output")
 }
 
-// pipeInode tells a pipe from others; 0 if fd is none.
+// pipeInode tells a pipe from others; 0 if fd is not a pipe. A FIFO with a name is not one.
 func pipeInode(fd int) uint64 {
 	var st unix.Stat_t
-	if err := unix.Fstat(fd, &st); err != nil || st.Mode&unix.S_IFMT != unix.S_IFIFO {
+	var fs unix.Statfs_t
+	if unix.Fstat(fd, &st) != nil || st.Mode&unix.S_IFMT != unix.S_IFIFO || unix.Fstatfs(fd, &fs) != nil || fs.Type != unix.PIPEFS_MAGIC {
 		return 0
 	}
 	return st.Ino

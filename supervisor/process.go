@@ -3,14 +3,13 @@ package supervisor
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -55,6 +54,12 @@ func (p *Pool) spawn(w *worker) (*process, error) {
 		return nil, fmt.Errorf("cannot start worker: %w", err)
 	}
 	defer unix.Close(in)
+	if id.set { // it opens its own output by name as well: /dev/stderr
+		if err := unix.Fchown(in, id.uid, id.gid); err != nil {
+			out.Close()
+			return nil, fmt.Errorf("cannot give worker its output: %w", err)
+		}
+	}
 	var gate [2]int
 	if err := unix.Pipe2(gate[:], unix.O_CLOEXEC); err != nil {
 		out.Close()
@@ -76,7 +81,7 @@ func (p *Pool) spawn(w *worker) (*process, error) {
 	argv := slices.Concat(p.Shim, []string{string(text)})
 	pid, err := syscall.ForkExec(argv[0], argv, &syscall.ProcAttr{
 		Dir: dir, Env: p.environment(w, id), Files: files,
-		Sys: &syscall.SysProcAttr{Setpgid: true, PidFD: &pidfd},
+		Sys: &syscall.SysProcAttr{Setsid: true, PidFD: &pidfd},
 	})
 	if err == nil && pidfd < 0 {
 		pidfd, err = unix.PidfdOpen(pid, 0)
@@ -110,8 +115,14 @@ func (p *Pool) environment(w *worker, id identity) []string {
 	for _, name := range ownEnv {
 		delete(env, name)
 	}
-	if id.name != "" {
-		env["USER"], env["LOGNAME"], env["HOME"] = id.name, id.name, id.home
+	if id.home != "" {
+		for _, name := range []string{"USER", "LOGNAME", "MAIL", "SHELL", "XDG_RUNTIME_DIR", "DBUS_SESSION_BUS_ADDRESS", "SSH_AUTH_SOCK"} {
+			delete(env, name) // of lb's own user
+		}
+		env["HOME"] = id.home
+		if id.name != "" {
+			env["USER"], env["LOGNAME"] = id.name, id.name
+		}
 	}
 	switch {
 	case w.release.Pin != "":
@@ -124,7 +135,7 @@ func (p *Pool) environment(w *worker, id identity) []string {
 	}
 	env["LB_WORKER_ID"] = strconv.Itoa(w.slot.number)
 	if w.end.path != "" {
-		env["LB_SOCKET"] = w.end.path
+		env["LB_WORKER_SOCKET"] = w.end.path
 	}
 	env["NOTIFY_SOCKET"] = p.receiver.Path()
 	if w.end.fd >= 0 {
@@ -141,13 +152,15 @@ func (p *Pool) environment(w *worker, id identity) []string {
 	return list
 }
 
-// newProcess is w's process, a child or not. Its end is waited for without a thread: its pidfd is in the runtime's epoll
-// set. What is left of its process group is killed before its pid is given back, and its last words are read.
+// newProcess returns w's process, a child or not. Its end is waited for without a thread: its pidfd is in the runtime's epoll
+// set. After a stop signal what it has started gets the same time to end as it has itself. What is left then is killed
+// before its pid is given back, and its last words are read.
 func (p *Pool) newProcess(w *worker, pid int, start uint64, pidfd int) *process {
 	unix.SetNonblock(pidfd, true) // os.NewFile takes what does not block into the epoll set
 	f := os.NewFile(uintptr(pidfd), "pidfd")
 	var mu sync.Mutex
-	ended := false // its pid may be another's
+	ended := false        // its pid may be another's
+	var stops atomic.Bool // it was asked to end, and what it has started with it
 	watch := func(ctx context.Context) {
 		f.SetReadDeadline(time.Time{})
 		stop := context.AfterFunc(ctx, func() { f.SetReadDeadline(time.Unix(1, 0)) })
@@ -155,8 +168,16 @@ func (p *Pool) newProcess(w *worker, pid int, start uint64, pidfd int) *process 
 		if err := awaitEnd(f); err != nil {
 			return
 		}
+		for stops.Load() && len(members(pid, start)) > 0 {
+			select {
+			case <-time.After(membersLook):
+			case <-ctx.Done():
+				return
+			}
+		}
+		killMembers(pid, start)
 		mu.Lock()
-		reason := reap(pid)
+		reason, reaped := reap(pid)
 		ended = true
 		mu.Unlock()
 		f.Close()
@@ -164,20 +185,40 @@ func (p *Pool) newProcess(w *worker, pid int, start uint64, pidfd int) *process 
 			w.out.finish()
 		}
 		p.post(func() { p.fire(w, exited, reason) })
+		if !reaped {
+			reapLater(ctx, pid)
+		}
 	}
 	signal := func(sig unix.Signal, group bool) {
+		stops.Store(sig != unix.SIGKILL)
 		mu.Lock()
 		defer mu.Unlock()
-		switch {
-		case ended:
-		case group:
-			unix.Kill(-pid, sig)
-		default:
-			unix.Kill(pid, sig)
+		if ended {
+			return
 		}
+		if group {
+			unix.Kill(-pid, sig)
+			// A leader of a session stays in its group; what an older lb has started may have left it.
+			if own, err := unix.Getpgid(pid); sig != unix.SIGKILL && err == nil && own == pid {
+				return
+			}
+		}
+		if raw, err := f.SyscallConn(); err == nil {
+			raw.Control(func(fd uintptr) { unix.PidfdSendSignal(int(fd), sig, nil, 0) })
+		}
+	}
+	if w.state == stopping || w.state == aborting {
+		stops.Store(true)
 	}
 	return &process{pid: pid, start: start, release: func() {}, signal: signal, watch: watch, close: func() { f.Close() }}
 }
+
+const (
+	// membersLook is how often a worker that has ended is asked whether what it has started has, too.
+	membersLook = 20 * time.Millisecond
+	// reapPatience is how long a process that has ended may keep its exit status from lb: one that is traced does.
+	reapPatience = 500 * time.Millisecond
+)
 
 // awaitEnd returns when the process of a pidfd has ended, or an error when f was interrupted before.
 func awaitEnd(f *os.File) error {
@@ -192,43 +233,52 @@ func awaitEnd(f *os.File) error {
 	})
 }
 
-// reap takes the exit status of a process that has ended, and says it in words. As long as it is a zombie, neither its
-// pid nor the number of its group becomes another's; so what is left of the group is killed first.
-func reap(pid int) string {
-	unix.Kill(-pid, unix.SIGKILL)
+// reap takes the exit status of a process that has ended, and returns it in words. It never waits for long: a tracer of the
+// same user can hold the status back for as long as it likes.
+func reap(pid int) (reason string, reaped bool) {
 	var status unix.WaitStatus
-	for {
-		_, err := unix.Wait4(pid, &status, 0, nil)
-		if err == unix.EINTR {
+	for deadline := time.Now().Add(reapPatience); ; time.Sleep(time.Millisecond) {
+		got, err := unix.Wait4(pid, &status, unix.WNOHANG, nil)
+		switch {
+		case err == unix.EINTR:
 			continue
-		}
-		if err != nil {
-			return "ended (another lb had started it: no exit status)"
+		case err != nil:
+			return "ended (another lb had started it: no exit status)", true
+		case got == 0 && time.Now().After(deadline):
+			return "ended (no exit status: another process traces it)", false
+		case got == 0:
+			continue
 		}
 		break
 	}
 	switch {
 	case status.Signaled() && status.CoreDump():
-		return fmt.Sprintf("signal: %v (core dumped)", status.Signal())
+		return fmt.Sprintf("signal: %v (core dumped)", status.Signal()), true
 	case status.Signaled():
-		return fmt.Sprintf("signal: %v", status.Signal())
+		return fmt.Sprintf("signal: %v", status.Signal()), true
 	default:
-		return fmt.Sprintf("exit status %d", status.ExitStatus())
+		return fmt.Sprintf("exit status %d", status.ExitStatus()), true
 	}
 }
 
-// startTime is when the process was started, in clock ticks since boot, and whether it is one (a zombie is).
+// reapLater waits until a tracer lets go of a process that has ended.
+func reapLater(ctx context.Context, pid int) {
+	for {
+		if got, err := unix.Wait4(pid, nil, unix.WNOHANG, nil); got == pid || err != nil && err != unix.EINTR {
+			return
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(time.Second):
+		}
+	}
+}
+
+// startTime returns when a process was started, in clock ticks since boot; a zombie is one, too.
 func startTime(pid int) (uint64, error) {
-	text, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "stat"))
-	if err != nil {
-		return 0, err
-	}
-	s := string(text)
-	fields := strings.Fields(s[strings.LastIndexByte(s, ')')+1:]) // the name may have blanks and parentheses
-	if len(fields) < 20 {
-		return 0, errors.New("short /proc/pid/stat")
-	}
-	return strconv.ParseUint(fields[19], 10, 64)
+	r, err := readRelative(pid)
+	return r.start, err
 }
 
 // hidesOthers says whether /proc hides the processes of other users from lb: whether the host's first process is not there.

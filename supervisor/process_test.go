@@ -184,7 +184,7 @@ func TestWorker_GetsItsEnvironmentAndNothingElse(t *testing.T) {
 	w := s.pool.Status().Slots[1]
 	env := strings.Split(get(t, w.Backend, "/env"), "\n")
 	for _, want := range []string{
-		"LB_WORKER_ID=1", "LB_SOCKET=" + strings.TrimPrefix(w.Backend.Address, "unix:"), "NOTIFY_SOCKET=" + dir.path + "/app/notify",
+		"LB_WORKER_ID=1", "LB_WORKER_SOCKET=" + strings.TrimPrefix(w.Backend.Address, "unix:"), "NOTIFY_SOCKET=" + dir.path + "/app/notify",
 		"WATCHDOG_USEC=3000000", fmt.Sprintf("WATCHDOG_PID=%d", w.PID), "LISTEN_FDS=1", "LISTEN_FDNAMES=app",
 		fmt.Sprintf("LISTEN_PID=%d", w.PID), "COLOR=blue", "WHERE=1",
 	} {
@@ -230,30 +230,9 @@ func TestWorker_OfAnotherUserReachesItsSocketsAlone(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("needs root")
 	}
-	base, err := os.MkdirTemp("/tmp", "lb")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer os.RemoveAll(base)
-	os.Chmod(base, 0o755)
-	exe, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
-	text, err := os.ReadFile(exe)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(base+"/app", text, 0o755); err != nil { // where the other user can read it
-		t.Fatal(err)
-	}
-	dir, err := OpenDir(base + "/run")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer dir.Close()
+	dir, base, app := openForOthers(t)
 	cfg := workerConfig("notify", "{socket}")
-	cfg.Command[0] = base + "/app"
+	cfg.Command[0] = app
 	cfg.Ready, cfg.User, cfg.Dir = "notify", "65534", base
 	s := start(t, dir, cfg)
 	s.until("ready", allUp)
@@ -265,8 +244,8 @@ func TestWorker_OfAnotherUserReachesItsSocketsAlone(t *testing.T) {
 		t.Error("it runs as another user than 65534")
 	}
 	st, err := os.Stat(s.pool.folder())
-	if err != nil || st.Mode().Perm() != 0o700 || st.Sys().(*syscall.Stat_t).Uid != 65534 {
-		t.Errorf("got %v, %v; want 0700 of 65534", st.Mode(), err)
+	if err != nil || st.Mode().Perm() != 0o710 || st.Sys().(*syscall.Stat_t).Uid != 0 || st.Sys().(*syscall.Stat_t).Gid != 65534 {
+		t.Errorf("got %v, %v; want 0710 of root and group 65534", st.Mode(), err)
 	}
 	s.stop()
 }
@@ -464,6 +443,9 @@ func playFront(args []string) {
 	}
 	p, err := NewPool("app", workerConfig(args[1:]...), dir)
 	if err == nil {
+		if os.Getenv("PRINT") != "" {
+			p.Hooks.Output = func(l Line) { fmt.Println(l.Text) }
+		}
 		err = p.Start()
 	}
 	if err != nil {
@@ -523,7 +505,7 @@ func TestOrphans_AreAdoptedWithTheirSockets(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer dir.Close()
+	t.Cleanup(func() { dir.Close() })
 	s := start(t, dir, workerConfig())
 	s.until("adopted", allUp)
 	for i, slot := range s.pool.Status().Slots {
@@ -570,7 +552,7 @@ func TestOrphans_AreAdoptedWhereTheBootIsUnknown(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer dir.Close()
+	t.Cleanup(func() { dir.Close() })
 	s := start(t, dir, workerConfig())
 	s.until("adopted", allUp)
 	for i, slot := range s.pool.Status().Slots {
@@ -588,7 +570,7 @@ func TestOrphans_AreStoppedIfWanted(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer dir.Close()
+	t.Cleanup(func() { dir.Close() })
 	cfg := workerConfig()
 	cfg.Orphans, cfg.KillTimeout = "stop", 100*time.Millisecond
 	s := start(t, dir, cfg)

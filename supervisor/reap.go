@@ -4,9 +4,6 @@ import (
 	"context"
 	"os"
 	"os/signal"
-	"path/filepath"
-	"strconv"
-	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -51,30 +48,13 @@ func Reap(ctx context.Context) {
 	}
 }
 
-// ownZombies are the children of this process that have ended and were not waited for, with their start times.
+// ownZombies returns the children of this process that have ended and were not waited for, with their start times.
 func ownZombies() map[int]uint64 {
 	zombies := map[int]uint64{}
-	entries, err := os.ReadDir("/proc")
-	if err != nil {
-		return zombies
-	}
-	self := strconv.Itoa(os.Getpid())
-	for _, e := range entries {
-		pid, err := strconv.Atoi(e.Name())
-		if err != nil {
-			continue
-		}
-		text, err := os.ReadFile(filepath.Join("/proc", e.Name(), "stat"))
-		if err != nil {
-			continue
-		}
-		s := string(text)
-		fields := strings.Fields(s[strings.LastIndexByte(s, ')')+1:])
-		if len(fields) < 20 || fields[0] != "Z" || fields[1] != self {
-			continue
-		}
-		if start, err := strconv.ParseUint(fields[19], 10, 64); err == nil {
-			zombies[pid] = start
+	self := os.Getpid()
+	for pid, r := range relatives() {
+		if r.zombie && r.parent == self {
+			zombies[pid] = r.start
 		}
 	}
 	return zombies

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -53,7 +52,7 @@ type savedWorker struct {
 	Release *Release  `json:"release"`
 }
 
-func (p *Pool) recordPath() string { return filepath.Join(p.dir.path, p.Name+".json") }
+func (p *Pool) recordName() string { return p.Name + ".json" }
 
 // saveRecord writes the record, if it has changed.
 func (p *Pool) saveRecord() {
@@ -84,19 +83,25 @@ func (p *Pool) saveRecord() {
 	if err != nil {
 		panic("BUG: supervisor: a record that is no JSON: " + err.Error())
 	}
-	if string(text) == p.recorded && p.fault == nil {
+	if string(text) == p.recorded {
 		return
 	}
-	p.recorded = string(text)
-	p.fault = p.host.record(p.recorded)
+	err = p.host.record(string(text))
+	if p.recorded = string(text); err != nil {
+		p.recorded = "" // tried again with the next event, or look
+	}
+	p.setFault(faultRecord, err)
 }
+
+// faultRecord: the record cannot be written.
+const faultRecord = "record"
 
 // writeRecord puts the record in the place of the one before. It need not survive the host, only lb.
 func (p *Pool) writeRecord(text string) error {
-	path := p.recordPath()
-	err := os.WriteFile(path+".new", []byte(text), 0o600)
+	dir, name := p.dir.entries(), p.recordName()
+	err := dir.WriteFile(name+".new", []byte(text), 0o600)
 	if err == nil {
-		err = os.Rename(path+".new", path)
+		err = dir.Rename(name+".new", name)
 	}
 	if err != nil {
 		return fmt.Errorf("cannot record the workers: %w", err)
@@ -106,7 +111,7 @@ func (p *Pool) writeRecord(text string) error {
 
 // readRecord reads what an lb before has left; nil if there is nothing of use.
 func (p *Pool) readRecord() *record {
-	f, err := os.Open(p.recordPath())
+	f, err := p.dir.entries().Open(p.recordName())
 	if err != nil {
 		return nil
 	}
@@ -164,33 +169,43 @@ func (p *Pool) adopt(rec *record) {
 			s.release = rec.Release
 		}
 	}
-	known := map[string]bool{}
 	for _, sw := range rec.Workers {
-		if p.adoptWorker(sw) {
-			known[sw.Path] = true
-		}
+		p.adoptWorker(sw)
 	}
 	p.publishPIDs()
-	// The sockets of those that have ended meanwhile.
-	entries, _ := os.ReadDir(p.folder())
-	for _, e := range entries {
-		path := filepath.Join(p.folder(), e.Name())
-		if strings.HasSuffix(path, ".sock") && !known[path] {
-			os.Remove(path)
+}
+
+// sweep removes from the pool's directory what no worker uses: the sockets of those that have ended meanwhile.
+func (p *Pool) sweep() {
+	known := map[string]bool{notifyName: true}
+	for _, w := range p.workers {
+		if w.end != nil {
+			known[p.entry(w.end.path)] = true
+		}
+	}
+	f, err := p.home.Load().Open(".")
+	if err != nil {
+		return
+	}
+	defer f.Close()
+	entries, _ := f.Readdirnames(-1)
+	for _, name := range entries {
+		if !known[name] {
+			p.removeEntry(name)
 		}
 	}
 }
 
 // adoptWorker goes on with one worker, if it is still there.
-func (p *Pool) adoptWorker(sw savedWorker) bool {
+func (p *Pool) adoptWorker(sw savedWorker) {
 	pidfd, err := unix.PidfdOpen(sw.PID, 0)
 	if err != nil {
-		return false
+		return
 	}
 	// Looked at once the pidfd is held: from here on the pid cannot become another's unnoticed.
 	if start, err := startTime(sw.PID); err != nil || start != sw.Start {
 		unix.Close(pidfd)
-		return false
+		return
 	}
 	s := &slot{number: sw.Slot, release: sw.Release} // of those scaled away
 	if sw.Slot < len(p.slots) {
@@ -245,7 +260,6 @@ func (p *Pool) adoptWorker(sw savedWorker) bool {
 	case !keep:
 		p.fire(w, retire, "not wanted any more")
 	}
-	return true
 }
 
 // adoptSocket is a copy of the socket that a worker was handed, so that its successor can go on with what waits in it; -1

@@ -336,26 +336,29 @@ func (p *Pool) stale() bool {
 	return false
 }
 
-const (
-	recycleEvery = time.Second
-	// recycleAgain is how long after one that failed the next one is tried.
-	recycleAgain = 30 * time.Second
-)
+// recycleAgain is how long after one that failed the next one is tried.
+const recycleAgain = 30 * time.Second
 
-// schedule has tick run, if anything is to be recycled.
+// schedule has tick run in a moment.
 func (p *Pool) schedule() {
 	if p.ticker != nil {
 		p.ticker.Stop()
-		p.ticker = nil
 	}
-	if p.cfg.Recycle.Age > 0 || p.cfg.Recycle.Conns > 0 || p.recycling != nil {
-		p.ticker = time.AfterFunc(recycleEvery, func() { p.post(p.tick) })
-	}
+	p.ticker = time.AfterFunc(lookEvery, func() { p.post(p.tick) })
 }
 
-// tick looks for a worker that is due to be recycled. One at a time is.
+// tick does what is done once a second. The record is written after it, if that failed before.
 func (p *Pool) tick() {
 	defer p.schedule()
+	if p.ending {
+		return
+	}
+	p.heal()
+	p.recycle()
+}
+
+// recycle looks for a worker that is due to be recycled. One at a time is; the next look begins at the slot after it.
+func (p *Pool) recycle() {
 	if a := p.recycling; a != nil {
 		if !a.decided {
 			return
@@ -365,11 +368,13 @@ func (p *Pool) tick() {
 		}
 		p.recycling = nil
 	}
-	if p.roll != nil || p.ending || time.Now().Before(p.recycleAt) {
+	if p.roll != nil || time.Now().Before(p.recycleAt) {
 		return
 	}
-	for _, s := range p.slots {
+	for i := range p.slots {
+		s := p.slots[(p.nextSlot+i)%len(p.slots)]
 		if reason := p.ripe(s); reason != "" {
+			p.nextSlot = s.number + 1
 			p.recycling = p.join(s, s.release, reason)
 			return
 		}

@@ -293,7 +293,7 @@ func (p *Pool) resumeEndpoint(w *worker, es *endpointState, pidfd int) {
 	if es.Bound {
 		e.fd = p.resumeListener(e, pidfd)
 		if e.fd < 0 && w.state == waiting { // it would have nothing to start with
-			closeEndpoint(e)
+			p.closeEndpoint(e)
 			return
 		}
 	}

@@ -26,7 +26,8 @@ type rig struct {
 	sessions map[string]int
 	conns    map[string]uint64
 	signals  []string
-	leastUp  int // fewest serving at once since it was set
+	lost     string // what host.lost returns
+	leastUp  int    // fewest serving at once since it was set
 }
 
 type behaviour struct {
@@ -64,19 +65,23 @@ func newRig(t *testing.T, change func(c *Config), behave ...func(slot int, r *Re
 		close:  func(e *endpoint) { delete(r.plays, e) },
 		spawn:  r.spawn,
 		record: func(string) error { return nil },
+		sweep:  func() {},
+		mend:   func() error { return nil },
+		lost:   func(*endpoint, bool) string { return r.lost },
+		owns:   func(*worker) error { return nil },
 	}
-	p.host.probe = func(e *endpoint) func(context.Context) bool {
-		d := r.plays[e].readyAfter
-		return func(ctx context.Context) bool {
+	p.host.probe = func(w *worker) func(context.Context) error {
+		d := r.plays[w.end].readyAfter
+		return func(ctx context.Context) error {
 			if d < 0 {
 				<-ctx.Done()
-				return false
+				return ctx.Err()
 			}
 			select {
 			case <-time.After(d):
-				return true
+				return nil
 			case <-ctx.Done():
-				return false
+				return ctx.Err()
 			}
 		}
 	}

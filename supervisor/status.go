@@ -87,9 +87,7 @@ func (p *Pool) Status() *Status { return p.status.Load() }
 func (p *Pool) publish() {
 	st := &Status{Stale: p.stale(), Strays: len(p.strays())}
 	st.CanRollback = p.previous != nil && !p.failed || st.Strays > 0
-	if p.fault != nil {
-		st.RecordError = p.fault.Error()
-	}
+	st.RecordError = p.faults[faultRecord]
 	if p.roll != nil {
 		st.Restarting, st.Done, st.Total = true, p.roll.done, p.roll.total
 	}

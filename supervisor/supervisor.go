@@ -76,6 +76,10 @@ type Hooks struct {
 	Connections func(b Backend) uint64
 	// Output is a line that a worker wrote. Called on a goroutine of that worker, which waits for its return.
 	Output func(Line)
+	// Fault: lb cannot do something for the pool, and tries again: "record" (write down its workers), "directory" (make what was
+	// removed from the run-time directory again), "notify socket" (read it). A nil err: it works again. It may be called on
+	// another goroutine.
+	Fault func(what string, err error)
 	// Changed tells of every change of a worker's state.
 	Changed func(Change)
 }
@@ -104,7 +108,8 @@ type Pool struct {
 	lines, dropped atomic.Uint64
 
 	dir    *Dir
-	boot   string // of the host, see record
+	home   atomic.Pointer[os.Root] // the pool's directory in dir: the sockets; only lb can change its entries
+	boot   string                  // of the host, see record
 	host   host
 	random func() float64 // 0 <= x < 1
 
@@ -127,26 +132,28 @@ type Pool struct {
 	closed bool // nothing is taken any more
 
 	// Owned by the pool's goroutine.
-	cfg       Config
-	wanted    *Release // of cfg
-	release   *Release // what new slots run
-	good      *Release // what last worked, its directory followed
-	previous  *Release // what worked before that
-	failed    bool     // the last restart to what the config says did not complete
-	slots     []*slot
-	workers   []*worker // all that are not gone
-	serial    uint64    // of the last endpoint
-	roll      *roll     // the restart under way; nil if none
-	recycling *attempt
-	recycleAt time.Time // not before
-	waiters   []*waiter
-	looking   bool // a look at draining workers is due
-	ending    bool // nothing is started any more
-	detached  bool
-	freezing  *freezing // nil: nobody asks for one
-	ticker    *time.Timer
-	recorded  string // what the record says
-	fault     error  // why the last record could not be written
+	cfg        Config
+	wanted     *Release // of cfg
+	release    *Release // what new slots run
+	good       *Release // what last worked, its directory followed
+	previous   *Release // what worked before that
+	failed     bool     // the last restart to what the config says did not complete
+	slots      []*slot
+	workers    []*worker // all that are not gone
+	serial     uint64    // of the last endpoint
+	roll       *roll     // the restart under way; nil if none
+	recycling  *attempt
+	recycleAt  time.Time // not before
+	waiters    []*waiter
+	looking    bool // a look at draining workers is due
+	ending     bool // nothing is started any more
+	detached   bool
+	freezing   *freezing // nil: nobody asks for one
+	ticker     *time.Timer
+	recorded   string            // what the record says
+	faults     map[string]string // what cannot be done now, and why
+	notifyFile fileAt
+	nextSlot   int // that is looked at first for recycling
 }
 
 // host is what a pool does to the system. Tests put another one in.
@@ -154,7 +161,11 @@ type host struct {
 	open   func(s *slot, r *Release) (*endpoint, error)
 	close  func(e *endpoint)
 	spawn  func(w *worker) (*process, error)
-	probe  func(e *endpoint) func(ctx context.Context) bool // waits: true when e accepts, false when ctx is done
+	probe  func(w *worker) func(ctx context.Context) error // waits until w accepts: nil; ctx's error; or why it never will
+	owns   func(w *worker) error                           // nil: what listens at w's {port} is w
+	sweep  func()                                          // removes files of workers that are no more
+	mend   func() error                                    // makes the pool's directory and notify socket again, if they are gone
+	lost   func(e *endpoint, serves bool) string           // why nobody can connect to e any more; empty: they can
 	record func(text string) error
 }
 
@@ -164,10 +175,11 @@ func NewPool(name string, cfg Config, dir *Dir) (*Pool, error) {
 		return nil, fmt.Errorf("cannot run workers of pool %q: %w", name, err)
 	}
 	p := &Pool{
-		Name: name, Shim: []string{"/proc/self/exe", ExecArg}, dir: dir, boot: bootID(), cfg: cfg, random: rand.Float64,
+		Name: name, Shim: []string{"/proc/self/exe", ExecArg}, dir: dir, boot: bootID(), cfg: cfg, faults: map[string]string{}, random: rand.Float64,
 		wake: make(chan struct{}, 1), ended: make(chan struct{}), thaw: make(chan struct{}), leave: make(chan struct{}),
 	}
-	p.host = host{open: p.openEndpoint, close: closeEndpoint, spawn: p.spawn, probe: probeEndpoint, record: p.writeRecord}
+	p.host = host{open: p.openEndpoint, close: p.closeEndpoint, spawn: p.spawn, probe: p.probeEndpoint, mend: p.mend, sweep: p.sweep, lost: p.lost,
+		owns: func(w *worker) error { return foreignListener(w.end.port, w) }, record: p.writeRecord}
 	p.round, p.endRound = context.WithCancel(context.Background())
 	p.wanted = cfg.release()
 	p.release = p.wanted
@@ -176,7 +188,10 @@ func NewPool(name string, cfg Config, dir *Dir) (*Pool, error) {
 	return p, nil
 }
 
-// folder is where the pool's sockets are.
+// notifyName is the notify socket's in the pool's directory.
+const notifyName = "notify"
+
+// folder returns the path of the pool's directory, for the workers. lb itself goes through home.
 func (p *Pool) folder() string { return filepath.Join(p.dir.path, p.Name) }
 
 // Prepare does what of Start can fail. The caller then owes a Start, or a Discard.
@@ -193,11 +208,15 @@ func (p *Pool) Discard() {
 	p.finish()
 	if p.frozen != nil {
 		p.frozen.drop()
+		if p.home.Load() != nil {
+			p.home.Load().Close()
+		}
 		return
 	}
-	if p.receiver != nil {
-		p.receiver.Remove()
-		os.Remove(p.folder()) // of an lb before, if it is not empty
+	if p.home.Load() != nil {
+		p.removeEntry(notifyName)
+		p.dir.entries().Remove(p.Name) // not empty: it has sockets of workers of an earlier lb
+		p.home.Load().Close()
 	}
 }
 
@@ -231,41 +250,40 @@ func (p *Pool) prepare() error {
 		return errors.New("user: /proc does not show the processes of other users (hidepid of proc(5), ProtectProc= of systemd): " +
 			"lb could not find its workers again; mount it without, or give lb CAP_SYS_PTRACE")
 	}
-	if longest := filepath.Join(p.folder(), "1023.9999999999.sock"); len(longest) > maxUnixPath {
+	if longest := filepath.Join(p.folder(), "1023.9999999999", "sock"); len(longest) > maxUnixPath {
 		return fmt.Errorf("the run-time directory %q is too long: a Unix socket path has at most %d bytes", p.dir.path, maxUnixPath)
 	}
-	if err := os.Mkdir(p.folder(), 0o700); err != nil && !errors.Is(err, os.ErrExist) {
+	home, err := p.dir.makeFolder(p.Name, id)
+	if err != nil {
 		return err
 	}
-	if err := os.Chmod(p.folder(), 0o700); err != nil {
-		return err
-	}
-	path := filepath.Join(p.folder(), "notify")
+	p.home.Store(home)
+	path := filepath.Join(p.folder(), notifyName)
 	carried := -1
 	if p.frozen != nil {
 		if err := p.frozen.copyFiles(); err != nil {
+			p.home.Load().Close()
 			return err
 		}
-		carried = p.frozen.take(p.notifyFile())
+		carried = p.frozen.take(p.notifyFileName())
 	}
 	if carried >= 0 {
 		p.receiver, err = sdnotify.FromFile(path, os.NewFile(uintptr(carried), path))
 	} else {
-		p.receiver, err = sdnotify.Listen(path)
+		p.removeEntry(notifyName)
+		p.receiver, err = sdnotify.Listen(path, func() error { return p.ownNotify(id) })
 	}
 	if err != nil {
 		p.frozen.drop()
-		return err
-	}
-	if id.set { // they reach their sockets, and nobody else does
-		err = errors.Join(os.Lchown(p.folder(), id.uid, id.gid), os.Lchown(path, id.uid, id.gid), os.Chmod(p.dir.path, 0o711))
-	}
-	if err != nil {
-		p.frozen.drop()
-		p.receiver.Close()
+		p.home.Load().Close()
 		return err
 	}
 	p.receiver.Notify = p.notified
+	p.receiver.Fault = func(err error) {
+		if p.Hooks.Fault != nil {
+			p.Hooks.Fault("notify socket", err)
+		}
+	}
 	return nil
 }
 
@@ -279,6 +297,7 @@ func (p *Pool) begin(saved *record) {
 	if saved != nil {
 		p.adopt(saved)
 	}
+	p.host.sweep()
 	for _, s := range p.slots {
 		if s.wanted && s.current == nil {
 			p.plan(s, 0, nil, "lb starts")
@@ -440,10 +459,12 @@ func (p *Pool) Stop(ctx context.Context) {
 	}
 	<-p.ended
 	p.finish()
-	if p.receiver != nil {
-		p.receiver.Remove()
-		os.Remove(p.recordPath())
-		os.Remove(p.folder())
+	if p.home.Load() != nil {
+		p.removeEntry(notifyName)
+		p.sweep()
+		p.dir.entries().Remove(p.recordName())
+		p.dir.entries().Remove(p.Name)
+		p.home.Load().Close()
 	}
 }
 
@@ -454,6 +475,7 @@ func (p *Pool) Detach() {
 	close(p.leave)
 	<-p.ended
 	p.finish()
+	p.home.Load().Close()
 }
 
 // finish ends every goroutine of the pool, and lets go of the workers that are left.

@@ -125,7 +125,7 @@ func (p *Pool) arm(w *worker, left time.Duration) {
 	why := map[event]string{
 		due: w.reason, late: fmt.Sprintf("not ready after %v (start_timeout)", d), settled: "lived for a second after it was ready",
 		hung: fmt.Sprintf("down for %v (kill_after)", d), drained: fmt.Sprintf("still has connections after %v (stop_timeout)", d),
-		overdue: fmt.Sprintf("did not end in %v (kill_timeout)", d),
+		overdue: overdueReason(w.state, d),
 	}[t.event]
 	if left > 0 {
 		d = left
@@ -138,6 +138,13 @@ func (p *Pool) arm(w *worker, left time.Duration) {
 			}
 		})
 	})
+}
+
+func overdueReason(s state, d time.Duration) string {
+	if s == killing {
+		return fmt.Sprintf("did not end %v after SIGKILL: the kernel holds it; lb goes on without it", d)
+	}
+	return fmt.Sprintf("did not end in %v (kill_timeout)", d)
 }
 
 func (w *worker) stopTimer() {
@@ -177,10 +184,10 @@ func (p *Pool) act(w *worker, a action, reason string) {
 	case doFail:
 		w.decide(fmt.Errorf("worker %d (pid %d): %s", w.slot.number, w.pid(), reason))
 	case doStop:
-		w.signal(stopSignal(p.cfg.StopSignal), false)
-		w.signal(unix.SIGCONT, true) // a stopped process could not obey
+		w.signal(stopSignal(p.cfg.StopSignal), true) // a wrapper, a shell for example, does not pass it on
+		w.signal(unix.SIGCONT, true)                 // a stopped process could not obey
 	case doAbort:
-		w.signal(unix.SIGABRT, false)
+		w.signal(unix.SIGABRT, true)
 		w.signal(unix.SIGCONT, true)
 	case doKill:
 		w.signal(unix.SIGKILL, true)
@@ -215,6 +222,12 @@ func (p *Pool) start(w *worker, reason string) {
 	}
 	w.started = time.Now()
 	s.starts++
+	if w.end != nil { // of the worker before
+		if reason := p.host.lost(w.end, false); reason != "" {
+			p.dispose(w.end, reason)
+			w.end = nil
+		}
+	}
 	if w.end == nil {
 		end, err := p.host.open(s, w.release)
 		if err != nil {
@@ -271,11 +284,30 @@ func (p *Pool) probe(w *worker) {
 	}
 	ctx, halt := context.WithCancel(p.round)
 	w.halt = halt
-	accepts := p.host.probe(w.end)
+	accepts := p.host.probe(w)
 	p.running.Go(func() {
-		if accepts(ctx) {
+		err := accepts(ctx)
+		switch {
+		case err == nil:
 			p.post(func() { p.fire(w, ready, "accepts connections") })
+		case ctx.Err() == nil:
+			p.post(func() { p.fire(w, late, err.Error()) })
 		}
+	})
+}
+
+// claimReady has w be ready by its own word, if what listens at its port is its own.
+func (p *Pool) claimReady(w *worker, reason string) {
+	if w.end == nil || w.end.port == 0 || w.process == nil || w.state != starting && w.state != joining {
+		p.fire(w, ready, reason)
+		return
+	}
+	p.running.Go(func() {
+		if err := p.host.owns(w); err != nil {
+			p.post(func() { p.fire(w, late, err.Error()) })
+			return
+		}
+		p.post(func() { p.fire(w, ready, reason) })
 	})
 }
 
@@ -325,16 +357,18 @@ func (p *Pool) publishPIDs() {
 	p.pids.Store(&pids)
 }
 
-// notified takes a message, on the notify socket's goroutine. A process in a worker's process group speaks for it.
+// notified takes a message, on the notify socket's goroutine. A process in a worker's session speaks for it.
 func (p *Pool) notified(pid int, m sdnotify.Message) bool {
 	pids := *p.pids.Load()
 	w := pids[pid]
 	if w == nil {
-		group, err := unix.Getpgid(pid)
-		if err != nil {
-			return false
+		if session, err := unix.Getsid(pid); err == nil {
+			w = pids[session]
 		}
-		if w = pids[group]; w == nil {
+		if group, err := unix.Getpgid(pid); w == nil && err == nil { // an older lb gave workers no session
+			w = pids[group]
+		}
+		if w == nil {
 			return false
 		}
 	}
@@ -370,7 +404,7 @@ func (p *Pool) readNotes(w *worker) {
 	n.posted, n.ready, n.stopping, n.trigger, n.hasStatus = false, false, false, false, false
 	n.mu.Unlock()
 	if isReady {
-		p.fire(w, ready, "READY=1")
+		p.claimReady(w, "READY=1")
 	}
 	if stops {
 		p.fire(w, offline, "STOPPING=1")

@@ -64,7 +64,7 @@ type Worker struct {
 	beating chan struct{} // closed by Ready
 }
 
-// Listen takes the socket that the supervisor hands over (descriptor 3), or binds the one that it names (LB_SOCKET), or
+// Listen takes the socket that the supervisor hands over (descriptor 3), or binds the one that it names (LB_WORKER_SOCKET), or
 // Options.Address without a supervisor, in this order. Where lb hands accepted sockets over (handoff = "lb"), the Worker
 // takes those: its connections are the clients' own. At most one Options is used. The worker stops when ctx is done, or
 // at SIGTERM or SIGINT. Call it once in a process, and Close in the end.
@@ -105,7 +105,7 @@ func listen(address string) (net.Listener, error) {
 			return inherited()
 		}
 	}
-	if path := os.Getenv("LB_SOCKET"); path != "" {
+	if path := os.Getenv("LB_WORKER_SOCKET"); path != "" {
 		return bind("unix", path)
 	}
 	if path, ok := strings.CutPrefix(address, "unix:"); ok {
@@ -133,10 +133,18 @@ func inherited() (net.Listener, error) {
 	return ln, nil
 }
 
-// bind listens on an address; on a path even if one that has died left its socket there.
+// bind listens on an address. On a path it takes the place of a socket that a process which has died left there, and of no
+// other: somebody serves it.
 func bind(network, address string) (net.Listener, error) {
 	if network == "unix" {
 		if st, err := os.Lstat(address); err == nil && st.Mode()&os.ModeSocket != 0 {
+			c, err := net.Dial("unix", address)
+			if err == nil {
+				c.Close()
+			}
+			if !errors.Is(err, syscall.ECONNREFUSED) && !errors.Is(err, os.ErrNotExist) { // EAGAIN, EACCES, EPROTOTYPE and the like: it is bound
+				return nil, fmt.Errorf("cannot listen on %q: another process serves it", address)
+			}
 			os.Remove(address)
 		}
 	}

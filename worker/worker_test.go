@@ -40,14 +40,14 @@ func TestMain(m *testing.M) {
 // supervise is a supervisor's notify socket.
 func supervise(t *testing.T) (path string, messages chan sdnotify.Message) {
 	t.Helper()
-	r, err := sdnotify.Listen(filepath.Join(t.TempDir(), "notify"))
+	r, err := sdnotify.Listen(filepath.Join(t.TempDir(), "notify"), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
 	messages = make(chan sdnotify.Message, 1000)
 	r.Notify = func(_ int, m sdnotify.Message) bool { messages <- m; return true }
-	done := make(chan error)
-	go func() { done <- r.Run() }()
+	done := make(chan struct{})
+	go func() { defer close(done); r.Run() }()
 	t.Cleanup(func() {
 		r.Close()
 		<-done
@@ -71,7 +71,7 @@ func next(t *testing.T, messages chan sdnotify.Message) sdnotify.Message {
 }
 
 func clear(t *testing.T) {
-	for _, name := range []string{"LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES", "WATCHDOG_USEC", "WATCHDOG_PID", "LB_SOCKET", "NOTIFY_SOCKET"} {
+	for _, name := range []string{"LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES", "WATCHDOG_USEC", "WATCHDOG_PID", "LB_WORKER_SOCKET", "NOTIFY_SOCKET"} {
 		t.Setenv(name, "")
 	}
 }
@@ -101,7 +101,7 @@ func TestListen_BindsTheNamedSocketAnew(t *testing.T) {
 	}
 	stale.(*net.UnixListener).SetUnlinkOnClose(false)
 	stale.Close()
-	t.Setenv("LB_SOCKET", path)
+	t.Setenv("LB_WORKER_SOCKET", path)
 	w, err := Listen(context.Background())
 	if err != nil {
 		t.Fatal(err)
@@ -110,6 +110,36 @@ func TestListen_BindsTheNamedSocketAnew(t *testing.T) {
 	if got := w.Addr().String(); got != path {
 		t.Errorf("got %q; want %q", got, path)
 	}
+}
+
+// A program that is run by hand in a shell where another socket is named must not take that one's place.
+func TestListen_LeavesASocketThatIsServed(t *testing.T) {
+	f := func(network string) {
+		t.Helper()
+		clear(t)
+		path := filepath.Join(t.TempDir(), "s")
+		var served io.Closer
+		var err error
+		if network == "unix" {
+			served, err = net.Listen(network, path)
+		} else {
+			served, err = net.ListenUnixgram(network, &net.UnixAddr{Name: path, Net: network})
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer served.Close()
+		t.Setenv("LB_WORKER_SOCKET", path)
+		if w, err := Listen(context.Background()); err == nil {
+			w.Close()
+			t.Errorf("%s: got a worker; want an error", network)
+		}
+		if _, err := os.Lstat(path); err != nil {
+			t.Errorf("%s: the socket is gone: %v", network, err)
+		}
+	}
+	f("unix")
+	f("unixgram")
 }
 
 // A worker on descriptor 3, from its start to its end.
