@@ -93,7 +93,7 @@ func (d *daemon) put(r state.Backend) {
 		all = append(all, r)
 	}
 	d.remembered.Backends = all
-	if f := d.fleetOf(r.Pool); f != nil {
+	if f := d.workersOf(r.Pool); f != nil {
 		f.remember(&d.remembered)
 	}
 }
@@ -196,7 +196,7 @@ func (d *daemon) addable(p *backends.Pool, bc backends.BackendConfig) error {
 	if err := check.Validate(); err != nil {
 		return api.Refuse(http.StatusBadRequest, "cannot add the backend: %s", strings.ReplaceAll(err.Error(), "backends[0].", ""))
 	}
-	if d.fleetOf(p.Name) != nil && workerName.MatchString(bc.EffectiveName()) {
+	if d.workersOf(p.Name) != nil && workerName.MatchString(bc.EffectiveName()) {
 		return api.Refuse(http.StatusBadRequest, "%q has the form of a worker's name; choose another", bc.EffectiveName())
 	}
 	if p.Get(bc.EffectiveName()) != nil {
@@ -280,7 +280,7 @@ func (d *daemon) SetSplit(listener string, weights map[string]int, by string) (n
 			all = append(all, changed)
 		}
 		d.remembered.Splits = all
-		d.tell(slog.LevelInfo, api.Event{Kind: "split", Subject: listener, Text: fmt.Sprintf("%v → %v: by %s", before, now, by)},
+		d.report(slog.LevelInfo, api.Event{Kind: "split", Subject: listener, Text: fmt.Sprintf("%v → %v: by %s", before, now, by)},
 			"split changed", "listener", listener, "from", fmt.Sprint(before), "to", fmt.Sprint(now), "by", by)
 		return nil
 	})
@@ -313,7 +313,7 @@ func (d *daemon) SetListenerMaxConns(listener string, n int, by string) (warning
 			all = append(all, state.Listener{Name: listener, MaxConns: c})
 		}
 		d.remembered.Listeners = all
-		d.tell(slog.LevelInfo, api.Event{Kind: "max_conns", Subject: listener, Text: fmt.Sprintf("%d → %d: by %s", before, n, by)},
+		d.report(slog.LevelInfo, api.Event{Kind: "max_conns", Subject: listener, Text: fmt.Sprintf("%d → %d: by %s", before, n, by)},
 			"listener max_conns changed", "listener", listener, "from", before, "to", n, "by", by)
 		return nil
 	})
@@ -321,11 +321,11 @@ func (d *daemon) SetListenerMaxConns(listener string, n int, by string) (warning
 
 // Stop begins a stop, as SIGTERM does, or with now as SIGINT.
 func (d *daemon) Stop(now bool, by string) {
-	d.tell(slog.LevelInfo, api.Event{Kind: "stop", Subject: "lb", Text: "told to stop: by " + by}, "told to stop", "now", now, "by", by)
+	d.report(slog.LevelInfo, api.Event{Kind: "stop", Subject: "lb", Text: "told to stop: by " + by}, "told to stop", "now", now, "by", by)
 	if now {
-		d.signals.tell(syscall.SIGINT)
+		d.signals.send(syscall.SIGINT)
 	} else {
-		d.signals.tell(syscall.SIGTERM)
+		d.signals.send(syscall.SIGTERM)
 	}
 }
 
@@ -333,6 +333,6 @@ func (d *daemon) Stop(now bool, by string) {
 func (d *daemon) SetLogLevel(level slog.Level, by string) {
 	name := strings.ToLower(level.String())
 	// Before the level may be too high for this line.
-	d.tell(slog.LevelInfo, api.Event{Kind: "log-level", Subject: "lb", Text: name + ": by " + by}, "log level changed", "to", name, "by", by)
+	d.report(slog.LevelInfo, api.Event{Kind: "log-level", Subject: "lb", Text: name + ": by " + by}, "log level changed", "to", name, "by", by)
 	d.events.SetLevel(level)
 }

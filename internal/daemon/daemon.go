@@ -60,7 +60,7 @@ type daemon struct {
 	changing   sync.Mutex      // one change at a time: commands, reloads, the end of removed pools
 	remembered state.Changes   // guarded by changing
 	runDir     *supervisor.Dir // guarded by changing; nil before the first workers
-	fleets     []*fleet        // guarded by changing: all that were started and have not ended
+	workers    []*workerPool   // guarded by changing: all that were started and have not ended
 	stopping   bool            // guarded by changing
 	ending     atomic.Bool     // stopping, for those who must not wait for a change
 
@@ -146,7 +146,7 @@ func (d *daemon) start(cfg *config.Config) error {
 	d.running.Go(d.resolveNames)
 	d.log.Info("lb is up", "version", build.Version(), "pid", os.Getpid(), "loops", d.proxy.Loops(), "max_sessions", d.proxy.MaxSessions(),
 		"socket", cfg.Admin.Socket, "http", cfg.Admin.HTTP)
-	d.running.Go(d.tellService)
+	d.running.Go(d.reportToService)
 	d.reap()
 	return nil
 }
@@ -230,15 +230,15 @@ func (d *daemon) backendChanged(pool *backends.Pool, c backends.Change) {
 	} else if c.Field == "last_resort" && c.To == "true" {
 		level = slog.LevelWarn
 	}
-	d.tell(level, api.Event{Time: c.Time, Kind: c.Field, Subject: c.Pool + "/" + c.Backend, Text: changeText(c)},
+	d.report(level, api.Event{Time: c.Time, Kind: c.Field, Subject: c.Pool + "/" + c.Backend, Text: changeText(c)},
 		changeMessage(c),
 		"backend", c.Pool+"/"+c.Backend, "from", c.From, "to", c.To, "reason", c.Reason,
 		"held", c.Held.Round(time.Millisecond), "left", fmt.Sprintf("%d/%d", c.Left, c.Total))
 	if b == nil {
 		return
 	}
-	if c.Field == "health" && watched && w.fleet != nil {
-		w.fleet.healthChanged(c)
+	if c.Field == "health" && watched && w.workers != nil {
+		w.workers.healthChanged(c)
 	}
 	switch cfg := v.cfg.Pool(c.Pool); {
 	case c.Field == "admin":
@@ -274,7 +274,7 @@ func changeText(c backends.Change) string {
 }
 
 // tell writes a line into the event log, and shows the event to those who follow.
-func (d *daemon) tell(level slog.Level, e api.Event, msg string, args ...any) {
+func (d *daemon) report(level slog.Level, e api.Event, msg string, args ...any) {
 	d.log.Log(context.Background(), level, msg, args...)
 	e.Level = strings.ToLower(level.String())
 	d.admin.Publish(e)
@@ -286,7 +286,7 @@ func (d *daemon) stop(ctx, now context.Context) {
 	d.changing.Lock()
 	d.stopping = true
 	d.ending.Store(true)
-	fleets := slices.Clone(d.fleets)
+	workers := slices.Clone(d.workers)
 	d.changing.Unlock()
 	defer context.AfterFunc(now, func() { time.AfterFunc(hurried, d.impatient) })()
 	d.service.stopping(d.stopsWithin())
@@ -295,7 +295,7 @@ func (d *daemon) stop(ctx, now context.Context) {
 		d.log.Error("cannot stop cleanly", "error", err)
 	}
 	var ending sync.WaitGroup
-	for _, f := range fleets {
+	for _, f := range workers {
 		ending.Go(func() { f.stop(d.patience) })
 	}
 	ending.Wait()

@@ -42,8 +42,8 @@ func (d *daemon) reopenLogs() error {
 		d.log.Error("cannot open the event log anew; it goes on in the old file", "error", err)
 	}
 	for _, w := range d.view.Load().checkers {
-		if w.fleet != nil {
-			w.fleet.reopenLogs()
+		if w.workers != nil {
+			w.workers.reopenLogs()
 		}
 	}
 	if err := d.access.Reopen(); err != nil {

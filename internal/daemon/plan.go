@@ -29,10 +29,10 @@ type plan struct {
 	pools        []*plannedPool
 	specs        []proxy.ListenerSpec
 	transition   *proxy.Transition
-	adopt        func(*fleet) error // gives new workers what they were before; nil: they are new
-	starts       []func()           // after commit, what begins to run with the change
-	restart      []*fleet           // after commit: those whose workers are to be restarted for the new config
-	unremembered []string           // warns that the state file could not be written; set by commit
+	adopt        func(*workerPool) error // gives new workers what they were before; nil: they are new
+	starts       []func()                // after commit, what begins to run with the change
+	restart      []*workerPool           // after commit: those whose workers are to be restarted for the new config
+	unremembered []string                // warns that the state file could not be written; set by commit
 }
 
 // plannedPool is what becomes of a pool.
@@ -43,8 +43,8 @@ type plannedPool struct {
 	policy  backends.Policy // nil: stays
 	members []backends.Member
 	added   []*backends.Backend // of members
-	fleet   *fleet              // nil: it has no workers
-	begin   bool                // the fleet is new
+	workers *workerPool         // nil: it has no workers
+	new     bool                // the workers are new
 }
 
 // plan works out how to get from what runs to cfg and what is remembered.
@@ -101,9 +101,9 @@ func (p *plan) planPool(cfg *config.Pool) (*plannedPool, error) {
 		pp.members = append(pp.members, backends.Member{Backend: b, Config: bc})
 	}
 	if cfg.Workers != nil {
-		pp.fleet = p.old.checkers[pp.pool].fleet
-		pp.begin = pp.fleet == nil
-		if pp.begin && slices.ContainsFunc(p.d.fleets, func(f *fleet) bool { return f.Name == cfg.Name }) {
+		pp.workers = p.old.checkers[pp.pool].workers
+		pp.new = pp.workers == nil
+		if pp.new && slices.ContainsFunc(p.d.workers, func(f *workerPool) bool { return f.Name == cfg.Name }) {
 			return nil, fmt.Errorf("pool %q had workers before, and they have not ended yet: try again later", cfg.Name)
 		}
 	}
@@ -195,18 +195,18 @@ func (p *plan) prepare() error {
 	}
 	if err != nil {
 		for _, pp := range p.pools {
-			if pp.begin && pp.fleet != nil {
-				pp.fleet.Discard()
+			if pp.new && pp.workers != nil {
+				pp.workers.Discard()
 			}
 		}
 	}
 	return err
 }
 
-// prepareWorkers makes the fleets of pools that have workers from now on.
+// prepareWorkers makes the workers of pools that have them from now on.
 func (p *plan) prepareWorkers() (err error) {
 	for _, pp := range p.pools {
-		if !pp.begin {
+		if !pp.new {
 			continue
 		}
 		if p.d.runDir == nil {
@@ -218,7 +218,7 @@ func (p *plan) prepareWorkers() (err error) {
 		if checker == nil {
 			checker = p.old.checkers[pp.pool].Checker
 		}
-		f, err := p.d.newFleet(pp.cfg, pp.pool, checker, p.d.runDir)
+		f, err := p.d.newWorkerPool(pp.cfg, pp.pool, checker, p.d.runDir)
 		if err != nil {
 			return err
 		}
@@ -230,7 +230,7 @@ func (p *plan) prepareWorkers() (err error) {
 		if err := f.Prepare(); err != nil {
 			return err
 		}
-		pp.fleet = f
+		pp.workers = f
 	}
 	return nil
 }
@@ -250,7 +250,7 @@ func (p *plan) commit() {
 			p.start(func() { p.d.running.Go(w.run) })
 		}
 		w := v.checkers[pp.pool]
-		w.fleet = pp.fleet
+		w.workers = pp.workers
 		v.checkers[pp.pool] = w
 	}
 	p.d.view.Store(v)
@@ -288,34 +288,34 @@ func (p *plan) begin() {
 // commitWorkers starts the workers of a pool that has them from now on, changes those that it had, and ends those that it
 // has no more.
 func (p *plan) commitWorkers(pp *plannedPool) {
-	if old := p.old.checkers[pp.pool].fleet; old != nil && pp.fleet == nil {
-		p.d.running.Go(func() { p.d.endFleet(old) })
+	if old := p.old.checkers[pp.pool].workers; old != nil && pp.workers == nil {
+		p.d.running.Go(func() { p.d.endWorkers(old) })
 	}
-	if pp.fleet == nil {
+	if pp.workers == nil {
 		return
 	}
-	pp.fleet.remember(&p.remembered)
-	if pp.begin {
-		p.d.fleets = append(p.d.fleets, pp.fleet)
+	pp.workers.remember(&p.remembered)
+	if pp.new {
+		p.d.workers = append(p.d.workers, pp.workers)
 		p.start(func() {
-			if err := pp.fleet.Start(); err != nil {
+			if err := pp.workers.Start(); err != nil {
 				panic("BUG: lb: prepared workers cannot be started: " + err.Error())
 			}
 		})
 		return
 	}
 	old := p.old.cfg.Pool(pp.cfg.Name)
-	if !reflect.DeepEqual(workersConfig(old), workersConfig(pp.cfg)) && pp.fleet.update(pp.cfg) {
-		p.restart = append(p.restart, pp.fleet)
+	if !reflect.DeepEqual(workersConfig(old), workersConfig(pp.cfg)) && pp.workers.update(pp.cfg) {
+		p.restart = append(p.restart, pp.workers)
 	}
 }
 
 // endFleet ends the workers of a pool that has none any more. Those of an lb that stops end with it.
-func (d *daemon) endFleet(f *fleet) {
+func (d *daemon) endWorkers(f *workerPool) {
 	f.stop(d.patience)
 	d.changing.Lock()
 	defer d.changing.Unlock()
-	d.fleets = slices.DeleteFunc(slices.Clone(d.fleets), func(x *fleet) bool { return x == f })
+	d.workers = slices.DeleteFunc(slices.Clone(d.workers), func(x *workerPool) bool { return x == f })
 }
 
 func (pp *plannedPool) commit(w watcher, p *plan) {
@@ -323,8 +323,8 @@ func (pp *plannedPool) commit(w watcher, p *plan) {
 	arrange := func(workers []backends.Member) {
 		pp.pool.Arrange(pp.cfg.Config, pp.policy, slices.Concat(pp.members, workers), p.reason)
 	}
-	if pp.fleet != nil {
-		pp.fleet.arrange(arrange)
+	if pp.workers != nil {
+		pp.workers.replaceMembers(arrange)
 	} else {
 		arrange(nil)
 	}
@@ -358,8 +358,8 @@ func (d *daemon) retire(pool *backends.Pool) {
 	case <-d.background.Done():
 		return
 	}
-	if f := d.view.Load().checkers[pool].fleet; f != nil {
-		d.endFleet(f)
+	if f := d.view.Load().checkers[pool].workers; f != nil {
+		d.endWorkers(f)
 	}
 	d.changing.Lock()
 	defer d.changing.Unlock()

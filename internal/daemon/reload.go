@@ -18,15 +18,15 @@ func (d *daemon) Reload(ctx context.Context, dryRun bool, by string) (api.Reload
 		return api.ReloadResult{}, err
 	}
 	defer leave()
-	result, restart, err := d.reloadTold(ctx, dryRun, by)
+	result, restart, err := d.reloadAndReport(ctx, dryRun, by)
 	if err != nil {
 		return result, err
 	}
-	return result, d.restartFor(ctx, restart, by)
+	return result, d.rolloutFor(ctx, restart, by)
 }
 
 // reloadTold is reload without the restarts of workers, which are not made under the lock: it gives those that are due.
-func (d *daemon) reloadTold(ctx context.Context, dryRun bool, by string) (api.ReloadResult, []*fleet, error) {
+func (d *daemon) reloadAndReport(ctx context.Context, dryRun bool, by string) (api.ReloadResult, []*workerPool, error) {
 	d.changing.Lock()
 	defer d.changing.Unlock()
 	if !dryRun && !d.stopping {
@@ -37,10 +37,10 @@ func (d *daemon) reloadTold(ctx context.Context, dryRun bool, by string) (api.Re
 	switch {
 	case dryRun:
 	case err != nil:
-		d.tell(slog.LevelError, api.Event{Kind: "reload", Subject: "lb", Text: "cannot reload, everything stays as it was: " + err.Error()},
+		d.report(slog.LevelError, api.Event{Kind: "reload", Subject: "lb", Text: "cannot reload, everything stays as it was: " + err.Error()},
 			"cannot reload: everything stays as it was", "by", by, "error", err)
 	default:
-		d.tell(slog.LevelInfo, api.Event{Kind: "reload", Subject: "lb", Text: fmt.Sprintf("reloaded, %s: by %s", count(len(result.Changes), "change"), by)},
+		d.report(slog.LevelInfo, api.Event{Kind: "reload", Subject: "lb", Text: fmt.Sprintf("reloaded, %s: by %s", count(len(result.Changes), "change"), by)},
 			"reloaded", "by", by, "changes", len(result.Changes), "warnings", len(result.Warnings), "kept", len(result.Kept),
 			"what", strings.Join(shortened(result.Changes, 20), "; "))
 		for _, w := range result.Warnings {
@@ -51,7 +51,7 @@ func (d *daemon) reloadTold(ctx context.Context, dryRun bool, by string) (api.Re
 }
 
 // reloadLocked is reload without the telling and the restarts.
-func (d *daemon) reloadLocked(ctx context.Context, dryRun bool, by string) (api.ReloadResult, []*fleet, error) {
+func (d *daemon) reloadLocked(ctx context.Context, dryRun bool, by string) (api.ReloadResult, []*workerPool, error) {
 	result := api.ReloadResult{DryRun: dryRun, Changes: []string{}, Warnings: []string{}}
 	if d.stopping {
 		return result, nil, errStopping

@@ -59,7 +59,7 @@ func (s signals) channel(sig os.Signal) chan os.Signal {
 }
 
 // tell is as if the kernel had sent it.
-func (s signals) tell(sig os.Signal) {
+func (s signals) send(sig os.Signal) {
 	select {
 	case s.channel(sig) <- sig:
 	default: // it is told often enough already

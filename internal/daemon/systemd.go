@@ -53,7 +53,7 @@ func (s *service) status(line string) {
 func (s *service) close() { s.notify.Close() }
 
 // tellService says that lb is ready, and then how it is: a status line, and signs of life while the event loops turn.
-func (d *daemon) tellService() {
+func (d *daemon) reportToService() {
 	if !d.service.notify.Enabled() {
 		return
 	}

@@ -58,7 +58,7 @@ func goOn(h *upgrade.Handover) {
 	heard := newSignals()
 	heard.listen() // until now SIGTERM would have ended lb at once, and SIGHUP was ignored
 	for _, sig := range h.Signals {
-		heard.tell(sig)
+		heard.send(sig)
 	}
 	// The kernel names a program after the descriptor that it was run by.
 	os.WriteFile("/proc/self/comm", []byte(filepath.Base(os.Args[0])), 0)
@@ -246,7 +246,7 @@ func (a *adopted) file(fd int, name string) *os.File {
 }
 
 // adoptFleet gives a pool's workers what they were before.
-func (a *adopted) adoptFleet(f *fleet) error {
+func (a *adopted) adoptFleet(f *workerPool) error {
 	for i := range a.live.fleets {
 		lf := &a.live.fleets[i]
 		if lf.Pool != f.Name {
@@ -278,7 +278,7 @@ func (a *adopted) restore() error {
 			}
 		}
 		w := v.checkers[pool]
-		if gone || w.fleet != nil {
+		if gone || w.workers != nil {
 			if err := addMembers(pool, lp); err != nil {
 				return err
 			}
@@ -353,7 +353,7 @@ func (a *adopted) serve(h *upgrade.Handover) *daemon {
 		d.closing.begin(b)
 	}
 	a.plan.begin()
-	for _, f := range d.fleets {
+	for _, f := range d.workers {
 		f.settled()
 	}
 	d.admin.Settle()
@@ -362,14 +362,14 @@ func (a *adopted) serve(h *upgrade.Handover) *daemon {
 	}
 	d.running.Go(d.serveAdmin)
 	d.running.Go(d.resolveNames)
-	d.running.Go(d.tellService)
+	d.running.Go(d.reportToService)
 	d.reap()
-	a.tell(failed, standstill)
+	a.report(failed, standstill)
 	return d
 }
 
 // tell tells of the outcome, and who waits for it.
-func (a *adopted) tell(failed string, standstill time.Duration) {
+func (a *adopted) report(failed string, standstill time.Duration) {
 	d, head := a.d, a.live.head
 	result := api.UpgradeResult{
 		From: head.Version, To: build.Version(), Sessions: a.sessions, Standstill: standstill.Seconds(), PID: os.Getpid(), Warnings: head.Warnings,
@@ -377,12 +377,12 @@ func (a *adopted) tell(failed string, standstill time.Duration) {
 	var err error
 	if failed != "" {
 		err = api.Refuse(http.StatusConflict, "the new binary gave everything back: %s", strings.TrimSpace(failed))
-		d.tell(slog.LevelError, api.Event{Kind: "upgrade", Subject: "lb", Text: "cannot upgrade, everything goes on as it was: " + failed},
+		d.report(slog.LevelError, api.Event{Kind: "upgrade", Subject: "lb", Text: "cannot upgrade, everything goes on as it was: " + failed},
 			"cannot upgrade: everything goes on as it was", "by", head.By, "sessions", a.sessions, "standstill", standstill, "error", err)
 	} else {
 		d.upgrades.Add(1)
 		d.carriedOver.Add(uint64(a.sessions))
-		d.tell(slog.LevelInfo, api.Event{Kind: "upgrade", Subject: "lb", Text: fmt.Sprintf("%s → %s, %s carried over, stood still for %v: by %s",
+		d.report(slog.LevelInfo, api.Event{Kind: "upgrade", Subject: "lb", Text: fmt.Sprintf("%s → %s, %s carried over, stood still for %v: by %s",
 			head.Version, build.Version(), count(a.sessions, "session"), standstill.Round(10*time.Microsecond), head.By)},
 			"upgraded", "from", head.Version, "to", build.Version(), "sessions", a.sessions, "standstill", standstill, "pid", os.Getpid(), "by", head.By)
 	}

@@ -73,7 +73,7 @@ func sameFile(a, b string) bool {
 func (d *daemon) Upgrade(ctx context.Context, req api.UpgradeRequest, caller *admin.Caller, by string) (api.UpgradeResult, error) {
 	result, err := d.tryUpgrade(ctx, req, caller, by)
 	if err != nil {
-		d.tell(slog.LevelError, api.Event{Kind: "upgrade", Subject: "lb", Text: "cannot upgrade, everything goes on as it was: " + err.Error()},
+		d.report(slog.LevelError, api.Event{Kind: "upgrade", Subject: "lb", Text: "cannot upgrade, everything goes on as it was: " + err.Error()},
 			"cannot upgrade: everything goes on as it was", "by", by, "error", err)
 	}
 	return result, err
@@ -295,14 +295,14 @@ func (u *upgrading) run() error {
 
 // freezeFleets freezes the workers of all pools.
 func (u *upgrading) freezeFleets(l *live) (thaw func(), err error) {
-	var frozen []*fleet
+	var frozen []*workerPool
 	thaw = func() {
 		for _, f := range frozen {
 			f.Thaw()
-			f.tellHealth()
+			f.reportHealth()
 		}
 	}
-	for _, f := range u.d.fleets {
+	for _, f := range u.d.workers {
 		text, files, err := f.Freeze()
 		if err != nil {
 			return thaw, api.Refuse(http.StatusConflict, "%v; try again when that has ended", err)

@@ -49,7 +49,7 @@ func (d *daemon) releaseSignals() {
 		d.signals.listen()
 	}
 	for _, sig := range d.held.signals {
-		d.signals.tell(sig)
+		d.signals.send(sig)
 	}
 	d.held.signals = nil
 }

@@ -10,10 +10,10 @@ import (
 // watcher is a pool's checker, which runs until stop, and its workers.
 type watcher struct {
 	*health.Checker
-	ctx   context.Context
-	stop  context.CancelFunc
-	done  chan struct{} // closed when it does not run any more
-	fleet *fleet        // nil: none
+	ctx     context.Context
+	stop    context.CancelFunc
+	done    chan struct{} // closed when it does not run any more
+	workers *workerPool   // nil: none
 }
 
 func (d *daemon) newWatcher(c *health.Checker) watcher {
@@ -45,7 +45,7 @@ func (d *daemon) runCheckers() {
 	v := &view{cfg: old.cfg, pools: old.pools, checkers: map[*backends.Pool]watcher{}}
 	for pool, w := range old.checkers {
 		next := d.newWatcher(w.Checker)
-		next.fleet = w.fleet
+		next.workers = w.workers
 		v.checkers[pool] = next
 		d.running.Go(next.run)
 	}

@@ -18,63 +18,63 @@ import (
 // workerName is the form of the names of workers' backends; nobody else's may have it.
 var workerName = regexp.MustCompile(`^[0-9]+\.[0-9]+$`)
 
-// fleetOf is the workers of a pool; nil for none.
-func (d *daemon) fleetOf(pool string) *fleet {
+// workersOf returns the workers of a pool; nil for none.
+func (d *daemon) workersOf(pool string) *workerPool {
 	v := d.view.Load()
 	if p := v.pool(pool); p != nil {
-		return v.checkers[p].fleet
+		return v.checkers[p].workers
 	}
 	return nil
 }
 
 // slotOf is the slot of the worker that b stands for.
 func (d *daemon) slotOf(b *backends.Backend) (slot int, ok bool) {
-	if f := d.fleetOf(b.Pool().Name); f != nil {
-		return f.slotOf(b)
+	if w := d.workersOf(b.Pool().Name); w != nil {
+		return w.slotOf(b)
 	}
 	return 0, false
 }
 
-// findFleet finds the workers of a pool, or says that there are none.
-func (d *daemon) findFleet(pool string) (*fleet, error) {
-	if f := d.fleetOf(pool); f != nil {
-		return f, nil
+// findWorkers finds the workers of a pool, or says that there are none.
+func (d *daemon) findWorkers(pool string) (*workerPool, error) {
+	if w := d.workersOf(pool); w != nil {
+		return w, nil
 	}
 	return nil, api.Refuse(http.StatusNotFound, "lb runs no workers for pool %q", pool)
 }
 
-// told makes the outcome of an order to the workers one for the event log, and for the caller of the API.
-func (d *daemon) told(f *fleet, subject, what, by string, err error) error {
+// reportOutcome reports the outcome of an order to the workers to the event log, and returns it for the caller of the API.
+func (d *daemon) reportOutcome(w *workerPool, subject, what, by string, err error) error {
 	switch {
 	case err == nil:
-		d.tell(slog.LevelInfo, api.Event{Kind: "workers", Subject: subject, Text: what + ": by " + by}, "workers "+what, "pool", f.Name, "of", subject, "by", by)
+		d.report(slog.LevelInfo, api.Event{Kind: "workers", Subject: subject, Text: what + ": by " + by}, "workers "+what, "pool", w.Name, "of", subject, "by", by)
 	case errors.Is(err, supervisor.ErrStopped):
 		err = errStopping
 	case errors.Is(err, supervisor.ErrNoSlot):
 		err = api.Refuse(http.StatusNotFound, "%v", err)
 	case errors.Is(err, supervisor.ErrBusy), errors.Is(err, supervisor.ErrSlotStopped), errors.Is(err, supervisor.ErrNoPrevious), errors.Is(err, supervisor.ErrNothingDone):
 	default:
-		d.tell(slog.LevelError, api.Event{Kind: "workers", Subject: subject, Text: "not " + what + ": " + err.Error()},
-			"workers not "+what, "pool", f.Name, "of", subject, "by", by, "error", err)
+		d.report(slog.LevelError, api.Event{Kind: "workers", Subject: subject, Text: "not " + what + ": " + err.Error()},
+			"workers not "+what, "pool", w.Name, "of", subject, "by", by, "error", err)
 	}
 	return err
 }
 
 // Restart replaces workers of a pool by ones of the current config.
 func (d *daemon) Restart(ctx context.Context, pool string, r api.RestartRequest, progress func(api.RestartStep), by string) error {
-	return d.roll(ctx, pool, r, progress, by, "restarted", (*supervisor.Pool).Restart)
+	return d.rollout(ctx, pool, r, progress, by, "restarted", (*supervisor.Pool).Restart)
 }
 
 // Rollback replaces workers of a pool by ones of what worked before.
 func (d *daemon) Rollback(ctx context.Context, pool string, r api.RestartRequest, progress func(api.RestartStep), by string) error {
-	return d.roll(ctx, pool, r, progress, by, "rolled back", (*supervisor.Pool).Rollback)
+	return d.rollout(ctx, pool, r, progress, by, "rolled back", (*supervisor.Pool).Rollback)
 }
 
-type rollFunc = func(p *supervisor.Pool, ctx context.Context, o supervisor.RestartOptions) error
+type rolloutFunc = func(p *supervisor.Pool, ctx context.Context, o supervisor.RestartOptions) error
 
-// roll restarts workers, in the background if nobody waits for the outcome.
-func (d *daemon) roll(ctx context.Context, pool string, r api.RestartRequest, progress func(api.RestartStep), by, what string, roll rollFunc) error {
-	f, err := d.findFleet(pool)
+// rollout restarts workers, in the background if nobody waits for the outcome.
+func (d *daemon) rollout(ctx context.Context, pool string, r api.RestartRequest, progress func(api.RestartStep), by, what string, roll rolloutFunc) error {
+	w, err := d.findWorkers(pool)
 	if err != nil {
 		return err
 	}
@@ -84,10 +84,10 @@ func (d *daemon) roll(ctx context.Context, pool string, r api.RestartRequest, pr
 	}
 	o := supervisor.DefaultRestartOptions()
 	o.Timeout = r.Bound()
-	subject := f.Name
+	subject := w.Name
 	if r.Slot != nil {
 		o.Slot = *r.Slot
-		subject = fmt.Sprintf("%s/%d", f.Name, o.Slot)
+		subject = fmt.Sprintf("%s/%d", w.Name, o.Slot)
 	}
 	if r.Surge != 0 {
 		o.Surge = r.Surge
@@ -95,7 +95,7 @@ func (d *daemon) roll(ctx context.Context, pool string, r api.RestartRequest, pr
 	if !r.NoWait {
 		defer leave()
 		o.Progress = func(p supervisor.Progress) { progress(restartStep(p)) }
-		return d.told(f, subject, what, by, roll(f.Pool, ctx, o))
+		return d.reportOutcome(w, subject, what, by, roll(w.Pool, ctx, o))
 	}
 	begun := make(chan api.RestartStep, 1) // the first step
 	o.Progress = func(p supervisor.Progress) {
@@ -105,9 +105,9 @@ func (d *daemon) roll(ctx context.Context, pool string, r api.RestartRequest, pr
 		}
 	}
 	ended := make(chan error, 1)
-	if !d.goWorkers(func() {
+	if !d.goUnlessStopping(func() {
 		defer leave()
-		ended <- d.told(f, subject, what, by, roll(f.Pool, d.background, o))
+		ended <- d.reportOutcome(w, subject, what, by, roll(w.Pool, d.background, o))
 	}) {
 		leave()
 		return errStopping
@@ -121,8 +121,8 @@ func (d *daemon) roll(ctx context.Context, pool string, r api.RestartRequest, pr
 	}
 }
 
-// goWorkers runs f as one of the daemon's goroutines, unless the daemon is stopping.
-func (d *daemon) goWorkers(f func()) bool {
+// goUnlessStopping runs f as one of the daemon's goroutines, unless the daemon is stopping.
+func (d *daemon) goUnlessStopping(f func()) bool {
 	d.changing.Lock()
 	defer d.changing.Unlock()
 	if d.stopping {
@@ -136,13 +136,13 @@ func restartStep(p supervisor.Progress) api.RestartStep {
 	return api.RestartStep{Step: p.Step, Slot: &p.Slot, PID: p.PID, Done: p.Done, Total: p.Total, Error: p.Reason}
 }
 
-// restartFor restarts the workers whose command, environment or directory a reload has changed, one pool after the other.
-func (d *daemon) restartFor(ctx context.Context, fleets []*fleet, by string) error {
+// rolloutFor restarts the workers whose command, environment or directory a reload has changed, one pool after the other.
+func (d *daemon) rolloutFor(ctx context.Context, pools []*workerPool, by string) error {
 	o := supervisor.DefaultRestartOptions()
 	o.Wait = true // somebody's lb restart may be under way
 	var errs []error
-	for _, f := range fleets {
-		if err := d.told(f, f.Name, "restarted", "reload by "+by, f.Restart(ctx, o)); err != nil {
+	for _, w := range pools {
+		if err := d.reportOutcome(w, w.Name, "restarted", "reload by "+by, w.Restart(ctx, o)); err != nil {
 			errs = append(errs, fmt.Errorf("the config is reloaded, but the workers that are not replaced go on as they were: %w", err))
 		}
 	}
@@ -151,7 +151,7 @@ func (d *daemon) restartFor(ctx context.Context, fleets []*fleet, by string) err
 
 // Scale changes how many workers a pool has, and returns when new ones are ready.
 func (d *daemon) Scale(ctx context.Context, pool string, count int, by string) error {
-	f, err := d.findFleet(pool)
+	w, err := d.findWorkers(pool)
 	if err != nil {
 		return err
 	}
@@ -160,17 +160,17 @@ func (d *daemon) Scale(ctx context.Context, pool string, count int, by string) e
 		return err
 	}
 	defer leave()
-	return d.told(f, f.Name, fmt.Sprintf("scaled to %d", count), by, f.Scale(ctx, count))
+	return d.reportOutcome(w, w.Name, fmt.Sprintf("scaled to %d", count), by, w.Scale(ctx, count))
 }
 
 // scaleByOne is what SIGTTIN and SIGTTOU ask for. They cannot say which pool, so there must be one with workers only.
 // What comes of it is logged.
 func (d *daemon) scaleByOne(delta int, sig os.Signal) error {
-	var only *fleet
+	var only *workerPool
 	n := 0
 	for _, w := range d.view.Load().checkers {
-		if w.fleet != nil {
-			only = w.fleet
+		if w.workers != nil {
+			only = w.workers
 			n++
 		}
 	}
@@ -188,7 +188,7 @@ func (d *daemon) scaleByOne(delta int, sig os.Signal) error {
 
 // StopWorker ends a slot's worker for good, and returns when it has ended.
 func (d *daemon) StopWorker(ctx context.Context, pool string, slot int, by string) error {
-	f, err := d.findFleet(pool)
+	w, err := d.findWorkers(pool)
 	if err != nil {
 		return err
 	}
@@ -197,12 +197,12 @@ func (d *daemon) StopWorker(ctx context.Context, pool string, slot int, by strin
 		return err
 	}
 	defer leave()
-	return d.told(f, fmt.Sprintf("%s/%d", pool, slot), "stopped", by, f.StopSlot(ctx, slot))
+	return d.reportOutcome(w, fmt.Sprintf("%s/%d", pool, slot), "stopped", by, w.StopSlot(ctx, slot))
 }
 
 // StartWorker starts a worker in a slot, and returns when it is ready.
 func (d *daemon) StartWorker(ctx context.Context, pool string, slot int, by string) error {
-	f, err := d.findFleet(pool)
+	w, err := d.findWorkers(pool)
 	if err != nil {
 		return err
 	}
@@ -211,16 +211,16 @@ func (d *daemon) StartWorker(ctx context.Context, pool string, slot int, by stri
 		return err
 	}
 	defer leave()
-	return d.told(f, fmt.Sprintf("%s/%d", pool, slot), "started", by, f.StartSlot(ctx, slot))
+	return d.reportOutcome(w, fmt.Sprintf("%s/%d", pool, slot), "started", by, w.StartSlot(ctx, slot))
 }
 
 // workersStatus is what the control API shows of a pool's workers; nil for a pool without.
 func (d *daemon) workersStatus(pool string) *api.WorkersStatus {
-	f := d.fleetOf(pool)
-	if f == nil {
+	w := d.workersOf(pool)
+	if w == nil {
 		return nil
 	}
-	st, counts := f.Status(), f.Counters()
+	st, counts := w.Status(), w.Counters()
 	n := counts.Notify
 	ws := &api.WorkersStatus{
 		Count: len(st.Slots), Restarting: st.Restarting, Done: st.Done, Total: st.Total, Stale: st.Stale, Strays: st.Strays, CanRollback: st.CanRollback,

@@ -46,8 +46,8 @@ func workersTable(pool string, n int, words ...string) string {
 // tomlList writes %q of a slice as TOML has it.
 func tomlList(s string) string { return strings.ReplaceAll(s, `" "`, `", "`) }
 
-// newFleetRig is a rig whose pool app has two workers beside its backends.
-func newFleetRig(t *testing.T) *rig {
+// newWorkerRig is a rig whose pool app has two workers beside its backends.
+func newWorkerRig(t *testing.T) *rig {
 	t.Helper()
 	r := newRig(t)
 	r.withWorkers(2)
@@ -88,8 +88,8 @@ func (r *rig) waitWorkers(n int) *api.WorkersStatus {
 	}
 }
 
-func TestFleet_ComesAndGoesWithTheConfig(t *testing.T) {
-	r := newFleetRig(t)
+func TestWorkerPool_ComesAndGoesWithTheConfig(t *testing.T) {
+	r := newWorkerRig(t)
 	pool := r.view.Load().pool("app")
 	if n, all := pool.Selectable(); n != 4 || all != 4 {
 		t.Errorf("members: got %d of %d selectable; want 2 backends and 2 workers", n, all)
@@ -101,10 +101,10 @@ func TestFleet_ComesAndGoesWithTheConfig(t *testing.T) {
 	if st := r.waitWorkers(3); st.Slots[0].PID != pids[0] || st.Slots[1].PID != pids[1] {
 		t.Errorf("workers after a change of the count: got %+v; want the same, and one more", st)
 	}
-	f := r.fleetOf("app")
+	f := r.workersOf("app")
 	r.configure()
 	r.mustReload()
-	if r.fleetOf("app") != nil || r.workersStatus("app") != nil {
+	if r.workersOf("app") != nil || r.workersStatus("app") != nil {
 		t.Error("workers that the config has no more: got them; want none")
 	}
 	f.Stop(r.background) // returns when they have ended
@@ -116,8 +116,8 @@ func TestFleet_ComesAndGoesWithTheConfig(t *testing.T) {
 	}
 }
 
-func TestFleet_AChangedCommandRollsOrFailsTheReload(t *testing.T) {
-	r := newFleetRig(t)
+func TestWorkerPool_AChangedCommandRollsOrFailsTheReload(t *testing.T) {
+	r := newWorkerRig(t)
 	before := r.waitWorkers(2)
 	r.withWorkers(2, "fail")
 	_, err := r.Reload(r.background, false, "test")
@@ -134,8 +134,8 @@ func TestFleet_AChangedCommandRollsOrFailsTheReload(t *testing.T) {
 	}
 }
 
-func TestFleet_AReloadWaitsForTheRestartUnderWay(t *testing.T) {
-	r := newFleetRig(t)
+func TestWorkerPool_AReloadWaitsForTheRestartUnderWay(t *testing.T) {
+	r := newWorkerRig(t)
 	begun := make(chan struct{}, 10)
 	ended := make(chan error, 1)
 	go func() {
@@ -155,8 +155,8 @@ func TestFleet_AReloadWaitsForTheRestartUnderWay(t *testing.T) {
 	}
 }
 
-func TestFleet_WhatTheOperatorWantsOfASlotStays(t *testing.T) {
-	r := newFleetRig(t)
+func TestWorkerPool_WhatTheOperatorWantsOfASlotStays(t *testing.T) {
+	r := newWorkerRig(t)
 	slot := func() string { return r.waitWorkers(2).Slots[1].Backend }
 	if _, err := r.client().SetWeight(t.Context(), "app", slot(), 20); err != nil {
 		t.Fatal(err)
@@ -189,8 +189,8 @@ func TestFleet_WhatTheOperatorWantsOfASlotStays(t *testing.T) {
 }
 
 // Members come and go while others change the pool: nobody is lost, and nothing locks up.
-func TestFleet_RestartsAndReloadsAtOnce(t *testing.T) {
-	r := newFleetRig(t)
+func TestWorkerPool_RestartsAndReloadsAtOnce(t *testing.T) {
+	r := newWorkerRig(t)
 	var busy sync.WaitGroup
 	stop := make(chan struct{})
 	busy.Go(func() {

@@ -20,12 +20,12 @@ import (
 	"github.com/273ebdf9/lb/supervisor"
 )
 
-// fleet is the workers of one pool: it makes a backend of each address that the supervisor has, and tells the supervisor
-// what health finds.
+// workerPool is the workers of one pool. It makes a backend of each address that the supervisor has, and reports to the
+// supervisor what health finds.
 //
-// The supervisor's goroutine calls the hooks. They take fleet.mu, and never daemon.changing: who holds that may wait for
+// The supervisor's goroutine calls the hooks. They take workerPool.mu, and never daemon.changing: who holds that may wait for
 // the supervisor.
-type fleet struct {
+type workerPool struct {
 	*supervisor.Pool
 	d       *daemon
 	pool    *backends.Pool
@@ -50,123 +50,123 @@ func workersConfig(cfg *config.Pool) supervisor.Config {
 }
 
 // newFleet makes the workers of a pool, and starts none.
-func (d *daemon) newFleet(cfg *config.Pool, pool *backends.Pool, checker *health.Checker, dir *supervisor.Dir) (*fleet, error) {
+func (d *daemon) newWorkerPool(cfg *config.Pool, pool *backends.Pool, checker *health.Checker, dir *supervisor.Dir) (*workerPool, error) {
 	c := workersConfig(cfg)
 	sup, err := supervisor.NewPool(cfg.Name, c, dir)
 	if err != nil {
 		return nil, err
 	}
-	f := &fleet{
+	w := &workerPool{
 		Pool: sup, d: d, pool: pool, checker: checker,
 		members: map[supervisor.Backend]backends.Member{}, settings: map[int]state.Backend{}, files: map[string]*logs.File{},
 	}
-	f.cfg.Store(&c)
+	w.cfg.Store(&c)
 	sup.Hooks = supervisor.Hooks{
-		Added: f.added, Resumed: f.resumed, Removed: f.removed,
+		Added: w.added, Resumed: w.resumed, Removed: w.removed,
 		Starting: func(b supervisor.Backend, reason string) {
-			f.with(b, func(b *backends.Backend) { checker.Starting(b, reason) })
+			w.with(b, func(b *backends.Backend) { checker.Starting(b, reason) })
 		},
 		Ready: func(b supervisor.Backend, reason string) {
-			f.with(b, func(b *backends.Backend) { checker.Ready(b, reason) })
+			w.with(b, func(b *backends.Backend) { checker.Ready(b, reason) })
 		},
 		Offline: func(b supervisor.Backend, reason string) {
-			f.with(b, func(b *backends.Backend) { checker.Offline(b, reason) })
+			w.with(b, func(b *backends.Backend) { checker.Offline(b, reason) })
 		},
-		Beat: func(b supervisor.Backend) { f.with(b, checker.Beat) },
+		Beat: func(b supervisor.Backend) { w.with(b, checker.Beat) },
 		Sessions: func(b supervisor.Backend) (n int) {
-			f.with(b, func(b *backends.Backend) { n = int(b.Active()) })
+			w.with(b, func(b *backends.Backend) { n = int(b.Active()) })
 			return n
 		},
 		Connections: func(b supervisor.Backend) (n uint64) {
-			f.with(b, func(b *backends.Backend) { n = b.Counters.Connections.Load() })
+			w.with(b, func(b *backends.Backend) { n = b.Counters.Connections.Load() })
 			return n
 		},
-		Output:  f.output,
-		Changed: f.changed,
+		Output:  w.output,
+		Changed: w.changed,
 	}
-	return f, nil
+	return w, nil
 }
 
 // with calls do with the member that stands for b, if there is one.
-func (f *fleet) with(b supervisor.Backend, do func(*backends.Backend)) {
-	f.mu.Lock()
-	m, ok := f.members[b]
-	f.mu.Unlock()
+func (w *workerPool) with(b supervisor.Backend, do func(*backends.Backend)) {
+	w.mu.Lock()
+	m, ok := w.members[b]
+	w.mu.Unlock()
 	if ok {
 		do(m.Backend)
 	}
 }
 
 // added makes a new address a member of the pool, with what the operator wants of its slot.
-func (f *fleet) added(b supervisor.Backend) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
+func (w *workerPool) added(b supervisor.Backend) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
 	cfg := workerBackendConfig()
 	cfg.Name, cfg.Address = b.Name, b.Address
-	m, err := f.pool.Add(cfg, backends.HealthStarting)
+	m, err := w.pool.Add(cfg, backends.HealthStarting)
 	if err != nil { // somebody has taken the name, which addBackend and the config refuse
-		f.d.log.Error("a worker cannot take connections", "pool", f.Name, "slot", b.Slot, "error", err)
+		w.d.log.Error("a worker cannot take connections", "pool", w.Name, "slot", b.Slot, "error", err)
 		return
 	}
-	f.members[b] = backends.Member{Backend: m, Config: cfg}
-	restore(m, f.settings[b.Slot], "as its slot was")
-	f.checker.AddHeld(m)
+	w.members[b] = backends.Member{Backend: m, Config: cfg}
+	restore(m, w.settings[b.Slot], "as its slot was")
+	w.checker.AddHeld(m)
 }
 
 // resumed finds the member that stands for an address of before an upgrade.
-func (f *fleet) resumed(b supervisor.Backend, s supervisor.Standing) {
-	f.mu.Lock()
-	if m := f.pool.Get(b.Name); m != nil && m.Address.String() == b.Address {
+func (w *workerPool) resumed(b supervisor.Backend, s supervisor.Standing) {
+	w.mu.Lock()
+	if m := w.pool.Get(b.Name); m != nil && m.Address.String() == b.Address {
 		cfg := workerBackendConfig()
 		cfg.Name, cfg.Address = b.Name, b.Address
-		f.members[b] = backends.Member{Backend: m, Config: cfg}
-		f.mu.Unlock()
+		w.members[b] = backends.Member{Backend: m, Config: cfg}
+		w.mu.Unlock()
 		return
 	}
-	f.mu.Unlock()
+	w.mu.Unlock()
 	const reason = "its backend was not carried over"
-	f.added(b)
-	f.with(b, func(b *backends.Backend) {
+	w.added(b)
+	w.with(b, func(b *backends.Backend) {
 		switch s {
 		case supervisor.Held:
-			f.checker.Starting(b, reason)
+			w.checker.Starting(b, reason)
 		case supervisor.Serving:
-			f.checker.Ready(b, reason)
+			w.checker.Ready(b, reason)
 		case supervisor.Leaving:
-			f.checker.Offline(b, reason)
+			w.checker.Offline(b, reason)
 		}
 	})
 }
 
 // settled is called when the workers of before an upgrade have been resumed: members that no worker stands for go, and the
 // supervisor hears how health finds the others.
-func (f *fleet) settled() {
+func (w *workerPool) settled() {
 	stands := map[*backends.Backend]bool{}
-	f.mu.Lock()
-	for _, m := range f.members {
+	w.mu.Lock()
+	for _, m := range w.members {
 		stands[m.Backend] = true
 	}
-	f.mu.Unlock()
-	for _, b := range f.pool.Backends() {
+	w.mu.Unlock()
+	for _, b := range w.pool.Backends() {
 		if !stands[b] && workerName.MatchString(b.Name) {
-			f.checker.Remove(b)
-			f.pool.Remove(b, "its worker was not carried over")
+			w.checker.Remove(b)
+			w.pool.Remove(b, "its worker was not carried over")
 		}
 	}
-	f.tellHealth()
+	w.reportHealth()
 }
 
-// tellHealth tells the supervisor how health finds the workers.
-func (f *fleet) tellHealth() {
-	f.mu.Lock()
+// reportHealth tells the supervisor how health finds the workers.
+func (w *workerPool) reportHealth() {
+	w.mu.Lock()
 	var members []*backends.Backend
-	for _, m := range f.members {
+	for _, m := range w.members {
 		members = append(members, m.Backend)
 	}
-	f.mu.Unlock()
+	w.mu.Unlock()
 	for _, b := range members {
 		if h := b.Health(); h != backends.HealthStarting {
-			f.SetHealth(b.Name, h == backends.HealthUp, b.Reason())
+			w.SetHealth(b.Name, h == backends.HealthUp, b.Reason())
 		}
 	}
 }
@@ -174,25 +174,25 @@ func (f *fleet) tellHealth() {
 // workerBackendConfig is how the backends of workers are configured.
 func workerBackendConfig() backends.BackendConfig { return backends.DefaultBackendConfig() }
 
-func (f *fleet) removed(b supervisor.Backend, reason string) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	m, ok := f.members[b]
+func (w *workerPool) removed(b supervisor.Backend, reason string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	m, ok := w.members[b]
 	if !ok {
 		return
 	}
-	delete(f.members, b)
-	f.checker.Remove(m.Backend)
-	f.pool.Remove(m.Backend, reason) // an Arrange without its fleet may have been faster
+	delete(w.members, b)
+	w.checker.Remove(m.Backend)
+	w.pool.Remove(m.Backend, reason) // a reload that takes the pool's workers away may have been faster
 }
 
 // arrange has the pool arranged with the members that the workers are.
-func (f *fleet) arrange(arrange func(workers []backends.Member)) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
+func (w *workerPool) replaceMembers(arrange func(workers []backends.Member)) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
 	var members []backends.Member
-	for _, b := range f.pool.Backends() {
-		for _, m := range f.members {
+	for _, b := range w.pool.Backends() {
+		for _, m := range w.members {
 			if m.Backend == b {
 				members = append(members, m)
 			}
@@ -202,12 +202,12 @@ func (f *fleet) arrange(arrange func(workers []backends.Member)) {
 }
 
 // slotOf is the slot whose worker b stands for.
-func (f *fleet) slotOf(b *backends.Backend) (slot int, ok bool) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	for w, m := range f.members {
+func (w *workerPool) slotOf(b *backends.Backend) (slot int, ok bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for worker, m := range w.members {
 		if m.Backend == b {
-			return w.Slot, true
+			return worker.Slot, true
 		}
 	}
 	return 0, false
@@ -217,81 +217,81 @@ func (f *fleet) slotOf(b *backends.Backend) (slot int, ok bool) {
 const slotPrefix = "slot:"
 
 // remember keeps what the operator wants of the slots for those to come.
-func (f *fleet) remember(changes *state.Changes) {
+func (w *workerPool) remember(changes *state.Changes) {
 	settings := map[int]state.Backend{}
 	for _, r := range changes.Backends {
-		if n, ok := strings.CutPrefix(r.Name, slotPrefix); ok && r.Pool == f.Name {
+		if n, ok := strings.CutPrefix(r.Name, slotPrefix); ok && r.Pool == w.Name {
 			if slot, err := strconv.Atoi(n); err == nil {
 				settings[slot] = r
 			}
 		}
 	}
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.settings = maps.Clone(settings)
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.settings = maps.Clone(settings)
 }
 
 // healthChanged tells the supervisor of what probes and heartbeats found. What it has told health itself it knows.
-func (f *fleet) healthChanged(c backends.Change) {
+func (w *workerPool) healthChanged(c backends.Change) {
 	if c.To == "up" || c.To == "down" {
-		f.SetHealth(c.Backend, c.To == "up", c.Reason)
+		w.SetHealth(c.Backend, c.To == "up", c.Reason)
 	}
 }
 
 // changed tells of a worker's change of state. One that has ended while it was needed is a warning.
-func (f *fleet) changed(c supervisor.Change) {
+func (w *workerPool) changed(c supervisor.Change) {
 	level := slog.LevelInfo
 	switch {
 	case c.To == "gone" && (c.From == "up" || c.From == "silent" || c.From == "starting" || c.From == "joining" || c.From == "proving"),
 		c.To == "aborting", c.To == "killing", c.To == "silent":
 		level = slog.LevelWarn
 	}
-	subject := f.Name + "/" + strconv.Itoa(c.Slot)
+	subject := w.Name + "/" + strconv.Itoa(c.Slot)
 	text := fmt.Sprintf("worker %s → %s: %s", c.From, c.To, c.Reason)
 	if c.PID > 0 {
 		text = fmt.Sprintf("worker %s → %s, pid %d: %s", c.From, c.To, c.PID, c.Reason)
 	}
-	f.d.tell(level, api.Event{Time: c.Time, Kind: "worker", Subject: subject, Text: text},
+	w.d.report(level, api.Event{Time: c.Time, Kind: "worker", Subject: subject, Text: text},
 		"worker "+c.To, "worker", subject, "pid", c.PID, "from", c.From, "to", c.To, "reason", c.Reason)
 }
 
 // output takes a line of a worker, on that worker's goroutine.
-func (f *fleet) output(l supervisor.Line) {
+func (w *workerPool) output(l supervisor.Line) {
 	line := api.WorkerLine{Time: l.Time, Slot: l.Slot, PID: l.PID, Text: strings.ToValidUTF8(l.Text, "\ufffd"), Cut: l.Cut, Dropped: l.Dropped}
-	f.d.admin.PublishLine(f.Name, line)
-	cfg := f.cfg.Load()
+	w.d.admin.PublishLine(w.Name, line)
+	cfg := w.cfg.Load()
 	if cfg.Log == "" {
-		f.logLine(&line)
+		w.logLine(&line)
 		return
 	}
-	if err := f.fileLine(cfg, &line); err != nil {
-		f.d.repeats.Log(slog.LevelError, "output "+f.Name, "cannot write what a worker said", "pool", f.Name, "slot", l.Slot, "error", err)
+	if err := w.fileLine(cfg, &line); err != nil {
+		w.d.repeats.Log(slog.LevelError, "output "+w.Name, "cannot write what a worker said", "pool", w.Name, "slot", l.Slot, "error", err)
 	}
 }
 
-func (f *fleet) logLine(l *api.WorkerLine) {
-	args := []any{"worker", f.Name + "/" + strconv.Itoa(l.Slot), "pid", l.PID, "text", l.Text}
+func (w *workerPool) logLine(l *api.WorkerLine) {
+	args := []any{"worker", w.Name + "/" + strconv.Itoa(l.Slot), "pid", l.PID, "text", l.Text}
 	if l.Cut {
 		args = append(args, "cut", true)
 	}
 	if l.Dropped > 0 {
 		args = append(args, "dropped_before", l.Dropped)
 	}
-	f.d.log.Info("worker says", args...)
+	w.d.log.Info("worker says", args...)
 }
 
 // fileLine appends a line to the file of its slot.
-func (f *fleet) fileLine(cfg *supervisor.Config, l *api.WorkerLine) error {
+func (w *workerPool) fileLine(cfg *supervisor.Config, l *api.WorkerLine) error {
 	path := strings.ReplaceAll(cfg.Log, "{slot}", strconv.Itoa(l.Slot))
-	f.logging.Lock()
-	defer f.logging.Unlock()
-	file := f.files[path]
+	w.logging.Lock()
+	defer w.logging.Unlock()
+	file := w.files[path]
 	if file == nil {
 		var err error
 		if file, err = logs.OpenFile(path, int64(cfg.LogMaxMiB)<<20, cfg.LogKeep); err != nil {
 			return err
 		}
-		f.files[path] = file
+		w.files[path] = file
 	}
 	var text strings.Builder
 	prefix := fmt.Sprintf("%s %d %d ", l.Time.Format("2006-01-02T15:04:05.000Z07:00"), l.Slot, l.PID)
@@ -307,34 +307,34 @@ func (f *fleet) fileLine(cfg *supervisor.Config, l *api.WorkerLine) error {
 }
 
 // reopenLogs opens the files anew, after logrotate(8) has renamed them.
-func (f *fleet) reopenLogs() {
-	f.logging.Lock()
-	defer f.logging.Unlock()
-	for _, file := range f.files {
+func (w *workerPool) reopenLogs() {
+	w.logging.Lock()
+	defer w.logging.Unlock()
+	for _, file := range w.files {
 		if err := file.Reopen(); err != nil {
-			f.d.log.Error("cannot open a log of workers anew; it goes on in the old file", "error", err)
+			w.d.log.Error("cannot open a log of workers anew; it goes on in the old file", "error", err)
 		}
 	}
 }
 
 // closeLogs closes the files; a line that comes after that opens its own again.
-func (f *fleet) closeLogs() {
-	f.logging.Lock()
-	defer f.logging.Unlock()
-	for path, file := range f.files {
+func (w *workerPool) closeLogs() {
+	w.logging.Lock()
+	defer w.logging.Unlock()
+	for path, file := range w.files {
 		file.Close()
-		delete(f.files, path)
+		delete(w.files, path)
 	}
 }
 
 // update goes on under another config. It says whether the workers are to be restarted for it.
-func (f *fleet) update(cfg *config.Pool) (restart bool) {
+func (w *workerPool) update(cfg *config.Pool) (restart bool) {
 	c := workersConfig(cfg)
-	old := f.cfg.Swap(&c)
+	old := w.cfg.Swap(&c)
 	if old.Log != c.Log || old.LogMaxMiB != c.LogMaxMiB || old.LogKeep != c.LogKeep {
-		f.closeLogs()
+		w.closeLogs()
 	}
-	restart, err := f.Update(c)
+	restart, err := w.Update(c)
 	if err != nil && err != supervisor.ErrStopped {
 		panic("BUG: lb: a checked config of workers is refused: " + err.Error())
 	}
@@ -342,9 +342,9 @@ func (f *fleet) update(cfg *config.Pool) (restart bool) {
 }
 
 // stop ends the workers: those that have no sessions soon, and when ctx is over all of them.
-func (f *fleet) stop(ctx context.Context) {
-	f.Stop(ctx)
-	f.closeLogs()
+func (w *workerPool) stop(ctx context.Context) {
+	w.Stop(ctx)
+	w.closeLogs()
 }
 
 // hurried is how long the workers of an lb that is to stop at once may take to end.
