@@ -123,6 +123,11 @@ func (s *Server) addBackend(r *http.Request) (any, error) {
 		return nil, err
 	}
 	name := cmp.Or(body.Name, body.Address)
+	if address, err := backends.ParseAddress(body.Address); err == nil && !PeerFrom(r.Context()).Local {
+		if err := p.CheckRemote(address); err != nil {
+			return nil, refuse(http.StatusForbidden, "address: %v", err)
+		}
+	}
 	if p.Get(name) != nil {
 		return nil, refuse(http.StatusConflict, "pool %q has a backend %q already; choose another name, or remove that one first", p.Name, name)
 	}

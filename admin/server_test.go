@@ -138,7 +138,7 @@ func TestStatus_FieldNamesStay(t *testing.T) {
 	wantKeys(t, "backend", first(pool["backends"]), "active address admin backup bytes_in bytes_out configured_weight connect_errors connect_p50_seconds connect_p99_seconds connections connections_per_second health last_probe last_resort max_conns name reason selectable share since weight")
 	down := pool["backends"].([]any)[1].(map[string]any)
 	wantKeys(t, "probe", down["last_probe"].(map[string]any), "duration_seconds error ok time")
-	wantKeys(t, "connect errors", down["connect_errors"].(map[string]any), "other refused resource saturated timeout unreachable")
+	wantKeys(t, "connect errors", down["connect_errors"].(map[string]any), "other refused resource saturated timeout unreachable untrusted")
 }
 
 func wantKeys(t *testing.T, what string, m map[string]any, want string) {

@@ -17,9 +17,10 @@ const WeightScale = 1000
 // decide who gets a connection.
 type Backend struct {
 	// ID is unique in the process and never used again.
-	ID      uint32
-	Name    string
-	Address Address
+	ID   uint32
+	Name string
+	// Target is where its connections go; its Address never changes.
+	Target
 	// Counters are what this backend has carried since it was added.
 	Counters Counters
 	// ConnectErrors counts failed connects by reason.
@@ -29,8 +30,7 @@ type Backend struct {
 	// SessionTime is from accept to the end of the session.
 	SessionTime Histogram
 
-	pool     *Pool
-	sockaddr atomic.Pointer[RawSockaddr]
+	pool *Pool
 
 	active     atomic.Int64
 	weight     atomic.Int32
@@ -125,8 +125,18 @@ func (b *Backend) hasRoom() bool {
 	return limit == 0 || b.active.Load() < int64(limit)
 }
 
-// Sockaddr is the address to connect to; nil while a host name has not been resolved.
-func (b *Backend) Sockaddr() *RawSockaddr { return b.sockaddr.Load() }
+// TargetAt returns another place where the backend is to be looked at, which is trusted as the backend is. A host name is
+// looked up.
+func (b *Backend) TargetAt(ctx context.Context, address Address) (*Target, error) {
+	sa, err := address.Resolve(ctx)
+	if err != nil {
+		return nil, err
+	}
+	t := &Target{Address: address, self: b.self}
+	t.sockaddr.Store(sa)
+	t.owner.Store(b.owner.Load())
+	return t, nil
+}
 
 // Resolve looks the address up and stores what Sockaddr gives. A failure keeps the last answer.
 func (b *Backend) Resolve(ctx context.Context) error {

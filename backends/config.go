@@ -6,6 +6,7 @@ import (
 	"math"
 	"regexp"
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -62,6 +63,11 @@ type Config struct {
 	// SendProxy tells the backend the client's address in a PROXY header, "v1" (text) or "v2" (binary, with the TLVs that
 	// came from the client's own header). Default "": none.
 	SendProxy string `toml:"send_proxy"`
+	// Owner is the user, by name or number, who owns the Unix sockets of the pool's backends. lb connects to such a socket only if it
+	// belongs to root, to lb's own user, or to Owner; where somebody else may write to one of its directories, only if it
+	// belongs to Owner. It follows no symbolic link at the end of the path. Workers that lb runs need no Owner. Default "":
+	// nobody else.
+	Owner string `toml:"owner"`
 	// WhenAllDown is what happens to a new connection when no backend is selectable: "reject" (default) closes it,
 	// "queue" lets it wait in the queue until one is up, "any" tries the backends whatever their health, but none that
 	// is in drain or maint or has weight 0.
@@ -84,6 +90,8 @@ type BackendConfig struct {
 	MaxConns int `toml:"max_conns"`
 	// Backup keeps the backend for when no other of the pool is selectable. Default false.
 	Backup bool `toml:"backup"`
+	// Owner is the user who owns the backend's Unix socket. Default "": the pool's owner.
+	Owner string `toml:"owner"`
 }
 
 // DefaultConfig is a pool without backends, with every default set.
@@ -133,6 +141,9 @@ func (c *Config) Validate() error {
 		CheckDuration("half_closed_timeout", c.HalfClosedTimeout, true),
 		CheckDuration("max_session_age", c.MaxSessionAge, true),
 		c.TCPConfig.Check())
+	if err := checkOwner(c.Owner); err != nil {
+		fault("owner: %w", err)
+	}
 	if !slices.Contains(whenAllDown, c.WhenAllDown) {
 		fault("when_all_down: unknown value %q; write one of %q", c.WhenAllDown, whenAllDown)
 	} else if c.WhenAllDown == whenQueue && c.QueueSize == 0 {
@@ -189,7 +200,19 @@ func (b *BackendConfig) validate() error {
 	if err := CheckMaxConns(b.MaxConns, "for the pool's"); err != nil {
 		errs = append(errs, err)
 	}
+	if err := checkOwner(b.Owner); err != nil {
+		fault("owner: %w", err)
+	}
 	return errors.Join(errs...)
+}
+
+// checkOwner finds what can be no user. Whether there is such a user is asked when lb connects: he may be made later, and lb
+// must not end for him.
+func checkOwner(name string) error {
+	if strings.ContainsAny(name, ":/ \t\n\x00") || strings.HasPrefix(name, "-") {
+		return fmt.Errorf("%q is no user; write a user's name or number, or \"\" for none", name)
+	}
+	return nil
 }
 
 // CheckMaxConns returns an error that wraps ErrRange unless n is a limit; zero says what 0 stands for.

@@ -23,6 +23,8 @@ type Pool struct {
 	// before the first connection. It runs with no lock held on a goroutine that makes changes, which tells those of
 	// the others too: a method may return before its change was told. It must not block, and may call the pool.
 	OnChange func(Change)
+	// Self are lb's own addresses, to which no backend may lead; nil for none. Set it before the first backend.
+	Self *Self
 	// Queue counts what became of the connections that had to wait.
 	Queue QueueCounters
 
@@ -113,7 +115,7 @@ func (p *Pool) NewBackend(cfg BackendConfig, health HealthState) (*Backend, erro
 	if err != nil {
 		return nil, err
 	}
-	b := &Backend{ID: nextID.Add(1), Name: cfg.EffectiveName(), Address: addr, pool: p}
+	b := &Backend{ID: nextID.Add(1), Name: cfg.EffectiveName(), Target: Target{Address: addr, self: p.Self}, pool: p}
 	b.presetConfig(cfg)
 	b.health.Store(uint32(health))
 	b.since.Store(time.Now().UnixNano())
@@ -128,6 +130,7 @@ func (p *Pool) NewBackend(cfg BackendConfig, health HealthState) (*Backend, erro
 // presetConfig gives a configuration to b, which is no member yet.
 func (b *Backend) presetConfig(cfg BackendConfig) {
 	b.config.Store(&cfg)
+	b.setOwner(b.pool.ownerOf(&cfg))
 	b.weight.Store(int32(cfg.Weight))
 	b.effective.Store(b.fullWeight())
 	b.backup.Store(cfg.Backup)
@@ -193,6 +196,14 @@ func (p *Pool) limit(cfg *BackendConfig) int32 {
 	return int32(p.Config().MaxConns)
 }
 
+// ownerOf returns who may own the socket of a backend with that configuration, or "".
+func (p *Pool) ownerOf(cfg *BackendConfig) string {
+	if cfg.Owner != "" {
+		return cfg.Owner
+	}
+	return p.Config().Owner
+}
+
 func isIP(host string) bool {
 	_, err := netip.ParseAddr(host)
 	return err == nil
@@ -223,6 +234,9 @@ func (p *Pool) Configure(cfg Config, reason string) {
 func (p *Pool) configureLocked(cfg Config, reason string) {
 	old := p.Config()
 	p.config.Store(&cfg)
+	for _, b := range p.Backends() {
+		b.setOwner(p.ownerOf(b.config.Load()))
+	}
 	if cfg.MaxConns == old.MaxConns {
 		return
 	}
@@ -256,6 +270,7 @@ func (p *Pool) ConfigureBackend(b *Backend, cfg BackendConfig, reason string) er
 
 func (p *Pool) configureBackendLocked(b *Backend, cfg BackendConfig, reason string) {
 	old := b.config.Swap(&cfg)
+	b.setOwner(p.ownerOf(&cfg))
 	if cfg.Weight != old.Weight {
 		p.setWeightLocked(b, cfg.Weight, reason)
 	}

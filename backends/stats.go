@@ -17,11 +17,12 @@ const (
 	ConnectUnreachable                     // no route, no permission, name not resolved
 	ConnectResource                        // lb itself was out of fds, ports or memory
 	ConnectOther
+	ConnectUntrusted // lb refused to connect: see Target.Refusal
 
-	NumConnectErrors = int(ConnectOther) + 1
+	NumConnectErrors = int(ConnectUntrusted) + 1
 )
 
-var connectErrorNames = [NumConnectErrors]string{"refused", "saturated", "timeout", "unreachable", "resource", "other"}
+var connectErrorNames = [NumConnectErrors]string{"refused", "saturated", "timeout", "unreachable", "resource", "other", "untrusted"}
 
 // String is the reason label.
 func (e ConnectError) String() string { return connectErrorNames[e] }

@@ -175,7 +175,11 @@ func (c *Checker) ConnectFailed(b *backends.Backend, why backends.ConnectError, 
 		why == backends.ConnectSaturated || why == backends.ConnectResource {
 		return
 	}
-	c.change(b, func(r *record, p *plan, now time.Time) { r.connectFailed(p, now, why, streak) })
+	reason := why.String()
+	if why == backends.ConnectUntrusted {
+		reason += ": " + b.Refusal()
+	}
+	c.change(b, func(r *record, p *plan, now time.Time) { r.connectFailed(p, now, reason, streak) })
 }
 
 // Beat tells of a heartbeat (WATCHDOG=1) of b's worker. It counts with type "notify" only, and not while b is held by

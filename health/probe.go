@@ -70,11 +70,10 @@ const retrySaturated = 20 * time.Millisecond
 // dial connects to what the plan probes of b. A full backlog ends a "connect" at once; the other types want an answer,
 // so that they try again until their time is over.
 func dial(ctx context.Context, p *plan, b *backends.Backend) (net.Conn, error) {
-	network, address := p.destination(b)
-	dialer := net.Dialer{KeepAlive: -1, FallbackDelay: -1}
+	address := p.destination(b)
 	var full error
 	for {
-		conn, err := dialer.DialContext(ctx, network, address)
+		conn, err := dialOnce(ctx, b, address)
 		switch {
 		case err == nil || p.Type == typeConnect:
 			return conn, err
@@ -93,9 +92,49 @@ func dial(ctx context.Context, p *plan, b *backends.Backend) (net.Conn, error) {
 	}
 }
 
-// destination is what package net dials for b. A host name that was resolved for the clients' connections is probed at
-// the address that those go to.
-func (p *plan) destination(b *backends.Backend) (network, address string) {
+// dialOnce connects to an address of b as lb connects clients: only where it may. The error is then an untrusted.
+func dialOnce(ctx context.Context, b *backends.Backend, address backends.Address) (net.Conn, error) {
+	if !address.IsUnix() {
+		if reason := b.RefusesTCP(address); reason != "" {
+			return nil, untrusted(reason)
+		}
+		dialer := net.Dialer{KeepAlive: -1, FallbackDelay: -1}
+		return dialer.DialContext(ctx, address.Network(), address.Dial())
+	}
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	target := &b.Target
+	if address != b.Address {
+		var err error
+		if target, err = b.TargetAt(ctx, address); err != nil {
+			return nil, err
+		}
+	}
+	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, os.NewSyscallError("socket", err)
+	}
+	f := os.NewFile(uintptr(fd), address.String())
+	defer f.Close() // net.FileConn copies it
+	switch errno := target.ConnectVerified(int32(fd)); errno {
+	case 0:
+		return net.FileConn(f)
+	case backends.ErrUntrusted:
+		return nil, untrusted(target.Refusal())
+	default:
+		return nil, os.NewSyscallError("connect", errno)
+	}
+}
+
+// untrusted is why lb did not connect to an address.
+type untrusted string
+
+func (e untrusted) Error() string { return "untrusted: " + string(e) }
+
+// destination returns the address to probe for b. A host name that was resolved for the clients' connections is probed at the
+// address that those go to.
+func (p *plan) destination(b *backends.Backend) backends.Address {
 	a := p.address
 	if a == (backends.Address{}) {
 		a = b.Address
@@ -106,7 +145,7 @@ func (p *plan) destination(b *backends.Backend) (network, address string) {
 			a.Port = uint16(p.Port)
 		}
 	}
-	return a.Network(), a.Dial()
+	return a
 }
 
 // resolvedIP is the IP address that connections to b go to, if it is a TCP backend and known.

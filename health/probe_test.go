@@ -394,7 +394,8 @@ func TestProbe_HostNameIsProbedWhereClientsGo(t *testing.T) {
 		t.Fatal(err)
 	}
 	for i, want := range []string{"tcp 127.0.0.1:80", "tcp 127.0.0.1:81", "tcp [fe80::1%7]:82", "unix @x"} {
-		network, address := p.destination(b[i])
+		to := p.destination(b[i])
+		network, address := to.Network(), to.Dial()
 		if got := network + " " + address; got != want {
 			t.Errorf("%v: got %q; want %q", b[i].Address, got, want)
 		}

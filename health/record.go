@@ -209,14 +209,14 @@ func inARow(reason string, n int) string {
 }
 
 // connectFailed takes an up backend down because clients cannot reach it, and has a probe look soon.
-func (r *record) connectFailed(p *plan, now time.Time, why backends.ConnectError, streak uint32) {
+func (r *record) connectFailed(p *plan, now time.Time, why string, streak uint32) {
 	if r.held || r.health != backends.HealthUp {
 		return
 	}
 	r.passive, r.fresh = true, false
 	r.successes, r.failures = 0, 0
 	r.epoch++ // a probe under way may have looked before
-	reason := "connect failed: " + why.String()
+	reason := "connect failed: " + why
 	if streak > 1 {
 		reason = fmt.Sprintf("%d connects in a row failed, the last: %s", streak, why)
 	}

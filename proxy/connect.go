@@ -101,7 +101,7 @@ func (l *loop) dial(s *session, b *backends.Backend) (backends.ConnectError, uni
 		unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_OOBINLINE, 1)
 		setTCP(int(fd), &s.pool.Config().TCPConfig)
 	}
-	errno = connect(fd, sa)
+	errno = b.Connect(fd)
 	if errno == unix.EINPROGRESS {
 		// Both ends are watched meanwhile: the client may go.
 		if errno := l.register(s, client, sessionEvents); errno != 0 {
@@ -142,6 +142,8 @@ func connectError(family int, errno unix.Errno) backends.ConnectError {
 		return backends.ConnectResource
 	case unix.ETIMEDOUT:
 		return backends.ConnectTimeout
+	case backends.ErrUntrusted:
+		return backends.ConnectUntrusted
 	case unix.EHOSTUNREACH, unix.ENETUNREACH, unix.EACCES, unix.EPERM, unix.ENETDOWN, unix.EHOSTDOWN:
 		return backends.ConnectUnreachable
 	case unix.EADDRNOTAVAIL, unix.EMFILE, unix.ENFILE, unix.ENOBUFS, unix.ENOMEM:

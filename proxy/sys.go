@@ -9,8 +9,6 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
-
-	"github.com/273ebdf9/lb/backends"
 )
 
 // recv reads what is there into buf. n is 0 with errno 0 at the end of the stream.
@@ -93,16 +91,6 @@ func networkPort(p *uint16) uint16 { return binary.BigEndian.Uint16((*[2]byte)(u
 func dialSocket(family int) (int32, unix.Errno) {
 	r, _, e := unix.RawSyscall(unix.SYS_SOCKET, uintptr(family), unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
 	return int32(r), e
-}
-
-// connect starts a connection: 0 when it is made, EINPROGRESS when the kernel will tell (connect(2)).
-func connect(fd int32, sa *backends.RawSockaddr) unix.Errno {
-	for {
-		_, _, e := unix.RawSyscall(unix.SYS_CONNECT, uintptr(fd), uintptr(unsafe.Pointer(&sa.Any)), uintptr(sa.Len))
-		if e != unix.EINTR {
-			return e
-		}
-	}
 }
 
 // socketError reads and clears SO_ERROR: how a connect in progress ended.

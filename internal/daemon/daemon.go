@@ -40,6 +40,7 @@ type daemon struct {
 	started time.Time
 
 	view    atomic.Pointer[view] // what runs; replaced under changing
+	self    backends.Self        // where lb itself listens: no backend leads there
 	proxy   *proxy.Proxy
 	admin   *admin.Server
 	service *service
@@ -213,6 +214,10 @@ func poolNames(ln *proxy.Listener) []string {
 
 // connectFailed passes a failed connect on to the pool's checker. It runs on a loop.
 func (d *daemon) connectFailed(b *backends.Backend, why backends.ConnectError, streak uint32) {
+	if why == backends.ConnectUntrusted {
+		d.repeats.Log(slog.LevelError, "untrusted "+b.Pool().Name+"/"+b.Name, "did not connect to a backend: its address is not to be trusted",
+			"backend", b.Pool().Name+"/"+b.Name, "reason", b.Refusal())
+	}
 	if w, ok := d.view.Load().checkers[b.Pool()]; ok {
 		w.ConnectFailed(b, why, streak)
 	}

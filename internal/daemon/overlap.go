@@ -55,3 +55,25 @@ func (d *daemon) overlapping(bind string) (holder *proxy.Listener, address strin
 	}
 	return nil, ""
 }
+
+// ownAddresses are all addresses at which lb itself takes connections.
+func (d *daemon) ownAddresses() (all []backends.Address) {
+	add := func(text string) {
+		if a, err := backends.ParseAddress(text); err == nil {
+			all = append(all, a)
+		}
+	}
+	for _, ln := range d.proxy.Listeners() {
+		for _, bound := range ln.Addresses() {
+			add(bound)
+		}
+	}
+	cfg := d.view.Load().cfg
+	if cfg.Admin.Socket != "" {
+		add("unix:" + cfg.Admin.Socket)
+	}
+	if cfg.Admin.HTTP != "" {
+		add(cfg.Admin.HTTP)
+	}
+	return all
+}

@@ -78,6 +78,7 @@ func (p *plan) planPool(cfg *config.Pool) (*plannedPool, error) {
 	}
 	if pp.pool == nil {
 		pool := backends.NewPool(cfg.Name, cfg.Config, pp.policy)
+		pool.Self = &p.d.self
 		if !p.d.adopting { // else it tells of nothing until it is as it was
 			pool.OnChange = func(c backends.Change) { p.d.backendChanged(pool, c) }
 		}
@@ -259,6 +260,7 @@ func (p *plan) commit() {
 		p.commitWorkers(pp)
 	}
 	p.transition.Commit()
+	p.d.self.Set(p.d.ownAddresses())
 	for _, pool := range p.old.pools {
 		if !slices.Contains(v.pools, pool) {
 			p.d.running.Go(func() { p.d.retire(pool) })

@@ -279,7 +279,7 @@ func (a *adopted) restore() error {
 		}
 		w := v.checkers[pool]
 		if gone || w.workers != nil {
-			if err := addMembers(pool, lp); err != nil {
+			if err := addMembers(pool, lp, w.workers); err != nil {
 				return err
 			}
 		}
@@ -317,7 +317,7 @@ func gonePool(lp *livePool) (*backends.Pool, error) {
 }
 
 // addMembers adds the backends that the config does not name: workers, and those of a pool that is not in it any more.
-func addMembers(pool *backends.Pool, lp *livePool) error {
+func addMembers(pool *backends.Pool, lp *livePool, workers *workerPool) error {
 	for i := range lp.Backends {
 		b := &lp.Backends[i]
 		if b.Removed || pool.Get(b.Name) != nil {
@@ -325,6 +325,9 @@ func addMembers(pool *backends.Pool, lp *livePool) error {
 		}
 		cfg := b.Config
 		cfg.Name, cfg.Address = b.Name, b.Address
+		if workers != nil && cfg.Owner == "" { // an lb that knew of no owners wrote it
+			cfg.Owner = workers.cfg.Load().User
+		}
 		if _, err := pool.Add(cfg, b.Health); err != nil {
 			return err
 		}

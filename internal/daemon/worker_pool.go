@@ -101,8 +101,7 @@ func (w *workerPool) with(b supervisor.Backend, do func(*backends.Backend)) {
 func (w *workerPool) added(b supervisor.Backend) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	cfg := workerBackendConfig()
-	cfg.Name, cfg.Address = b.Name, b.Address
+	cfg := w.backendConfig(b)
 	m, err := w.pool.Add(cfg, backends.HealthStarting)
 	if err != nil { // somebody has taken the name, which addBackend and the config refuse
 		w.d.log.Error("a worker cannot take connections", "pool", w.Name, "slot", b.Slot, "error", err)
@@ -117,8 +116,7 @@ func (w *workerPool) added(b supervisor.Backend) {
 func (w *workerPool) resumed(b supervisor.Backend, s supervisor.Standing) {
 	w.mu.Lock()
 	if m := w.pool.Get(b.Name); m != nil && m.Address.String() == b.Address {
-		cfg := workerBackendConfig()
-		cfg.Name, cfg.Address = b.Name, b.Address
+		cfg := w.backendConfig(b)
 		w.members[b] = backends.Member{Backend: m, Config: cfg}
 		w.mu.Unlock()
 		return
@@ -169,6 +167,13 @@ func (w *workerPool) reportHealth() {
 			w.SetHealth(b.Name, h == backends.HealthUp, b.Reason())
 		}
 	}
+}
+
+// backendConfig is how the backend of a worker is configured. Its socket belongs to the user whom the worker runs as.
+func (w *workerPool) backendConfig(b supervisor.Backend) backends.BackendConfig {
+	cfg := workerBackendConfig()
+	cfg.Name, cfg.Address, cfg.Owner = b.Name, b.Address, w.cfg.Load().User
+	return cfg
 }
 
 // workerBackendConfig is how the backends of workers are configured.

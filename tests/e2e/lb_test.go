@@ -110,9 +110,15 @@ type lb struct {
 // must have released every session, and must end with exit code 0 on SIGTERM.
 func startLB(t testing.TB, config lbConfig) *lb {
 	t.Helper()
+	return startLBWith(t, config, func(toml string) string { return toml })
+}
+
+// startLBWith is startLB with a change of the file that config makes.
+func startLBWith(t testing.TB, config lbConfig, change func(toml string) string) *lb {
+	t.Helper()
 	dir := tempDir(t)
 	l := &lb{config: config, socket: filepath.Join(dir, "admin.sock")}
-	l.file = writeFile(t, dir, "lb.toml", config.toml(l.socket), 0o644)
+	l.file = writeFile(t, dir, "lb.toml", change(config.toml(l.socket)), 0o644)
 	args := []string{lbBinary(t), "run", "-f", l.file}
 	if config.NoFile > 0 {
 		// The shell sets its own limit and becomes lb, which so has the pid that was started.
