@@ -197,7 +197,7 @@ func serveFake(t testing.TB, f *fakeLB, token string) (s *Server, c *api.Client,
 	if token != "" {
 		cfg.HTTP, cfg.TokenFile = "127.0.0.1:0", writeToken(t, token+"\n", 0o600)
 	}
-	s, err := NewServer(cfg, f.sources())
+	s, err := selfServing(NewServer(cfg, f.sources()))
 	if err != nil {
 		t.Fatal(err)
 	}

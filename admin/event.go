@@ -158,28 +158,42 @@ func (l *eventLog) position(after, last uint64) uint64 {
 	return after
 }
 
-// followers keeps those who follow from taking every connection, so that others can still be served.
+// followers keeps those who follow from taking every connection, so that others can still be served: each user or address
+// may follow with half of its share.
 type followers struct {
-	mu    sync.Mutex
-	local int // over the control socket
-	tcp   int
+	mu sync.Mutex
+	of map[followerShare]int
 }
 
-// enter counts a follower in; release counts him out.
+type followerShare struct {
+	local bool // over the control socket
+	share string
+}
+
+// enter counts a follower in; release counts it out.
 func (f *followers) enter(p Peer) (release func(), err error) {
-	n, limit := &f.tcp, maxConns*2/3
-	if p.Local {
-		n, limit = &f.local, maxControlConns*2/3
+	key := followerShare{p.Local, p.share()}
+	limit := httpShares.each / 2
+	switch {
+	case p.Local && p.privileged():
+		limit = controlShares.total * 2 / 3
+	case p.Local:
+		limit = controlShares.each / 2
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if *n >= limit {
-		return nil, refuse(http.StatusServiceUnavailable, "%d follow the events already; end one of them", *n)
+	if f.of == nil {
+		f.of = map[followerShare]int{}
 	}
-	*n++
+	if n := f.of[key]; n >= limit {
+		return nil, refuse(http.StatusServiceUnavailable, "%d connections of %s follow events or logs already; end one of them", n, key.share)
+	}
+	f.of[key]++
 	return func() {
 		f.mu.Lock()
 		defer f.mu.Unlock()
-		*n--
+		if f.of[key]--; f.of[key] == 0 {
+			delete(f.of, key)
+		}
 	}, nil
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -143,33 +144,43 @@ func TestEvents_FollowersEndWithTheServerAndWhenTheyLeave(t *testing.T) {
 		t.Errorf("follower at the end: got %v; want ErrStreamEnded", err)
 	}
 	<-served
-	if s.followers.local != 0 {
-		t.Errorf("followers: got %d; want none left", s.followers.local)
+	if n := len(s.followers.of); n != 0 {
+		t.Errorf("followers: got %d; want none left", n)
 	}
 }
 
-func TestEvents_FollowersLeaveRoomForOthers(t *testing.T) {
+func TestEvents_FollowersLeaveRoomForOthersAndForTheirOwnUser(t *testing.T) {
 	var f followers
-	var last func()
-	n := 0
-	for {
-		release, err := f.enter(Peer{Local: true})
-		if err != nil {
-			var refusal *api.Error
-			if !errors.As(err, &refusal) || refusal.Status != 503 {
-				t.Errorf("one too many: got %v; want 503", err)
+	fill := func(p Peer) (n int, release func()) {
+		t.Helper()
+		for {
+			r, err := f.enter(p)
+			if err != nil {
+				var refusal *api.Error
+				if !errors.As(err, &refusal) || refusal.Status != 503 {
+					t.Errorf("one too many of %v: got %v; want 503", p, err)
+				}
+				return n, release
 			}
-			break
+			n, release = n+1, r
 		}
-		last = release
-		n++
 	}
-	if n < 100 || n > maxControlConns-32 {
-		t.Errorf("followers: got %d of %d connections; want at least 100, and room for others", n, maxControlConns)
-	}
-	last()
-	if _, err := f.enter(Peer{Local: true}); err != nil {
-		t.Errorf("after one has left: got %v; want room", err)
+	stranger := uint32(os.Geteuid()) + 4711
+	for _, tc := range []struct {
+		who  Peer
+		room int
+	}{
+		{Peer{Local: true, UID: stranger}, controlShares.each}, {Peer{Local: true, UID: stranger + 1}, controlShares.each},
+		{Peer{Local: true}, controlShares.total}, {Peer{Addr: "192.0.2.1:1"}, httpShares.each}, {Peer{Addr: "192.0.2.2:1"}, httpShares.each},
+	} {
+		n, release := fill(tc.who)
+		if n < 10 || n > tc.room-10 {
+			t.Errorf("followers of %v: got %d; want at least 10, and as much room beside of %d", tc.who, n, tc.room)
+		}
+		release()
+		if _, err := f.enter(tc.who); err != nil {
+			t.Errorf("%v after one has left: got %v; want room", tc.who, err)
+		}
 	}
 }
 

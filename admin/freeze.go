@@ -105,18 +105,22 @@ const (
 // What follows is an exec, or Thaw and another Serve, or Close. After an error the server is as before.
 func (s *Server) Freeze(ctx context.Context) (*Frozen, error) {
 	f := new(Frozen)
+	fail := func(err error) (*Frozen, error) {
+		f.Close()
+		s.pin(false)
+		return nil, err
+	}
+	s.pin(true)
 	for _, e := range s.ends {
 		x, err := e.socket()
 		if err != nil {
-			f.Close()
-			return nil, fmt.Errorf("cannot freeze the control API: %w", err)
+			return fail(fmt.Errorf("cannot freeze the control API: %w", err))
 		}
 		f.Sockets = append(f.Sockets, x)
 	}
 	served, err := s.halted()
 	if err != nil {
-		f.Close()
-		return nil, err
+		return fail(err)
 	}
 	for _, e := range s.ends {
 		e.listener.pause()
@@ -138,6 +142,13 @@ func (s *Server) Freeze(ctx context.Context) (*Frozen, error) {
 	ending.Wait()
 	f.State = s.State()
 	return f, nil
+}
+
+// pin keeps the sockets as they are, or no longer.
+func (s *Server) pin(on bool) {
+	for _, e := range s.ends {
+		e.listener.pin(on)
+	}
 }
 
 // halted sends the followers away, and gives what tells that Serve has returned; nil if it does not run.
@@ -166,17 +177,18 @@ func (s *Server) Thaw() {
 	s.stopped, s.frozen, s.served = false, nil, nil
 	for _, e := range s.ends {
 		e.server = s.newHTTPServer(e, e.server.Handler)
-		if c, ok := e.listener.Listener.(syscall.Conn); ok {
+		if c, ok := e.listener.inner().(syscall.Conn); ok {
 			setNonblock(c)
 		}
 		e.listener.resume()
 	}
+	s.pin(false)
 }
 
 // socket duplicates the listening socket.
 func (e *serverEnd) socket() (Socket, error) {
 	x := Socket{Name: e.name, Address: e.address}
-	l := e.listener.Listener
+	l := e.listener.inner()
 	if c, ok := l.(*controlSocket); ok {
 		x.Dev, x.Ino = c.dev, c.ino
 	}

@@ -123,7 +123,7 @@ func inode(t *testing.T, path string) uint64 {
 
 func TestFreeze_NewcomersWaitForTheSuccessor(t *testing.T) {
 	cfg := Config{Socket: socketPath(t), SocketMode: "0660", HTTP: "127.0.0.1:0"}
-	s, err := NewServer(cfg, Sources{})
+	s, err := selfServing(NewServer(cfg, Sources{}))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -134,7 +134,7 @@ func TestFreeze_NewcomersWaitForTheSuccessor(t *testing.T) {
 	local, tcp := knock(t, "unix", cfg.Socket), knock(t, "tcp", address)
 
 	cfg.SocketMode = "0600"
-	heir, err := NewServerFrom(cfg, Sources{}, overExec(t, f))
+	heir, err := selfServing(NewServerFrom(cfg, Sources{}, overExec(t, f)))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -165,7 +165,7 @@ func TestFreeze_NewcomersWaitForTheSuccessor(t *testing.T) {
 // letGo closes the listening sockets, as exec does: their files stay.
 func (x *served) letGo() {
 	for _, e := range x.ends {
-		if c, ok := e.listener.Listener.(*controlSocket); ok {
+		if c, ok := e.listener.inner().(*controlSocket); ok {
 			c.dev, c.ino = 0, 0
 		}
 	}
@@ -312,7 +312,7 @@ func TestNewServerFrom_GoesOnWithWhatWasCounted(t *testing.T) {
 	cfg := Config{Socket: socketPath(t), SocketMode: "0660"}
 	src := fake.sources()
 	src.Workers = func(pool string) *api.WorkersStatus { return &api.WorkersStatus{Slots: make([]api.SlotStatus, 2)} }
-	s, err := NewServer(cfg, src)
+	s, err := selfServing(NewServer(cfg, src))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -327,7 +327,7 @@ func TestNewServerFrom_GoesOnWithWhatWasCounted(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	heir, err := NewServerFrom(cfg, src, overExec(t, f))
+	heir, err := selfServing(NewServerFrom(cfg, src, overExec(t, f)))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -383,7 +383,7 @@ func TestNewServerFrom_ReadsWhatOthersWrote(t *testing.T) {
 	if err := json.Unmarshal([]byte(text), &f); err != nil {
 		t.Fatal(err)
 	}
-	s, err := NewServerFrom(Config{Socket: socketPath(t), SocketMode: "0660"}, Sources{}, f)
+	s, err := selfServing(NewServerFrom(Config{Socket: socketPath(t), SocketMode: "0660"}, Sources{}, f))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -406,11 +406,11 @@ func TestNewServerFrom_FailureGivesEverythingBack(t *testing.T) {
 	x := serveUntilFrozen(t, s)
 	f := x.freeze(time.Second)
 	ino := inode(t, socket)
-	if _, err := NewServerFrom(Config{Socket: socket, SocketMode: "0660", HTTP: taken.Addr().String()}, Sources{}, overExec(t, f)); err == nil {
+	if _, err := selfServing(NewServerFrom(Config{Socket: socket, SocketMode: "0660", HTTP: taken.Addr().String()}, Sources{}, overExec(t, f))); err == nil {
 		t.Fatal("NewServerFrom on a taken port: got nil; want an error")
 	}
 	other := socketPath(t)
-	heir, err := NewServerFrom(Config{Socket: other, SocketMode: "0660", HTTP: "127.0.0.1:0"}, Sources{}, overExec(t, f))
+	heir, err := selfServing(NewServerFrom(Config{Socket: other, SocketMode: "0660", HTTP: "127.0.0.1:0"}, Sources{}, overExec(t, f)))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -418,7 +418,7 @@ func TestNewServerFrom_FailureGivesEverythingBack(t *testing.T) {
 	if _, err := os.Lstat(other); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("file of the abandoned server's own socket: got %v; want none", err)
 	}
-	heir, err = NewServerFrom(Config{Socket: socket, SocketMode: "0660", HTTP: "127.0.0.1:0"}, Sources{}, overExec(t, f))
+	heir, err = selfServing(NewServerFrom(Config{Socket: socket, SocketMode: "0660", HTTP: "127.0.0.1:0"}, Sources{}, overExec(t, f)))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -428,7 +428,7 @@ func TestNewServerFrom_FailureGivesEverythingBack(t *testing.T) {
 	}
 	// The files are enough to go on: it is what the old binary has after an exec back.
 	x.letGo()
-	back, err := NewServerFrom(Config{Socket: socket, SocketMode: "0660", HTTP: "127.0.0.1:0"}, Sources{}, overExec(t, f))
+	back, err := selfServing(NewServerFrom(Config{Socket: socket, SocketMode: "0660", HTTP: "127.0.0.1:0"}, Sources{}, overExec(t, f)))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -444,7 +444,7 @@ func TestNewServerFrom_UnwantedSocketGoesAtSettle(t *testing.T) {
 		t.Fatal(err)
 	}
 	other := filepath.Join(filepath.Dir(socket), "other.sock")
-	heir, err := NewServerFrom(Config{Socket: other, SocketMode: "0660"}, Sources{}, overExec(t, f))
+	heir, err := selfServing(NewServerFrom(Config{Socket: other, SocketMode: "0660"}, Sources{}, overExec(t, f)))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -473,7 +473,7 @@ func TestNewServerFrom_SocketFileOfAnotherIsLeftAlone(t *testing.T) {
 	if err := os.WriteFile(socket, []byte("precious"), 0o640); err != nil {
 		t.Fatal(err)
 	}
-	heir, err := NewServerFrom(Config{Socket: socket, SocketMode: "0666"}, Sources{}, overExec(t, f))
+	heir, err := selfServing(NewServerFrom(Config{Socket: socket, SocketMode: "0666"}, Sources{}, overExec(t, f)))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -495,7 +495,7 @@ func TestNewServerFrom_SocketWithoutFileIsOpenedAnew(t *testing.T) {
 	if err := os.Remove(socket); err != nil {
 		t.Fatal(err)
 	}
-	heir, err := NewServerFrom(Config{Socket: socket, SocketMode: "0660"}, Sources{}, overExec(t, f))
+	heir, err := selfServing(NewServerFrom(Config{Socket: socket, SocketMode: "0660"}, Sources{}, overExec(t, f)))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -123,7 +123,7 @@ func bubble(t *testing.T, f *fakeLB) (*Server, net.Conn) {
 	t.Helper()
 	s := &Server{src: f.sources(), Control: f, done: make(chan struct{}), token: &tokenFile{path: writeToken(t, testToken, 0o600)}}
 	l := &pipeListener{conns: make(chan net.Conn), closed: make(chan struct{})}
-	s.add(l, maxConns, s.guarded("", s.mux(s.routes())))
+	s.add(httpName, l, httpShares, s.guarded("", s.mux(s.routes())))
 	serve(t, s)
 	near, far := net.Pipe()
 	l.conns <- far
@@ -213,7 +213,7 @@ func TestToken_FileThatIsNoneIsRefusedAtTheStart(t *testing.T) {
 		"no regular file":      fifo,
 		"no such file":         fifo + ".none",
 	} {
-		_, err := NewServer(Config{HTTP: "127.0.0.1:0", TokenFile: path}, Sources{})
+		_, err := selfServing(NewServer(Config{HTTP: "127.0.0.1:0", TokenFile: path}, Sources{}))
 		if !errors.Is(err, ErrToken) || !strings.Contains(err.Error(), want) || !strings.Contains(err.Error(), "admin.token_file") {
 			t.Errorf("NewServer: got %v; want ErrToken with %q", err, want)
 		}
@@ -263,7 +263,7 @@ func TestSocket_IsForItsGroupAlone(t *testing.T) {
 		t.Skip("needs root")
 	}
 	os.Chmod(filepath.Dir(path), 0o755)
-	s, err := NewServer(Config{Socket: path, SocketMode: "0660", SocketGroup: fmt.Sprint(group)}, Sources{})
+	s, err := selfServing(NewServer(Config{Socket: path, SocketMode: "0660", SocketGroup: fmt.Sprint(group)}, Sources{}))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -281,7 +281,7 @@ func TestSocket_IsForItsGroupAlone(t *testing.T) {
 }
 
 func TestSocket_GroupThatIsNotThereIsNamed(t *testing.T) {
-	_, err := NewServer(Config{Socket: socketPath(t), SocketMode: "0660", SocketGroup: "no-such-group"}, Sources{})
+	_, err := selfServing(NewServer(Config{Socket: socketPath(t), SocketMode: "0660", SocketGroup: "no-such-group"}, Sources{}))
 	if err == nil || !strings.Contains(err.Error(), "admin.socket_group") || !strings.Contains(err.Error(), "no-such-group") {
 		t.Errorf("NewServer: got %v; want the key and the group named", err)
 	}

@@ -34,16 +34,14 @@ func NewServerFrom(cfg Config, src Sources, inherited Frozen) (_ *Server, err er
 		if err != nil {
 			return nil, err
 		}
-		e := s.add(l, maxControlConns, handler)
-		e.name, e.address = controlName, cfg.Socket
+		s.add(controlName, l, controlShares, handler).address = cfg.Socket
 	}
 	if cfg.HTTP != "" {
 		l, err := s.httpListener(cfg)
 		if err != nil {
 			return nil, err
 		}
-		e := s.add(l, maxConns, s.guarded(hostOnly(cfg.HTTP), handler))
-		e.name, e.address = httpName, cfg.HTTP
+		s.add(httpName, l, httpShares, s.guarded(hostOnly(cfg.HTTP), handler)).address = cfg.HTTP
 	}
 	s.restore(inherited.State)
 	return s, nil
@@ -102,7 +100,7 @@ func (s *Server) Settle() {
 // sockets and their files to the one that gave them. It is called instead of Serve.
 func (s *Server) Abandon() {
 	for _, e := range s.ends {
-		if c, ok := e.listener.Listener.(*controlSocket); ok && c.inherited {
+		if c, ok := e.listener.inner().(*controlSocket); ok && c.inherited {
 			c.dev, c.ino = 0, 0 // so that the file stays
 		}
 	}

@@ -15,6 +15,9 @@ import (
 
 // TestMain plays the holder of a socket, or runs the tests and looks for what they leave behind.
 func TestMain(m *testing.M) {
+	if os.Getenv(askVariable) != "" {
+		askAsProcess()
+	}
 	if os.Getenv(holderVariable) != "" {
 		holdSocket()
 	}
@@ -33,6 +36,21 @@ func (p *anyPolicy) Pick(*backends.Request) *backends.Backend {
 		}
 	}
 	return nil
+}
+
+// held returns how many connections have a place.
+func (l *limitListener) held() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return len(l.open)
+}
+
+// selfServing has a server serve the test's own process.
+func selfServing(s *Server, err error) (*Server, error) {
+	if s != nil {
+		s.ServeSelf()
+	}
+	return s, err
 }
 
 // newPool makes a pool with backends of the given names, which are up.
@@ -67,7 +85,7 @@ func newServer(t testing.TB, src Sources, http bool) (s *Server, socket, address
 	if http {
 		cfg.HTTP = "127.0.0.1:0"
 	}
-	s, err := NewServer(cfg, src)
+	s, err := selfServing(NewServer(cfg, src))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -14,12 +14,13 @@ import (
 )
 
 // writeMetrics writes everything in the text format of Prometheus. Names of metrics and labels stay; new ones come.
-func (s *Sources) writeMetrics(w io.Writer, refused *refusals) error {
+func (s *Sources) writeMetrics(w io.Writer, refused *refusals, failures *acceptFailures) error {
 	e := exposition{w: w}
 	e.process(s.process())
 	e.listeners(s.listeners())
 	e.pools(s, s.pools())
 	e.refusals(refused)
+	e.acceptFailures(failures)
 	e.runtime()
 	return e.flush()
 }
@@ -95,6 +96,13 @@ func (e *exposition) refusals(c *refusals) {
 	e.family("lb_admin_refused_total", counter, "Requests that the control API refused, by reason.")
 	for i := range c {
 		e.count(labels("reason", refusalNames[i]), c[i].Load())
+	}
+}
+
+func (e *exposition) acceptFailures(f *acceptFailures) {
+	e.family("lb_admin_accept_errors_total", counter, "Failed accepts of connections to the control API, by socket.")
+	for _, name := range []string{controlName, httpName} {
+		e.count(labels("socket", name), f.of(name).Load())
 	}
 }
 

@@ -138,7 +138,7 @@ func (p *parsed) value(t *testing.T, series string) float64 {
 func scrape(t *testing.T, src Sources) (parsed, string) {
 	t.Helper()
 	var text bytes.Buffer
-	if err := src.writeMetrics(&text, new(refusals)); err != nil {
+	if err := src.writeMetrics(&text, new(refusals), new(acceptFailures)); err != nil {
 		t.Fatal(err)
 	}
 	// For a look with promtool: LB_METRICS=/tmp/m go test -run Metrics ./admin && promtool check metrics </tmp/m
@@ -262,6 +262,6 @@ func BenchmarkMetrics(b *testing.B) {
 	src := Sources{Pools: func() []*backends.Pool { return []*backends.Pool{pool} }}
 	b.ReportAllocs()
 	for b.Loop() {
-		src.writeMetrics(io.Discard, new(refusals))
+		src.writeMetrics(io.Discard, new(refusals), new(acceptFailures))
 	}
 }

@@ -25,11 +25,13 @@ const (
 	refusedAccess                          // a caller who is known and may not do this
 	refusedBodySize                        // a body of more than maxBody
 	refusedSlowBody                        // a body that did not come within readTimeout
+	refusedSelf                            // lb itself, which relays somebody else
+	refusedShare                           // a connection beyond the share of its user or address
 
-	numRefusalReasons = int(refusedSlowBody) + 1
+	numRefusalReasons = int(refusedShare) + 1
 )
 
-var refusalNames = [numRefusalReasons]string{"host", "origin", "no_token", "wrong_token", "access", "body_size", "slow_body"}
+var refusalNames = [numRefusalReasons]string{"host", "origin", "no_token", "wrong_token", "access", "body_size", "slow_body", "self", "share"}
 
 // refusals counts by reason. Safe for concurrent use.
 type refusals [numRefusalReasons]atomic.Uint64

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
+	"log/slog"
 	"net/http"
 	"os"
 	"strings"
@@ -15,18 +16,24 @@ import (
 
 // Access is what a route asks of its caller, and what a caller may do: each class includes those before it. The zero
 // value is AccessRead.
-type Access uint8
+type Access int8
 
 const (
-	AccessRead    Access = iota // look: status, events, metrics
-	AccessOperate               // change what runs: weights, states, limits; see and close sessions
-	AccessAdmin                 // change what lb is: where it connects to, its config, its end
+	accessNone    Access = iota - 1 // not even that
+	AccessRead                      // look: status, events, metrics
+	AccessOperate                   // change what runs: weights, states, limits; see and close sessions
+	AccessAdmin                     // change what lb is: where it connects to, its config, its end
 )
 
 var accessNames = [...]string{"read", "operate", "admin"}
 
 // String is the class's name in the API.
-func (a Access) String() string { return accessNames[a] }
+func (a Access) String() string {
+	if a < AccessRead {
+		return "no"
+	}
+	return accessNames[a]
+}
 
 // route is one line of the API.
 type route struct {
@@ -166,6 +173,12 @@ func (s *Server) mayNot(rt *route, p Peer) *api.Error {
 	have := p.Access()
 	if have >= rt.access {
 		return nil
+	}
+	if p.Self {
+		s.refused.count(refusedSelf)
+		s.report(slog.LevelWarn, "admin self", "lb relays a session to its own control API, or probes it: refused; "+
+			"no backend may lead to admin.socket or admin.http", "asked", rt.method+" "+rt.path)
+		return refuse(http.StatusForbidden, "lb does not serve itself: a backend or a probe of this lb leads to its own control API; remove it")
 	}
 	if !p.Local {
 		s.refused.count(refusedNoToken)
@@ -314,7 +327,7 @@ const metricsMedia = "text/plain; version=0.0.4; charset=utf-8"
 
 func (s *Server) serveMetrics(w http.ResponseWriter, _ *http.Request) {
 	w.Header().Set("Content-Type", metricsMedia)
-	s.src.writeMetrics(w, &s.refused)
+	s.src.writeMetrics(w, &s.refused, &s.failures)
 }
 
 func (s *Server) status(*http.Request) (any, error) {

@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -19,10 +20,15 @@ const (
 	writeTimeout  = 30 * time.Second
 	idleTimeout   = 60 * time.Second
 	maxHeader     = 64 << 10
-	// maxConns is how many connections the HTTP address holds at once, maxControlConns the control socket; more wait in
-	// the kernel's queue.
+	// maxConns is how many connections the HTTP address holds at once, maxControlConns the control socket.
 	maxConns        = 64
 	maxControlConns = 192
+)
+
+// httpShares and controlShares divide them. An own address has more than a browser opens, and than a scraper needs.
+var (
+	httpShares    = shares{total: maxConns, reserve: 8, each: 24}
+	controlShares = shares{total: maxControlConns, reserve: 32, each: 64}
 )
 
 // Server is the control API of one lb. Make it with NewServer.
@@ -41,6 +47,8 @@ type Server struct {
 	inherited Frozen // what NewServerFrom was given
 	close     sync.Once
 	done      chan struct{} // closed when Close began
+	who       identifier
+	failures  acceptFailures
 
 	mu      sync.Mutex
 	frozen  chan struct{} // closed when Freeze began; replaced by Thaw; nil before it is asked for
@@ -67,9 +75,19 @@ func (s *Server) guarded(host string, next http.Handler) *guard {
 	return &guard{host: host, token: s.token, refused: &s.refused, next: next}
 }
 
-// add adds a listener that holds up to conns connections.
-func (s *Server) add(l net.Listener, conns int, handler http.Handler) *serverEnd {
-	e := &serverEnd{listener: limitConns(l, conns)}
+// add adds a listener that holds connections within its shares.
+func (s *Server) add(name string, l net.Listener, conns shares, handler http.Handler) *serverEnd {
+	e := &serverEnd{name: name, listener: limitConns(l, conns)}
+	e.listener.identify = s.who.identify
+	e.listener.failed = func(err error) {
+		s.failures.count(name)
+		s.report(slog.LevelError, "admin accept "+name, "cannot accept a connection to the control API; trying again", "socket", name, "error", err)
+	}
+	e.listener.refused = func(p Peer) {
+		s.refused.count(refusedShare)
+		s.report(slog.LevelWarn, "admin share "+p.share(), "refused a connection to the control API: too many at once",
+			"socket", name, "of", p.share())
+	}
 	e.server = s.newHTTPServer(e, handler)
 	s.ends = append(s.ends, e)
 	return e
@@ -84,7 +102,7 @@ func (s *Server) newHTTPServer(e *serverEnd, handler http.Handler) *http.Server 
 	return &http.Server{
 		Handler:           handler,
 		ConnContext:       withPeer,
-		ConnState:         e.conns.changed,
+		ConnState:         e.changed,
 		ReadHeaderTimeout: headerTimeout,
 		ReadTimeout:       readTimeout,
 		WriteTimeout:      writeTimeout,
@@ -110,10 +128,15 @@ func (s *Server) Serve() error {
 	if ended == nil {
 		return nil
 	}
-	defer close(ended)
+	defer close(ended) // last: Freeze waits for it
 	failed := make(chan error, len(s.ends))
+	var keepers sync.WaitGroup
+	defer keepers.Wait()
 	for _, e := range s.ends {
 		go s.serveEnd(e, frozen, failed)
+		if e.name == controlName {
+			keepers.Go(func() { s.keepSocket(e, frozen) })
+		}
 	}
 	var err error
 	for range s.ends {
@@ -196,4 +219,36 @@ func (s *Server) closeListeners() {
 	for _, e := range s.ends {
 		e.listener.Close()
 	}
+	s.who.kernel.close()
 }
+
+// ServeSelf has connections of this very process served, which are refused otherwise: a session that lb relays to itself.
+// It is for a test whose client runs in the server's process, and is called before Serve.
+func (s *Server) ServeSelf() { s.who.serveSelf = true }
+
+// report tells of what may repeat.
+func (s *Server) report(level slog.Level, key, msg string, args ...any) {
+	if s.src.Report != nil {
+		s.src.Report(level, key, msg, args...)
+	}
+}
+
+// changed is the http.Server.ConnState.
+func (e *serverEnd) changed(c net.Conn, state http.ConnState) {
+	if lc, ok := c.(*limitedConn); ok {
+		lc.changed(state)
+	}
+	e.conns.changed(c, state)
+}
+
+// acceptFailures counts accepts that failed, by the name of the socket. Safe for concurrent use.
+type acceptFailures struct{ control, http atomic.Uint64 }
+
+func (f *acceptFailures) of(name string) *atomic.Uint64 {
+	if name == controlName {
+		return &f.control
+	}
+	return &f.http
+}
+
+func (f *acceptFailures) count(name string) { f.of(name).Add(1) }

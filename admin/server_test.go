@@ -332,7 +332,7 @@ func TestServer_CutsCallersWhoStall(t *testing.T) {
 				s := &Server{done: make(chan struct{})}
 				l := &pipeListener{conns: make(chan net.Conn), closed: make(chan struct{})}
 				echo := func(_ http.ResponseWriter, r *http.Request) { io.Copy(io.Discard, r.Body) }
-				s.add(l, maxConns, s.mux([]route{{method: "POST", path: "/echo", handler: echo}}))
+				s.add(httpName, l, httpShares, s.mux([]route{{method: "POST", path: "/echo", handler: echo}}))
 				serve(t, s)
 				near, far := net.Pipe()
 				defer near.Close()
@@ -444,7 +444,7 @@ func TestServer_FailureOfOneAddressLeavesNothingOpen(t *testing.T) {
 	}
 	defer taken.Close()
 	cfg := Config{Socket: socketPath(t), SocketMode: "0660", HTTP: taken.Addr().String()}
-	if _, err := NewServer(cfg, Sources{}); err == nil || !strings.Contains(err.Error(), "admin.http") {
+	if _, err := selfServing(NewServer(cfg, Sources{})); err == nil || !strings.Contains(err.Error(), "admin.http") {
 		t.Errorf("NewServer on a taken port: got %v; want an error that names admin.http", err)
 	}
 	if _, err := os.Lstat(cfg.Socket); err == nil {
@@ -453,7 +453,7 @@ func TestServer_FailureOfOneAddressLeavesNothingOpen(t *testing.T) {
 }
 
 func TestServer_WithNothingToListenOnServesUntilClose(t *testing.T) {
-	s, err := NewServer(Config{}, Sources{})
+	s, err := selfServing(NewServer(Config{}, Sources{}))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,7 +1,6 @@
 package admin
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -10,33 +9,32 @@ import (
 	"os/user"
 	"path/filepath"
 	"strconv"
-	"time"
+	"syscall"
 
 	"golang.org/x/sys/unix"
 )
 
 var (
 	// ErrSocketInUse: another process listens on the control socket.
-	ErrSocketInUse = errors.New("admin: another lb listens on it; stop it, or give this one another admin.socket")
+	ErrSocketInUse = errors.New("another process listens on it; stop that one, or give this lb another admin.socket")
 	// ErrNotSocket: there is something else at the control socket's path.
-	ErrNotSocket = errors.New("admin: there is a file that is no socket; remove it, or choose another admin.socket")
-	// ErrSocketLocked: somebody holds the lock on the directory of the control socket.
-	ErrSocketLocked = errors.New("admin: another process holds a lock on its directory")
+	ErrNotSocket = errors.New("there is a file that is no socket; remove it, or choose another admin.socket")
+	// ErrSocketLocked: the lock beside the control socket cannot be had.
+	ErrSocketLocked = errors.New("the lock beside it cannot be taken")
 )
 
 // socketBacklog is how many callers may wait to be accepted. One more is refused (EAGAIN) and does not try again, so that
 // it is enough for whatever scripts start at once.
 const socketBacklog = 1024
 
-// lockPatience is how long another lb may take to make or remove a socket in the same directory.
-const lockPatience = 2 * time.Second
-
 // controlSocket is a listening Unix socket and the file that names it.
 type controlSocket struct {
 	*net.UnixListener
-	path string
-	dev  uint64 // of the file, as ino is; 0: it is another's
-	ino  uint64
+	path  string
+	mode  fs.FileMode // of the file, as group is
+	group int         // negative: the group of the process
+	dev   uint64      // of the file, as ino is; 0: it is another's
+	ino   uint64
 
 	inherited bool
 }
@@ -44,7 +42,7 @@ type controlSocket struct {
 // listenControl makes the control socket. A socket file that nobody listens on is what a dead lb left: it is replaced.
 //
 // Nobody can connect before the mode is right, for a bound socket refuses until listen(2). Of two that start at the
-// same time one finds the other's socket alive, for each holds a lock on the directory from the look to the listen(2).
+// same time one finds the other's socket alive, for each holds the lock (lock.go) from the look to the listen(2).
 //
 // group is the group of the file; negative is the one that the process has.
 func listenControl(path string, mode fs.FileMode, group int) (*controlSocket, error) {
@@ -54,11 +52,10 @@ func listenControl(path string, mode fs.FileMode, group int) (*controlSocket, er
 		}
 		return nil, fmt.Errorf("cannot listen on control socket %q: %w", path, err)
 	}
-	dir := filepath.Dir(path)
-	if err := os.Mkdir(dir, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
+	if err := os.Mkdir(filepath.Dir(path), 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
 		return fail(err)
 	}
-	unlock, err := lockDir(dir, lockPatience)
+	unlock, err := lockSocket(path, lockPatience)
 	if err != nil {
 		return fail(err)
 	}
@@ -75,9 +72,11 @@ func listenControl(path string, mode fs.FileMode, group int) (*controlSocket, er
 	if err := unix.Bind(fd, &unix.SockaddrUnix{Name: path}); err != nil {
 		return fail(os.NewSyscallError("bind", err))
 	}
-	s := &controlSocket{path: path}
+	s := &controlSocket{path: path, mode: mode, group: group}
 	if err := s.publish(fd, file, mode, group); err != nil {
-		os.Remove(path)
+		if s.ino != 0 {
+			removeOwn(path, s.dev, s.ino)
+		}
 		return fail(err)
 	}
 	return s, nil
@@ -142,7 +141,7 @@ func groupID(group string) (int, error) {
 
 // Close stops listening and removes the file, unless it has become another's.
 func (s *controlSocket) Close() error {
-	unlock, err := lockDir(filepath.Dir(s.path), lockPatience)
+	unlock, err := lockSocket(s.path, lockPatience)
 	if err != nil {
 		return errors.Join(err, s.UnixListener.Close())
 	}
@@ -179,7 +178,7 @@ func inheritControl(from Socket, mode fs.FileMode, group int) (*controlSocket, e
 		l.Close()
 		return fail(ErrNotSocket)
 	}
-	s := &controlSocket{UnixListener: unixListener, path: from.Address, inherited: true}
+	s := &controlSocket{UnixListener: unixListener, path: from.Address, mode: mode, group: group, inherited: true}
 	if from.Ino != 0 && !own(s.path, from.Dev, from.Ino) {
 		return s, nil
 	}
@@ -209,6 +208,9 @@ func removeStale(path string) error {
 	if alive {
 		return ErrSocketInUse
 	}
+	if st, ok := info.Sys().(*syscall.Stat_t); ok && !own(path, st.Dev, st.Ino) {
+		return ErrSocketInUse // it came while we looked
+	}
 	return os.Remove(path)
 }
 
@@ -227,32 +229,5 @@ func listening(path string) (bool, error) {
 		return true, nil
 	default:
 		return false, os.NewSyscallError("connect", err)
-	}
-}
-
-// lockDir takes the advisory lock of a directory and waits for it for as long as patience. It is held for moments; the
-// kernel drops it if the process dies.
-func lockDir(dir string, patience time.Duration) (unlock func(), err error) {
-	fd, err := unix.Open(dir, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return nil, &fs.PathError{Op: "open", Path: dir, Err: err}
-	}
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
-	defer cancel()
-	for {
-		err := unix.Flock(fd, unix.LOCK_EX|unix.LOCK_NB)
-		switch {
-		case err == nil:
-			return func() { unix.Close(fd) }, nil // the lock goes with its last descriptor
-		case err != unix.EWOULDBLOCK && err != unix.EINTR:
-			unix.Close(fd)
-			return nil, &fs.PathError{Op: "flock", Path: dir, Err: err}
-		}
-		select {
-		case <-ctx.Done():
-			unix.Close(fd)
-			return nil, ErrSocketLocked
-		case <-time.After(5 * time.Millisecond):
-		}
 	}
 }

@@ -25,4 +25,6 @@ type Sources struct {
 	Sessions func(f api.SessionFilter, limit int) (list []api.SessionStatus, total int)
 	// Log is told of faults of the HTTP servers themselves; nil is silence.
 	Log *slog.Logger
+	// Report is told of what may repeat, such as refusals; what has the same key is the same. Nil is silence.
+	Report func(level slog.Level, key, msg string, args ...any)
 }

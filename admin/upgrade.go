@@ -121,6 +121,24 @@ func Answer(f *os.File, result api.UpgradeResult, err error) error {
 // answerOn writes a whole HTTP response, and closes the connection.
 func answerOn(conn net.Conn, v any, err error) error {
 	defer conn.Close()
+	text, err := wholeAnswer(v, err)
+	if err != nil {
+		return fmt.Errorf("cannot answer the caller: %w", err)
+	}
+	conn.SetWriteDeadline(time.Now().Add(answerTimeout)) // fails only on a closed connection, as the write does then
+	if _, err := conn.Write(text); err != nil {
+		return fmt.Errorf("cannot answer the caller: %w", err)
+	}
+	if tcp, ok := bareConn(conn).(*net.TCPConn); ok {
+		tcp.CloseWrite()
+		tcp.SetReadDeadline(time.Now().Add(lingerTimeout))
+		io.Copy(io.Discard, io.LimitReader(tcp, maxBody))
+	}
+	return nil
+}
+
+// wholeAnswer returns a whole HTTP response, the last on its connection: v, or the refusal that err is.
+func wholeAnswer(v any, err error) ([]byte, error) {
 	status := http.StatusOK
 	if err != nil {
 		refusal := asRefusal(err)
@@ -129,7 +147,7 @@ func answerOn(conn net.Conn, v any, err error) error {
 	var body bytes.Buffer
 	enc := newEncoder(&body)
 	if err := enc.Encode(v); err != nil {
-		return fmt.Errorf("cannot answer the caller: %w", err)
+		return nil, err
 	}
 	resp := &http.Response{
 		StatusCode: status, ProtoMajor: 1, ProtoMinor: 1, Close: true,
@@ -142,19 +160,8 @@ func answerOn(conn net.Conn, v any, err error) error {
 		Body: io.NopCloser(&body), ContentLength: int64(body.Len()),
 	}
 	var text bytes.Buffer
-	if err := resp.Write(&text); err != nil {
-		return fmt.Errorf("cannot answer the caller: %w", err)
-	}
-	conn.SetWriteDeadline(time.Now().Add(answerTimeout)) // fails only on a closed connection, as the write does then
-	if _, err := conn.Write(text.Bytes()); err != nil {
-		return fmt.Errorf("cannot answer the caller: %w", err)
-	}
-	if tcp, ok := bareConn(conn).(*net.TCPConn); ok {
-		tcp.CloseWrite()
-		tcp.SetReadDeadline(time.Now().Add(lingerTimeout))
-		io.Copy(io.Discard, io.LimitReader(tcp, maxBody))
-	}
-	return nil
+	err = resp.Write(&text)
+	return text.Bytes(), err
 }
 
 // setNonblock undoes what a program may have done that asked a duplicate for its descriptor (os.File.Fd): the mode is that

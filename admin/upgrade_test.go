@@ -23,7 +23,7 @@ import (
 func upgradeable(t *testing.T, upgrade func(ctx context.Context, r api.UpgradeRequest, c *Caller, by string) (api.UpgradeResult, error)) (x *served, socket, address string) {
 	t.Helper()
 	cfg := Config{Socket: socketPath(t), SocketMode: "0660", HTTP: "127.0.0.1:0", TokenFile: writeToken(t, testToken, 0o600)}
-	s, err := NewServer(cfg, Sources{})
+	s, err := selfServing(NewServer(cfg, Sources{}))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -145,9 +145,8 @@ func TestUpgrade_ThatDidNotHappenIsAnsweredByTheOldProgram(t *testing.T) {
 	}
 	wantHealthz(t, "after all that", knock(t, "unix", socket))
 	for deadline := time.Now().Add(5 * time.Second); ; runtime.Gosched() {
-		// Each listener waits with one, and one is the last caller's.
-		n := len(x.ends[0].listener.slots) + len(x.ends[1].listener.slots)
-		if n <= 3 {
+		n := x.ends[0].listener.held() + x.ends[1].listener.held()
+		if n <= 1 { // that of the last caller
 			break
 		}
 		if time.Now().After(deadline) {

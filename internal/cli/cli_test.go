@@ -68,6 +68,7 @@ func startFake(t *testing.T) *fakeLB {
 	if err != nil {
 		t.Fatal(err)
 	}
+	s.ServeSelf()
 	f.server = s
 	s.Control = f
 	served := make(chan error, 1)

@@ -248,6 +248,7 @@ func startAdmin(t *testing.T) (socket string) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	s.ServeSelf()
 	served := make(chan error, 1)
 	go func() { served <- s.Serve() }()
 	t.Cleanup(func() {

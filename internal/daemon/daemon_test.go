@@ -114,6 +114,7 @@ func (r *rig) begin() {
 	if r.daemon, err = newDaemon(r.file, cfg, admin.Frozen{}); err != nil {
 		r.t.Fatal(err)
 	}
+	r.daemon.admin.ServeSelf()
 	if err := r.start(cfg); err != nil {
 		r.t.Fatal(err)
 	}

@@ -1,6 +1,8 @@
 package daemon
 
 import (
+	"log/slog"
+
 	"github.com/273ebdf9/lb/admin"
 	"github.com/273ebdf9/lb/admin/api"
 	"github.com/273ebdf9/lb/backends"
@@ -19,6 +21,7 @@ func (d *daemon) sources() admin.Sources {
 		Workers:   d.workersStatus,
 		Sessions:  d.listSessions,
 		Log:       d.log,
+		Report:    func(level slog.Level, key, msg string, args ...any) { d.repeats.Log(level, key, msg, args...) },
 	}
 }
 

@@ -107,6 +107,7 @@ func parseInet(b []byte, s *Socket) bool {
 	s.Remote = netip.AddrPortFrom(remote, binary.BigEndian.Uint16(b[6:]))
 	s.Cookie = getCookie(b[44:])
 	s.queue = Queue{Waiting: int(native.Uint32(b[56:])), Limit: int(native.Uint32(b[60:]))}
+	s.UID = native.Uint32(b[64:])
 	s.Inode = native.Uint32(b[68:])
 	if info := attribute(b[sizeofInetMessage:], inetInfo); len(info) >= receivedAt+8 {
 		s.Acked, s.Received = native.Uint64(info[ackedAt:]), native.Uint64(info[receivedAt:])

@@ -15,6 +15,7 @@ type Socket struct {
 	Remote   netip.AddrPort
 	State    State
 	Inode    uint32 // 0 before a process accepted it and after all closed it
+	UID      uint32 // the user of the process that made it, as this process's user namespace has it
 	Acked    uint64 // bytes that the other side acknowledged; the handshake and a FIN count as one each
 	Received uint64 // bytes that came, in order; a FIN counts as one
 
@@ -45,6 +46,17 @@ func (c *Conn) Sockets(port uint16, each func(*Socket)) error {
 		}
 	}
 	return nil
+}
+
+// TCPSocket returns the TCP socket with these addresses: its own, and that of its other end. The error is ErrNotFound if
+// this network namespace has none.
+func (c *Conn) TCPSocket(local, remote netip.AddrPort) (s Socket, err error) {
+	found := false
+	err = c.ask(unix.SOCK_DIAG_BY_FAMILY, 0, inetExact(local, remote, anyCookie), func(b []byte) { found = parseInet(b, &s) })
+	if err == nil && !found {
+		err = ErrNotFound
+	}
+	return s, err
 }
 
 // Destroy ends a TCP socket as if a reset had come, whoever holds it (SOCK_DESTROY, sock_diag(7)). Only a socket with

@@ -22,7 +22,7 @@ var allowed = map[string][]string{
 	"health":                {"backends"},
 	"proxy":                 {"backends", "proxy/internal/access"},
 	"proxy/internal/access": {},
-	"admin":                 {"admin/api", "backends", "internal/printable"},
+	"admin":                 {"admin/api", "backends", "internal/printable", "internal/sockdiag"},
 	"admin/api":             {},
 	"supervisor":            {"internal/sdnotify"},
 	"upgrade":               {},
