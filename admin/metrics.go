@@ -133,6 +133,7 @@ func (e *exposition) pools(s *Sources, pools []*backends.Pool) {
 	e.queues(statuses, pools)
 	e.backendCounts(members)
 	e.backendStates(members)
+	e.acceptQueues(members)
 	e.backendTimes(members)
 	e.workers(s, pools)
 }
@@ -253,6 +254,21 @@ func (e *exposition) backendStates(members []member) {
 	for i := range members {
 		e.value(members[i].labels, float64(members[i].status.Since.UnixMilli())/1e3)
 	}
+}
+
+func (e *exposition) acceptQueues(members []member) {
+	each := func(name, help string, value func(*api.AcceptQueue) int) {
+		e.family(name, gauge, help)
+		for i := range members {
+			if q := members[i].status.AcceptQueue; q != nil {
+				e.count(members[i].labels, uint64(max(value(q), 0)))
+			}
+		}
+	}
+	each("lb_backend_accept_queue", "Connections that wait to be accepted by the backend; absent where lb cannot see it.",
+		func(q *api.AcceptQueue) int { return q.Waiting })
+	each("lb_backend_accept_queue_limit", "The limit of lb_backend_accept_queue: the backlog of listen(2).",
+		func(q *api.AcceptQueue) int { return q.Limit })
 }
 
 func (e *exposition) backendTimes(members []member) {

@@ -18,6 +18,8 @@ type Sources struct {
 	Process func() api.ProcessStatus
 	// Probe is the last health probe of a backend; the zero value where there was none.
 	Probe func(*backends.Backend) api.ProbeStatus
+	// Queue returns how many connections wait to be accepted by a backend; nil where that is not known.
+	Queue func(*backends.Backend) *api.AcceptQueue
 	// Workers are the workers of a pool; nil where lb runs none.
 	Workers func(pool string) *api.WorkersStatus
 	// Sessions lists the running sessions that the filter admits, the oldest first, at most limit of them; total is how

@@ -123,5 +123,8 @@ func (s *Sources) backend(b *backends.Backend) api.BackendStatus {
 			st.LastProbe = &probe
 		}
 	}
+	if s.Queue != nil {
+		st.AcceptQueue = s.Queue(b)
+	}
 	return st
 }

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 	"unsafe"
@@ -84,6 +85,23 @@ func (a Address) String() string {
 		return "unix:" + a.Path
 	}
 	return a.Dial()
+}
+
+// IsLocalIP reports whether ip is an address of this host, as its network namespace sees it. It asks the kernel unless ip is
+// a loopback address.
+func IsLocalIP(ip netip.Addr) bool {
+	ip = ip.Unmap()
+	if ip.IsLoopback() || ip.IsUnspecified() {
+		return true
+	}
+	all, err := net.InterfaceAddrs()
+	if err != nil {
+		return false
+	}
+	return slices.ContainsFunc(all, func(a net.Addr) bool {
+		prefix, err := netip.ParsePrefix(a.String())
+		return err == nil && prefix.Addr().Unmap() == ip.WithZone("")
+	})
 }
 
 // ErrNoAddress says that a host name has no address.

@@ -321,6 +321,20 @@ func (p *Pool) setHealth(b *Backend, to HealthState, silent bool, reason string)
 	return true
 }
 
+// ReportProbe tells OnChange that probes of b cannot be made, as lb itself is out of something, or can be made again. The
+// states stay as they are.
+func (p *Pool) ReportProbe(b *Backend, possible bool, reason string) {
+	words := [2]string{"impossible", "possible"}
+	from, to := words[0], words[1]
+	if !possible {
+		from, to = to, from
+	}
+	p.mu.Lock()
+	p.noteLocked(b, "probe", from, to, reason, 0)
+	p.mu.Unlock()
+	p.tell()
+}
+
 // SetAdmin changes b's admin state; no change if it has that state already, or is no member any more.
 func (p *Pool) SetAdmin(b *Backend, to AdminState, reason string) (changed bool) {
 	p.mu.Lock()

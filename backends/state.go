@@ -48,7 +48,7 @@ type Change struct {
 	Time    time.Time
 	Pool    string
 	Backend string
-	Field   string // "health", "admin", "weight", "max_conns", "backup", "last_resort", "added" or "removed"
+	Field   string // "health", "admin", "weight", "max_conns", "backup", "last_resort", "probe", "added" or "removed"
 	From    string
 	To      string
 	Reason  string        // why, in words: a probe's error, an operator's command

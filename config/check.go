@@ -137,8 +137,20 @@ func (d *decoder) checkPool(p *Pool, users []*Listener) {
 		d.warn(d.firstSet(join(path, "health"), "timeout", "interval"), "timeout %s is above interval %s",
 			formatDuration(p.Health.Timeout), formatDuration(p.Health.Interval))
 	}
+	d.checkLiveness(p)
 	d.checkAddresses(p, users)
 	d.checkName(path, "pool", p.Name)
+}
+
+// noConnect says what to use instead of "connect".
+const noConnect = `use "http", "send-expect", or for workers "notify"`
+
+// checkLiveness warns of a pool whose backends could hang unseen.
+func (d *decoder) checkLiveness(p *Pool) {
+	if p.Health.Type == "connect" {
+		d.warn(join(join(join("pools", p.Name), "health"), "type"),
+			`"connect" does not see a backend that hangs, as the kernel answers for it; leave the key out for "accept", or %s`, noConnect)
+	}
 }
 
 // checkAddresses warns of a backend that is there twice, which takes a double share, and finds one that is its own

@@ -76,7 +76,7 @@ func TestParse_AbsentKeysHaveTheirDefaults(t *testing.T) {
 		{"log.level", c.Log.Level, "info"},
 		{"listeners.web.backlog", c.Listeners[0].Backlog, 4096},
 		{"pools.app.idle_timeout", pool.IdleTimeout, time.Hour},
-		{"pools.app.health.type", pool.Health.Type, "connect"},
+		{"pools.app.health.type", pool.Health.Type, "accept"},
 		{"pools.app.health.fall", pool.Health.Fall, 3},
 		{"pools.app.backends[0].weight", pool.Backends[0].Weight, backends.DefaultWeight},
 	} {

@@ -2,16 +2,20 @@ package config
 
 import (
 	"fmt"
+	"maps"
 	"math"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/273ebdf9/lb/backends"
+	"github.com/273ebdf9/lb/health"
 	"github.com/273ebdf9/lb/supervisor"
 )
 
@@ -32,8 +36,11 @@ func (c *Config) HostWarnings(file string) []Fault {
 			}
 		}
 	}
+	unseen := health.CanSeeAccepts()
 	for i := range c.Pools {
-		if p := &c.Pools[i]; p.Workers != nil {
+		p := &c.Pools[i]
+		d.needForHealth(p, unseen)
+		if p.Workers != nil {
 			d.needForWorkers(join(join("pools", p.Name), "workers"), p.Workers)
 		}
 	}
@@ -42,6 +49,41 @@ func (c *Config) HostWarnings(file string) []Fault {
 		d.warnings[i].File = file
 	}
 	return d.warnings
+}
+
+// needForHealth warns of a pool with health type "accept" where that sees no more than "connect": unseen says why it does on
+// this host, or is nil.
+func (d *decoder) needForHealth(p *Pool, unseen error) {
+	path := join("pools", p.Name)
+	at := join(path, "health")
+	switch {
+	case p.Health.Type != "accept":
+		return
+	case unseen != nil:
+		if d.isSet(join(at, "type")) {
+			at = join(at, "type")
+		}
+		d.warn(at, `health type "accept" does not see a backend that hangs: %v; %s`, unseen, noConnect)
+		return
+	}
+	addresses := map[string]string{join(at, "address"): p.Health.Address}
+	if p.Health.Address == "" {
+		for i, b := range p.Backends {
+			addresses[join(index(join(path, "backends"), i), "address")] = b.Address
+		}
+	}
+	for _, key := range slices.Sorted(maps.Keys(addresses)) {
+		if a, err := backends.ParseAddress(addresses[key]); err == nil && isRemote(a) {
+			d.warn(key, `%s is on another host, where health type "accept" is no more than "connect" and does not see a backend that hangs; %s`, a, noConnect)
+			return // once a pool
+		}
+	}
+}
+
+// isRemote reports whether a is an IP address of another host. It does not know that of host names.
+func isRemote(a backends.Address) bool {
+	ip, err := netip.ParseAddr(a.Host)
+	return err == nil && !a.IsUnix() && !backends.IsLocalIP(ip)
 }
 
 // needForWorkers warns of what keeps workers from starting, though lb itself starts without it.

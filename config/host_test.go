@@ -82,3 +82,42 @@ func TestBeyondNofile(t *testing.T) {
 	f(4097, 4096, 0, true, "")
 	f(1<<20+1, math.MaxUint64, 1<<20, true, "1048577 is above 1048576, the most that this host allows (sysctl fs.nr_open)")
 }
+
+func TestHostWarnings_SayWhatHealthDoesNotSee(t *testing.T) {
+	warnings := func(pool string) []string {
+		t.Helper()
+		c := parseOK(t, "[listeners.web]\nbind = ['127.0.0.1:8080']\npool = 'p'\n"+pool)
+		var all []string
+		for _, w := range append(c.Warnings, c.HostWarnings("lb.toml")...) {
+			all = append(all, w.String())
+		}
+		return all
+	}
+	backend := func(address string) string { return "[[pools.p.backends]]\naddress = '" + address + "'\n" }
+	for _, pool := range []string{
+		backend("unix:/run/app.sock"), backend("unix:@app"), backend("127.0.0.2:80"), backend("[::1]:80"), backend("localhost:80"),
+		"[pools.p.health]\ntype = 'http'\n" + backend("192.0.2.1:80"),
+		"[pools.p.health]\ntype = 'none'\n" + backend("192.0.2.1:80"),
+		"[pools.p.health]\naddress = '127.0.0.1:81'\n" + backend("192.0.2.1:80"),
+	} {
+		if got := warnings(pool); len(got) > 0 {
+			t.Errorf("%s: got %q; want nothing", pool, got)
+		}
+	}
+	for _, tc := range []struct{ pool, key string }{
+		{"[pools.p.health]\ntype = 'connect'\n" + backend("unix:/run/app.sock"), "pools.p.health.type: "},
+		{backend("127.0.0.1:80") + backend("192.0.2.1:80") + backend("192.0.2.2:80"), "pools.p.backends[1].address: 192.0.2.1:80 is on another host"},
+		{"[pools.p.health]\naddress = '192.0.2.1:81'\n" + backend("unix:/run/app.sock"), "pools.p.health.address: 192.0.2.1:81 is on another host"},
+	} {
+		got := warnings(tc.pool)
+		if len(got) != 1 || !strings.Contains(got[0], tc.key) {
+			t.Errorf("%s: got %q; want one of %s", tc.pool, got, tc.key)
+			continue
+		}
+		for _, word := range []string{"connect", "http", "notify", "send-expect"} {
+			if !strings.Contains(got[0], word) {
+				t.Errorf("%s: got %q; want it to name %s", tc.pool, got[0], word)
+			}
+		}
+	}
+}

@@ -18,6 +18,9 @@ func (d *decoder) checkWorkers(c *Config, p *Pool) {
 		return
 	}
 	workers := join(path, "workers")
+	if p.Health.Type == "accept" && !d.isSet(join(workers, "kill_after")) {
+		p.Workers.KillAfter = 0
+	}
 	if p.Health.Type == "notify" && len(p.Backends) > 0 {
 		d.fault(join(join(path, "health"), "type"), `with "notify" the backends would always be down: only workers can tell lb a heartbeat; give the backends a pool of their own`)
 	}

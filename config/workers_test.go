@@ -53,3 +53,25 @@ lb.toml:8: pools.app.workers.recycle.jitter: 2 is not within 0..0.5`},
 	checkFaults(t, "[listeners.web]\nbind = ['127.0.0.1:1']\npool = 'lock'\n[pools.lock.workers]\ncommand = ['a']",
 		"lb.toml:4: pools.lock: a pool with workers cannot have this name: it is that of a file in admin.run_dir")
 }
+
+// A worker that does not accept may be busy, so "accept" kills only where that is asked for.
+func TestWorkers_AcceptKillsOnlyWhereKillAfterIsSet(t *testing.T) {
+	for _, tc := range []struct {
+		health, keys string
+		want         time.Duration
+	}{
+		{"", "", 0},
+		{`"accept"`, "", 0},
+		{`"accept"`, `kill_after = "7s"`, 7 * time.Second},
+		{`"notify"`, "", 30 * time.Second},
+	} {
+		health := ""
+		if tc.health != "" {
+			health = "[pools.app.health]\ntype = " + tc.health + "\n"
+		}
+		c := parseOK(t, front+"\n[pools.app.workers]\ncommand = [\"x\"]\n"+tc.keys+"\n"+health)
+		if got := c.Pools[0].Workers.KillAfter; got != tc.want {
+			t.Errorf("health %s, %q: got kill_after %v; want %v", tc.health, tc.keys, got, tc.want)
+		}
+	}
+}

@@ -13,6 +13,7 @@ import (
 // Types of watching, as type has them.
 const (
 	typeNone       = "none"
+	typeAccept     = "accept"
 	typeConnect    = "connect"
 	typeSendExpect = "send-expect"
 	typeHTTP       = "http"
@@ -20,13 +21,19 @@ const (
 	typeNotify     = "notify"
 )
 
-var types = []string{typeConnect, typeSendExpect, typeHTTP, typeAgent, typeNotify, typeNone}
+var types = []string{typeAccept, typeConnect, typeSendExpect, typeHTTP, typeAgent, typeNotify, typeNone}
 
 // Config is how a pool's backends are watched, [pools.NAME.health]. Take DefaultConfig and change it.
 type Config struct {
 	// Type is where the signs of life come from:
 	//
-	//   - "connect" (default) opens a connection and closes it. The kernel answers that, even for a process that hangs:
+	//   - "accept" (default) opens a connection and asks the kernel whether a process takes it out of the listener's queue
+	//     within Timeout (sock_diag). It finds a backend that hangs, whatever its protocol, and needs no word of it. A
+	//     backend that is busy is up as long as its queue moves. One that does not accept goes offline, and back when it
+	//     does; only with [pools.NAME.workers] kill_after set is a worker killed for it. While no backend of the pool is
+	//     selectable, those that are down for this alone are offered nevertheless. Where the listener is in another network
+	//     namespace or on another host, or sock_diag is refused, it is "connect".
+	//   - "connect" opens a connection and closes it. The kernel answers that, even for a process that hangs:
 	//     it finds a backend that is gone, not one that is stuck. A Unix socket whose backlog is full is saturated, which
 	//     counts neither as a success nor as a failure.
 	//   - "send-expect" sends Send and wants Expect back.
@@ -50,8 +57,8 @@ type Config struct {
 	// DownInterval is Interval for a backend that is down and whose last probe failed. Default "0s": Interval. "notify"
 	// does not use it.
 	DownInterval time.Duration `toml:"down_interval"`
-	// Jitter spreads each interval by up to this part of it either way, 0..0.5, and the first probes of many backends over
-	// up to one interval, so that probes do not come in step. Default 0.1; 0 is none. "notify" does not use it.
+	// Jitter shortens each interval by up to this part of it, 0..0.5, and spreads the first probes of many backends over up
+	// to one interval, so that probes do not come in step. Default 0.1; 0 is none. "notify" does not use it.
 	Jitter float64 `toml:"jitter"`
 	// Timeout is how long one probe may take, from the connect to the answer. A probe that takes longer than its interval
 	// is followed by the next at once, never overlapped. Default 500ms.
@@ -97,7 +104,7 @@ type Config struct {
 // DefaultConfig has every default set.
 func DefaultConfig() Config {
 	return Config{
-		Type:        typeConnect,
+		Type:        typeAccept,
 		Interval:    time.Second,
 		Jitter:      0.1,
 		Timeout:     500 * time.Millisecond,

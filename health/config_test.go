@@ -67,7 +67,7 @@ func TestConfig_EachFaultNamesItsKey(t *testing.T) {
 			}
 		}
 	}
-	f(func(c *Config) { c.Type = "tcp" }, `type: unknown type "tcp"; write one of ["connect" "send-expect"`)
+	f(func(c *Config) { c.Type = "tcp" }, `type: unknown type "tcp"; write one of ["accept" "connect" "send-expect"`)
 	f(func(c *Config) { c.Interval = 0 }, "interval: must be more than 0")
 	f(func(c *Config) { c.Interval = 5 }, `interval: 5ns is below 1ms; a bare number counts nanoseconds: write "5s"`)
 	f(func(c *Config) { c.FastInterval = -1 }, "fast_interval: -1ns is negative")
@@ -85,8 +85,8 @@ func TestConfig_EachFaultNamesItsKey(t *testing.T) {
 	f(func(c *Config) { c.Address, c.Port = "h:1", 2 }, "port: give address or port, not both")
 	f(func(c *Config) { c.Type, c.Port, c.Address = "none", 2, "" }, `port: nothing is probed with type "none"`)
 	f(func(c *Config) { c.Type, c.Address = "notify", "h:1" }, `address: nothing is probed with type "notify"`)
-	f(func(c *Config) { c.Send = "PING" }, `send: has no meaning with type "connect"`)
-	f(func(c *Config) { c.Expect = "PONG" }, `expect: has no meaning with type "connect"`)
+	f(func(c *Config) { c.Send = "PING" }, `send: has no meaning with type "accept"`)
+	f(func(c *Config) { c.Expect = "PONG" }, `expect: has no meaning with type "accept"`)
 	f(func(c *Config) { c.Type = "send-expect" }, `expect: missing; type "send-expect" needs it`)
 	f(func(c *Config) { c.Type, c.Send, c.Expect = "send-expect", "hex:1", "hex:" }, "send: ", "expect: ")
 	f(func(c *Config) { c.HTTPMethod = "" }, `http_method: "" is no HTTP method`)

@@ -22,7 +22,11 @@ import (
 	"time"
 
 	"github.com/273ebdf9/lb/backends"
+	"github.com/273ebdf9/lb/internal/sockdiag"
 )
+
+// probeFunc looks at a backend once.
+type probeFunc func(context.Context, *plan, *backends.Backend) result
 
 // Checker watches the backends of one pool. All methods are safe for concurrent use, and may be called from the pool's
 // OnChange.
@@ -33,8 +37,12 @@ type Checker struct {
 	// SetMaxConns does what an agent's maxconn:N asks for; 0 is no limit. Nil: the word is only reported. Set it before Run.
 	SetMaxConns func(b *backends.Backend, n int, reason string) error
 
+	// Sockets tells whether a process has accepted a connection. Nil: the kernel refuses to tell, and "accept" is no more
+	// than "connect". Set it before Run.
+	Sockets *sockdiag.Conn
+
 	pool        *backends.Pool
-	probe       func(context.Context, *plan, *backends.Backend) result
+	probe       probeFunc      // nil: each watch has a prober. For tests
 	random      func() float64 // 0 <= x < 1
 	passiveFall atomic.Uint32  // of the plan, for ConnectFailed
 
@@ -52,7 +60,7 @@ func NewChecker(pool *backends.Pool, cfg Config) (*Checker, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cannot watch pool %q: %w", pool.Name, err)
 	}
-	c := &Checker{pool: pool, probe: probe, random: rand.Float64, plan: p, watches: map[*backends.Backend]*watch{}}
+	c := &Checker{pool: pool, random: rand.Float64, plan: p, watches: map[*backends.Backend]*watch{}}
 	c.passiveFall.Store(uint32(min(p.PassiveFall, math.MaxUint32)))
 	for _, b := range pool.Backends() {
 		c.Add(b)

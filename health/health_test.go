@@ -145,14 +145,14 @@ func TestChecker_NextProbeIsAnIntervalAfterTheStartOfTheLast(t *testing.T) {
 	})
 }
 
-func TestChecker_JitterSpreadsIntervals(t *testing.T) {
+func TestChecker_JitterShortensIntervals(t *testing.T) {
 	onFakeClock(t, func(t *testing.T, at func(time.Duration)) {
 		r := newRig(t, exact(func(c *Config) { c.Jitter = 0.5 }), 1)
-		draws := []float64{0, 1, 0.5, 0.5, 0.5, 0.5} // the first is for the first probe
+		draws := []float64{0, 1, 0.5, 0, 0.5, 0.5} // the first is for the first probe
 		r.Checker.random = func() float64 { x := draws[0]; draws = draws[1:]; return x }
 		r.run()
 		at(3600 * time.Millisecond)
-		r.wantProbes("0s b0", "1.5s b0", "2.5s b0", "3.5s b0")
+		r.wantProbes("0s b0", "500ms b0", "1.25s b0", "2.25s b0", "3s b0")
 	})
 }
 
@@ -680,7 +680,7 @@ func TestChecker_OnChangeMayCallBack(t *testing.T) {
 		told := r.pool.OnChange
 		r.pool.OnChange = func(c backends.Change) {
 			told(c)
-			if r.Status(b).Type != "connect" {
+			if r.Status(b).Type != "accept" {
 				t.Error("no status from OnChange")
 			}
 			if c.To == "down" {

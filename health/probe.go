@@ -15,14 +15,19 @@ import (
 	"time"
 
 	"github.com/273ebdf9/lb/backends"
+	"github.com/273ebdf9/lb/internal/sockdiag"
 	"golang.org/x/sys/unix"
 )
 
 // result is what one probe found.
 type result struct {
-	outcome Outcome
-	reason  string
-	agent   *agentLine // what an agent said; nil if it was not understood, or is none
+	outcome  Outcome
+	reason   string
+	agent    *agentLine // what an agent said; nil if it was not understood, or is none
+	hung     bool       // a failure: the backend is there and does nothing
+	blind    bool       // "accept" saw no more than "connect" sees
+	shortage bool       // inconclusive: lb itself was out of something
+	timeout  bool       // a failure: the time was over
 }
 
 func success(format string, args ...any) result {
@@ -33,19 +38,39 @@ func failure(format string, args ...any) result {
 	return result{outcome: Failure, reason: fmt.Sprintf(format, args...)}
 }
 
-// probe looks at b once, within p.Timeout. It is the only place of the package that does I/O.
-func probe(ctx context.Context, p *plan, b *backends.Backend) result {
-	ctx, cancel := context.WithTimeout(ctx, p.Timeout)
+// timedOut is a failure because the time was over.
+func timedOut(format string, args ...any) result {
+	found := failure(format, args...)
+	found.timeout = true
+	return found
+}
+
+// prober makes the probes of one backend. It belongs to the watch's goroutine.
+type prober struct {
+	sockets *sockdiag.Conn // nil: the kernel does not tell
+	accept  acceptProbe
+}
+
+// close forgets what one probe has left to the next.
+func (x *prober) close() { x.accept.reset() }
+
+// probe looks at b once, within p.Timeout. It and acceptProbe are the only places of the package that do I/O.
+func (x *prober) probe(ctx context.Context, p *plan, b *backends.Backend) result {
+	probing, cancel := context.WithTimeout(ctx, p.Timeout)
 	defer cancel()
+	if p.Type == typeAccept {
+		found := x.accept.probe(probing, p, b, x.sockets)
+		if ctx.Err() != nil {
+			x.accept.reset()
+		}
+		return found
+	}
+	ctx = probing
 	conn, err := dial(ctx, p, b)
 	if err != nil {
 		return p.connectFault(err)
 	}
-	defer conn.Close()
-	if tcp, ok := conn.(*net.TCPConn); ok {
-		// Close with RST: a probe a second would leave sixty sockets a backend in TIME_WAIT (tcp(7), SO_LINGER).
-		_ = tcp.SetLinger(0) // no more than those sockets is lost
-	}
+	defer closeProbe(conn)
 	if deadline, ok := ctx.Deadline(); ok {
 		_ = conn.SetDeadline(deadline) // fails only on a closed connection
 	}
@@ -53,6 +78,9 @@ func probe(ctx context.Context, p *plan, b *backends.Backend) result {
 	stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })
 	defer stop()
 
+	if err := p.introduce(conn, b); err != nil {
+		return p.exchangeFault(err, "a connection", nil)
+	}
 	switch p.Type {
 	case typeSendExpect:
 		return p.sendExpect(conn)
@@ -62,6 +90,39 @@ func probe(ctx context.Context, p *plan, b *backends.Backend) result {
 		return p.askAgent(conn)
 	}
 	return success("connected")
+}
+
+// closeProbe closes a TCP connection with RST: a probe a second would leave sixty sockets a backend in TIME_WAIT (tcp(7),
+// SO_LINGER).
+func closeProbe(conn net.Conn) {
+	if tcp, ok := conn.(*net.TCPConn); ok {
+		_ = tcp.SetLinger(0) // no more than those sockets is lost
+	}
+	conn.Close()
+}
+
+// Headers of the PROXY protocol, sections 2.1 and 2.2, for a connection that lb makes for itself.
+const (
+	proxyV1Unknown = "PROXY UNKNOWN\r\n"
+	proxyV2Local   = "\r\n\r\n\x00\r\nQUIT\n" + "\x20" + "\x00" + "\x00\x00"
+)
+
+// introduce sends the PROXY header that a backend expects at its own address where the pool has send_proxy.
+func (p *plan) introduce(conn net.Conn, b *backends.Backend) error {
+	if p.address != (backends.Address{}) || p.Port != 0 {
+		return nil // another listener, which clients' connections do not go to
+	}
+	var header string
+	switch b.Pool().Config().SendProxy {
+	case "v1":
+		header = proxyV1Unknown
+	case "v2":
+		header = proxyV2Local
+	default:
+		return nil
+	}
+	_, err := io.WriteString(conn, header)
+	return err
 }
 
 // retrySaturated is how long a probe that wants an answer waits before it tries a full backlog again.
@@ -179,20 +240,42 @@ func resolvedIP(b *backends.Backend) (string, bool) {
 func (p *plan) connectFault(err error) result {
 	var errno unix.Errno
 	switch {
-	case errors.Is(err, unix.EAGAIN) && p.Type == typeConnect:
+	case errors.Is(err, unix.EAGAIN) && (p.Type == typeConnect || p.Type == typeAccept):
 		return result{outcome: Inconclusive, reason: "saturated: its backlog is full"}
 	case errors.Is(err, unix.EAGAIN):
-		return failure("timeout after %v: its backlog was full", p.Timeout)
+		return timedOut("timeout after %v: its backlog was full", p.Timeout)
 	case isTimeout(err):
-		return failure("timeout after %v: not connected", p.Timeout)
+		return timedOut("timeout after %v: not connected", p.Timeout)
 	case !errors.As(err, &errno):
 		return failure("%v", err) // a host name that is not found, for one
 	}
-	switch errno {
-	case unix.EMFILE, unix.ENFILE, unix.ENOBUFS, unix.ENOMEM, unix.EADDRNOTAVAIL:
-		return result{outcome: Inconclusive, reason: "cannot probe: " + errno.Error()} // lb's own want, not the backend's
+	if isShortage(errno) {
+		return shortage(errno)
 	}
 	return failure("%s", errno.Error())
+}
+
+// isShortage reports whether a system call failed because lb, or its host, is out of something: descriptors, memory, ports
+// of its own, places in epoll sets (ENOSPC, epoll_ctl(2)). That says nothing of the backend.
+func isShortage(errno unix.Errno) bool {
+	switch errno {
+	case unix.EMFILE, unix.ENFILE, unix.ENOBUFS, unix.ENOMEM, unix.EADDRNOTAVAIL, unix.ENOSPC:
+		return true
+	}
+	return false
+}
+
+func shortage(errno unix.Errno) result {
+	reason := "lb cannot probe it: " + errno.Error()
+	switch errno {
+	case unix.EMFILE:
+		reason += " (RLIMIT_NOFILE)"
+	case unix.ENOSPC:
+		reason += " (fs.epoll.max_user_watches)"
+	case unix.EADDRNOTAVAIL:
+		reason += " (net.ipv4.ip_local_port_range)"
+	}
+	return result{outcome: Inconclusive, reason: reason, shortage: true}
 }
 
 // exchangeFault judges a connection that broke or stayed silent; got is what came until then.
@@ -204,7 +287,9 @@ func (p *plan) exchangeFault(err error, want string, got []byte) result {
 	var errno unix.Errno
 	switch {
 	case isTimeout(err):
-		return failure("timeout after %v: expected %s, got %s", p.Timeout, want, said)
+		return timedOut("timeout after %v: expected %s, got %s", p.Timeout, want, said)
+	case errors.As(err, &errno) && isShortage(errno):
+		return shortage(errno)
 	case errors.As(err, &errno):
 		return failure("%s: expected %s, got %s", errno.Error(), want, said)
 	case len(got) == 0:

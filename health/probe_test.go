@@ -19,15 +19,19 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// look probes an address once, as a Checker of that config would.
+// look probes an address once, as a Checker of that config would; the type is "connect" if change does not say another.
 func look(t *testing.T, address string, change func(c *Config)) result {
 	t.Helper()
-	c := exact(change)
+	c := exact(func(c *Config) {
+		if c.Type = typeConnect; change != nil {
+			change(c)
+		}
+	})
 	p, err := c.plan()
 	if err != nil {
 		t.Fatal(err)
 	}
-	return probe(t.Context(), p, newPool(t, backends.HealthUp, address).Backends()[0])
+	return new(prober).probe(t.Context(), p, newPool(t, backends.HealthUp, address).Backends()[0])
 }
 
 func wantResult(t *testing.T, got result, outcome Outcome, reason string) {
@@ -225,7 +229,7 @@ func TestProbe_IsCutOffWithItsContext(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	probe(ctx, p, newPool(t, backends.HealthUp, address).Backends()[0])
+	new(prober).probe(ctx, p, newPool(t, backends.HealthUp, address).Backends()[0])
 }
 
 func TestProbe_HTTP(t *testing.T) {
@@ -412,6 +416,7 @@ func TestChecker_FindsAServerThatComesAndGoes(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	checker.Sockets = kernel(t)
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan struct{})
 	go runTo(ctx, checker, ended)
@@ -430,7 +435,7 @@ func TestChecker_FindsAServerThatComesAndGoes(t *testing.T) {
 	}
 	var wg sync.WaitGroup
 	wg.Go(func() { acceptAll(l, func(net.Conn) {}) })
-	want("up: connected (2 in a row)")
+	want("up: accepted (2 in a row)")
 	_ = l.Close()
 	wg.Wait()
 	want("down: no such file or directory (3 in a row)")

@@ -15,7 +15,9 @@ import (
 type record struct {
 	health backends.HealthState
 	reason string // why health last changed
-	silent bool   // down, and only because heartbeats were missed
+	silent bool   // down, and only because heartbeats were missed or connections not accepted
+	blind  bool   // the last probe saw no more than a connect
+	short  bool   // the last probe could not be made, as lb was out of something
 
 	successes, failures int
 
@@ -111,6 +113,10 @@ func (r *record) due(p *plan, now time.Time, admin backends.AdminState) (probe b
 		return true
 	case resumed:
 		r.next = now.Add(p.Interval)
+	case now.Sub(r.next) > standstill:
+		// The heartbeats that came meanwhile were not read yet.
+		r.note(now, 0, Inconclusive, stoodStill(now.Sub(r.next)))
+		r.next = now.Add(p.Interval)
 	default:
 		r.miss(p, now)
 	}
@@ -178,6 +184,7 @@ func (r *record) probed(p *plan, start, now time.Time, found result, final bool,
 // result counts, and decides.
 func (r *record) result(p *plan, at time.Time, took time.Duration, found result, final bool) {
 	r.note(at, took, found.outcome, found.reason)
+	r.blind, r.short = found.blind, found.shortage
 	if r.paused {
 		return
 	}
@@ -194,8 +201,16 @@ func (r *record) result(p *plan, at time.Time, took time.Duration, found result,
 	case Failure:
 		r.successes = 0
 		r.failures++
-		if r.failures >= p.Fall || r.fresh || final {
+		switch {
+		case found.hung && r.failures >= p.Fall: // to be busy never decides alone
+			if r.health != backends.HealthDown {
+				r.to(backends.HealthDown, found.reason)
+				r.silent = true
+			}
+		case found.hung:
+		case r.failures >= p.Fall || r.fresh || final:
 			r.to(backends.HealthDown, inARow(found.reason, r.failures))
+			r.silent = false
 		}
 		r.fresh = false
 	}
@@ -293,8 +308,12 @@ func (r *record) interval(p *plan) time.Duration {
 }
 
 func (r *record) status(p *plan) Status {
+	sees := p.Type
+	if r.blind {
+		sees = typeConnect
+	}
 	return Status{
-		Type: p.Type, Last: r.last, Duration: r.duration, Outcome: r.outcome, Reason: r.said,
+		Type: sees, Last: r.last, Duration: r.duration, Outcome: r.outcome, Reason: r.said, Shortage: r.short,
 		Successes: r.successes, Failures: r.failures, Next: r.next,
 		Held: r.held, Paused: r.paused, Passive: r.passive,
 	}

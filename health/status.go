@@ -27,7 +27,7 @@ func parseOutcome(name string) Outcome {
 
 // Status is what is known of a backend's signs of life, for display. It is a plain value.
 type Status struct {
-	// Type is the type of watching, as in Config.
+	// Type is the type of watching, as in Config; "connect" where "accept" sees no more than that.
 	Type string
 	// Last is when the last probe started, or the last heartbeat came or was missed; zero before the first.
 	Last time.Time
@@ -37,6 +37,8 @@ type Status struct {
 	Outcome Outcome
 	// Reason says so in words: "http status 503, want 200-399".
 	Reason string
+	// Shortage says that the probe could not be made, as lb itself was out of something.
+	Shortage bool
 	// Successes and Failures are how many came in a row; one of them is 0. What is inconclusive does not end a row.
 	Successes, Failures int
 	// Next is when the next probe is due, or the next heartbeat at the latest; zero when nothing is.

@@ -2,6 +2,7 @@ package health
 
 import (
 	"context"
+	"fmt"
 	"sync"
 	"time"
 
@@ -19,6 +20,7 @@ type watch struct {
 	weight  int                // the backend's when it was added
 	kick    chan struct{}      // holds one: what is due has changed
 	stop    context.CancelFunc // ends run; nil before it runs; guarded by checker.mu
+	probe   probeFunc          // of run
 
 	mu      sync.Mutex
 	plan    *plan
@@ -30,8 +32,21 @@ type watch struct {
 	telling bool                 // somebody is in tell's loop
 }
 
+// standstill is by how much a timer of lb must be late for lb itself to have stood still: stopped, paused, or without a CPU.
+// What was due meanwhile is judged by what comes after.
+const standstill = 100 * time.Millisecond
+
+func stoodStill(d time.Duration) string {
+	return fmt.Sprintf("lb stood still for %v", d.Round(time.Millisecond))
+}
+
 // run waits and probes until ctx is done.
 func (w *watch) run(ctx context.Context) {
+	prober := prober{sockets: w.checker.Sockets}
+	defer prober.close()
+	if w.probe = w.checker.probe; w.probe == nil {
+		w.probe = prober.probe
+	}
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for ctx.Err() == nil { // select would take what is due after a probe that was cut off
@@ -68,9 +83,13 @@ func (w *watch) tick(ctx context.Context) {
 		return
 	}
 	start := time.Now()
-	found := w.checker.probe(ctx, p, w.backend)
+	found := w.probe(ctx, p, w.backend)
 	if ctx.Err() != nil {
 		return // it was cut off, which says nothing
+	}
+	if late := time.Since(start) - p.Timeout; found.outcome == Failure && (found.timeout || found.hung) && late > standstill {
+		// What came meanwhile was not read in time. That is not the backend's fault.
+		found = result{outcome: Inconclusive, reason: stoodStill(late)}
 	}
 	w.report(epoch, start, found)
 }
@@ -81,14 +100,19 @@ func (w *watch) report(epoch uint64, start time.Time, found result) {
 		found.reason += w.obey(found.agent)
 	}
 	w.mu.Lock()
+	short := w.record.short
 	if w.record.epoch == epoch && !w.removed {
 		// By the admin state as it is now: it may have changed during the probe, or by the agent's own word.
 		w.record.observe(w.backend.Admin())
 		weighed, final := w.record.heed(found)
 		w.record.probed(w.plan, start, time.Now(), weighed, final, w.jitter)
 	}
+	changed, now := w.record.short != short, w.record.short
 	w.mu.Unlock()
 	w.tell()
+	if changed {
+		w.checker.pool.ReportProbe(w.backend, !now, found.reason)
+	}
 }
 
 func (w *watch) current(epoch uint64) bool {
@@ -97,9 +121,9 @@ func (w *watch) current(epoch uint64) bool {
 	return w.record.epoch == epoch && !w.removed
 }
 
-// jitter spreads an interval by the plan's part of it, either way. Called with mu held.
+// jitter shortens an interval by up to the plan's part of it. Called with mu held.
 func (w *watch) jitter(d time.Duration) time.Duration {
-	return d + time.Duration(float64(d)*w.plan.Jitter*(2*w.checker.random()-1))
+	return d - time.Duration(float64(d)*w.plan.Jitter*w.checker.random())
 }
 
 // change brings news to the record, from any goroutine, and tells the pool what came of it.

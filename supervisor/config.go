@@ -67,7 +67,8 @@ type Config struct {
 	// KillTimeout is how long it may take to end after that signal; then its whole process group is killed. Default 10s.
 	KillTimeout time.Duration `toml:"kill_timeout"`
 	// KillAfter is how long a worker may be down, by its heartbeat or its probes, until it gets SIGABRT, for a dump of what
-	// it hangs in, and KillTimeout later SIGKILL, and another one is started. Default 30s; "0s" is never.
+	// it hangs in, and KillTimeout later SIGKILL, and another one is started; "0s" is never. Default 30s, but never with
+	// the pool's health type "accept": a worker that does not accept may be busy.
 	KillAfter time.Duration `toml:"kill_after"`
 	// MaxDraining is how many replaced workers of the pool may finish their connections at once; with one more the oldest
 	// is stopped. Default 32; 0 is no limit.

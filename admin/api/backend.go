@@ -30,6 +30,8 @@ type NewBackend struct {
 
 // ProbeStatus is the last health probe of a backend. The zero value is no probe yet.
 type ProbeStatus struct {
+	// Type is the type of the probe, as in the config; "connect" where "accept" saw no more than that.
+	Type string `json:"type"`
 	// Time is when the probe ended.
 	Time time.Time `json:"time"`
 	// OK says whether it succeeded; Error is why not.
@@ -37,6 +39,14 @@ type ProbeStatus struct {
 	Error string `json:"error,omitempty"`
 	// Duration is how many seconds it took.
 	Duration float64 `json:"duration_seconds"`
+}
+
+// AcceptQueue is the queue of a listening socket, in which connections wait until a process accepts them.
+type AcceptQueue struct {
+	// Waiting is how many connections wait.
+	Waiting int `json:"waiting"`
+	// Limit is how many may: the backlog of listen(2).
+	Limit int `json:"limit"`
 }
 
 // BackendStatus is one backend at one moment.
@@ -78,6 +88,8 @@ type BackendStatus struct {
 	ConnectP99 float64 `json:"connect_p99_seconds"`
 	// LastProbe is null before the first probe.
 	LastProbe *ProbeStatus `json:"last_probe"`
+	// AcceptQueue is the queue of its listening socket; null where lb cannot see it: on another host, say.
+	AcceptQueue *AcceptQueue `json:"accept_queue"`
 	// Warned warns of the change that this answers.
 	Warned
 }

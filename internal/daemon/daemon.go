@@ -25,6 +25,7 @@ import (
 	"github.com/273ebdf9/lb/config"
 	"github.com/273ebdf9/lb/internal/build"
 	"github.com/273ebdf9/lb/internal/logs"
+	"github.com/273ebdf9/lb/internal/sockdiag"
 	"github.com/273ebdf9/lb/internal/state"
 	"github.com/273ebdf9/lb/proxy"
 	"github.com/273ebdf9/lb/supervisor"
@@ -74,6 +75,7 @@ type daemon struct {
 	cancel     context.CancelFunc
 	running    sync.WaitGroup // checkers, resolver, removed pools, admin server, service
 	closing    closing        // sessions of backends that went down
+	queues     acceptQueues
 }
 
 // view is what runs at one moment. It is never changed in place: loops and requests read it while it is replaced.
@@ -106,6 +108,9 @@ func newDaemon(path string, cfg *config.Config, inherited admin.Frozen) (_ *daem
 	d.background, d.cancel = context.WithCancel(context.Background())
 	if err := d.openLogs(cfg.Log); err != nil {
 		return nil, err
+	}
+	if d.queues.sockets, err = sockdiag.Dial(); err != nil {
+		d.log.Warn("health checks of type accept cannot see who hangs: they see what connect sees", "error", err)
 	}
 	px, err := proxy.New(cfg.Proxy)
 	if err != nil {
@@ -313,5 +318,6 @@ func (d *daemon) stop(ctx, now context.Context) {
 	}
 	d.service.close()
 	d.log.Info("stopped", "sessions_closed", killed)
+	d.queues.close()
 	d.closeLogs()
 }

@@ -87,6 +87,7 @@ func (p *plan) planPool(cfg *config.Pool) (*plannedPool, error) {
 		}
 		pp.checker.ConfiguredWeight = (*backends.Backend).ConfiguredWeight
 		pp.checker.SetMaxConns = pool.SetMaxConns
+		pp.checker.Sockets = p.d.queues.sockets
 		pp.pool, pp.policy = pool, nil
 	}
 	for _, bc := range wantedBackends(cfg, &p.remembered) {

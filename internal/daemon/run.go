@@ -102,7 +102,7 @@ func canceled() context.Context {
 
 // changeLevel is how loud a change of a backend's state is.
 func changeLevel(to string) slog.Level {
-	if to == "down" {
+	if to == "down" || to == "impossible" {
 		return slog.LevelWarn
 	}
 	return slog.LevelInfo

@@ -18,6 +18,7 @@ func (d *daemon) sources() admin.Sources {
 		Listeners: d.listenerStatus,
 		Process:   d.processStatus,
 		Probe:     d.probeStatus,
+		Queue:     d.queues.of,
 		Workers:   d.workersStatus,
 		Sessions:  d.listSessions,
 		Log:       d.log,
@@ -69,7 +70,7 @@ func (d *daemon) probeStatus(b *backends.Backend) api.ProbeStatus {
 	if st.Outcome == health.None {
 		return api.ProbeStatus{}
 	}
-	ps := api.ProbeStatus{Time: st.Last, OK: st.Outcome != health.Failure, Duration: st.Duration.Seconds()}
+	ps := api.ProbeStatus{Type: st.Type, Time: st.Last, OK: st.Outcome != health.Failure && !st.Shortage, Duration: st.Duration.Seconds()}
 	if !ps.OK {
 		ps.Error = st.Reason
 	}

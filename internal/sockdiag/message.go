@@ -21,15 +21,17 @@ const (
 
 	inetInfo = 2 // INET_DIAG_INFO: struct tcp_info
 
-	unixShowName   = 1 << 0 // UDIAG_SHOW_NAME
-	unixShowVFS    = 1 << 1 // UDIAG_SHOW_VFS
-	unixShowPeer   = 1 << 2 // UDIAG_SHOW_PEER
-	unixShowQueues = 1 << 4 // UDIAG_SHOW_RQLEN
+	unixShowName    = 1 << 0 // UDIAG_SHOW_NAME
+	unixShowVFS     = 1 << 1 // UDIAG_SHOW_VFS
+	unixShowPeer    = 1 << 2 // UDIAG_SHOW_PEER
+	unixShowClients = 1 << 3 // UDIAG_SHOW_ICONS
+	unixShowQueues  = 1 << 4 // UDIAG_SHOW_RQLEN
 
-	unixName   = 0 // UNIX_DIAG_NAME
-	unixVFS    = 1 // UNIX_DIAG_VFS
-	unixPeer   = 2 // UNIX_DIAG_PEER
-	unixQueues = 4 // UNIX_DIAG_RQLEN
+	unixName    = 0 // UNIX_DIAG_NAME
+	unixVFS     = 1 // UNIX_DIAG_VFS
+	unixPeer    = 2 // UNIX_DIAG_PEER
+	unixClients = 3 // UNIX_DIAG_ICONS
+	unixQueues  = 4 // UNIX_DIAG_RQLEN
 
 	ackedAt    = int(unsafe.Offsetof(unix.TCPInfo{}.Bytes_acked))
 	receivedAt = int(unsafe.Offsetof(unix.TCPInfo{}.Bytes_received))

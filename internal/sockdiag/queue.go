@@ -1,6 +1,7 @@
 package sockdiag
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 	"os"
@@ -174,4 +175,94 @@ func addrPort(sa unix.Sockaddr) netip.AddrPort {
 		return netip.AddrPortFrom(netip.AddrFrom16(sa.Addr), uint16(sa.Port))
 	}
 	return netip.AddrPort{}
+}
+
+// Waiting is a listening Unix socket's queue with the clients in it, the one that waits longest first: the inodes of
+// their sockets, 0 for a client that has closed its own. Clients is nil where there are too many for one message.
+type Waiting struct {
+	Queue
+	Clients []uint32
+}
+
+// UnixWaiting returns who waits in the queue of the listening Unix socket with that inode. Unlike the length alone it
+// shows that a queue moves that is always full. The error is ErrNotFound if there is none.
+func (c *Conn) UnixWaiting(inode uint32) (Waiting, error) {
+	var w Waiting
+	found := false
+	err := c.ask(unix.SOCK_DIAG_BY_FAMILY, 0, unixRequest(stateListen, inode, unixShowQueues|unixShowClients), func(b []byte) {
+		if w.Queue, found = unixQueue(b); found {
+			clients := attribute(b[sizeofUnixMessage:], unixClients)
+			w.Clients = make([]uint32, len(clients)/4)
+			for i := range w.Clients {
+				w.Clients[i] = native.Uint32(clients[4*i:])
+			}
+		}
+	})
+	if errors.Is(err, unix.EMSGSIZE) {
+		w.Queue, err = c.UnixQueue(inode)
+		return w, err
+	}
+	if err == nil && !found {
+		err = ErrNotFound
+	}
+	return w, err
+}
+
+// MovedSince reports whether a process has accepted a connection since before: an earlier answer about the same queue.
+// The queue is first in, first out, so as long as nothing is accepted the clients of before stand where they stood.
+func (w Waiting) MovedSince(before Waiting) bool {
+	if w.Waiting < before.Waiting {
+		return true
+	}
+	if w.Clients == nil || before.Clients == nil {
+		return false
+	}
+	for i, client := range before.Clients {
+		if i >= len(w.Clients) || w.Clients[i] != client && w.Clients[i] != 0 {
+			return true
+		}
+	}
+	return false
+}
+
+// UnixQueues is the queues of all listening Unix sockets of the network namespace at one moment.
+type UnixQueues struct {
+	abstract map[string]Queue
+	files    map[uint64]Queue // by device and inode of the socket's file, as the kernel keeps them
+}
+
+// UnixQueues asks for all queues at once: the kernel walks all Unix sockets for one of them as it does for all.
+func (c *Conn) UnixQueues() (*UnixQueues, error) {
+	all := &UnixQueues{map[string]Queue{}, map[uint64]Queue{}}
+	err := c.ask(unix.SOCK_DIAG_BY_FAMILY, unix.NLM_F_DUMP, unixRequest(stateListen, 0, unixShowName|unixShowVFS|unixShowQueues), func(b []byte) {
+		q, ok := unixQueue(b)
+		if !ok {
+			return
+		}
+		attributes := b[sizeofUnixMessage:]
+		if vfs := attribute(attributes, unixVFS); len(vfs) >= 8 {
+			all.files[uint64(native.Uint32(vfs[4:]))<<32|uint64(native.Uint32(vfs))] = q
+		} else if name := attribute(attributes, unixName); len(name) > 0 && name[0] == 0 {
+			all.abstract[string(name[1:])] = q
+		}
+	})
+	if err != nil {
+		return nil, err
+	}
+	return all, nil
+}
+
+// At returns the queue of the socket that listens at path, as UnixListener takes it, and whether there is one.
+func (u *UnixQueues) At(path string) (Queue, bool) {
+	if name, ok := strings.CutPrefix(path, "@"); ok {
+		q, ok := u.abstract[name]
+		return q, ok
+	}
+	var file unix.Stat_t
+	if unix.Stat(path, &file) != nil {
+		return Queue{}, false
+	}
+	device := unix.Major(file.Dev)<<20 | unix.Minor(file.Dev)
+	q, ok := u.files[uint64(device)<<32|uint64(uint32(file.Ino))]
+	return q, ok
 }

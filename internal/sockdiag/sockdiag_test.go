@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"syscall"
 	"testing"
 	"time"
@@ -132,6 +133,96 @@ func TestQueue_OfUnixListenerCountsWhoWaits(t *testing.T) {
 		if q, err := c.UnixQueue(inode); err != nil || q.Waiting != 3 {
 			t.Errorf("%s after an accept: got %+v, %v; want 3 waiting", path, q, err)
 		}
+	}
+}
+
+// The length of a queue that is always full never changes; who stands in it does.
+func TestUnixWaiting_SeesAFullQueueMove(t *testing.T) {
+	c := dial(t)
+	path := filepath.Join(t.TempDir(), "s")
+	l := listener(t, "unix", path)
+	inode, err := c.UnixListener(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	waiting := func() Waiting {
+		t.Helper()
+		w, err := c.UnixWaiting(inode)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return w
+	}
+	first := connect(t, l)
+	connect(t, l)
+	before := waiting()
+	var st unix.Stat_t
+	if err := unix.Fstat(descriptor(t, first), &st); err != nil {
+		t.Fatal(err)
+	}
+	if len(before.Clients) != 2 || uint64(before.Clients[0]) != st.Ino {
+		t.Errorf("got clients %d; want two, the first %d", before.Clients, st.Ino)
+	}
+	connect(t, l)
+	first.Close()
+	if now := waiting(); now.MovedSince(before) || now.Clients[0] != 0 {
+		t.Errorf("after one came and one closed: got %+v since %+v; want no move, and 0 for the closed one", now, before)
+	}
+	before = waiting()
+	accept(t, l)
+	connect(t, l)
+	if now := waiting(); !now.MovedSince(before) || now.Waiting != before.Waiting {
+		t.Errorf("after an accept and a newcomer: got %+v since %+v; want a move and no other length", now, before)
+	}
+	l.Close()
+	if _, err := c.UnixWaiting(inode); !errors.Is(err, ErrNotFound) {
+		t.Errorf("of a closed listener: got %v; want ErrNotFound", err)
+	}
+}
+
+// More clients than one message holds: the length is known, and that it shrinks.
+func TestUnixWaiting_OfVeryManyClientsKnowsTheLength(t *testing.T) {
+	c := dial(t)
+	path := filepath.Join(t.TempDir(), "s")
+	l := listener(t, "unix", path)
+	inode, err := c.UnixListener(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const many = 1500
+	for range many {
+		connect(t, l)
+	}
+	before, err := c.UnixWaiting(inode)
+	if err != nil || before.Waiting != many {
+		t.Fatalf("got %d waiting, %v; want %d", before.Waiting, err, many)
+	}
+	accept(t, l)
+	if now, err := c.UnixWaiting(inode); err != nil || !now.MovedSince(before) {
+		t.Errorf("after an accept: got %d waiting, %v; want a move", now.Waiting, err)
+	}
+}
+
+func TestUnixQueues_KnowsAllAtOnce(t *testing.T) {
+	c := dial(t)
+	path := filepath.Join(t.TempDir(), "s")
+	abstract := "@lb-sockdiag-all-" + strconv.Itoa(os.Getpid())
+	file, name := listener(t, "unix", path), listener(t, "unix", abstract)
+	connect(t, file)
+	connect(t, name)
+	connect(t, name)
+	all, err := c.UnixQueues()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if q, ok := all.At(path); !ok || q.Waiting != 1 {
+		t.Errorf("%s: got %+v, %v; want 1 waiting", path, q, ok)
+	}
+	if q, ok := all.At(abstract); !ok || q.Waiting != 2 {
+		t.Errorf("%s: got %+v, %v; want 2 waiting", abstract, q, ok)
+	}
+	if q, ok := all.At(path + ".none"); ok {
+		t.Errorf("of no socket: got %+v", q)
 	}
 }
 

@@ -19,7 +19,7 @@ const module = "github.com/273ebdf9/lb/"
 var allowed = map[string][]string{
 	"backends":              {},
 	"balancer":              {"backends"},
-	"health":                {"backends"},
+	"health":                {"backends", "internal/sockdiag"},
 	"proxy":                 {"backends", "proxy/internal/access"},
 	"proxy/internal/access": {},
 	"admin":                 {"admin/api", "backends", "internal/printable", "internal/sockdiag"},
@@ -42,7 +42,7 @@ var allowed = map[string][]string{
 	"config":                {"admin", "backends", "health", "internal/logs", "proxy", "supervisor"}, // their Config types
 	"internal/build":        {},
 	"internal/cli":          {"admin/api", "backends", "bench", "bench/fairness", "bench/load", "config", "internal/build", "internal/printable"},
-	"internal/daemon": {"admin", "admin/api", "backends", "balancer", "config", "health", "internal/build", "internal/logs", "internal/printable", "internal/sdnotify",
+	"internal/daemon": {"admin", "admin/api", "backends", "balancer", "config", "health", "internal/build", "internal/logs", "internal/printable", "internal/sdnotify", "internal/sockdiag",
 		"internal/state", "proxy", "supervisor", "upgrade"},
 	"cmd/lb": {"internal/cli", "internal/daemon", "supervisor"},
 }
