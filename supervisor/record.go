@@ -32,7 +32,33 @@ type record struct {
 	Good       *Release      `json:"good,omitempty"`
 	Previous   *Release      `json:"previous,omitempty"`
 	Failed     bool          `json:"failed,omitempty"` // the last restart
+	Roll       *savedRoll    `json:"roll,omitempty"`   // the restart under way
 	Workers    []savedWorker `json:"workers,omitempty"`
+}
+
+// savedRoll is a restart that is under way.
+type savedRoll struct {
+	Release *Release `json:"release"`
+	Wanted  bool     `json:"wanted,omitempty"` // Release is the configuration's; else this is a rollback
+	Slot    int      `json:"slot"`             // as in RestartOptions
+	Surge   int      `json:"surge"`
+	Left    []int    `json:"left"` // slots that are not replaced
+}
+
+// saveRoll returns what to record of the restart under way; nil without one.
+func (p *Pool) saveRoll() *savedRoll {
+	r := p.roll
+	if r == nil {
+		return p.interrupted
+	}
+	saved := &savedRoll{Release: r.release, Wanted: r.release == p.wanted, Slot: r.options.Slot, Surge: r.options.Surge}
+	for _, a := range r.flying {
+		saved.Left = append(saved.Left, a.slot.number)
+	}
+	for _, s := range r.left {
+		saved.Left = append(saved.Left, s.number)
+	}
+	return saved
 }
 
 type savedWorker struct {
@@ -58,7 +84,7 @@ func (p *Pool) recordName() string { return p.Name + ".json" }
 func (p *Pool) saveRecord() {
 	rec := record{
 		Version: recordVersion, Boot: p.boot, Configured: p.cfg.Count, Count: len(p.slots), Serial: p.serial,
-		Release: p.release, Good: p.good, Previous: p.previous, Failed: p.failed,
+		Release: p.release, Good: p.good, Previous: p.previous, Failed: p.failed, Roll: p.saveRoll(),
 	}
 	for _, s := range p.slots {
 		if s.stopped {
@@ -145,6 +171,9 @@ func parseRecord(text []byte) (*record, error) {
 			return nil, errors.New("cannot read record: bad worker")
 		}
 	}
+	if r := rec.Roll; r != nil && (r.Release == nil || len(r.Release.Command) == 0 || slices.ContainsFunc(r.Left, func(n int) bool { return n < 0 })) {
+		return nil, errors.New("cannot read record: bad restart")
+	}
 	return &rec, nil
 }
 
@@ -168,6 +197,9 @@ func (p *Pool) adopt(rec *record) {
 		for _, s := range p.slots {
 			s.release = rec.Release
 		}
+	}
+	if r := rec.Roll; r != nil && (!r.Wanted || r.Release.same(p.wanted)) {
+		p.interrupted = r
 	}
 	for _, sw := range rec.Workers {
 		p.adoptWorker(sw)

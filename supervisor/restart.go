@@ -88,6 +88,33 @@ func (p *Pool) Rollback(ctx context.Context, o RestartOptions) error {
 	})
 }
 
+// ResumeRestart goes on with a restart or a rollback that the end of an lb before has interrupted, for the slots that were left.
+// It reports whether there was one, and returns as Restart does. It forgets a restart to a configuration that has changed
+// since.
+func (p *Pool) ResumeRestart(ctx context.Context) (resumed bool, err error) {
+	var left *savedRoll
+	err = p.await(ctx, func() error {
+		left, p.interrupted = p.interrupted, nil
+		return nil
+	}, now, nil)
+	if left == nil || err != nil {
+		return false, err
+	}
+	o := RestartOptions{Slot: left.Slot, Surge: left.Surge, Wait: true}
+	return true, p.rollOut(ctx, o, func() (*Release, []*slot, error) {
+		slots := []*slot{}
+		for _, n := range left.Left {
+			if n < len(p.slots) && p.slots[n].wanted {
+				slots = append(slots, p.slots[n])
+			}
+		}
+		if left.Release.same(p.wanted) {
+			return p.wanted, slots, nil
+		}
+		return left.Release, slots, nil
+	})
+}
+
 // strays are the slots whose workers are of something else than what last worked for all.
 func (p *Pool) strays() (strays []*slot) {
 	if p.good == nil {
@@ -195,6 +222,11 @@ func (p *Pool) step(r *roll) (bool, error) {
 		switch {
 		case !a.decided:
 			continue
+		case a.err != nil && !a.slot.wanted: // stopped or scaled away meanwhile: no fault of the successor
+			r.total--
+			r.flying = slices.Delete(r.flying, i, i+1)
+			i--
+			continue
 		case a.err != nil:
 			p.progress(r, a, "failed", a.err.Error())
 			p.endRoll(r, "another one of the restart failed")
@@ -202,8 +234,11 @@ func (p *Pool) step(r *roll) (bool, error) {
 				p.pin()
 			}
 			stay := ""
-			if r.done > 0 {
+			switch {
+			case len(p.strays()) > 0:
 				stay = " (these stay; a rollback takes them back)"
+			case r.done > 0:
+				stay = " (these stay, and are of the same command, environment and directory as the others)"
 			}
 			err := fmt.Errorf("%w after %d of %d%s: %w", ErrRestart, r.done, r.total, stay, a.err)
 			for _, line := range a.lines {
@@ -313,7 +348,7 @@ func (p *Pool) Update(cfg Config) (restart bool, err error) {
 		old := p.cfg
 		p.cfg, p.wanted = cfg, cfg.release()
 		p.schedule()
-		restart = cfg.Watchdog != old.Watchdog || !p.release.pinned("").same(p.wanted) || p.stale()
+		restart = !p.release.pinned("").same(p.wanted) || p.stale()
 		if cfg.Count != old.Count && !p.ending {
 			before := len(p.slots)
 			p.grow(cfg.EffectiveCount())
@@ -329,7 +364,8 @@ func (p *Pool) Update(cfg Config) (restart bool, err error) {
 // stale says whether a slot runs anything but what the configuration says.
 func (p *Pool) stale() bool {
 	for _, s := range p.slots {
-		if s.current != nil && !s.current.release.pinned("").same(p.wanted) {
+		w := s.current
+		if w != nil && (!w.release.pinned("").same(p.wanted) || w.watchdog != nil && *w.watchdog != p.cfg.Watchdog) {
 			return true
 		}
 	}

@@ -170,13 +170,24 @@ func (p *Pool) slotAt(number int) (*slot, error) {
 }
 
 // Scale changes the number of slots: new ones are started, the ones with the highest numbers finish what they have and
-// go. It returns when the new ones have been ready, with an error when one ended before. The number stays until the
-// config's count changes.
+// go. It returns when the new ones have been ready. When one of them ends before that, or ctx is over, they go again, and the
+// error says why. The number stays until the config's count changes.
 func (p *Pool) Scale(ctx context.Context, count int) error {
 	if count < 0 || count > maxCount {
 		return fmt.Errorf("cannot scale pool %q to %d workers: not within 0..%d", p.Name, count, maxCount)
 	}
 	var added []*slot
+	before := 0
+	undo := func() {
+		for _, s := range added {
+			if s.removed { // another one has scaled meanwhile
+				return
+			}
+		}
+		if len(added) > 0 && len(p.slots) == count {
+			p.grow(before)
+		}
+	}
 	first := func() error {
 		if p.ending {
 			return ErrStopped
@@ -184,7 +195,7 @@ func (p *Pool) Scale(ctx context.Context, count int) error {
 		if p.roll != nil {
 			return ErrBusy
 		}
-		before := len(p.slots)
+		before = len(p.slots)
 		p.grow(count)
 		for _, s := range p.slots[min(before, count):] {
 			p.plan(s, 0, nil, fmt.Sprintf("scaled to %d", count))
@@ -198,14 +209,16 @@ func (p *Pool) Scale(ctx context.Context, count int) error {
 				continue
 			}
 			if s.deaths > 0 {
-				return true, fmt.Errorf("cannot scale pool %q: worker %d ended: %s", p.Name, s.number, s.last.describe())
+				err := fmt.Errorf("cannot scale pool %q, which has %d workers as before: worker %d ended: %s", p.Name, before, s.number, s.last.describe())
+				undo()
+				return true, err
 			}
 			if s.current == nil || s.current.state != up && s.current.state != silent {
 				return false, nil
 			}
 		}
 		return true, nil
-	}, nil)
+	}, undo)
 }
 
 // describe is the end in words, with the last lines.

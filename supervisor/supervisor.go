@@ -35,7 +35,7 @@ var (
 	ErrBusy        = errors.New("supervisor: a restart of this pool is under way")
 	ErrNoSlot      = errors.New("supervisor: no such slot")
 	ErrSlotStopped = errors.New("supervisor: the slot was stopped by hand; start it")
-	ErrNothingDone = errors.New("supervisor: nothing to take back: the restart that failed has replaced no worker, and all are of what worked before it")
+	ErrNothingDone = errors.New("supervisor: nothing to take back: all workers are of what worked before the restart that failed")
 	ErrNoPrevious  = errors.New("supervisor: nothing to roll back to: no restart has changed the command, the environment or the directory")
 	ErrRestart     = errors.New("supervisor: the restart failed")
 	ErrState       = errors.New("supervisor: no state of a pool that this lb can read")
@@ -132,28 +132,29 @@ type Pool struct {
 	closed bool // nothing is taken any more
 
 	// Owned by the pool's goroutine.
-	cfg        Config
-	wanted     *Release // of cfg
-	release    *Release // what new slots run
-	good       *Release // what last worked, its directory followed
-	previous   *Release // what worked before that
-	failed     bool     // the last restart to what the config says did not complete
-	slots      []*slot
-	workers    []*worker // all that are not gone
-	serial     uint64    // of the last endpoint
-	roll       *roll     // the restart under way; nil if none
-	recycling  *attempt
-	recycleAt  time.Time // not before
-	waiters    []*waiter
-	looking    bool // a look at draining workers is due
-	ending     bool // nothing is started any more
-	detached   bool
-	freezing   *freezing // nil: nobody asks for one
-	ticker     *time.Timer
-	recorded   string            // what the record says
-	faults     map[string]string // what cannot be done now, and why
-	notifyFile fileAt
-	nextSlot   int // that is looked at first for recycling
+	cfg         Config
+	wanted      *Release // of cfg
+	release     *Release // what new slots run
+	good        *Release // what last worked, its directory followed
+	previous    *Release // what worked before that
+	failed      bool     // the last restart to what the config says did not complete
+	slots       []*slot
+	workers     []*worker  // all that are not gone
+	serial      uint64     // of the last endpoint
+	roll        *roll      // the restart under way; nil if none
+	interrupted *savedRoll // by the end of an lb before, until ResumeRestart
+	recycling   *attempt
+	recycleAt   time.Time // not before
+	waiters     []*waiter
+	looking     bool // a look at draining workers is due
+	ending      bool // nothing is started any more
+	detached    bool
+	freezing    *freezing // nil: nobody asks for one
+	ticker      *time.Timer
+	recorded    string            // what the record says
+	faults      map[string]string // what cannot be done now, and why
+	notifyFile  fileAt
+	nextSlot    int // that is looked at first for recycling
 }
 
 // host is what a pool does to the system. Tests put another one in.

@@ -33,8 +33,10 @@ type worker struct {
 	attempt *attempt  // that it was started for; nil when decided
 	process *process  // nil: none
 	out     *output
-	orphan  bool // of an lb before, and not wanted: its end is no death
-	quiet   int  // looks in a row that found no connection, in draining
+	// watchdog is what it was told of the interval of heartbeats; nil: not known, for it is of an lb before.
+	watchdog *time.Duration
+	orphan   bool // of an lb before, and not wanted: its end is no death
+	quiet    int  // looks in a row that found no connection, in draining
 
 	timer    *time.Timer // nil: none
 	deadline time.Time   // of timer
@@ -221,6 +223,8 @@ func (p *Pool) start(w *worker, reason string) {
 		p.post(func() { p.fire(w, exited, err.Error()) })
 	}
 	w.started = time.Now()
+	watchdog := p.cfg.Watchdog
+	w.watchdog = &watchdog
 	s.starts++
 	if w.end != nil { // of the worker before
 		if reason := p.host.lost(w.end, false); reason != "" {

@@ -304,13 +304,32 @@ func (p *plan) commitWorkers(pp *plannedPool) {
 			if err := pp.workers.Start(); err != nil {
 				panic("BUG: lb: prepared workers cannot be started: " + err.Error())
 			}
+			p.d.running.Go(func() { p.d.resumeRollout(pp.workers) })
 		})
 		return
 	}
-	old := p.old.cfg.Pool(pp.cfg.Name)
-	if !reflect.DeepEqual(workersConfig(old), workersConfig(pp.cfg)) && pp.workers.update(pp.cfg) {
+	if (p.workersChanged(pp) || pp.stale()) && pp.workers.update(pp.cfg) {
 		p.restart = append(p.restart, pp.workers)
 	}
+}
+
+// workersChanged reports whether the config of a pool's workers is another one than before.
+func (p *plan) workersChanged(pp *plannedPool) bool {
+	return !reflect.DeepEqual(workersConfig(p.old.cfg.Pool(pp.cfg.Name)), workersConfig(pp.cfg))
+}
+
+// stale reports whether the pool goes on with workers that are not of the config that runs: a rollout has failed, or they were
+// rolled back, or an lb that was killed has started them from another config.
+func (pp *plannedPool) stale() bool { return pp.workers != nil && !pp.new && pp.workers.Status().Stale }
+
+// staleWorkers returns a line for each pool whose workers would be restarted although their config stays.
+func (p *plan) staleWorkers() (lines []string) {
+	for _, pp := range p.pools {
+		if pp.stale() && !p.workersChanged(pp) {
+			lines = append(lines, fmt.Sprintf("pools.%s.workers: not all run the command, environment and directory of the config", pp.cfg.Name))
+		}
+	}
+	return lines
 }
 
 // endFleet ends the workers of a pool that has none any more. Those of an lb that stops end with it.

@@ -78,6 +78,7 @@ func (d *daemon) reloadLocked(ctx context.Context, dryRun bool, by string) (api.
 	if err != nil {
 		return result, nil, err
 	}
+	result.Changes = append(result.Changes, p.staleWorkers()...)
 	result.Kept = p.kept
 	result.Warnings = append(result.Warnings, p.dropped...)
 	if dryRun {

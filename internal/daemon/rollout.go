@@ -149,6 +149,19 @@ func (d *daemon) rolloutFor(ctx context.Context, pools []*workerPool, by string)
 	return errors.Join(errs...)
 }
 
+// resumeRollout goes on with a rollout that the end of an lb before has interrupted, and reports workers that are not of the
+// config.
+func (d *daemon) resumeRollout(w *workerPool) {
+	resumed, err := w.ResumeRestart(d.background)
+	if resumed {
+		d.reportOutcome(w, w.Name, "restarted", "the lb before, which was killed in the middle of it", err)
+	}
+	if err == nil && d.background.Err() == nil && w.Status().Stale {
+		d.report(slog.LevelWarn, api.Event{Kind: "workers", Subject: w.Name, Text: "not all workers run the command, environment and directory of the config; lb reload restarts them"},
+			"not all workers run the command, environment and directory of the config; lb reload restarts them", "pool", w.Name)
+	}
+}
+
 // Scale changes how many workers a pool has, and returns when new ones are ready.
 func (d *daemon) Scale(ctx context.Context, pool string, count int, by string) error {
 	w, err := d.findWorkers(pool)

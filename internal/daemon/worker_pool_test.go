@@ -127,8 +127,19 @@ func TestWorkerPool_AChangedCommandRollsOrFailsTheReload(t *testing.T) {
 	if st := r.waitWorkers(2); st.Slots[0].PID != before.Slots[0].PID || st.Slots[1].PID != before.Slots[1].PID || !st.Stale {
 		t.Errorf("workers: got %+v; want the old ones, stale", st)
 	}
+	// The very same reload again finds the config as it was, and the workers of another one.
+	dry, err := r.Reload(r.background, true, "test")
+	if want := "pools.app.workers: not all run the command, environment and directory of the config"; err != nil || !slices.Equal(dry.Changes, []string{want}) {
+		t.Errorf("dry run of the same reload: got %q, %v; want %q", dry.Changes, err, want)
+	}
+	if _, err := r.Reload(r.background, false, "test"); !errors.Is(err, supervisor.ErrRestart) {
+		t.Errorf("the same reload again: got %v; want it tried again", err)
+	}
 	r.withWorkers(2, "other")
 	r.mustReload()
+	if again, err := r.Reload(r.background, false, "test"); err != nil || len(again.Changes) != 0 {
+		t.Errorf("the same reload after one that worked: got %q, %v; want nothing different", again.Changes, err)
+	}
 	if st := r.waitWorkers(2); st.Slots[0].PID == before.Slots[0].PID || st.Slots[1].PID == before.Slots[1].PID || st.Stale || !st.CanRollback {
 		t.Errorf("workers of another command: got %+v; want new ones", st)
 	}
