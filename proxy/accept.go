@@ -54,14 +54,14 @@ func (l *loop) watch(ln *Listener, s *socket) {
 }
 
 func (l *loop) resume(a *acceptor) {
-	if !a.in && epollCtl(l.epfd, unix.EPOLL_CTL_ADD, a.fd, unix.EPOLLIN|unix.EPOLLEXCLUSIVE, token{id: a.id}) == 0 {
+	if !a.in && l.ctl(l.epfd, unix.EPOLL_CTL_ADD, a.fd, unix.EPOLLIN|unix.EPOLLEXCLUSIVE, token{id: a.id}) == 0 {
 		a.in = true
 	}
 }
 
 func (l *loop) pause(a *acceptor) {
 	if a.in {
-		epollCtl(l.epfd, unix.EPOLL_CTL_DEL, a.fd, 0, token{})
+		l.ctl(l.epfd, unix.EPOLL_CTL_DEL, a.fd, 0, token{})
 		a.in = false
 	}
 }
@@ -81,6 +81,18 @@ func (l *loop) unwatch(s *socket) {
 			}
 		}
 	}
+}
+
+// acceptPending serves the listening sockets that had an event.
+func (l *loop) acceptPending() {
+	for i, a := range l.pending {
+		l.pending[i] = nil
+		if a.queued {
+			a.queued = false
+			l.accept(a)
+		}
+	}
+	l.pending = l.pending[:0]
 }
 
 // accept takes connections off the queue, as many as the last rounds suggest.

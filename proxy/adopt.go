@@ -1,9 +1,11 @@
 package proxy
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"math"
+	"slices"
 	"sync"
 	"time"
 
@@ -94,7 +96,27 @@ func (p *Proxy) Adopt(f *Frozen) error {
 		}
 		s.pool.Requeue(&backends.Request{Client: s.client.Addr(), Tried: tried}, s.waiter)
 	}
+	a.requeueBacklogs()
 	return nil
+}
+
+// requeueBacklogs has the sessions that wait for a backlog go on with it, in their order.
+func (a *adopter) requeueBacklogs() {
+	var waiting []int
+	for i, s := range a.sessions {
+		if s.phase == phaseQueued && s.waiter == nil {
+			waiting = append(waiting, i)
+		}
+	}
+	slices.SortStableFunc(waiting, func(x, y int) int { return cmp.Compare(a.sessions[x].budget, a.sessions[y].budget) })
+	for _, i := range waiting {
+		s := a.sessions[i]
+		l := a.p.loops[a.f.Sessions[i].Loop%len(a.p.loops)]
+		if a.p.backlogs.add(l, s, false) {
+			l.probes = append(l.probes, probe{pool: s.pool, pause: minBacklogPause})
+		}
+		l.wheel.arm(s, s.budget+s.pool.Config().ConnectTimeout)
+	}
 }
 
 // adopter is one Adopt.
@@ -277,6 +299,12 @@ func (a *adopter) carry(l *loop, s *session, v *SavedSession) error {
 		}
 		if x.Flags&dirQueued != 0 {
 			l.later(s, e)
+		}
+	}
+	for e := range s.dirs { // what was waited for comes as no event
+		if d := &s.dirs[e]; d.flags&dirSettling != 0 || d.blocked() && s.ends[1-e].flags&endArmedOut == 0 {
+			s.recheck = l.p.since() + minSettlePause
+			l.armIdle(s)
 		}
 	}
 	return nil

@@ -47,6 +47,10 @@ func (l *loop) begin(s *session, set *settings) {
 	s.phase = phaseConnecting
 	s.pool = set.route(s.client.Addr())
 	s.budget = l.now
+	if l.p.backlogs.waiting.Load() > 0 && l.p.backlogs.busy(s.pool) {
+		l.waitForBacklog(s) // behind those who have waited longer
+		return
+	}
 	l.connect(s)
 }
 
@@ -120,7 +124,7 @@ func (l *loop) register(s *session, e int, mask uint32) unix.Errno {
 	if x.flags&endRegistered != 0 {
 		return 0
 	}
-	errno := epollCtl(l.epfd, unix.EPOLL_CTL_ADD, x.fd, mask, s.token(e))
+	errno := l.ctl(l.epfd, unix.EPOLL_CTL_ADD, x.fd, mask, s.token(e))
 	if errno == 0 {
 		x.flags |= endRegistered
 		if mask&unix.EPOLLOUT != 0 {
@@ -158,7 +162,7 @@ func (l *loop) connectFailed(s *session, why backends.ConnectError) bool {
 	noSocket := s.ends[backend].fd < 0
 	if x := &s.ends[backend]; x.fd >= 0 {
 		if x.flags&endRegistered != 0 { // a fork under way may keep the socket alive for a moment, and its events with it
-			epollCtl(l.epfd, unix.EPOLL_CTL_DEL, x.fd, 0, token{})
+			l.ctl(l.epfd, unix.EPOLL_CTL_DEL, x.fd, 0, token{})
 		}
 		closeFD(x.fd)
 	}

@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"slices"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -26,6 +27,8 @@ type Holdings struct {
 	Piped    int // bytes in pipes
 	Idle     int // pipes with nobody
 	Broken   int // directions whose destination takes nothing any more
+	Failed   int // ends that have failed, of sessions that go on for the other end's sake
+	HalfOpen int // sessions of which one side has ended
 }
 
 // Holdings asks every loop.
@@ -37,7 +40,13 @@ func (p *Proxy) Holdings() Holdings {
 			h.Armed += l.wheel.armed
 			l.table.each(func(s *session) {
 				h.Sessions++
+				if s.halfOpen {
+					h.HalfOpen++
+				}
 				for i := range s.dirs {
+					if s.ends[i].flags&endFailed != 0 {
+						h.Failed++
+					}
 					d := &s.dirs[i]
 					if d.held != nil {
 						h.Buffers++
@@ -173,3 +182,34 @@ func (p *Proxy) AcceptWhileFull(connect func()) (accepted bool) {
 	})
 	return accepted
 }
+
+// SetEndTimeouts bounds how long an end that refuses to read may be silent, and how long a backend may leave alone what is
+// left of a client; call it between New and Start.
+func (p *Proxy) SetEndTimeouts(lastWords, backendTail time.Duration) {
+	for _, l := range p.loops {
+		l.limits.lastWords, l.limits.backendTail = lastWords, backendTail
+	}
+}
+
+// BreakEpoll has every epoll_ctl that op is for fail, as where fs.epoll.max_user_watches is used up, until restore is
+// called. What was asked for before goes on.
+func (p *Proxy) BreakEpoll(ops ...int) (restore func()) {
+	set := func(ctl func(int32, int, int32, uint32, token) unix.Errno) {
+		for _, l := range p.loops {
+			l.call(func(l *loop) { l.ctl = ctl })
+		}
+	}
+	set(func(epfd int32, op int, fd int32, mask uint32, data token) unix.Errno {
+		if slices.Contains(ops, op) {
+			return unix.ENOSPC
+		}
+		return epollCtl(epfd, op, fd, mask, data)
+	})
+	return func() { set(epollCtl) }
+}
+
+// MaxStallGrace is the longest time that deadlines are not judged after a standstill.
+const MaxStallGrace = maxStallGrace
+
+// Backlogged is how many connections wait for a backlog.
+func (p *Proxy) Backlogged() int { return int(p.backlogs.waiting.Load()) }

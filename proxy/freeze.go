@@ -151,14 +151,17 @@ func (p *Proxy) Freeze() (*Frozen, error) {
 	for _, l := range p.loops {
 		l.post(message{do: func(l *loop) { l.freezing = f }})
 	}
-	late := time.NewTimer(freezeTimeout)
+	late := newPatience(freezeTimeout)
 	defer late.Stop()
-	for range p.loops {
+	for parked := 0; parked < len(p.loops); {
 		select {
 		case <-f.parked:
+			parked++
 		case <-late.C:
-			p.Thaw()
-			return nil, ErrLoopHangs
+			if late.over() {
+				p.Thaw()
+				return nil, ErrLoopHangs
+			}
 		}
 	}
 	p.emptyInboxes()

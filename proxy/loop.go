@@ -17,6 +17,14 @@ const (
 	// reads, which doubles the wake-ups (measured: 34 against 29 µs a request).
 	sessionEvents = unix.EPOLLIN | unix.EPOLLPRI | unix.EPOLLRDHUP | unix.EPOLLET
 
+	// roundTime is how long after its events a round goes on with directions that carry much.
+	roundTime = time.Millisecond
+
+	// stallAfter is how late a deadline is judged where lb, or the machine, stood still, and maxStallGrace how much time
+	// the peers, and the other loops, get then.
+	stallAfter    = 3 * wheelTick
+	maxStallGrace = time.Second
+
 	// countEvery is how often bytes of running sessions are added to the shared counters.
 	countEvery = time.Second
 )
@@ -33,7 +41,8 @@ type loop struct {
 	p       *Proxy
 	id      int
 	epfd    int32
-	wakefd  int32 // eventfd: there is something in the inbox
+	wakefd  int32                                                                  // eventfd: there is something in the inbox
+	ctl     func(epfd int32, op int, fd int32, mask uint32, data token) unix.Errno // epollCtl, or a test's
 	events  []unix.EpollEvent
 	rest    rest
 	scratch []byte
@@ -43,11 +52,14 @@ type loop struct {
 	pipes   pipePool
 	limits  relayLimits
 	ready   []readyRef   // directions that used up their turn
+	moved   int          // bytes carried in this round; see roundBytes
 	dirty   []sessionRef // sessions with bytes the shared counters do not have
 	countAt time.Duration
 	accepts []*acceptor        // by token; nil where a listener was closed
 	pending []*acceptor        // that have something to accept in this round
 	waiters []*backends.Waiter // free ones
+	probes  []probe            // see backlog.go
+	probing bool               // the session that is connected comes from the head of a backlog's queue
 	grant   func(*backends.Waiter, *backends.Backend)
 	req     backends.Request
 	rec     Record
@@ -58,6 +70,8 @@ type loop struct {
 	quit    bool
 
 	freezing *freezing // park at the end of this round
+
+	graceUntil time.Duration // no deadline is judged before; 0 as a rule
 
 	resumeAt time.Duration // when to listen again; 0 while not paused
 	full     bool          // paused at max_sessions: resume as soon as there is room
@@ -99,11 +113,12 @@ func newLoop(p *Proxy, id int) (*loop, error) {
 	}
 	l := &loop{
 		p: p, id: id, epfd: int32(epfd), wakefd: int32(wakefd),
+		ctl:     epollCtl,
 		events:  make([]unix.EpollEvent, 256),
 		scratch: make([]byte, scratchSize),
 		wheel:   newWheel(),
 		pipes:   pipePool{size: pipeSize},
-		limits:  relayLimits{turnBytes, spliceAfter, spliceWorth},
+		limits:  relayLimits{turnBytes, roundBytes, spliceAfter, spliceWorth, lastWordsTimeout, backendTailTimeout},
 	}
 	l.grant = l.postGrant
 	if e := epollCtl(l.epfd, unix.EPOLL_CTL_ADD, l.wakefd, unix.EPOLLIN|unix.EPOLLET, token{id: inboxID}); e != 0 {
@@ -156,22 +171,21 @@ func (l *loop) run() {
 	for !l.quit {
 		n := l.wait()
 		l.now = l.p.since()
+		l.moved = 0
 		l.rest.note(l.now, n)
 		for i := range n {
 			l.dispatch(&l.events[i])
 		}
-		for i, a := range l.pending {
-			l.pending[i] = nil
-			if a.queued {
-				a.queued = false
-				l.accept(a)
-			}
-		}
-		l.pending = l.pending[:0]
+		l.acceptPending()
 		if l.resumeAt != 0 {
 			l.tryResume()
 		}
-		l.wheel.expire(l.now, fire)
+		if l.wheel.due() <= l.now {
+			l.expire(fire)
+		}
+		if len(l.probes) > 0 {
+			l.runProbes()
+		}
 		l.runReady()
 		if l.freezing != nil {
 			l.park()
@@ -182,6 +196,30 @@ func (l *loop) run() {
 		}
 	}
 	l.pipes.close(&l.p.Stats)
+}
+
+// expire judges the deadlines that have passed, when everything that has arrived by then is handled: after lb, or the whole
+// machine, stood still, the bytes that a deadline waits for may be here. Where it comes much too late, the others may
+// have stood still too: they get as long again, up to maxStallGrace.
+func (l *loop) expire(fire func(*session)) {
+	late := l.now - l.wheel.due()
+	switch {
+	case l.graceUntil == 0 && late > stallAfter:
+		l.graceUntil = l.now + min(late, maxStallGrace)
+		return
+	case l.now < l.graceUntil:
+		return
+	}
+	l.graceUntil = 0
+	most := 2*l.table.used/len(l.events) + 2 // enough for every end to be heard
+	for n := len(l.events); n == len(l.events) && most > 0; most-- {
+		n = epollWait(l.epfd, l.events, 0)
+		for i := range n {
+			l.dispatch(&l.events[i])
+		}
+		l.acceptPending()
+	}
+	l.wheel.expire(l.now, fire)
 }
 
 // dispatch handles one event.
@@ -219,6 +257,12 @@ func (l *loop) dispatch(ev *unix.EpollEvent) {
 // relayEvent handles an event of end e of a session that relays.
 func (l *loop) relayEvent(s *session, e int, mask uint32) {
 	s.note(e, mask)
+	if mask&(unix.EPOLLERR|unix.EPOLLHUP) != 0 {
+		if src, ok := s.settling(); ok {
+			l.settlingEvent(s, src, e, mask)
+			return
+		}
+	}
 	if mask&unix.EPOLLOUT != 0 && s.dirs[1-e].blocked() {
 		if !l.pump(s, 1-e) {
 			return
@@ -227,9 +271,12 @@ func (l *loop) relayEvent(s *session, e int, mask uint32) {
 	if s.ends[e].flags&endReadable != 0 && !l.pump(s, e) {
 		return
 	}
-	if d := &s.dirs[e]; mask&unix.EPOLLERR != 0 && (d.blocked() || d.flags&(dirEOF|dirBroken) != 0) {
-		// The error is not read while its direction is blocked, or any more, and no other event will come.
+	if d := &s.dirs[e]; mask&unix.EPOLLERR != 0 && d.flags&(dirEOF|dirBroken) != 0 {
+		// The error is not read any more, and no other event will come.
 		l.readFailed(s, e)
+	} else if mask&unix.EPOLLERR != 0 && d.blocked() {
+		s.halfOpen = true // what came before the error is delivered first
+		l.armIdle(s)
 	} else if mask&unix.EPOLLHUP != 0 && d.flags&dirEOF != 0 && e == backend && s.isUnix(backend) {
 		l.closeMirrored(s) // it had half-closed before
 	}
@@ -256,16 +303,22 @@ func (s *session) note(e int, mask uint32) {
 	s.ends[e].flags = f
 }
 
-// runReady gives each direction that used up its turn the next one.
+// runReady gives directions that used up their turn the next one, those first that have waited longest, for at most
+// roundTime: then others have theirs, who carry little and wait.
 func (l *loop) runReady() {
 	n := len(l.ready)
 	for i := range n {
+		if i > 0 && l.p.since()-l.now > roundTime {
+			n = i
+			break
+		}
 		r := l.ready[i]
 		s := l.table.find(r.ref)
 		if s == nil {
 			continue
 		}
 		s.dirs[r.src].flags &^= dirQueued
+		l.moved = 0
 		l.pump(s, int(r.src))
 	}
 	l.ready = l.ready[:copy(l.ready, l.ready[n:])]
@@ -308,12 +361,14 @@ func (l *loop) countDirty() {
 // count adds what the shared counters of the listener and the backend do not have yet.
 func (s *session) count() {
 	up, down := &s.dirs[client], &s.dirs[backend]
-	if n := up.bytes - up.counted; n > 0 {
+	if up.bytes > up.counted {
+		n := up.bytes - up.counted
 		up.counted = up.bytes
 		s.listener.Counters.BytesIn.Add(n)
 		s.backend.Counters.BytesIn.Add(n)
 	}
-	if n := down.bytes - down.counted; n > 0 {
+	if down.bytes > down.counted {
+		n := down.bytes - down.counted
 		down.counted = down.bytes
 		s.listener.Counters.BytesOut.Add(n)
 		s.backend.Counters.BytesOut.Add(n)
@@ -323,7 +378,7 @@ func (s *session) count() {
 // armIdle sets the timer to the earliest moment at which the session could have been idle for too long. Moving bytes
 // does not touch the timer: when it fires, s.active tells how long the silence really was.
 func (l *loop) armIdle(s *session) {
-	if at := s.deadline(); at != never {
+	if at := l.deadline(s); at != never {
 		l.wheel.arm(s, at)
 	} else {
 		l.wheel.cancel(s)
@@ -331,24 +386,31 @@ func (l *loop) armIdle(s *session) {
 }
 
 // deadline is when the session has been idle or alive for too long, if nothing moves until then.
-func (s *session) deadline() time.Duration {
+func (l *loop) deadline(s *session) time.Duration {
 	at := never
-	if limit := s.idleLimit(); limit > 0 {
+	if limit := l.idleLimit(s); limit > 0 {
 		at = s.active + limit
 	}
 	if s.expires > 0 {
 		at = min(at, s.expires)
 	}
+	if s.recheck > 0 {
+		at = min(at, s.recheck)
+	}
 	return at
 }
 
 // idleLimit is how long the session may be silent; 0 is for ever.
-func (s *session) idleLimit() time.Duration {
+func (l *loop) idleLimit(s *session) time.Duration {
 	cfg := s.pool.Config()
+	limit := cfg.IdleTimeout
 	if s.halfOpen {
-		return cfg.HalfClosedTimeout
+		limit = cfg.HalfClosedTimeout
 	}
-	return cfg.IdleTimeout
+	if (s.dirs[client].flags|s.dirs[backend].flags)&dirBroken != 0 || s.ends[client].flags&endFailed != 0 {
+		limit = l.endLimit(s, limit)
+	}
+	return limit
 }
 
 // expired handles a timer that has fired.
@@ -364,12 +426,25 @@ func (l *loop) expired(s *session) {
 		l.connectTimeout(s)
 		return
 	}
-	if s.deadline() > l.now {
+	if l.deadline(s) > l.now {
 		l.armIdle(s)
 		return
 	}
+	aged := s.expires > 0 && s.expires <= l.now
+	if (s.dirs[client].flags|s.dirs[backend].flags)&dirQueued != 0 && !aged { // it has bytes, and waits for its turn
+		l.wheel.arm(s, l.now+wheelTick)
+		return
+	}
+	if s.recheck > 0 && s.recheck <= l.now && !aged {
+		l.look(s)
+		return
+	}
+	if s.end != (Termination{}) { // it was about to end
+		l.timedOutEnding(s)
+		return
+	}
 	s.end = termClientIdle
-	if s.expires > 0 && s.expires <= l.now {
+	if aged {
 		s.end = termAge
 	} else if s.dirs[client].blocked() || s.lastFrom == client && !s.dirs[backend].blocked() {
 		s.end = termBackendIdle
@@ -388,8 +463,9 @@ func (l *loop) close(s *session, reset bool) {
 			continue
 		}
 		// An end that will not get all of its bytes must not take a FIN for the end of them.
-		if (reset || s.dirs[1-e].blocked()) && !s.isUnix(e) {
+		if d := &s.dirs[1-e]; (reset || d.blocked()) && !s.isUnix(e) {
 			resetOnClose(x.fd)
+			d.bytes -= min(uint64(outQueue(x.fd)), d.bytes) // those are not delivered any more
 		}
 		closeFD(x.fd)
 	}
@@ -407,6 +483,9 @@ func (l *loop) close(s *session, reset bool) {
 	l.wheel.cancel(s)
 	if s.waiter != nil {
 		l.leaveQueue(s)
+	}
+	if s.place != nil {
+		l.leaveBacklog(s)
 	}
 	if s.backend != nil {
 		s.count()

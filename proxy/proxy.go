@@ -34,6 +34,7 @@ type Stats struct {
 	AcceptErrors atomic.Uint64 // accept(2) failed: out of descriptors or memory
 	LimitReached atomic.Uint64 // times that newcomers had to wait at max_sessions
 	ShedClients  atomic.Uint64 // clients closed at once as no descriptor was left for them
+	Shortages    atomic.Uint64 // times that a session had to wait for memory of the kernel
 }
 
 // Proxy carries connections. Make it with New, set the func fields, Start it, add listeners, Stop it.
@@ -58,6 +59,7 @@ type Proxy struct {
 	sessions    atomic.Int64
 	atLimit     atomic.Bool
 	reserve     atomic.Int32 // a spare fd, see acceptFailed; -1 while it is used
+	backlogs    backlogs
 	running     sync.WaitGroup
 
 	mu        sync.Mutex

@@ -3,6 +3,8 @@ package proxy
 // Hot path: every byte goes through here. BenchmarkRelay holds its cost and its allocations.
 
 import (
+	"time"
+
 	"github.com/valyala/bytebufferpool"
 	"golang.org/x/sys/unix"
 )
@@ -12,6 +14,9 @@ const (
 	scratchSize = 64 << 10
 	// turnBytes is what a direction may carry before others get their turn.
 	turnBytes = 1 << 20
+	// roundBytes is what all directions together may carry in a round before those that carry much have to wait for
+	// their turns (runReady).
+	roundBytes = 2 << 20
 	// spliceAfter reads in a row that filled the scratch buffer switch a direction to splice.
 	spliceAfter = 3
 	// spliceWorth is what a readable event must bring for the direction to stay with splice.
@@ -21,8 +26,11 @@ const (
 // relayLimits are a loop's own copy of the limits above, so that a test reaches every path with few bytes.
 type relayLimits struct {
 	turnBytes   int
+	roundBytes  int
 	spliceAfter uint8
 	spliceWorth int
+	lastWords   time.Duration
+	backendTail time.Duration
 }
 
 // pump carries what can be carried now in the direction that reads from end src. It may end the session: it says
@@ -34,14 +42,18 @@ type relayLimits struct {
 func (l *loop) pump(s *session, src int) bool {
 	d := &s.dirs[src]
 	from, to := &s.ends[src], &s.ends[1-src]
+	if l.moved >= l.limits.roundBytes && (d.full > 0 || d.flags&dirSplicing != 0) {
+		l.later(s, src)
+		return true
+	}
 	if d.blocked() && !l.flush(s, src) {
 		return s.phase != phaseFree
 	}
-	if d.flags&dirEOF != 0 || d.flags&dirBroken != 0 {
+	if d.flags&(dirEOF|dirBroken) != 0 {
 		return true
 	}
 	for turn := 0; from.flags&endReadable != 0; {
-		if turn >= l.limits.turnBytes {
+		if turn >= l.limits.turnBytes || turn > 0 && l.moved >= l.limits.roundBytes {
 			l.later(s, src)
 			return true
 		}
@@ -55,9 +67,12 @@ func (l *loop) pump(s *session, src int) bool {
 		}
 		n, errno := recv(from.fd, l.scratch)
 		if errno != 0 {
-			if errno == unix.EAGAIN {
+			switch errno {
+			case unix.EAGAIN:
 				from.flags &^= endReadable
 				return true
+			case unix.ENOMEM, unix.ENOBUFS:
+				return l.short(s)
 			}
 			return l.readFailed(s, src)
 		}
@@ -65,6 +80,7 @@ func (l *loop) pump(s *session, src int) bool {
 			return l.readEOF(s, src)
 		}
 		turn += n
+		l.moved += n
 		s.active = l.now
 		s.lastFrom = uint8(src)
 		short := n < len(l.scratch)
@@ -74,10 +90,10 @@ func (l *loop) pump(s *session, src int) bool {
 			d.flags |= dirSplicing
 		}
 		w, errno := send(to.fd, l.scratch[:n])
-		if errno != 0 && errno != unix.EAGAIN {
-			return l.writeFailed(s, src)
-		}
 		if errno != 0 {
+			if errno != unix.EAGAIN && errno != unix.ENOBUFS && errno != unix.ENOMEM {
+				return l.writeFailed(s, src)
+			}
 			w = 0
 		}
 		l.delivered(s, d, w)
@@ -95,8 +111,7 @@ func (l *loop) pump(s *session, src int) bool {
 			d.held = bytebufferpool.Get()
 			d.held.B = append(d.held.B[:0], l.scratch[w:n]...)
 			d.off = 0
-			l.armOut(s, 1-src)
-			return true
+			return l.blockedBy(s, 1-src, errno)
 		}
 		if drained {
 			return l.readEOF(s, src)
@@ -121,12 +136,12 @@ func (l *loop) flush(s *session, src int) bool {
 	to := &s.ends[1-src]
 	for d.held != nil {
 		n, errno := send(to.fd, d.held.B[d.off:])
-		if errno == unix.EAGAIN {
-			l.armOut(s, 1-src)
-			return false
-		}
 		if errno != 0 {
-			l.writeFailed(s, src)
+			if errno == unix.EAGAIN || errno == unix.ENOBUFS || errno == unix.ENOMEM {
+				l.blockedBy(s, 1-src, errno)
+			} else {
+				l.writeFailed(s, src)
+			}
 			return false
 		}
 		s.active = l.now
@@ -177,18 +192,19 @@ func (l *loop) pumpSplice(s *session, src int) (n int, alive, goOn bool) {
 			from.flags &^= endReadable
 		}
 		return 0, true, true
-	case errno == unix.EINVAL || errno == unix.ENOSYS: // this kind of socket cannot: copy, and do not try again
-		l.returnPipe(d)
+	case errno == unix.EINVAL || errno == unix.ENOSYS || errno == unix.ENOMEM || errno == unix.ENOBUFS:
+		l.returnPipe(d) // this kind of socket cannot, or there is no memory: copy
 		d.flags &^= dirSplicing
 		d.full = 0
 		return 0, true, true
-	case errno != 0:
+	case errno != 0: // a read after it would take the end for a clean one, as the error is told once
 		l.returnPipe(d)
 		return 0, l.readFailed(s, src), false
 	case n == 0:
 		l.returnPipe(d)
 		return 0, l.readEOF(s, src), false
 	}
+	l.moved += n
 	s.active = l.now
 	s.lastFrom = uint8(src)
 	d.piped = int32(n)
@@ -213,13 +229,15 @@ func (l *loop) pumpSplice(s *session, src int) (n int, alive, goOn bool) {
 func (l *loop) drainPipe(s *session, src int) bool {
 	d := &s.dirs[src]
 	n, errno := splice(d.pipe.r, s.ends[1-src].fd, int(d.piped), 0)
-	if errno == unix.EAGAIN {
-		l.armOut(s, 1-src)
+	switch {
+	case errno == unix.EAGAIN:
+		l.blockedBy(s, 1-src, errno)
 		return false
-	}
-	if errno != 0 || n == 0 {
+	case errno == unix.EPIPE || errno == unix.ECONNRESET:
 		l.writeFailed(s, src)
 		return false
+	case errno != 0 || n == 0: // not by splice: send what is in the pipe
+		return l.unpipe(s, src) && l.flush(s, src)
 	}
 	s.active = l.now
 	l.delivered(s, d, n)
@@ -237,80 +255,6 @@ func (l *loop) returnPipe(d *direction) {
 	}
 }
 
-// readEOF handles the last byte of a direction: everything before it is out.
-func (l *loop) readEOF(s *session, src int) bool {
-	d, other := &s.dirs[src], &s.dirs[1-src]
-	s.ends[src].flags &^= endReadable
-	d.flags |= dirEOF
-	if other.flags&dirEOF != 0 {
-		s.end = termNormal
-		l.close(s, false)
-		return false
-	}
-	if src == backend && s.ends[backend].flags&endHungUp != 0 && s.isUnix(backend) {
-		l.closeMirrored(s)
-		return false
-	}
-	if other.flags&dirBroken != 0 {
-		s.end = termBackendReset
-		l.close(s, true)
-		return false
-	}
-	shutdownWrite(s.ends[1-src].fd)
-	s.halfOpen = true
-	l.armIdle(s)
-	return true
-}
-
-// closeMirrored ends a session whose Unix backend has closed both ways, all of its bytes being out: nobody will read
-// what the client sends. The client is closed as the backend was, at once.
-func (l *loop) closeMirrored(s *session) {
-	d := &s.dirs[client]
-	s.end = termNormal
-	reset := d.blocked() || d.flags&dirBroken != 0
-	if reset {
-		s.end = termBackendReset
-	}
-	l.close(s, reset)
-}
-
-// readFailed handles an error of the source, ECONNRESET as a rule: the other end gets a reset too.
-func (l *loop) readFailed(s *session, src int) bool {
-	s.end = termClientReset
-	if src == backend {
-		s.end = termBackendReset
-	}
-	l.close(s, true)
-	return false
-}
-
-// writeFailed handles a destination that takes nothing any more (EPIPE, ECONNRESET). A client that is gone ends the
-// session. A backend may have sent its last words before it closed: they still go to the client, and then the reset.
-func (l *loop) writeFailed(s *session, src int) bool {
-	if src == backend {
-		s.end = termClientReset
-		l.close(s, true)
-		return false
-	}
-	d := &s.dirs[client]
-	d.flags |= dirBroken
-	l.dropHeld(d)
-	if d.pipe != nil {
-		l.pipes.discard(d.pipe, &l.p.Stats)
-		d.pipe, d.piped = nil, 0
-	}
-	if s.dirs[backend].flags&dirEOF != 0 {
-		s.end = termBackendReset
-		l.close(s, true)
-		return false
-	}
-	s.ends[backend].flags |= endReadable // whatever it said is there by now; the end or the error behind it ends the session
-	if s.dirs[backend].blocked() {
-		return true
-	}
-	return l.pump(s, backend)
-}
-
 // later gives the direction its next turn after the other events of this round.
 func (l *loop) later(s *session, src int) {
 	d := &s.dirs[src]
@@ -320,13 +264,31 @@ func (l *loop) later(s *session, src int) {
 	}
 }
 
-// armOut asks for an event when the end takes bytes again.
-func (l *loop) armOut(s *session, e int) {
-	x := &s.ends[e]
-	if x.flags&endArmedOut == 0 {
-		x.flags |= endArmedOut
-		epollCtl(l.epfd, unix.EPOLL_CTL_MOD, x.fd, sessionEvents|unix.EPOLLOUT, s.token(e))
+// blockedBy has the direction to end e wait: for an event when the end takes bytes again, or, where the kernel had no
+// memory for them, for a moment. It says whether the session lives on.
+func (l *loop) blockedBy(s *session, e int, errno unix.Errno) bool {
+	if errno == unix.ENOBUFS || errno == unix.ENOMEM {
+		return l.short(s)
 	}
+	return l.armOut(s, e)
+}
+
+// armOut asks for an event when the end takes bytes again. It says whether the session lives on: without the event it
+// would hang.
+func (l *loop) armOut(s *session, e int) bool {
+	x := &s.ends[e]
+	if x.flags&endArmedOut != 0 {
+		return true
+	}
+	x.flags |= endArmedOut
+	if x.flags&endRegistered == 0 { // register will see the flag
+		return true
+	}
+	if errno := l.ctl(l.epfd, unix.EPOLL_CTL_MOD, x.fd, sessionEvents|unix.EPOLLOUT, s.token(e)); errno != 0 {
+		x.flags &^= endArmedOut
+		return l.short(s)
+	}
+	return true
 }
 
 // disarmOut takes EPOLLOUT back on a Unix socket, which fires it at each read of the peer. TCP fires it only after a
@@ -335,7 +297,7 @@ func (l *loop) disarmOut(s *session, e int) {
 	x := &s.ends[e]
 	if x.flags&endArmedOut != 0 && s.isUnix(e) {
 		x.flags &^= endArmedOut
-		epollCtl(l.epfd, unix.EPOLL_CTL_MOD, x.fd, sessionEvents, s.token(e))
+		l.ctl(l.epfd, unix.EPOLL_CTL_MOD, x.fd, sessionEvents, s.token(e))
 	}
 }
 

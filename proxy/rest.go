@@ -204,12 +204,15 @@ func (l *loop) parkFor(timeout int) int {
 
 // untilDue is how many ms the loop may sleep before a timer, the counters or a pause want it; -1 is without end.
 func (l *loop) untilDue() int {
-	due := l.wheel.due()
+	due := max(l.wheel.due(), l.graceUntil)
 	if len(l.dirty) > 0 {
 		due = min(due, l.countAt)
 	}
 	if l.resumeAt != 0 {
 		due = min(due, l.resumeAt)
+	}
+	if len(l.probes) > 0 {
+		due = min(due, l.nextProbe())
 	}
 	if due == never {
 		return -1

@@ -52,6 +52,7 @@ const (
 	dirSplicing             // goes through a pipe while there is much to carry
 	dirBroken               // its destination takes nothing any more; what comes is not read
 	dirQueued               // in loop.ready: it used up its turn
+	dirSettling             // the session ends with a reset once its destination has acknowledged every byte
 )
 
 // direction is one of the two streams of bytes.
@@ -90,7 +91,8 @@ type session struct {
 	pool      *backends.Pool
 	backend   *backends.Backend // its slot is held; nil while none is chosen
 	tried     []*backends.Backend
-	waiter    *backends.Waiter // while phaseQueued
+	waiter    *backends.Waiter // while phaseQueued, in the pool's queue
+	place     *backlogPlace    // while phaseQueued, for a backlog
 	client    netip.AddrPort
 	forwarded *forwarded       // what the client's PROXY header said; nil as a rule
 	source    access.SourceRef // its place among the counted sources; the zero value as a rule
@@ -98,13 +100,17 @@ type session struct {
 
 	start     time.Duration // accepted; since the proxy's epoch, as all below
 	budget    time.Duration // connect_timeout counts from here: accepted, or granted a slot after waiting
-	pause     time.Duration // the last wait for a backlog; see waitForBacklog
+	pause     time.Duration // the last wait for an acknowledgement; see settle
 	queuedAt  time.Duration // it began to wait in the queue
 	queued    time.Duration // how long it has waited there
 	chosen    time.Duration // the backend was chosen
 	connected time.Duration // the backend connection was established; 0 before
 	active    time.Duration // the last byte moved
 	expires   time.Duration // max_session_age is over; 0 is never
+
+	recheck    time.Duration // when to look at it; 0 is not
+	shortSince time.Duration // since when it cannot go on for want of kernel memory; 0 is not
+	unacked    int           // bytes that the destination had not acknowledged when settle looked
 }
 
 // forwarded is what a PROXY header said beside the client's address.

@@ -91,16 +91,40 @@ func (p *Proxy) Turning(timeout time.Duration) bool {
 		l.post(message{do: func(*loop) { round <- struct{}{} }})
 	}
 	p.mu.Unlock()
-	late := time.NewTimer(timeout)
+	late := newPatience(timeout)
 	defer late.Stop()
-	for range p.loops {
+	for turned := 0; turned < len(p.loops); {
 		select {
 		case <-round:
+			turned++
 		case <-late.C:
-			return false
+			if late.over() {
+				return false
+			}
 		}
 	}
 	return true
+}
+
+// patience is a timer that begins again where the process, or the machine, stood still: whoever is waited for did so too.
+type patience struct {
+	*time.Timer
+	timeout time.Duration
+	ends    time.Time
+}
+
+func newPatience(timeout time.Duration) *patience {
+	return &patience{time.NewTimer(timeout), timeout, time.Now().Add(timeout)}
+}
+
+// over reports whether the time is over, after the timer has fired.
+func (p *patience) over() bool {
+	if time.Since(p.ends) < stallAfter {
+		return true
+	}
+	p.ends = time.Now().Add(p.timeout)
+	p.Reset(p.timeout)
+	return false
 }
 
 // onLoops runs f on each loop in turn and waits for it; not at all once the proxy has stopped.

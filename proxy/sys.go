@@ -102,8 +102,31 @@ func socketError(fd int32) unix.Errno {
 	return unix.Errno(v)
 }
 
-func closeFD(fd int32)       { unix.RawSyscall(unix.SYS_CLOSE, uintptr(fd), 0, 0) }
-func shutdownWrite(fd int32) { unix.RawSyscall(unix.SYS_SHUTDOWN, uintptr(fd), unix.SHUT_WR, 0) }
+func closeFD(fd int32) { unix.RawSyscall(unix.SYS_CLOSE, uintptr(fd), 0, 0) }
+
+func shutdownWrite(fd int32) unix.Errno {
+	_, _, e := unix.RawSyscall(unix.SYS_SHUTDOWN, uintptr(fd), unix.SHUT_WR, 0)
+	return e
+}
+
+// inQueue returns how many bytes a socket has received that were not read yet (tcp(7), SIOCINQ).
+func inQueue(fd int32) int {
+	n, err := unix.IoctlGetInt(int(fd), unix.TIOCINQ)
+	if err != nil {
+		return 0
+	}
+	return n
+}
+
+// outQueue returns how many bytes in the send queue of a TCP socket are not acknowledged (tcp(7), SIOCOUTQ). A FIN counts
+// as one.
+func outQueue(fd int32) int {
+	n, err := unix.IoctlGetInt(int(fd), unix.TIOCOUTQ)
+	if err != nil {
+		return 0
+	}
+	return n
+}
 
 // resetOnClose makes the coming close send RST instead of FIN on a TCP socket (SO_LINGER with 0 s, socket(7)).
 // A Unix socket has no such thing and ignores it.

@@ -5,17 +5,8 @@ package proxy
 
 import (
 	"errors"
-	"time"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/273ebdf9/lb/backends"
-)
-
-// How long a session waits before it tries full backlogs again: the double each time.
-const (
-	minBacklogPause = 16 * time.Millisecond
-	maxBacklogPause = 250 * time.Millisecond
 )
 
 // waiter gives a waiter that is free. It stays in l.waiters until it is used.
@@ -36,7 +27,7 @@ func (l *loop) noBackend(s *session, w *backends.Waiter, err error) {
 		s.queuedAt = l.now
 		if errno := l.register(s, client, sessionEvents); errno != 0 {
 			s.end = s.endedBy('R')
-			l.close(s, false)
+			l.close(s, true)
 			return
 		}
 		l.wheel.arm(s, l.now+s.pool.Config().QueueTimeout)
@@ -51,21 +42,6 @@ func (l *loop) noBackend(s *session, w *backends.Waiter, err error) {
 		s.end = termRefused
 	}
 	l.close(s, false)
-}
-
-// waitForBacklog has a session wait a moment when every backend that it could have has a full backlog: they are busy,
-// not gone, and nothing tells when there is room. Then it tries all of them again, within connect_timeout.
-func (l *loop) waitForBacklog(s *session) {
-	s.phase = phaseQueued
-	s.queuedAt = l.now
-	if errno := l.register(s, client, sessionEvents); errno != 0 {
-		s.end = s.endedBy('R')
-		l.close(s, false)
-		return
-	}
-	s.busy = false
-	s.pause = min(max(2*s.pause, minBacklogPause), maxBacklogPause)
-	l.wheel.arm(s, min(l.now+s.pause, s.budget+s.pool.Config().ConnectTimeout))
 }
 
 // postGrant is a Waiter's Grant: it runs on whatever goroutine has freed the slot.
@@ -136,17 +112,13 @@ func (s *session) clientGone() bool {
 	if x.flags&endFailed != 0 || x.flags&(endHalfClosed|endHungUp) == 0 {
 		return x.flags&endFailed != 0
 	}
-	n, err := unix.IoctlGetInt(int(x.fd), unix.TIOCINQ)
-	return err == nil && n == 0
+	return inQueue(x.fd) == 0
 }
 
 // queueTimeout handles a wait that was too long. A grant that is on its way wins.
 func (l *loop) queueTimeout(s *session) {
-	if s.waiter == nil { // see waitForBacklog
-		s.queued += l.now - s.queuedAt
-		s.phase = phaseConnecting
-		s.tried = s.tried[:0]
-		l.connect(s)
+	if s.place != nil { // it has one more try: lb may have stood still
+		l.retryBacklog(s)
 		return
 	}
 	if !s.pool.Leave(s.waiter) {
