@@ -114,7 +114,11 @@ func (d *decoder) needProgram(path string, w *supervisor.Config) {
 		if dirs, inEnv = w.Env["PATH"]; !inEnv {
 			dirs = os.Getenv("PATH")
 		}
-		if strings.Contains(dirs, "{") || inPath(program, dirs) {
+		if strings.Contains(dirs, "{") {
+			return
+		}
+		if found := inPath(program, dirs); found != "" {
+			d.needInterpreter(path, found)
 			return
 		}
 		where := "in PATH, as lb check has it"
@@ -132,22 +136,34 @@ func (d *decoder) needProgram(path string, w *supervisor.Config) {
 		}
 		if _, err := exec.LookPath(program); err != nil {
 			d.warn(join(path, "command"), "there is no program %s on this host that may be run, %s", strconv.Quote(program), help)
+			return
 		}
+		d.needInterpreter(path, program)
 	}
 }
 
-// inPath says whether the program would be found in a PATH as exec.LookPath looks, which takes none that it finds by a
-// relative directory.
-func inPath(program, path string) bool {
+// needInterpreter warns of a program that is there and that the kernel will not run: a script whose interpreter is not there.
+func (d *decoder) needInterpreter(path, program string) {
+	if err := supervisor.CheckProgram(program); err != nil {
+		d.warn(join(path, "command"), "no worker starts: %s", err)
+	}
+}
+
+// inPath returns where the program would be found in a PATH as exec.LookPath looks, which takes none that it finds by a
+// relative directory; empty: nowhere.
+func inPath(program, path string) string {
 	for _, dir := range filepath.SplitList(path) {
 		if dir == "" {
 			dir = "."
 		}
 		if _, err := exec.LookPath(dir + "/" + program); err == nil {
-			return filepath.IsAbs(dir)
+			if !filepath.IsAbs(dir) {
+				return ""
+			}
+			return filepath.Join(dir, program)
 		}
 	}
-	return false
+	return ""
 }
 
 // nofileLimits are the hard limit of descriptors, the most that the kernel allows anybody, 0 if that is not known, and

@@ -45,7 +45,7 @@ func TestHostWarnings_NameTheirKey(t *testing.T) {
 	if err := os.Mkdir(filepath.Join(dir, "bin"), 0o700); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(filepath.Join(dir, "bin", "lb-app"), nil, 0o700); err != nil {
+	if err := os.WriteFile(filepath.Join(dir, "bin", "lb-app"), []byte("#!/bin/sh\n"), 0o700); err != nil {
 		t.Fatal(err)
 	}
 	check(workers("command = ['sh']\n"))

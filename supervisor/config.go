@@ -38,7 +38,7 @@ type Config struct {
 	// Count is how many workers run. Default 0: as many as there are CPUs.
 	Count int `toml:"count"`
 	// Env is added to lb's own environment, and the placeholders of Command are filled in here too. LB_WORKER_ID,
-	// LB_WORKER_SOCKET, NOTIFY_SOCKET, WATCHDOG_USEC, WATCHDOG_PID, LISTEN_FDS, LISTEN_PID and LISTEN_FDNAMES are set by lb. Default {}.
+	// LB_WORKER_SOCKET, NOTIFY_SOCKET, WATCHDOG_USEC, WATCHDOG_PID, INVOCATION_ID, LISTEN_FDS, LISTEN_PID and LISTEN_FDNAMES are set by lb. Default {}.
 	Env map[string]string `toml:"env"`
 	// Dir is the working directory. A symbolic link is followed anew at each start of a worker, so that a deploy can swap
 	// it. Default "": lb's own.
@@ -130,7 +130,7 @@ var (
 	envName = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`)
 	octal   = regexp.MustCompile(`^0?[0-7]{1,3}$`)
 	// ownEnv is what lb itself tells its workers.
-	ownEnv = []string{"LB_WORKER_ID", "LB_WORKER_SOCKET", "NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES"}
+	ownEnv = []string{"LB_WORKER_ID", "LB_WORKER_SOCKET", "NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "INVOCATION_ID", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES"}
 	// stopSignals are the values of stop_signal.
 	stopSignals = []string{"TERM", "INT", "QUIT", "HUP", "USR1", "USR2"}
 )

@@ -91,7 +91,7 @@ func becomeWorker(args []string) (code int, err error) {
 	if errors.Is(err, os.ErrNotExist) {
 		code = exitNotFound
 	}
-	return code, fmt.Errorf("cannot run %q: %w", path, err)
+	return code, explain(path, err)
 }
 
 // awaitRelease waits for the byte that lb sends when it has recorded this process.

@@ -44,27 +44,28 @@ type slotState struct {
 }
 
 type workerState struct {
-	Slot      int            `json:"slot"`
-	Removed   bool           `json:"removed,omitempty"`   // its slot is
-	Role      string         `json:"role,omitempty"`      // in its slot: "current", "next" or none
-	Recycling bool           `json:"recycling,omitempty"` // it is made to replace one that is due
-	Orphan    bool           `json:"orphan,omitempty"`
-	State     string         `json:"state"`
-	Since     time.Time      `json:"since"`
-	Reason    string         `json:"reason,omitempty"`
-	Cause     string         `json:"cause,omitempty"`
-	Left      time.Duration  `json:"left,omitempty"`  // until what its state waits for by the clock; 0: the whole time
-	Delay     time.Duration  `json:"delay,omitempty"` // in waiting
-	Started   time.Time      `json:"started,omitzero"`
-	UpSince   time.Time      `json:"up_since,omitzero"`
-	Conns     uint64         `json:"conns,omitempty"`
-	Spread    float64        `json:"spread,omitempty"`
-	Status    string         `json:"status,omitempty"`
-	Dir       string         `json:"dir,omitempty"`
-	Release   *Release       `json:"release"`
-	Process   *processState  `json:"process,omitempty"`
-	End       *endpointState `json:"end,omitempty"`
-	Output    *outputState   `json:"output,omitempty"`
+	Slot       int            `json:"slot"`
+	Removed    bool           `json:"removed,omitempty"`   // its slot is
+	Role       string         `json:"role,omitempty"`      // in its slot: "current", "next" or none
+	Recycling  bool           `json:"recycling,omitempty"` // it is made to replace one that is due
+	Orphan     bool           `json:"orphan,omitempty"`
+	State      string         `json:"state"`
+	Since      time.Time      `json:"since"`
+	Reason     string         `json:"reason,omitempty"`
+	Cause      string         `json:"cause,omitempty"`
+	Left       time.Duration  `json:"left,omitempty"`  // until what its state waits for by the clock; 0: the whole time
+	Delay      time.Duration  `json:"delay,omitempty"` // in waiting
+	Started    time.Time      `json:"started,omitzero"`
+	UpSince    time.Time      `json:"up_since,omitzero"`
+	Conns      uint64         `json:"conns,omitempty"`
+	Spread     float64        `json:"spread,omitempty"`
+	Status     string         `json:"status,omitempty"`
+	Dir        string         `json:"dir,omitempty"`
+	Invocation string         `json:"invocation,omitempty"`
+	Release    *Release       `json:"release"`
+	Process    *processState  `json:"process,omitempty"`
+	End        *endpointState `json:"end,omitempty"`
+	Output     *outputState   `json:"output,omitempty"`
 }
 
 type processState struct {
@@ -304,7 +305,7 @@ func (p *Pool) writeWorker(w *worker) workerState {
 	s := w.slot
 	ws := workerState{
 		Slot: s.number, Removed: s.removed, Orphan: w.orphan, State: w.state.String(), Since: w.since, Reason: w.reason, Cause: w.cause,
-		Delay: w.delay, Started: w.started, UpSince: w.upSince, Conns: w.conns, Spread: w.spread, Status: w.status, Dir: w.dir,
+		Delay: w.delay, Started: w.started, UpSince: w.upSince, Conns: w.conns, Spread: w.spread, Status: w.status, Dir: w.dir, Invocation: w.invocation,
 		Release: w.release, Recycling: p.recycling != nil && p.recycling.worker == w && !p.recycling.decided,
 	}
 	switch w {

@@ -2,6 +2,8 @@ package supervisor
 
 import (
 	"context"
+	"crypto/rand"
+	"encoding/hex"
 	"encoding/json"
 	"fmt"
 	"os"
@@ -29,10 +31,18 @@ type process struct {
 // spawn starts w's process, stopped in the shim, and watches it.
 func (p *Pool) spawn(w *worker) (*process, error) {
 	dir, err := w.release.follow()
+	if err == nil && dir != "" {
+		_, err = os.Stat(dir)
+	}
+	if err != nil && w.release.Pin != "" {
+		return nil, fmt.Errorf("cannot use directory %q, where the last restart that worked ran, as the one after it failed: %w; "+
+			"restart the pool to follow dir = %q again", w.release.Pin, err, w.release.Dir)
+	}
 	if err != nil {
-		return nil, fmt.Errorf("cannot use directory: %w", err)
+		return nil, fmt.Errorf("cannot use dir = %q: %w", w.release.Dir, err)
 	}
 	w.dir = dir
+	w.invocation = invocationID()
 	id, err := w.release.config().identity()
 	if err != nil {
 		return nil, err
@@ -133,6 +143,7 @@ func (p *Pool) environment(w *worker, id identity) []string {
 	for name, value := range w.release.Env {
 		env[name] = w.end.fill(value)
 	}
+	env["INVOCATION_ID"] = w.invocation
 	env["LB_WORKER_ID"] = strconv.Itoa(w.slot.number)
 	if w.end.path != "" {
 		env["LB_WORKER_SOCKET"] = w.end.path
@@ -150,6 +161,13 @@ func (p *Pool) environment(w *worker, id identity) []string {
 	}
 	slices.Sort(list)
 	return list
+}
+
+// invocationID returns what tells one worker from all others, ever: 128 random bits, as systemd's INVOCATION_ID.
+func invocationID() string {
+	var id [16]byte
+	rand.Read(id[:])
+	return hex.EncodeToString(id[:])
 }
 
 // newProcess returns w's process, a child or not. Its end is waited for without a thread: its pidfd is in the runtime's epoll
@@ -176,10 +194,17 @@ func (p *Pool) newProcess(w *worker, pid int, start uint64, pidfd int) *process 
 			}
 		}
 		killMembers(pid, start)
+		strays, first := killStrays(w.invocation)
 		mu.Lock()
 		reason, reaped := reap(pid)
 		ended = true
 		mu.Unlock()
+		if strays > 0 {
+			reason += fmt.Sprintf("; it left process %d in the background, which was killed: run the program in the foreground", first)
+			if strays > 1 {
+				reason += fmt.Sprintf(" (and %d more)", strays-1)
+			}
+		}
 		f.Close()
 		if w.out != nil {
 			w.out.finish()

@@ -62,20 +62,21 @@ func (p *Pool) saveRoll() *savedRoll {
 }
 
 type savedWorker struct {
-	Slot    int       `json:"slot"`
-	PID     int       `json:"pid"`
-	Start   uint64    `json:"start"`
-	Started time.Time `json:"started"`
-	UpSince time.Time `json:"up_since,omitzero"`
-	State   string    `json:"state"`
-	Current bool      `json:"current"` // the slot's own
-	Name    string    `json:"name"`    // of its backend
-	Path    string    `json:"path,omitempty"`
-	Port    int       `json:"port,omitempty"`
-	Bound   bool      `json:"bound,omitempty"` // lb has bound it
-	Output  uint64    `json:"output,omitempty"`
-	Dir     string    `json:"dir,omitempty"`
-	Release *Release  `json:"release"`
+	Slot       int       `json:"slot"`
+	PID        int       `json:"pid"`
+	Start      uint64    `json:"start"`
+	Started    time.Time `json:"started"`
+	UpSince    time.Time `json:"up_since,omitzero"`
+	State      string    `json:"state"`
+	Current    bool      `json:"current"` // the slot's own
+	Name       string    `json:"name"`    // of its backend
+	Path       string    `json:"path,omitempty"`
+	Port       int       `json:"port,omitempty"`
+	Bound      bool      `json:"bound,omitempty"` // lb has bound it
+	Output     uint64    `json:"output,omitempty"`
+	Dir        string    `json:"dir,omitempty"`
+	Invocation string    `json:"invocation,omitempty"`
+	Release    *Release  `json:"release"`
 }
 
 func (p *Pool) recordName() string { return p.Name + ".json" }
@@ -98,7 +99,7 @@ func (p *Pool) saveRecord() {
 		sw := savedWorker{
 			Slot: w.slot.number, PID: w.process.pid, Start: w.process.start, Started: w.started, UpSince: w.upSince,
 			State: w.state.String(), Current: w.slot.current == w, Name: w.end.backend.Name, Path: w.end.path, Port: w.end.port,
-			Bound: w.end.fd >= 0, Dir: w.dir, Release: w.release,
+			Bound: w.end.fd >= 0, Dir: w.dir, Invocation: w.invocation, Release: w.release,
 		}
 		if w.out != nil {
 			sw.Output = w.out.inode
@@ -244,7 +245,7 @@ func (p *Pool) adoptWorker(sw savedWorker) {
 		s = p.slots[sw.Slot]
 	}
 	w := &worker{
-		slot: s, release: sw.Release, dir: sw.Dir, started: sw.Started, upSince: sw.UpSince, spread: 2*p.random() - 1,
+		slot: s, release: sw.Release, dir: sw.Dir, invocation: sw.Invocation, started: sw.Started, upSince: sw.UpSince, spread: 2*p.random() - 1,
 		end: &endpoint{slot: sw.Slot, path: sw.Path, port: sw.Port, fd: -1},
 	}
 	w.end.backend = Backend{Pool: p.Name, Slot: sw.Slot, Name: sw.Name, Address: w.end.address()}

@@ -220,7 +220,7 @@ func (p *Pool) resumeWorker(ws *workerState) {
 		s = p.slots[ws.Slot]
 	}
 	w := &worker{
-		slot: s, release: ws.Release, dir: ws.Dir, delay: ws.Delay, state: state(slices.Index(stateNames[:], ws.State)),
+		slot: s, release: ws.Release, dir: ws.Dir, invocation: ws.Invocation, delay: ws.Delay, state: state(slices.Index(stateNames[:], ws.State)),
 		since: aged(ws.Since), reason: ws.Reason, cause: ws.Cause, started: aged(ws.Started), upSince: aged(ws.UpSince), conns: ws.Conns,
 		spread: ws.Spread, status: ws.Status, orphan: ws.Orphan,
 	}

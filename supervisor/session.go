@@ -3,6 +3,7 @@ package supervisor
 import (
 	"bytes"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -103,6 +104,38 @@ func killMembers(pid int, start uint64) {
 		}
 		time.Sleep(time.Millisecond)
 	}
+}
+
+// killStrays kills the processes that a worker has put in the background out of its session, and whose parent has ended: lb is
+// the parent of such orphans (see Reap), or the host's first process is. They are told by the worker's INVOCATION_ID in their
+// environment. It returns how many there were, and the pid of the first.
+func killStrays(invocation string) (n, first int) {
+	if invocation == "" {
+		return 0, 0
+	}
+	self := os.Getpid()
+	mark := []byte("INVOCATION_ID=" + invocation)
+	for range 20 { // a round may make orphans of others
+		found := false
+		for _, r := range relatives() {
+			if r.zombie || r.pid == 1 || r.parent != self && r.parent != 1 {
+				continue
+			}
+			environ, err := os.ReadFile("/proc/" + strconv.Itoa(r.pid) + "/environ")
+			if err != nil || !slices.ContainsFunc(bytes.Split(environ, []byte{0}), func(kv []byte) bool { return bytes.Equal(kv, mark) }) {
+				continue
+			}
+			found = true
+			if n++; n == 1 {
+				first = r.pid
+			}
+			killMembers(r.pid, r.start)
+		}
+		if !found {
+			return n, first
+		}
+	}
+	return n, first
 }
 
 // killOne kills a process unless its pid is another's by now.

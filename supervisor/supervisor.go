@@ -294,6 +294,9 @@ func (p *Pool) begin(saved *record) {
 	if saved != nil && saved.Configured == p.cfg.Count && saved.Count > 0 {
 		count = saved.Count // of a scale; a changed config wins
 	}
+	if p.ending {
+		count = 0
+	}
 	p.grow(count)
 	if saved != nil {
 		p.adopt(saved)

@@ -15,24 +15,25 @@ import (
 // worker is one process of a slot, from the plan to start it until it is gone. It belongs to the pool's goroutine, but
 // for notes.
 type worker struct {
-	slot    *slot
-	release *Release
-	dir     string // Release.Dir as it was followed at the start
-	end     *endpoint
-	backend Backend       // of end; written before the process starts, and never again
-	delay   time.Duration // in waiting
-	state   state
-	since   time.Time // when it came into state
-	reason  string    // why
-	cause   string    // that it was made to end for, if it was at fault
-	started time.Time // zero: no process
-	upSince time.Time // zero: not been up
-	conns   uint64    // that its address had before it
-	spread  float64   // -1..1, of recycle
-	status  string    // STATUS=
-	attempt *attempt  // that it was started for; nil when decided
-	process *process  // nil: none
-	out     *output
+	slot       *slot
+	release    *Release
+	dir        string // Release.Dir as it was followed at the start
+	end        *endpoint
+	backend    Backend       // of end; written before the process starts, and never again
+	delay      time.Duration // in waiting
+	state      state
+	since      time.Time // when it came into state
+	reason     string    // why
+	cause      string    // that it was made to end for, if it was at fault
+	started    time.Time // zero: no process
+	upSince    time.Time // zero: not been up
+	conns      uint64    // that its address had before it
+	spread     float64   // -1..1, of recycle
+	status     string    // STATUS=
+	invocation string    // INVOCATION_ID of its processes; empty: of an lb that knew none
+	attempt    *attempt  // that it was started for; nil when decided
+	process    *process  // nil: none
+	out        *output
 	// watchdog is what it was told of the interval of heartbeats; nil: not known, for it is of an lb before.
 	watchdog *time.Duration
 	orphan   bool // of an lb before, and not wanted: its end is no death

@@ -148,6 +148,7 @@ func (d *daemon) start(cfg *config.Config) error {
 		return err
 	}
 	d.dropSockets()
+	d.endLeftovers(cfg)
 	d.running.Go(d.serveAdmin)
 	d.running.Go(d.resolveNames)
 	d.log.Info("lb is up", "version", build.Version(), "pid", os.Getpid(), "loops", d.proxy.Loops(), "max_sessions", d.proxy.MaxSessions(),
@@ -157,11 +158,9 @@ func (d *daemon) start(cfg *config.Config) error {
 	return nil
 }
 
-// reap begins to take the exit statuses of processes that nobody waits for. The caller holds changing, or is alone.
+// reap begins to take the exit statuses of processes that nobody waits for: what workers leave behind when they end becomes lb's
+// child. The caller holds changing, or is alone.
 func (d *daemon) reap() {
-	if os.Getpid() != 1 { // of a container, where whoever loses his parent becomes lb's child
-		return
-	}
 	ctx, stop := context.WithCancel(d.background)
 	done := make(chan struct{})
 	d.running.Go(func() {

@@ -3,6 +3,7 @@ package daemon
 import (
 	"fmt"
 	"os"
+	"strconv"
 	"time"
 
 	"github.com/coreos/go-systemd/v22/activation"
@@ -119,6 +120,9 @@ func (d *daemon) stopsWithin() time.Duration {
 // takeSockets hands the listening sockets that the service manager has opened (socket activation) to the proxy, by
 // their names: FileDescriptorName= of the socket unit is the listener's name.
 func (d *daemon) takeSockets() error {
+	if err := checkActivation(); err != nil {
+		return err
+	}
 	var sockets []proxy.Activated
 	for _, f := range activation.Files(true) {
 		fd, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, 3)
@@ -130,6 +134,21 @@ func (d *daemon) takeSockets() error {
 		sockets = append(sockets, proxy.Activated{Name: name, FD: fd})
 	}
 	d.proxy.Activate(sockets)
+	return nil
+}
+
+// maxActivated is the most sockets that a service manager hands over. A larger LISTEN_FDS is an error of whoever set it.
+const maxActivated = 4096
+
+// checkActivation refuses a LISTEN_FDS that cannot be true, before anything is made for each.
+func checkActivation() error {
+	text := os.Getenv("LISTEN_FDS")
+	if text == "" || os.Getenv("LISTEN_PID") != strconv.Itoa(os.Getpid()) {
+		return nil
+	}
+	if n, err := strconv.Atoi(text); err != nil || n < 0 || n > maxActivated {
+		return fmt.Errorf("LISTEN_FDS=%s in the environment: not a number of sockets within 0..%d; unset it, or mend the service manager's socket unit", text, maxActivated)
+	}
 	return nil
 }
 

@@ -367,6 +367,7 @@ func (a *adopted) serve(h *upgrade.Handover) *daemon {
 	d.running.Go(d.resolveNames)
 	d.running.Go(d.reportToService)
 	d.reap()
+	d.endLeftovers(d.view.Load().cfg)
 	a.report(failed, standstill)
 	return d
 }

@@ -83,6 +83,7 @@ func (d *daemon) newWorkerPool(cfg *config.Pool, pool *backends.Pool, checker *h
 		},
 		Output:  w.output,
 		Changed: w.changed,
+		Fault:   w.fault,
 	}
 	return w, nil
 }
