@@ -36,7 +36,7 @@ type lbListener struct {
 type lbPool struct {
 	Name     string
 	Options  string // lines of [pools.NAME]
-	Health   string // lines of [pools.NAME.health]; "": connect every second
+	Health   string // lines of [pools.NAME.health]
 	Backends []lbBackend
 }
 
@@ -85,11 +85,7 @@ func (c lbConfig) toml(adminSocket string) string {
 		fmt.Fprintf(&b, "%s\n", l.Options)
 	}
 	for _, p := range c.Pools {
-		health := p.Health
-		if health == "" {
-			health = "type = \"connect\"\ninterval = \"1s\"\n"
-		}
-		fmt.Fprintf(&b, "[pools.%s]\n%s\n[pools.%s.health]\n%s\n", p.Name, p.Options, p.Name, health)
+		fmt.Fprintf(&b, "[pools.%s]\n%s\n[pools.%s.health]\n%s\n", p.Name, p.Options, p.Name, p.Health)
 		for _, w := range p.Backends {
 			fmt.Fprintf(&b, "[[pools.%s.backends]]\nname = %q\naddress = %q\n%s\n", p.Name, w.Name, w.Address, w.Options)
 		}
