@@ -77,7 +77,9 @@ func (p *Pool) Release(b *Backend) {
 		p.mu.Unlock()
 		panic("BUG: backends: slot released twice")
 	}
-	if !b.removed.Load() {
+	if b.removed.Load() {
+		p.departLocked(b)
+	} else {
 		p.policy.Update(b)
 	}
 	if p.queue.head == nil {

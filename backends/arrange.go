@@ -28,7 +28,7 @@ func (p *Pool) Arrange(cfg Config, policy Policy, members []Member, reason strin
 	}
 	old, wanted := p.Backends(), make([]*Backend, len(members))
 	for i, m := range members {
-		if m.Backend.pool != p || m.Backend.removed.Load() || slices.ContainsFunc(wanted[:i], func(b *Backend) bool { return b.Name == m.Backend.Name }) {
+		if m.Backend.pool != p || m.Backend.removed.Load() && !m.Backend.returning || slices.ContainsFunc(wanted[:i], func(b *Backend) bool { return b.Name == m.Backend.Name }) {
 			panic(fmt.Sprintf("BUG: backends: backend %q cannot be arranged in pool %q", m.Backend.Name, p.Name))
 		}
 		wanted[i] = m.Backend

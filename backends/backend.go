@@ -50,12 +50,13 @@ type Backend struct {
 	failStreak atomic.Uint32
 
 	// Guarded by the pool's mutex.
-	silent   bool      // down, and only because its heartbeat has stopped
-	index    int       // place in the pool's members
-	original bool      // was there before the pool's first connection
-	rose     bool      // has been up
-	upSince  time.Time // when it last came up; zero: since ever, for an original one
-	rampFrom time.Time // when its slow start began; zero: it is not starting slowly
+	silent    bool      // down, and only because its heartbeat has stopped
+	returning bool      // was removed, and NewBackend has returned it again
+	index     int       // place in the pool's members
+	original  bool      // was there before the pool's first connection
+	rose      bool      // has been up
+	upSince   time.Time // when it last came up; zero: since ever, for an original one
+	rampFrom  time.Time // when its slow start began; zero: it is not starting slowly
 }
 
 // Pool is the pool that the backend belongs to.

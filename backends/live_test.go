@@ -130,7 +130,7 @@ func TestRemove_TakesNothingNewAndKeepsItsSlots(t *testing.T) {
 	if p.Get("b0") != nil || len(p.Backends()) != 0 || !b.Removed() || b.Selectable() || b.Offered() {
 		t.Errorf("the removed backend is still one")
 	}
-	again := addBackend(t, p, "b0", backends.HealthUp, nil) // the name is free
+	again := addBackend(t, p, "b0", backends.HealthUp, func(c *backends.BackendConfig) { c.Address = "unix:/other" }) // the name is free
 	for n := int64(2); n >= 0; n-- {
 		p.Release(b)
 		if b.Active() != n {
@@ -143,7 +143,7 @@ func TestRemove_TakesNothingNewAndKeepsItsSlots(t *testing.T) {
 	if got, err := p.Acquire(&backends.Request{}); got != again {
 		t.Errorf("Acquire: got %v, %v; want the new backend of that name", got, err)
 	}
-	if want := []string{"b0 removed unix:/b0→: reload", "b0 added →unix:/b0: "}; !slices.Equal(*changes, want) {
+	if want := []string{"b0 removed unix:/b0→: reload", "b0 added →unix:/other: "}; !slices.Equal(*changes, want) {
 		t.Errorf("changes: got %q; want %q", *changes, want)
 	}
 
@@ -159,6 +159,70 @@ func TestRemove_TakesNothingNewAndKeepsItsSlots(t *testing.T) {
 		if !errors.Is(err, backends.ErrUnknown) {
 			t.Errorf("%s of a removed backend: got %v; want %v", what, err, backends.ErrUnknown)
 		}
+	}
+}
+
+// A backend that is removed and added again is the same: what it has counts for its limit and for its load.
+func TestAdd_KeepsTheConnectionsOfARemovedBackend(t *testing.T) {
+	for _, again := range []struct {
+		name string
+		add  func(p *backends.Pool) *backends.Backend
+	}{
+		{"Add", func(p *backends.Pool) *backends.Backend { return addBackend(t, p, "b0", backends.HealthUp, nil) }},
+		{"Arrange", func(p *backends.Pool) *backends.Backend {
+			cfg := backends.DefaultBackendConfig()
+			cfg.Name, cfg.Address = "b0", "unix:/b0"
+			b, err := p.NewBackend(cfg, backends.HealthUp)
+			must(t, err)
+			p.Arrange(*p.Config(), nil, []backends.Member{{Backend: b, Config: cfg}}, "reload")
+			return b
+		}},
+	} {
+		p := livePool(t, 1, func(c *backends.Config) { c.MaxConns, c.QueueSize = 2, 0 })
+		b := p.Get("b0")
+		p.SetAdmin(b, backends.AdminDrain, "test")
+		p.SetAdmin(b, backends.AdminReady, "test")
+		for range 2 {
+			if _, err := p.Acquire(&backends.Request{}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		p.SetAdmin(b, backends.AdminMaint, "test")
+		must(t, p.Remove(b, "test"))
+		back := again.add(p)
+		if back.Active() != 2 || back.Admin() != backends.AdminReady || back.Removed() {
+			t.Errorf("%s: got %d connections, %v, removed %v; want the 2 that it has, ready, a member", again.name, back.Active(), back.Admin(), back.Removed())
+		}
+		if _, err := p.Acquire(&backends.Request{}); !errors.Is(err, backends.ErrSaturated) {
+			t.Errorf("%s: got %v of a backend at its limit; want %v", again.name, err, backends.ErrSaturated)
+		}
+		p.Release(b)
+		if got, err := p.Acquire(&backends.Request{}); err != nil || got != back {
+			t.Errorf("%s: after a release: got %v, %v; want it", again.name, got, err)
+		}
+		p.Release(back)
+		p.Release(back)
+		must(t, p.Remove(back, "test"))
+		if fresh := addBackend(t, p, "b0", backends.HealthUp, nil); fresh == back {
+			t.Errorf("%s: a backend that was removed without connections came back as the old one", again.name)
+		}
+	}
+}
+
+// Its last connection may end between NewBackend and Arrange.
+func TestArrange_TakesABackendBackWhoseLastConnectionHasJustEnded(t *testing.T) {
+	p := livePool(t, 1, nil)
+	b, err := p.Acquire(&backends.Request{})
+	must(t, err)
+	must(t, p.Remove(b, "test"))
+	cfg := backends.DefaultBackendConfig()
+	cfg.Name, cfg.Address = "b0", "unix:/b0"
+	back, err := p.NewBackend(cfg, backends.HealthUp)
+	must(t, err)
+	p.Release(b)
+	p.Arrange(*p.Config(), nil, []backends.Member{{Backend: back, Config: cfg}}, "reload")
+	if got, err := p.Acquire(&backends.Request{}); err != nil || got != back {
+		t.Errorf("got %v, %v; want the backend", got, err)
 	}
 }
 

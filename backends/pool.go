@@ -32,14 +32,16 @@ type Pool struct {
 	members atomic.Pointer[[]*Backend] // written under mu, never changed in place
 	waiting atomic.Int64               // length of the queue; written under mu
 
-	mu      sync.Mutex
-	policy  Policy
-	byName  map[string]*Backend
-	queue   queue
-	served  bool     // somebody has asked for a backend
-	ramp    ramp     // the clock of slow starts
-	changes []Change // not told yet
-	telling bool     // a goroutine tells changes
+	mu     sync.Mutex
+	policy Policy
+	byName map[string]*Backend
+	// departed are the backends that were removed and still have connections.
+	departed map[identity]*Backend
+	queue    queue
+	served   bool     // somebody has asked for a backend
+	ramp     ramp     // the clock of slow starts
+	changes  []Change // not told yet
+	telling  bool     // a goroutine tells changes
 }
 
 // nextID numbers backends over all pools.
@@ -47,7 +49,7 @@ var nextID atomic.Uint32
 
 // NewPool makes an empty pool that chooses by policy. cfg.Backends is not read: see Add.
 func NewPool(name string, cfg Config, policy Policy) *Pool {
-	p := &Pool{Name: name, policy: policy, byName: map[string]*Backend{}}
+	p := &Pool{Name: name, policy: policy, byName: map[string]*Backend{}, departed: map[identity]*Backend{}}
 	p.config.Store(&cfg)
 	p.members.Store(&[]*Backend{})
 	policy.Reset(nil)
@@ -109,13 +111,17 @@ func (p *Pool) Add(cfg BackendConfig, health HealthState) (*Backend, error) {
 }
 
 // NewBackend makes a backend from cfg that is no member yet: Arrange makes it one. An address that is no host name is
-// resolved at once; the caller runs Resolve for the others.
+// resolved at once; the caller runs Resolve for the others. If a backend of that name and address was removed and still
+// has connections, NewBackend returns that one, so that they count for its limit and its load.
 func (p *Pool) NewBackend(cfg BackendConfig, health HealthState) (*Backend, error) {
 	addr, err := ParseAddress(cfg.Address)
 	if err != nil {
 		return nil, err
 	}
-	b := &Backend{ID: nextID.Add(1), Name: cfg.EffectiveName(), Target: Target{Address: addr, self: p.Self}, pool: p}
+	b := p.departedBackend(identity{cfg.EffectiveName(), addr})
+	if b == nil {
+		b = &Backend{ID: nextID.Add(1), Name: cfg.EffectiveName(), Target: Target{Address: addr, self: p.Self}, pool: p}
+	}
 	b.presetConfig(cfg)
 	b.health.Store(uint32(health))
 	b.since.Store(time.Now().UnixNano())
@@ -125,6 +131,30 @@ func (p *Pool) NewBackend(cfg BackendConfig, health HealthState) (*Backend, erro
 		}
 	}
 	return b, nil
+}
+
+// identity is what makes a backend the same one when it is removed and added again.
+type identity struct {
+	name    string
+	address Address
+}
+
+// departedBackend returns the backend of that identity that was removed and still has connections, as new but for those
+// and for what it has counted, or nil.
+func (p *Pool) departedBackend(id identity) *Backend {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	b := p.departed[id]
+	if b == nil {
+		return nil
+	}
+	b.returning, b.silent = true, false
+	b.admin.Store(uint32(AdminReady))
+	b.reason.Store(nil)
+	b.failStreak.Store(0)
+	b.lastResort.Store(false)
+	b.rampFrom = time.Time{}
+	return b
 }
 
 // presetConfig gives a configuration to b, which is no member yet.
@@ -139,6 +169,11 @@ func (b *Backend) presetConfig(cfg BackendConfig) {
 // joinLocked makes b, whom setMembersLocked has put among the members, one of them in all else.
 func (p *Pool) joinLocked(b *Backend, reason string, now time.Time) {
 	p.byName[b.Name] = b
+	if b.returning {
+		b.returning = false
+		b.removed.Store(false)
+		delete(p.departed, identity{b.Name, b.Address})
+	}
 	b.maxConns.Store(p.limit(b.config.Load()))
 	b.original = !p.served
 	if b.Health() == HealthUp {
@@ -168,7 +203,18 @@ func (p *Pool) leaveLocked(b *Backend, reason string) {
 	b.removed.Store(true)
 	b.offered.Store(false)
 	delete(p.byName, b.Name)
+	p.departLocked(b)
 	p.noteLocked(b, "removed", b.Address.String(), "", reason, 0)
+}
+
+// departLocked keeps b, which is no member any more, for NewBackend as long as it has connections.
+func (p *Pool) departLocked(b *Backend) {
+	id := identity{b.Name, b.Address}
+	if b.Active() > 0 {
+		p.departed[id] = b
+	} else if p.departed[id] == b {
+		delete(p.departed, id)
+	}
 }
 
 // memberLocked is an error when b is no member.

@@ -167,7 +167,9 @@ func (p *Pool) Retake(b *Backend) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	b.active.Add(1)
-	if !b.removed.Load() {
+	if b.removed.Load() {
+		p.departLocked(b)
+	} else {
 		p.policy.Update(b)
 	}
 }
