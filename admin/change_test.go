@@ -157,12 +157,12 @@ func (f *fakeLB) Kill(ctx context.Context, filter api.SessionFilter, over time.D
 	return 2, err
 }
 
-func (f *fakeLB) Restart(ctx context.Context, pool string, r api.RestartRequest, progress func(api.RestartStep), by string) error {
-	return f.restart(ctx, pool, r, progress)
+func (f *fakeLB) Restart(ctx context.Context, pool string, r api.RestartRequest, progress func(api.RestartStep), by string) ([]string, error) {
+	return []string{"mind the gap"}, f.restart(ctx, pool, r, progress)
 }
 
-func (f *fakeLB) Rollback(ctx context.Context, pool string, r api.RestartRequest, progress func(api.RestartStep), by string) error {
-	return f.called(by, "rollback %s", pool)
+func (f *fakeLB) Rollback(ctx context.Context, pool string, r api.RestartRequest, progress func(api.RestartStep), by string) ([]string, error) {
+	return nil, f.called(by, "rollback %s", pool)
 }
 
 func (f *fakeLB) Scale(_ context.Context, pool string, count int, by string) error {

@@ -39,8 +39,8 @@ type Control interface {
 	// Restart replaces workers of a pool by ones of the current config, Rollback by ones of what worked before. They call
 	// progress for each step, and not after their return. The end of ctx ends them: workers that were not replaced stay.
 	// With NoWait they return when it has begun, and ctx means nothing from then on.
-	Restart(ctx context.Context, pool string, r api.RestartRequest, progress func(api.RestartStep), by string) error
-	Rollback(ctx context.Context, pool string, r api.RestartRequest, progress func(api.RestartStep), by string) error
+	Restart(ctx context.Context, pool string, r api.RestartRequest, progress func(api.RestartStep), by string) (warnings []string, err error)
+	Rollback(ctx context.Context, pool string, r api.RestartRequest, progress func(api.RestartStep), by string) (warnings []string, err error)
 	// Scale changes how many workers a pool has, and returns when new ones are ready.
 	Scale(ctx context.Context, pool string, count int, by string) error
 	// StopWorker ends a slot's worker for good, and returns when it has ended.

@@ -119,7 +119,7 @@ func (s *Server) restart(w http.ResponseWriter, r *http.Request) { s.roll(w, r, 
 
 func (s *Server) rollback(w http.ResponseWriter, r *http.Request) { s.roll(w, r, s.Control.Rollback) }
 
-type rollFunc func(ctx context.Context, pool string, o api.RestartRequest, progress func(api.RestartStep), by string) error
+type rollFunc func(ctx context.Context, pool string, o api.RestartRequest, progress func(api.RestartStep), by string) (warnings []string, err error)
 
 // roll restarts, and answers with each step as JSON, one a line. What fails before the first step is a refusal; a caller
 // who leaves ends the restart.
@@ -133,8 +133,11 @@ func (s *Server) roll(w http.ResponseWriter, r *http.Request, do rollFunc) {
 	rc.SetReadDeadline(time.Time{})           // its passing would end the request
 	steps := make(chan api.RestartStep, 4096) // there are no more than two a slot, and so the supervisor never waits
 	ended := make(chan error, 1)
+	var warnings []string // read after ended
 	go func() {
-		ended <- do(r.Context(), pool, body, func(step api.RestartStep) { steps <- step }, by(r))
+		var err error
+		warnings, err = do(r.Context(), pool, body, func(step api.RestartStep) { steps <- step }, by(r))
+		ended <- err
 	}()
 	var last api.RestartStep
 	begun := false
@@ -161,7 +164,7 @@ func (s *Server) roll(w http.ResponseWriter, r *http.Request, do rollFunc) {
 	for len(steps) > 0 {
 		write(<-steps)
 	}
-	end := api.RestartStep{Step: "done", Done: last.Done, Total: last.Total}
+	end := api.RestartStep{Step: "done", Done: last.Done, Total: last.Total, Warned: api.Warned{Warnings: warnings}}
 	switch {
 	case err != nil && !begun:
 		_, err = changed(nil, err)

@@ -184,14 +184,19 @@ func bootID() string {
 	return strings.TrimSpace(string(text))
 }
 
-// adopt goes on with the workers of an lb before, or ends them. It runs before the pool's goroutine.
-func (p *Pool) adopt(rec *record) {
-	p.serial = rec.Serial
-	for _, n := range rec.Stopped {
+// stop has slots be as if they had been stopped by hand, before they have workers.
+func (p *Pool) stop(slots []int) {
+	for _, n := range slots {
 		if n >= 0 && n < len(p.slots) {
 			p.slots[n].wanted, p.slots[n].stopped = false, true
 		}
 	}
+}
+
+// adopt goes on with the workers of an lb before, or ends them. It runs before the pool's goroutine.
+func (p *Pool) adopt(rec *record) {
+	p.serial = rec.Serial
+	p.stop(rec.Stopped)
 	p.good, p.previous, p.failed = rec.Good, rec.Previous, rec.Failed
 	if rec.Release != nil && rec.Release.pinned("").same(p.release) { // the config has not changed: a pin stays
 		p.release = rec.Release

@@ -233,6 +233,20 @@ func (e *Exit) describe() string {
 // Count is the number of slots.
 func (p *Pool) Count() int { return len(p.Status().Slots) }
 
+// Slots returns the number of slots, and those that were stopped by hand. It waits for the pool's goroutine.
+func (p *Pool) Slots() (count int, stopped []int) {
+	p.await(context.Background(), func() error {
+		count = len(p.slots)
+		for _, s := range p.slots {
+			if s.stopped {
+				stopped = append(stopped, s.number)
+			}
+		}
+		return nil
+	}, now, nil)
+	return count, stopped
+}
+
 // StopSlot ends the slot's worker gracefully, and starts none there until StartSlot, even if lb is started anew. It
 // returns when its process has ended.
 func (p *Pool) StopSlot(ctx context.Context, number int) error {

@@ -143,6 +143,7 @@ type Pool struct {
 	serial      uint64     // of the last endpoint
 	roll        *roll      // the restart under way; nil if none
 	interrupted *savedRoll // by the end of an lb before, until ResumeRestart
+	remembered  *record    // for begin; nil: nothing
 	recycling   *attempt
 	recycleAt   time.Time // not before
 	waiters     []*waiter
@@ -288,9 +289,22 @@ func (p *Pool) prepare() error {
 	return nil
 }
 
+// Remember has the pool start with another number of workers than the config's, unless count is negative, and without those of
+// the stopped slots. What an lb that was killed has recorded wins. Call it before Start.
+func (p *Pool) Remember(count int, stopped []int) {
+	p.remembered = &record{Count: count, Stopped: stopped}
+}
+
 // begin fills the slots, with what was saved first, and runs the pool's goroutine.
 func (p *Pool) begin(saved *record) {
 	count := p.cfg.EffectiveCount()
+	if r := p.remembered; r != nil && saved == nil {
+		if r.Count >= 0 {
+			count = min(r.Count, maxCount)
+		}
+		p.grow(count)
+		p.stop(r.Stopped)
+	}
 	if saved != nil && saved.Configured == p.cfg.Count && saved.Count > 0 {
 		count = saved.Count // of a scale; a changed config wins
 	}

@@ -32,4 +32,6 @@ type RestartStep struct {
 	Total int `json:"total"`
 	// Error is why it failed, with the last output of the worker that did.
 	Error string `json:"error,omitempty"`
+	// Warned is of the last line.
+	Warned
 }

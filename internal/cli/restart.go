@@ -110,10 +110,15 @@ func roll(c *call, pool string, r api.RestartRequest, ask askRoll) error {
 			return err
 		}
 	}
-	err := ask(c.ctx, pool, r, show)
+	var warnings []string
+	err := ask(c.ctx, pool, r, func(s api.RestartStep) error {
+		warnings = append(warnings, s.Warnings...)
+		return show(s)
+	})
 	if bar && !c.json {
 		io.WriteString(c.out, "\n")
 	}
+	c.warn(warnings)
 	if c.ctx.Err() != nil {
 		return fmt.Errorf("%w: the workers that are not replaced go on", errInterrupted)
 	}

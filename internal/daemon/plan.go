@@ -220,19 +220,26 @@ func (p *plan) prepareWorkers() (err error) {
 		if checker == nil {
 			checker = p.old.checkers[pp.pool].Checker
 		}
-		f, err := p.d.newWorkerPool(pp.cfg, pp.pool, checker, p.d.runDir)
+		w, err := p.d.newWorkerPool(pp.cfg, pp.pool, checker, p.d.runDir)
 		if err != nil {
 			return err
 		}
+		if r := p.remembered.WorkersOf(pp.cfg.Name); r != nil {
+			count := -1
+			if r.Count.Changed {
+				count = r.Count.Value
+			}
+			w.Remember(count, r.Stopped)
+		}
 		if p.adopt != nil {
-			if err := p.adopt(f); err != nil {
+			if err := p.adopt(w); err != nil {
 				return err
 			}
 		}
-		if err := f.Prepare(); err != nil {
+		if err := w.Prepare(); err != nil {
 			return err
 		}
-		pp.workers = f
+		pp.workers = w
 	}
 	return nil
 }

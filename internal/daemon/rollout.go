@@ -7,11 +7,15 @@ import (
 	"log/slog"
 	"net/http"
 	"os"
+	"reflect"
 	"regexp"
+	"slices"
 	"time"
 
 	"github.com/273ebdf9/lb/admin/api"
 	"github.com/273ebdf9/lb/backends"
+	"github.com/273ebdf9/lb/config"
+	"github.com/273ebdf9/lb/internal/state"
 	"github.com/273ebdf9/lb/supervisor"
 )
 
@@ -61,13 +65,29 @@ func (d *daemon) reportOutcome(w *workerPool, subject, what, by string, err erro
 }
 
 // Restart replaces workers of a pool by ones of the current config.
-func (d *daemon) Restart(ctx context.Context, pool string, r api.RestartRequest, progress func(api.RestartStep), by string) error {
-	return d.rollout(ctx, pool, r, progress, by, "restarted", (*supervisor.Pool).Restart)
+func (d *daemon) Restart(ctx context.Context, pool string, r api.RestartRequest, progress func(api.RestartStep), by string) (warnings []string, err error) {
+	return d.edited(pool), d.rollout(ctx, pool, r, progress, by, "restarted", (*supervisor.Pool).Restart)
+}
+
+// edited warns that the config file does not say of a pool's workers any more what the config says that runs.
+func (d *daemon) edited(pool string) (warnings []string) {
+	running := d.view.Load().cfg.Pool(pool)
+	if running == nil || running.Workers == nil {
+		return nil
+	}
+	onDisk, err := config.Load(d.path)
+	if err != nil {
+		return []string{"the config file has faults now (lb check names them); the workers are of the config that runs"}
+	}
+	if now := onDisk.Pool(pool); now == nil || now.Workers == nil || !reflect.DeepEqual(workersConfig(now), workersConfig(running)) {
+		return []string{fmt.Sprintf("the config file has changed since it was loaded: the workers are of pools.%s.workers as it was then; lb reload makes the new one hold", pool)}
+	}
+	return nil
 }
 
 // Rollback replaces workers of a pool by ones of what worked before.
-func (d *daemon) Rollback(ctx context.Context, pool string, r api.RestartRequest, progress func(api.RestartStep), by string) error {
-	return d.rollout(ctx, pool, r, progress, by, "rolled back", (*supervisor.Pool).Rollback)
+func (d *daemon) Rollback(ctx context.Context, pool string, r api.RestartRequest, progress func(api.RestartStep), by string) (warnings []string, err error) {
+	return nil, d.rollout(ctx, pool, r, progress, by, "rolled back", (*supervisor.Pool).Rollback)
 }
 
 type rolloutFunc = func(p *supervisor.Pool, ctx context.Context, o supervisor.RestartOptions) error
@@ -173,7 +193,11 @@ func (d *daemon) Scale(ctx context.Context, pool string, count int, by string) e
 		return err
 	}
 	defer leave()
-	return d.reportOutcome(w, w.Name, fmt.Sprintf("scaled to %d", count), by, w.Scale(ctx, count))
+	if err := d.reportOutcome(w, w.Name, fmt.Sprintf("scaled to %d", count), by, w.Scale(ctx, count)); err != nil {
+		return err
+	}
+	d.rememberWorkers(pool)
+	return nil
 }
 
 // scaleByOne is what SIGTTIN and SIGTTOU ask for. They cannot say which pool, so there must be one with workers only.
@@ -210,7 +234,11 @@ func (d *daemon) StopWorker(ctx context.Context, pool string, slot int, by strin
 		return err
 	}
 	defer leave()
-	return d.reportOutcome(w, fmt.Sprintf("%s/%d", pool, slot), "stopped", by, w.StopSlot(ctx, slot))
+	if err := d.reportOutcome(w, fmt.Sprintf("%s/%d", pool, slot), "stopped", by, w.StopSlot(ctx, slot)); err != nil {
+		return err
+	}
+	d.rememberWorkers(pool)
+	return nil
 }
 
 // StartWorker starts a worker in a slot, and returns when it is ready.
@@ -224,7 +252,32 @@ func (d *daemon) StartWorker(ctx context.Context, pool string, slot int, by stri
 		return err
 	}
 	defer leave()
-	return d.reportOutcome(w, fmt.Sprintf("%s/%d", pool, slot), "started", by, w.StartSlot(ctx, slot))
+	if err := d.reportOutcome(w, fmt.Sprintf("%s/%d", pool, slot), "started", by, w.StartSlot(ctx, slot)); err != nil {
+		return err
+	}
+	d.rememberWorkers(pool)
+	return nil
+}
+
+// rememberWorkers remembers how many workers a pool has, and which slots were stopped by hand.
+func (d *daemon) rememberWorkers(pool string) {
+	d.changing.Lock()
+	defer d.changing.Unlock()
+	w, cfg := d.workersOf(pool), d.view.Load().cfg.Pool(pool)
+	if w == nil || cfg.Workers == nil { // a reload has taken them away
+		return
+	}
+	count, stopped := w.Slots()
+	r := state.Workers{Pool: pool, Stopped: stopped}
+	if count != cfg.Workers.EffectiveCount() {
+		r.Count = state.Int{Changed: true, Configured: cfg.Workers.Count, Value: count}
+	}
+	all := slices.DeleteFunc(slices.Clone(d.remembered.Workers), func(x state.Workers) bool { return x.Pool == pool })
+	if !r.Empty() {
+		all = append(all, r)
+	}
+	d.remembered.Workers = all
+	d.remember()
 }
 
 // workersStatus is what the control API shows of a pool's workers; nil for a pool without.

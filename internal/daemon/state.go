@@ -88,6 +88,9 @@ func reconcile(changes state.Changes, cfg *config.Config) (holds state.Changes, 
 	for _, l := range changes.Listeners {
 		r.listener(l)
 	}
+	for _, w := range changes.Workers {
+		r.workers(w)
+	}
 	return r.holds, r.kept, r.dropped
 }
 
@@ -236,6 +239,26 @@ func (r *reconciler) listener(l state.Listener) {
 	}
 	if n := r.number(path, l.MaxConns, cfg.MaxConns); n.Changed && n.Value >= 0 {
 		r.holds.Listeners = append(r.holds.Listeners, state.Listener{Name: l.Name, MaxConns: n})
+	}
+}
+
+func (r *reconciler) workers(w state.Workers) {
+	path := "pools." + w.Pool + ".workers"
+	pool := r.cfg.Pool(w.Pool)
+	if pool == nil || pool.Workers == nil {
+		r.drop("%s: the config has no workers in pool %q any more", path, w.Pool)
+		return
+	}
+	w.Count = r.number(path+".count", w.Count, pool.Workers.Count)
+	count := pool.Workers.EffectiveCount()
+	if w.Count.Changed {
+		count = w.Count.Value
+	}
+	if w.Stopped = slices.DeleteFunc(slices.Clone(w.Stopped), func(n int) bool { return n < 0 || n >= count }); len(w.Stopped) > 0 {
+		r.keep("%s: stopped by hand: %s", path, strings.Trim(fmt.Sprint(w.Stopped), "[]"))
+	}
+	if !w.Empty() {
+		r.holds.Workers = append(r.holds.Workers, w)
 	}
 }
 

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/273ebdf9/lb/admin/api"
+	"github.com/273ebdf9/lb/internal/eventually"
 	"github.com/273ebdf9/lb/supervisor"
 )
 
@@ -150,7 +151,8 @@ func TestWorkerPool_AReloadWaitsForTheRestartUnderWay(t *testing.T) {
 	begun := make(chan struct{}, 10)
 	ended := make(chan error, 1)
 	go func() {
-		ended <- r.Restart(t.Context(), "app", api.RestartRequest{}, func(api.RestartStep) { begun <- struct{}{} }, "test")
+		_, err := r.Restart(t.Context(), "app", api.RestartRequest{}, func(api.RestartStep) { begun <- struct{}{} }, "test")
+		ended <- err
 	}()
 	<-begun
 	r.withWorkers(2, "other")
@@ -183,7 +185,7 @@ func TestWorkerPool_WhatTheOperatorWantsOfASlotStays(t *testing.T) {
 		}
 	}
 	one := 1
-	if err := r.Restart(t.Context(), "app", api.RestartRequest{Slot: &one}, func(api.RestartStep) {}, "test"); err != nil {
+	if _, err := r.Restart(t.Context(), "app", api.RestartRequest{Slot: &one}, func(api.RestartStep) {}, "test"); err != nil {
 		t.Fatal(err)
 	}
 	want("after a restart of the worker")
@@ -227,7 +229,7 @@ func TestWorkerPool_RestartsAndReloadsAtOnce(t *testing.T) {
 		}
 	})
 	for range 2 {
-		if err := r.Restart(t.Context(), "app", api.RestartRequest{Surge: -1}, func(api.RestartStep) {}, "test"); err != nil {
+		if _, err := r.Restart(t.Context(), "app", api.RestartRequest{Surge: -1}, func(api.RestartStep) {}, "test"); err != nil {
 			t.Error(err)
 		}
 	}
@@ -237,4 +239,53 @@ func TestWorkerPool_RestartsAndReloadsAtOnce(t *testing.T) {
 	if n, all := r.view.Load().pool("app").Selectable(); n != 4 || all != 4 {
 		t.Errorf("members: got %d of %d selectable; want 4", n, all)
 	}
+}
+
+func TestRestart_SaysThatTheConfigFileHasChangedSince(t *testing.T) {
+	r := newWorkerRig(t)
+	restart := func() []string {
+		t.Helper()
+		warnings, err := r.Restart(t.Context(), "app", api.RestartRequest{}, func(api.RestartStep) {}, "test")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return warnings
+	}
+	if got := restart(); len(got) != 0 {
+		t.Errorf("restart: got warnings %q; want none", got)
+	}
+	r.withWorkers(2, "other")
+	if got := restart(); len(got) != 1 || !strings.Contains(got[0], "lb reload makes the new one hold") {
+		t.Errorf("restart with an edited config file: got warnings %q; want one that says so", got)
+	}
+}
+
+func TestState_RemembersTheNumberOfWorkersAndStoppedSlots(t *testing.T) {
+	r := newWorkerRig(t)
+	slots := func() string {
+		t.Helper()
+		var states []string
+		for _, s := range r.workersStatus("app").Slots {
+			states = append(states, s.State)
+		}
+		return strings.Join(states, " ")
+	}
+	c, ctx := r.client(), t.Context()
+	four := 4
+	if _, err := c.Scale(ctx, "app", api.ScaleRequest{Count: &four}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.StopWorker(ctx, "app", 1); err != nil {
+		t.Fatal(err)
+	}
+	r.restart()
+	eventually.True(t, "slots after a restart", func() bool { return slots() == "up stopped up up" })
+	if _, err := c.StartWorker(ctx, "app", 1); err != nil {
+		t.Fatal(err)
+	}
+	r.restart()
+	eventually.True(t, "slots after a start and a restart", func() bool { return slots() == "up up up up" })
+	r.withWorkers(3)
+	r.restart()
+	eventually.True(t, "slots after a restart with another count in the config", func() bool { return slots() == "up up up" })
 }

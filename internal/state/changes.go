@@ -12,6 +12,7 @@ const (
 	kindBackend  Kind = 1
 	kindSplit    Kind = 2
 	kindListener Kind = 3
+	kindWorkers  Kind = 4 | Optional // an lb that does not know it starts the number of the config
 )
 
 // Changes are what the operator changed while lb ran: each value with the one that the config had then, so that a config
@@ -20,6 +21,7 @@ type Changes struct {
 	Backends  []Backend
 	Splits    []Split
 	Listeners []Listener
+	Workers   []Workers
 }
 
 // Int is a number that was changed.
@@ -68,8 +70,20 @@ type Listener struct {
 	MaxConns Int
 }
 
+// Workers is a pool whose number of workers was changed, or of which slots were stopped by hand.
+type Workers struct {
+	Pool    string
+	Count   Int
+	Stopped []int // slots, in order
+}
+
+// Empty reports whether nothing of the workers is changed.
+func (w *Workers) Empty() bool { return !w.Count.Changed && len(w.Stopped) == 0 }
+
 // Empty says whether there are no changes.
-func (c *Changes) Empty() bool { return len(c.Backends)+len(c.Splits)+len(c.Listeners) == 0 }
+func (c *Changes) Empty() bool {
+	return len(c.Backends)+len(c.Splits)+len(c.Listeners)+len(c.Workers) == 0
+}
 
 // Backend gives the entry of a backend; nil when there is none. It is valid until the next change of c.
 func (c *Changes) Backend(pool, name string) *Backend {
@@ -101,11 +115,24 @@ func (c *Changes) Listener(name string) *Listener {
 	return nil
 }
 
+// WorkersOf returns the entry of a pool's workers; nil when there is none.
+func (c *Changes) WorkersOf(pool string) *Workers {
+	for i := range c.Workers {
+		if c.Workers[i].Pool == pool {
+			return &c.Workers[i]
+		}
+	}
+	return nil
+}
+
 // Clone is a copy that shares nothing with c.
 func (c *Changes) Clone() Changes {
-	d := Changes{slices.Clone(c.Backends), slices.Clone(c.Splits), slices.Clone(c.Listeners)}
+	d := Changes{slices.Clone(c.Backends), slices.Clone(c.Splits), slices.Clone(c.Listeners), slices.Clone(c.Workers)}
 	for i := range d.Splits {
 		d.Splits[i].Weights = maps.Clone(d.Splits[i].Weights)
+	}
+	for i := range d.Workers {
+		d.Workers[i].Stopped = slices.Clone(d.Workers[i].Stopped)
 	}
 	return d
 }
@@ -144,6 +171,16 @@ func (c *Changes) Marshal() []byte {
 		e.number(l.MaxConns)
 		w.Record(kindListener, e.Bytes())
 	}
+	for _, x := range c.Workers {
+		var e Encoder
+		e.String(x.Pool)
+		e.number(x.Count)
+		e.Uint(uint64(len(x.Stopped)))
+		for _, slot := range x.Stopped {
+			e.Int(int64(slot))
+		}
+		w.Record(kindWorkers, e.Bytes())
+	}
 	return w.Bytes()
 }
 
@@ -163,6 +200,8 @@ func Unmarshal(data []byte) (Changes, error) {
 			c.Splits = append(c.Splits, readSplit(d))
 		case kindListener:
 			c.Listeners = append(c.Listeners, Listener{Name: d.String(), MaxConns: d.number()})
+		case kindWorkers:
+			c.Workers = append(c.Workers, readWorkers(d))
 		default:
 			if err := r.Unknown(); err != nil {
 				return Changes{}, err
@@ -191,6 +230,14 @@ func readSplit(d *Decoder) Split {
 		s.Weights[pool] = d.number()
 	}
 	return s
+}
+
+func readWorkers(d *Decoder) Workers {
+	w := Workers{Pool: d.String(), Count: d.number()}
+	for n := d.Uint(); n > 0 && d.More(); n-- {
+		w.Stopped = append(w.Stopped, d.int())
+	}
+	return w
 }
 
 func (e *Encoder) number(n Int) {

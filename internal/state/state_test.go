@@ -25,6 +25,7 @@ func example() Changes {
 		},
 		Splits:    []Split{{Listener: "web", Weights: map[string]Int{"blue": {true, 90, 10}, "green": {true, 10, 90}}}},
 		Listeners: []Listener{{Name: "web", MaxConns: Int{true, 0, 100}}},
+		Workers:   []Workers{{Pool: "app", Count: Int{true, 0, 4}, Stopped: []int{1, 3}}, {Pool: "api", Stopped: []int{0}}},
 	}
 }
 
