@@ -145,9 +145,12 @@ func (b *Backend) Resolve(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("cannot resolve backend %q of pool %q: %w", b.Name, b.pool.Name, err)
 	}
-	b.sockaddr.Store(sa)
+	b.SetSockaddr(sa)
 	return nil
 }
+
+// SetSockaddr stores what Sockaddr gives: what b.Address was resolved to.
+func (b *Backend) SetSockaddr(sa *RawSockaddr) { b.sockaddr.Store(sa) }
 
 // Connected tells that a connection was established d after the backend was chosen.
 func (b *Backend) Connected(d time.Duration) {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -84,12 +85,12 @@ func (ln *Listener) Addresses() []string {
 }
 
 // openSocket makes one listening socket. What can be inherited by accepted sockets is set here, once.
-func openSocket(bind string, cfg *ListenerConfig) (_ *socket, err error) {
+func openSocket(bind string, cfg *ListenerConfig, found bindAddresses) (_ *socket, err error) {
 	addr, err := backends.ParseAddress(bind)
 	if err != nil {
 		return nil, err
 	}
-	sa, err := listenSockaddr(addr)
+	sa, err := found.sockaddr(addr)
 	if err != nil {
 		return nil, err
 	}
@@ -172,6 +173,48 @@ func bindError(bind string, err error) error {
 		return fmt.Errorf("cannot listen on %q: this host has no such address: %w", bind, err)
 	}
 	return fmt.Errorf("cannot listen on %q: %w", bind, err)
+}
+
+// bindAddresses are the addresses of host names to bind to. They are looked up before any lock is taken: a name server may take
+// seconds to answer.
+type bindAddresses map[backends.Address]bindAddress
+
+type bindAddress struct {
+	sa  unix.Sockaddr
+	err error
+}
+
+// lookUpBinds looks up the host names in the binds of specs, but for those that have a socket.
+func (p *Proxy) lookUpBinds(specs []ListenerSpec) bindAddresses {
+	found := bindAddresses{}
+	for i := range specs {
+		for _, bind := range specs[i].Config.Bind {
+			addr, err := backends.ParseAddress(bind)
+			if err != nil || !addr.IsHostName() || p.hasSocket(bind) {
+				continue
+			}
+			if _, known := found[addr]; !known {
+				sa, err := listenSockaddr(addr)
+				found[addr] = bindAddress{sa, err}
+			}
+		}
+	}
+	return found
+}
+
+// hasSocket reports whether a socket is bound to bind, of a listener or inherited.
+func (p *Proxy) hasSocket(bind string) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.socketAt(bind) != nil || slices.ContainsFunc(p.inherited, func(x *inherited) bool { return x.Bind == bind })
+}
+
+// sockaddr returns the address to bind to.
+func (f bindAddresses) sockaddr(addr backends.Address) (unix.Sockaddr, error) {
+	if at, known := f[addr]; known {
+		return at.sa, at.err
+	}
+	return listenSockaddr(addr) // needs no look-up
 }
 
 func listenSockaddr(addr backends.Address) (unix.Sockaddr, error) {

@@ -23,6 +23,7 @@ type Transition struct {
 	change []change
 	opened []*socket // that are new
 	closed []*socket // that nobody wants any more
+	found  bindAddresses
 }
 
 // change is what becomes of one listener.
@@ -37,12 +38,13 @@ type change struct {
 // socket is kept where a listener of the same name has the same bind address. On an error nothing has changed. No other
 // Prepare may run until the Transition has ended.
 func (p *Proxy) Prepare(specs []ListenerSpec) (*Transition, error) {
+	found := p.lookUpBinds(specs)
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.stopped {
 		return nil, ErrStopped
 	}
-	t := &Transition{p: p}
+	t := &Transition{p: p, found: found}
 	kept := map[*socket]bool{}
 	for i := range specs {
 		if err := t.add(&specs[i], kept); err != nil {
@@ -91,7 +93,7 @@ func (t *Transition) add(spec *ListenerSpec, kept map[*socket]bool) error {
 			s = t.p.takeActivated(spec.Name, bind, &spec.Config)
 		}
 		if s == nil {
-			if s, err = openSocket(bind, &spec.Config); err != nil {
+			if s, err = openSocket(bind, &spec.Config, t.found); err != nil {
 				err = t.p.blameActivated(spec.Name, bind, err)
 				return fmt.Errorf("cannot open listener %q: %w", spec.Name, err)
 			}

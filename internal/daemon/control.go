@@ -157,6 +157,10 @@ func (d *daemon) AddBackend(p *backends.Pool, nb api.NewBackend, by string) (war
 		bc.Weight = *nb.Weight
 	}
 	pool, name := p.Name, bc.EffectiveName()
+	sa, err := d.resolveAdded(bc.Address) // before the lock: it may take a while
+	if err != nil {
+		return nil, err
+	}
 	return d.change(func() error {
 		if d.view.Load().pool(pool) != p {
 			return api.Refuse(http.StatusNotFound, "there is no pool %q any more", pool)
@@ -181,7 +185,7 @@ func (d *daemon) AddBackend(p *backends.Pool, nb api.NewBackend, by string) (war
 		default:
 			r.Added, r.Own = true, ownOf(bc)
 		}
-		if err := d.join(p, bc, r, by); err != nil {
+		if err := d.join(p, bc, r, sa, by); err != nil {
 			return err
 		}
 		d.put(r)
@@ -202,30 +206,29 @@ func (d *daemon) addable(p *backends.Pool, bc backends.BackendConfig) error {
 	if p.Get(bc.EffectiveName()) != nil {
 		return fmt.Errorf("pool %q has a backend %q already", p.Name, bc.EffectiveName())
 	}
-	addr, err := backends.ParseAddress(bc.Address)
-	if err != nil {
-		return api.Refuse(http.StatusBadRequest, "%v", err)
-	}
-	ctx, cancel := context.WithTimeout(d.background, resolveTimeout)
-	defer cancel()
-	if _, err := addr.Resolve(ctx); err != nil {
-		return err
-	}
 	return nil
 }
 
+// resolveAdded looks up the address of a backend that is to be added; nil where it names no host.
+func (d *daemon) resolveAdded(address string) (*backends.RawSockaddr, error) {
+	addr, err := backends.ParseAddress(address)
+	if err != nil || !addr.IsHostName() { // addable says what is wrong with it
+		return nil, nil
+	}
+	ctx, cancel := context.WithTimeout(d.background, resolveTimeout)
+	defer cancel()
+	return addr.Resolve(ctx)
+}
+
 // join makes a new backend a member, with what is remembered of it.
-func (d *daemon) join(p *backends.Pool, bc backends.BackendConfig, r state.Backend, by string) error {
+func (d *daemon) join(p *backends.Pool, bc backends.BackendConfig, r state.Backend, sa *backends.RawSockaddr, by string) error {
 	v := d.view.Load()
 	b, err := p.Add(bc, v.cfg.Pool(p.Name).Health.InitialHealth())
 	if err != nil {
 		return err
 	}
-	if b.Address.IsHostName() {
-		ctx, cancel := context.WithTimeout(d.background, resolveTimeout)
-		defer cancel()
-		b.Resolve(ctx) // it has just been resolved; else resolveNames tries again
-		d.wakeResolver()
+	if sa != nil {
+		b.SetSockaddr(sa)
 	}
 	restore(b, r, "by "+by)
 	v.checkers[p].Add(b)

@@ -192,7 +192,7 @@ func (d *daemon) begin(cfg *config.Config) error {
 	if err != nil {
 		return err
 	}
-	if err := p.prepare(); err != nil {
+	if err := p.prepare(d.resolveNew(cfg, &p.remembered)); err != nil {
 		return err
 	}
 	p.commit()

@@ -1,7 +1,6 @@
 package daemon
 
 import (
-	"context"
 	"fmt"
 	"reflect"
 	"slices"
@@ -175,20 +174,11 @@ func (d *daemon) listener(name string) *proxy.Listener {
 	return nil
 }
 
-// resolveTimeout is how long a reload waits for the addresses of new backends that are named by host.
-const resolveTimeout = 5 * time.Second
-
-// prepare opens the sockets, and looks up new host names; one that cannot be resolved now is looked up again later.
-// When it fails, nothing has changed.
-func (p *plan) prepare() error {
-	ctx, cancel := context.WithTimeout(p.d.background, resolveTimeout)
-	defer cancel()
+// prepare opens the sockets. found are the addresses of new backends that are named by host; one that is missing is looked up
+// again later. When prepare fails, nothing has changed.
+func (p *plan) prepare(found resolved) error {
 	for _, pp := range p.pools {
-		for _, b := range pp.added {
-			if b.Address.IsHostName() && !p.d.adopting { // else what it was resolved to is known
-				b.Resolve(ctx) // resolveNames tells of a failure
-			}
-		}
+		found.use(pp.added)
 	}
 	err := p.prepareWorkers()
 	if err == nil {

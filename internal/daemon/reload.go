@@ -8,6 +8,7 @@ import (
 
 	"github.com/273ebdf9/lb/admin/api"
 	"github.com/273ebdf9/lb/config"
+	"github.com/273ebdf9/lb/internal/state"
 )
 
 // Reload reads the config file anew and applies the differences, all or none; with dryRun it tells them only, and opens
@@ -25,15 +26,23 @@ func (d *daemon) Reload(ctx context.Context, dryRun bool, by string) (api.Reload
 	return result, d.rolloutFor(ctx, restart, by)
 }
 
-// reloadTold is reload without the restarts of workers, which are not made under the lock: it gives those that are due.
+// reloadAndReport reloads, but for the restarts of workers, which are not made under the lock: it returns those that are due.
 func (d *daemon) reloadAndReport(ctx context.Context, dryRun bool, by string) (api.ReloadResult, []*workerPool, error) {
+	var found resolved
+	if !dryRun {
+		// Look-ups take seconds where a name server is down, so they are made before the lock. The config that holds is read under
+		// it, so that of two reloads the last one to read wins.
+		if cfg, err := config.Load(d.path); err == nil {
+			found = d.resolveNew(cfg, &state.Changes{})
+		}
+	}
 	d.changing.Lock()
 	defer d.changing.Unlock()
 	if !dryRun && !d.stopping {
 		d.service.reloading()
 		defer d.service.ready()
 	}
-	result, restart, err := d.reloadLocked(ctx, dryRun, by)
+	result, restart, err := d.reloadLocked(ctx, dryRun, by, found)
 	switch {
 	case dryRun:
 	case err != nil:
@@ -50,8 +59,8 @@ func (d *daemon) reloadAndReport(ctx context.Context, dryRun bool, by string) (a
 	return result, restart, err
 }
 
-// reloadLocked is reload without the telling and the restarts.
-func (d *daemon) reloadLocked(ctx context.Context, dryRun bool, by string) (api.ReloadResult, []*workerPool, error) {
+// reloadLocked is reloadAndReport without the report.
+func (d *daemon) reloadLocked(ctx context.Context, dryRun bool, by string, found resolved) (api.ReloadResult, []*workerPool, error) {
 	result := api.ReloadResult{DryRun: dryRun, Changes: []string{}, Warnings: []string{}}
 	if d.stopping {
 		return result, nil, errStopping
@@ -84,7 +93,7 @@ func (d *daemon) reloadLocked(ctx context.Context, dryRun bool, by string) (api.
 	if dryRun {
 		return result, nil, nil
 	}
-	if err := p.prepare(); err != nil {
+	if err := p.prepare(found); err != nil {
 		return result, nil, err
 	}
 	p.commit()

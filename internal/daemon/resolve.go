@@ -2,13 +2,65 @@ package daemon
 
 import (
 	"context"
+	"sync"
 	"time"
 
 	"github.com/273ebdf9/lb/backends"
+	"github.com/273ebdf9/lb/config"
+	"github.com/273ebdf9/lb/internal/state"
 )
 
 // resolveEvery is how often backends that are named by host are looked up again.
 const resolveEvery = 30 * time.Second
+
+// resolveTimeout is how long a reload, or who adds a backend, waits for the addresses of host names.
+const resolveTimeout = 5 * time.Second
+
+// resolved is what host names were resolved to.
+type resolved map[backends.Address]*backends.RawSockaddr
+
+// resolveNew looks up the host names of the backends of a config that do not run yet, all at once. One that cannot be looked up
+// is missing: resolveNames tries it again. No lock may be held: it takes up to resolveTimeout.
+func (d *daemon) resolveNew(cfg *config.Config, remembered *state.Changes) resolved {
+	ctx, cancel := context.WithTimeout(d.background, resolveTimeout)
+	defer cancel()
+	running := map[backends.Address]bool{}
+	for _, pool := range d.view.Load().pools {
+		for _, b := range pool.Backends() {
+			running[b.Address] = true
+		}
+	}
+	var mu sync.Mutex
+	found := resolved{}
+	var lookups sync.WaitGroup
+	for i := range cfg.Pools {
+		for _, bc := range wantedBackends(&cfg.Pools[i], remembered) {
+			addr, err := backends.ParseAddress(bc.Address)
+			if err != nil || !addr.IsHostName() || running[addr] {
+				continue
+			}
+			running[addr] = true // one look-up is enough
+			lookups.Go(func() {
+				if sa, err := addr.Resolve(ctx); err == nil {
+					mu.Lock()
+					defer mu.Unlock()
+					found[addr] = sa
+				}
+			})
+		}
+	}
+	lookups.Wait()
+	return found
+}
+
+// use gives backends that are named by host their addresses.
+func (r resolved) use(added []*backends.Backend) {
+	for _, b := range added {
+		if sa := r[b.Address]; sa != nil {
+			b.SetSockaddr(sa)
+		}
+	}
+}
 
 // resolveNames looks up the host names of backends, at once and then again and again, off the loops. A failure keeps
 // the last address.

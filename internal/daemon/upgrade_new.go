@@ -227,7 +227,7 @@ func (a *adopted) buildDaemon() error {
 		return err
 	}
 	a.plan.adopt = a.adoptFleet
-	if err := a.plan.prepare(); err != nil {
+	if err := a.plan.prepare(nil); err != nil {
 		return err
 	}
 	a.plan.commit()
