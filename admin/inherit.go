@@ -25,7 +25,10 @@ func NewServerFrom(cfg Config, src Sources, inherited Frozen) (_ *Server, err er
 	if cfg.TokenFile != "" {
 		s.token = &tokenFile{path: cfg.TokenFile}
 		if err := s.token.check(); err != nil {
-			return nil, err
+			if len(inherited.Sockets) == 0 {
+				return nil, err
+			}
+			s.warn("there is no token until its file is right", err) // sessions must not end for it
 		}
 	}
 	handler := s.mux(s.routes())
@@ -55,14 +58,34 @@ func (s *Server) controlListener(cfg Config) (*controlSocket, error) {
 	}
 	group, err := groupID(cfg.SocketGroup)
 	if err != nil {
-		return nil, fmt.Errorf("cannot listen on control socket %q: %w", cfg.Socket, err)
+		err = fmt.Errorf("cannot listen on control socket %q: %w", cfg.Socket, err)
 	}
-	if from := s.inherited.socket(controlName, cfg.Socket); from != nil {
-		if _, err := os.Lstat(cfg.Socket); !errors.Is(err, fs.ErrNotExist) {
-			return inheritControl(*from, fs.FileMode(mode), group)
+	from := s.inherited.socket(controlName, cfg.Socket)
+	if from == nil {
+		if err != nil {
+			return nil, err
 		}
+		return listenControl(cfg.Socket, fs.FileMode(mode), group)
 	}
-	return listenControl(cfg.Socket, fs.FileMode(mode), group)
+	// What cannot be done by name is no reason to end: the socket itself is here.
+	if err != nil {
+		s.warn("the control socket keeps its group", err)
+		group = -1
+	}
+	if _, err := os.Lstat(cfg.Socket); errors.Is(err, fs.ErrNotExist) {
+		l, err := listenControl(cfg.Socket, fs.FileMode(mode), group)
+		if err == nil {
+			return l, nil
+		}
+		s.warn("nobody can reach the control socket, whose file is gone", err)
+	}
+	return inheritControl(*from, s.warn, fs.FileMode(mode), group)
+}
+
+func (s *Server) warn(what string, err error) {
+	if s.src.Log != nil {
+		s.src.Log.Warn(what, "error", err)
+	}
 }
 
 // httpListener inherits or opens the HTTP address.

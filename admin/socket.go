@@ -165,7 +165,7 @@ func own(path string, dev, ino uint64) bool {
 // inheritControl takes over a control socket that listens already: nothing is bound, and whoever waits in its queue goes
 // on waiting. The file gets its mode and its group anew. One that has become another's since is left alone; of that
 // the result knows nothing, so that Close leaves it too. The given socket is duplicated, and stays as it is.
-func inheritControl(from Socket, mode fs.FileMode, group int) (*controlSocket, error) {
+func inheritControl(from Socket, warn func(what string, err error), mode fs.FileMode, group int) (*controlSocket, error) {
 	fail := func(err error) (*controlSocket, error) {
 		return nil, fmt.Errorf("cannot take over control socket %q: %w", from.Address, err)
 	}
@@ -183,8 +183,7 @@ func inheritControl(from Socket, mode fs.FileMode, group int) (*controlSocket, e
 		return s, nil
 	}
 	if err := s.setMode(mode, group); err != nil {
-		l.Close()
-		return fail(err)
+		warn("the control socket keeps its mode and group", err)
 	}
 	return s, nil
 }

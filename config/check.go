@@ -23,7 +23,11 @@ func (d *decoder) check(c *Config) {
 // still has its default, and what is wrong with that is not the writer's.
 func (d *decoder) validate(path string, v reflect.Value) {
 	if c, ok := v.Addr().Interface().(interface{ Validate() error }); ok {
-		for _, f := range slices.DeleteFunc(relativeFaults(path, c.Validate()), func(f Fault) bool { return d.isFaulty(f.Path) }) {
+		validate := c.Validate
+		if text, ok := c.(interface{ ValidateText() error }); ok && d.textOnly {
+			validate = text.ValidateText
+		}
+		for _, f := range slices.DeleteFunc(relativeFaults(path, validate()), func(f Fault) bool { return d.isFaulty(f.Path) }) {
 			d.fault(f.Path, "%s", f.Message)
 		}
 	}

@@ -92,8 +92,14 @@ func Load(path string) (*Config, error) {
 
 // Parse reads a config. The name stands for it in faults, as the path does for Load. The error is an *Error that lists
 // every fault; of faults in the syntax there is only the first.
-func Parse(name string, data []byte) (*Config, error) {
-	c, faults := parse(data)
+func Parse(name string, data []byte) (*Config, error) { return parseNamed(name, data, false) }
+
+// ParseRunning is Parse for a config that runs already: it does not ask whether the host still has the users and groups that it
+// names.
+func ParseRunning(name string, data []byte) (*Config, error) { return parseNamed(name, data, true) }
+
+func parseNamed(name string, data []byte, textOnly bool) (*Config, error) {
+	c, faults := parse(data, textOnly)
 	for i := range faults {
 		faults[i].File = name
 	}
@@ -107,7 +113,7 @@ func Parse(name string, data []byte) (*Config, error) {
 	return c, nil
 }
 
-func parse(data []byte) (*Config, []Fault) {
+func parse(data []byte, textOnly bool) (*Config, []Fault) {
 	if f, ok := checkText(data); !ok {
 		return nil, []Fault{f}
 	}
@@ -122,7 +128,7 @@ func parse(data []byte) (*Config, []Fault) {
 	}
 
 	c := &Config{}
-	d := decoder{defaults: newDefaults(), tables: Tables(), at: at, faulty: map[string]bool{}}
+	d := decoder{defaults: newDefaults(), tables: Tables(), at: at, faulty: map[string]bool{}, textOnly: textOnly}
 	d.defaults.set(reflect.ValueOf(c).Elem())
 	d.value("", raw, reflect.ValueOf(c).Elem())
 	for i := range c.Pools {

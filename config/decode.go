@@ -26,6 +26,7 @@ type decoder struct {
 	faults   []Fault
 	faulty   map[string]bool // paths of faults: true; the tables and arrays around them: false
 	warnings []Fault
+	textOnly bool // ask nothing of the host
 }
 
 func (d *decoder) fault(path, format string, args ...any) {

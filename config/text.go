@@ -12,14 +12,17 @@ import (
 	"unicode/utf8"
 
 	"github.com/BurntSushi/toml"
+
+	"golang.org/x/sys/unix"
 )
 
 // maxSize is far above any config that a person or a template writes; a larger file is not a config.
 const maxSize = 1 << 20
 
-// readFile reads at most maxSize bytes, so that /dev/zero or a forgotten log file is no way to fill the memory.
+// readFile reads at most maxSize bytes, so that /dev/zero or a forgotten log file is no way to fill the memory. A FIFO without a
+// writer is empty: lb does not wait for one, as it would be deaf meanwhile (O_NONBLOCK, fifo(7)).
 func readFile(path string) ([]byte, error) {
-	f, err := os.Open(path)
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0)
 	if err != nil {
 		return nil, fmt.Errorf("cannot read config %q: %w", path, cause(err))
 	}

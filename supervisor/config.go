@@ -138,6 +138,12 @@ var (
 // Validate finds every fault. Each error's text starts with the key. It looks at nothing outside of the Config but for
 // the user and the group.
 func (c *Config) Validate() error {
+	_, err := c.identity()
+	return errors.Join(c.ValidateText(), err)
+}
+
+// ValidateText is Validate without the user and the group, who may be gone while workers of theirs run.
+func (c *Config) ValidateText() error {
 	var errs []error
 	fault := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
 	duration := func(key string, d time.Duration, zeroOK bool) {
@@ -171,9 +177,6 @@ func (c *Config) Validate() error {
 	}
 	if strings.ContainsRune(c.Dir, 0) {
 		fault("dir: NUL byte")
-	}
-	if _, err := c.identity(); err != nil {
-		errs = append(errs, err)
 	}
 	if c.Umask != "" && !octal.MatchString(c.Umask) {
 		fault("umask: %q is no octal number; write \"022\"", c.Umask)

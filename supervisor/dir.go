@@ -43,17 +43,36 @@ func OpenDir(path string) (*Dir, error) {
 }
 
 // AdoptDir goes on with a directory whose lock, which Dir.File returned, came through an exec: no other lb could take it
-// meanwhile. The file stays the caller's. A directory that was removed meanwhile is made again. The error is ErrDirInUse
-// when the lock is another directory's.
-func AdoptDir(path string, lock *os.File) (*Dir, error) {
+// meanwhile. A directory that was removed meanwhile is made again. Where its name leads elsewhere or cannot be used, AdoptDir goes
+// on in dir, the open directory, which Dir.Open returned, and heal looks again later; with nil it fails, and the error is
+// ErrDirInUse when the lock is another directory's. Both files stay the caller's.
+func AdoptDir(path string, lock, dir *os.File) (*Dir, error) {
 	path, err := filepath.Abs(path)
 	if err != nil {
 		return nil, fmt.Errorf("cannot find run-time directory: %w", err)
 	}
 	root, err := makeDir(path)
-	if err != nil {
+	var d *Dir
+	if err == nil {
+		if d, err = adoptDir(path, lock, root); err == nil {
+			if err = d.checkLock(); err == nil {
+				return d, nil
+			}
+			d.Close()
+			err = fmt.Errorf("cannot take over the lock of run-time directory %q: %w", path, err)
+		}
+	}
+	if dir == nil {
 		return nil, err
 	}
+	if root, err = openRoot(dir); err != nil {
+		return nil, fmt.Errorf("cannot take over run-time directory %q: %w", path, err)
+	}
+	return adoptDir(path, lock, root)
+}
+
+// adoptDir makes the Dir of an open directory, which it closes on an error, and a copy of its lock.
+func adoptDir(path string, lock *os.File, root *os.Root) (*Dir, error) {
 	fd := -1
 	raw, err := lock.SyscallConn()
 	if err == nil {
@@ -65,12 +84,7 @@ func AdoptDir(path string, lock *os.File) (*Dir, error) {
 		root.Close()
 		return nil, fmt.Errorf("cannot take over the lock of run-time directory %q: %w", path, err)
 	}
-	d := &Dir{path: path, lock: os.NewFile(uintptr(fd), filepath.Join(path, "lock")), root: root}
-	if err := d.checkLock(); err != nil {
-		d.Close()
-		return nil, fmt.Errorf("cannot take over the lock of run-time directory %q: %w", path, err)
-	}
-	return d, nil
+	return &Dir{path: path, lock: os.NewFile(uintptr(fd), filepath.Join(path, "lock")), root: root}, nil
 }
 
 // checkLock makes sure that the lock that came through an exec is the directory's.
@@ -227,6 +241,9 @@ func (d *Dir) File() (*os.File, error) {
 	}
 	return os.NewFile(uintptr(fd), d.lock.Name()), nil
 }
+
+// Open returns the open directory: carry it through an exec beside the lock. The caller closes it.
+func (d *Dir) Open() (*os.File, error) { return d.entries().Open(".") }
 
 // Path returns where the directory is.
 func (d *Dir) Path() string { return d.path }

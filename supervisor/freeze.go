@@ -98,6 +98,7 @@ const (
 
 // The names of the files that go along, unique over all pools.
 func (p *Pool) notifyFileName() string        { return p.Name + "/notify" }
+func (p *Pool) homeFileName() string          { return p.Name + "/home" }
 func (p *Pool) listenFile(name string) string { return p.Name + "/" + name + "/listen" }
 func (p *Pool) outputFile(name string) string { return p.Name + "/" + name + "/output" }
 
@@ -244,6 +245,11 @@ func (p *Pool) copyFiles() (map[string]*os.File, error) {
 		var f *os.File
 		if f, err = p.receiver.File(); err == nil {
 			files[p.notifyFileName()] = f
+		}
+	}
+	if home := p.home.Load(); home != nil && err == nil {
+		if f, e := home.Open("."); e == nil { // else it is found by name
+			files[p.homeFileName()] = f
 		}
 	}
 	for _, w := range p.workers {

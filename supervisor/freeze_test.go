@@ -567,7 +567,7 @@ func TestAdoptDir_TheLockHoldsAllTheTime(t *testing.T) {
 	if _, err := OpenDir(dir.Path()); !errors.Is(err, ErrDirInUse) {
 		t.Errorf("got %v between the two; want ErrDirInUse", err)
 	}
-	next, err := AdoptDir(dir.Path(), lock)
+	next, err := AdoptDir(dir.Path(), lock, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -586,7 +586,7 @@ func TestAdoptDir_TheLockHoldsAllTheTime(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer other.Close()
-	if _, err := AdoptDir(dir.Path(), other); !errors.Is(err, ErrDirInUse) {
+	if _, err := AdoptDir(dir.Path(), other, nil); !errors.Is(err, ErrDirInUse) {
 		t.Errorf("got %v for another file; want ErrDirInUse", err)
 	}
 }

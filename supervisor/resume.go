@@ -1,7 +1,9 @@
 package supervisor
 
 import (
+	"cmp"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"slices"
@@ -128,6 +130,25 @@ func (w *workerState) check(slots int) error {
 		return fmt.Errorf("%d bytes of a line", len(w.Output.Text))
 	}
 	return nil
+}
+
+// openHome opens the pool's directory by the descriptor that was given, as its name does not lead there any more.
+func (f *frozen) openHome(name string) (*os.Root, error) {
+	given := f.given[name]
+	if given == nil {
+		return nil, errors.New("the pool's directory is gone")
+	}
+	return openRoot(given)
+}
+
+// openRoot opens a directory anew by its descriptor, which leads to it whatever has become of its name.
+func openRoot(dir *os.File) (root *os.Root, err error) {
+	raw, err := dir.SyscallConn()
+	if err != nil {
+		return nil, err
+	}
+	controlErr := raw.Control(func(fd uintptr) { root, err = os.OpenRoot(fmt.Sprintf("/proc/self/fd/%d", fd)) })
+	return root, cmp.Or(controlErr, err)
 }
 
 // copyFiles makes the files the pool's.

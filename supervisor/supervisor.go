@@ -171,9 +171,9 @@ type host struct {
 	record func(text string) error
 }
 
-// NewPool makes the pool's workers, and starts none. The error is cfg's, as Validate has it.
+// NewPool makes the pool's workers, and starts none. The error is cfg's, as ValidateText has it.
 func NewPool(name string, cfg Config, dir *Dir) (*Pool, error) {
-	if err := cfg.Validate(); err != nil {
+	if err := cfg.ValidateText(); err != nil {
 		return nil, fmt.Errorf("cannot run workers of pool %q: %w", name, err)
 	}
 	p := &Pool{
@@ -242,7 +242,7 @@ func (p *Pool) Start() error {
 // prepare makes what the workers need of the file system.
 func (p *Pool) prepare() error {
 	id, err := p.cfg.identity()
-	if err != nil {
+	if err != nil && p.frozen == nil { // workers that run need no names
 		return err
 	}
 	if id.set && os.Geteuid() != 0 {
@@ -252,10 +252,13 @@ func (p *Pool) prepare() error {
 		return errors.New("user: /proc does not show the processes of other users (hidepid of proc(5), ProtectProc= of systemd): " +
 			"lb could not find its workers again; mount it without, or give lb CAP_SYS_PTRACE")
 	}
-	if longest := filepath.Join(p.folder(), "1023.9999999999", "sock"); len(longest) > maxUnixPath {
+	if longest := filepath.Join(p.folder(), "1023.9999999999", "sock"); len(longest) > maxUnixPath && p.frozen == nil {
 		return fmt.Errorf("the run-time directory %q is too long: a Unix socket path has at most %d bytes", p.dir.path, maxUnixPath)
 	}
 	home, err := p.dir.makeFolder(p.Name, id)
+	if err != nil && p.frozen != nil {
+		home, err = p.frozen.openHome(p.homeFileName())
+	}
 	if err != nil {
 		return err
 	}

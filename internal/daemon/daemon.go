@@ -97,7 +97,7 @@ func (v *view) pool(name string) *backends.Pool {
 
 // newDaemon builds what the config file at path says needs a restart to change, and starts nothing. inherited is the control
 // API of the code before, of which a file that it takes is copied.
-func newDaemon(path string, cfg *config.Config, inherited admin.Frozen) (_ *daemon, err error) {
+func newDaemon(path string, cfg *config.Config, inherited admin.Frozen, files map[string]*os.File) (_ *daemon, err error) {
 	d := &daemon{
 		path: path, program: programPath(), startConfig: cfg.Source, started: time.Now(), service: newService(),
 		signals: newSignals(), resolve: make(chan struct{}, 1),
@@ -106,7 +106,7 @@ func newDaemon(path string, cfg *config.Config, inherited admin.Frozen) (_ *daem
 	d.patience, d.impatient = context.WithCancel(context.Background())
 	d.stopAsked, d.noteStop = context.WithCancel(context.Background())
 	d.background, d.cancel = context.WithCancel(context.Background())
-	if err := d.openLogs(cfg.Log); err != nil {
+	if err := d.openLogs(cfg.Log, files); err != nil {
 		return nil, err
 	}
 	if d.queues.sockets, err = sockdiag.Dial(); err != nil {

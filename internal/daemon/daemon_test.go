@@ -111,7 +111,7 @@ func (r *rig) begin() {
 	if err != nil {
 		r.t.Fatal(err)
 	}
-	if r.daemon, err = newDaemon(r.file, cfg, admin.Frozen{}); err != nil {
+	if r.daemon, err = newDaemon(r.file, cfg, admin.Frozen{}, nil); err != nil {
 		r.t.Fatal(err)
 	}
 	r.daemon.admin.ServeSelf()
@@ -325,7 +325,7 @@ func TestState_DirectoryInItsPlaceIsAFaultAndStays(t *testing.T) {
 	r.must(os.RemoveAll(path), os.Mkdir(path, 0o700))
 	cfg, err := config.Load(r.path)
 	r.must(err)
-	d, err := newDaemon(r.path, cfg, admin.Frozen{})
+	d, err := newDaemon(r.path, cfg, admin.Frozen{}, nil)
 	r.must(err)
 	err = d.start(cfg)
 	d.stop(canceled(), canceled())

@@ -2,7 +2,9 @@ package daemon
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
+	"os"
 	"time"
 
 	"github.com/273ebdf9/lb/internal/logs"
@@ -16,15 +18,24 @@ const (
 	flushTimeout = 2 * time.Second
 )
 
-// openLogs opens the event log and the access log.
-func (d *daemon) openLogs(cfg logs.Config) (err error) {
-	if d.events, err = logs.New(cfg); err != nil {
+// openLogs opens the event log and the access log. files are those of the code before; nil at a start.
+func (d *daemon) openLogs(cfg logs.Config, files map[string]*os.File) (err error) {
+	d.events, err = logs.NewFrom(cfg, files[fileLog])
+	if err != nil && files != nil { // a version before handed no file over, and sessions must not end for a log
+		fmt.Fprintf(os.Stderr, "lb: %v; the log goes to stderr\n", err)
+		cfg.Output = "stderr"
+		d.events, err = logs.New(cfg)
+	}
+	if err != nil {
 		return err
 	}
 	d.log = d.events.Logger
 	slog.SetDefault(d.log) // for libraries that log
 	d.repeats = logs.NewThrottle(d.log, repeatEvery)
-	if d.access, err = logs.OpenAccessLog(cfg); err != nil {
+	if d.access, err = logs.OpenAccessLogFrom(cfg, files[fileAccess]); err != nil && files != nil {
+		d.log.Error("there is no access log", "error", err)
+		return nil
+	} else if err != nil {
 		d.closeLogs()
 		return err
 	}

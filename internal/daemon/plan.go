@@ -265,7 +265,9 @@ func (p *plan) commit() {
 		}
 	}
 	p.d.remembered = p.remembered
-	p.unremembered = p.d.remember()
+	if !p.d.adopting { // else sessions wait, and the file is as it should be or cannot be written
+		p.unremembered = p.d.remember()
+	}
 	p.d.wakeResolver()
 }
 

@@ -17,7 +17,7 @@ func Run(path string) error {
 	if err != nil {
 		return err
 	}
-	d, err := newDaemon(path, cfg, admin.Frozen{})
+	d, err := newDaemon(path, cfg, admin.Frozen{}, nil)
 	if err != nil {
 		return err
 	}

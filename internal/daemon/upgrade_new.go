@@ -174,11 +174,11 @@ func rehearse(l *live) error {
 
 // config is what the code before ran, as this code reads it.
 func (l *live) config() (cfg *config.Config, start []byte, err error) {
-	cfg, err = config.Parse(l.head.Path, []byte(l.head.Config))
+	cfg, err = config.ParseRunning(l.head.Path, []byte(l.head.Config))
 	if err != nil {
 		return nil, nil, fmt.Errorf("the config that runs is not valid for %s:\n%w", build.Version(), err)
 	}
-	started, err := config.Parse(l.head.Path, []byte(l.head.StartConfig))
+	started, err := config.ParseRunning(l.head.Path, []byte(l.head.StartConfig))
 	if err != nil {
 		return nil, nil, fmt.Errorf("the config of the start is not valid for %s:\n%w", build.Version(), err)
 	}
@@ -203,7 +203,11 @@ func (a *adopted) buildDaemon() error {
 	for i := range inherited.Sockets {
 		inherited.Sockets[i].File = a.file(l.admin.FDs[i], inherited.Sockets[i].Name)
 	}
-	d, err := newDaemon(l.head.Path, cfg, inherited)
+	files := map[string]*os.File{}
+	for name, fd := range l.head.Files {
+		files[name] = a.file(fd, name)
+	}
+	d, err := newDaemon(l.head.Path, cfg, inherited, files)
 	if err != nil {
 		return err
 	}
@@ -218,7 +222,7 @@ func (a *adopted) buildDaemon() error {
 	}
 	d.proxy.Inherit(&l.frozen)
 	if l.head.Lock >= 0 {
-		if d.runDir, err = supervisor.AdoptDir(cfg.Admin.EffectiveRunDir(), a.file(l.head.Lock, "lock")); err != nil {
+		if d.runDir, err = supervisor.AdoptDir(cfg.Admin.EffectiveRunDir(), a.file(l.head.Lock, "lock"), files[fileRunDir]); err != nil {
 			return err
 		}
 	}
@@ -365,6 +369,11 @@ func (a *adopted) serve(h *upgrade.Handover) *daemon {
 	}
 	d.running.Go(d.serveAdmin)
 	d.running.Go(d.resolveNames)
+	d.running.Go(func() {
+		d.changing.Lock()
+		defer d.changing.Unlock()
+		d.remember() // logs what came of it
+	})
 	d.running.Go(d.reportToService)
 	d.reap()
 	d.endLeftovers(d.view.Load().cfg)

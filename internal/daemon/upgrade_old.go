@@ -278,6 +278,9 @@ func (u *upgrading) run() error {
 	u.writeDown(l, frozen)
 	thawLogs, err := u.freezeLogs(&l.head)
 	thaw = append(thaw, thawLogs)
+	if err == nil {
+		err = u.carryFiles(&l.head)
+	}
 	if err != nil {
 		undo()
 		return err
@@ -344,6 +347,36 @@ func (u *upgrading) freezeLogs(head *liveHead) (thaw func(), err error) {
 		d.events.Thaw()
 	}, nil
 }
+
+// carryFiles takes along what the new code would else have to open by name.
+func (u *upgrading) carryFiles(head *liveHead) error {
+	d := u.d
+	open := map[string]func() (*os.File, error){fileLog: d.events.File, fileAccess: d.access.File}
+	if d.runDir != nil {
+		open[fileRunDir] = d.runDir.Open
+	}
+	head.Files = map[string]int{}
+	for name, copyOf := range open {
+		f, err := copyOf()
+		if err != nil {
+			return fmt.Errorf("cannot hand over the open file of %s: %w", name, err)
+		}
+		if f == nil { // a standard stream
+			continue
+		}
+		if head.Files[name], err = u.carry(f); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Names of liveHead.Files.
+const (
+	fileLog    = "log"
+	fileAccess = "access"
+	fileRunDir = "run_dir"
+)
 
 // copyLock takes the lock of the run-time directory along.
 func (u *upgrading) copyLock() error {

@@ -73,14 +73,17 @@ type liveHead struct {
 	SessionBackends [][2]int          `json:"session_backends,omitempty"` // and those of its Backends: pool, and place in it
 	Closing         [][2]int          `json:"closing,omitempty"`          // those backends whose sessions are to be closed (on_down)
 
-	Lock     int           `json:"lock"`   // the descriptor of the run-time directory's; -1: there is none
-	Caller   int           `json:"caller"` // of the connection that waits for the outcome; -1: there is none
-	By       string        `json:"by"`
-	Reload   bool          `json:"reload,omitempty"` // afterwards
-	Warnings []string      `json:"warnings,omitempty"`
-	FrozenAt time.Duration `json:"frozen_at"` // CLOCK_MONOTONIC
-	Upgrades uint64        `json:"upgrades"`
-	Carried  uint64        `json:"carried"` // sessions, over all upgrades
+	Lock int `json:"lock"` // the descriptor of the run-time directory's; -1: there is none
+	// Files are descriptors of what has a name that may lead elsewhere by now, by their keys: "log", "access", "run_dir". A version
+	// before wrote none.
+	Files    map[string]int `json:"files,omitempty"`
+	Caller   int            `json:"caller"` // of the connection that waits for the outcome; -1: there is none
+	By       string         `json:"by"`
+	Reload   bool           `json:"reload,omitempty"` // afterwards
+	Warnings []string       `json:"warnings,omitempty"`
+	FrozenAt time.Duration  `json:"frozen_at"` // CLOCK_MONOTONIC
+	Upgrades uint64         `json:"upgrades"`
+	Carried  uint64         `json:"carried"` // sessions, over all upgrades
 
 	Log    logs.Queued `json:"log"` // what was not written
 	Access logs.Queued `json:"access"`
@@ -224,6 +227,9 @@ func (l *live) fds() []int {
 		}
 	}
 	fds = append(fds, l.admin.FDs...)
+	for _, fd := range l.head.Files {
+		fds = append(fds, fd)
+	}
 	for _, fd := range []int{l.head.Lock, l.head.Caller} {
 		if fd >= 0 {
 			fds = append(fds, fd)

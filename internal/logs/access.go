@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -47,11 +48,15 @@ type AccessLog struct {
 }
 
 // OpenAccessLog opens the access log that cfg, which must be valid, describes; nil if it is off. The caller owes a Close.
-func OpenAccessLog(cfg Config) (*AccessLog, error) {
+func OpenAccessLog(cfg Config) (*AccessLog, error) { return OpenAccessLogFrom(cfg, nil) }
+
+// OpenAccessLogFrom is OpenAccessLog for one that goes on in the file that another process returned from File, whatever its path
+// leads to now; nil for none. The file stays the caller's.
+func OpenAccessLogFrom(cfg Config, inherited *os.File) (*AccessLog, error) {
 	if cfg.Access == "off" || cfg.Access == "" {
 		return nil, nil
 	}
-	file, err := openOutput(cfg.Access)
+	file, err := openOutput(cfg.Access, inherited)
 	if err != nil {
 		return nil, fmt.Errorf("cannot open log.access: %w", err)
 	}
@@ -102,6 +107,14 @@ func (a *AccessLog) Dropped() uint64 {
 		return 0
 	}
 	return a.dropped.Load()
+}
+
+// File returns a duplicate of the log's file for OpenAccessLogFrom, which the caller closes; nil for stdout and stderr.
+func (a *AccessLog) File() (*os.File, error) {
+	if a == nil || a.file == nil {
+		return nil, nil
+	}
+	return a.file.copy()
 }
 
 // Reopen opens the file anew by its path, for after it was renamed by a log rotation. If that fails, the old file

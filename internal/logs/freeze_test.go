@@ -50,7 +50,7 @@ func stuckPipe(t *testing.T, kind string) (out func() *output, r *os.File) {
 		}
 		t.Cleanup(func() { r.Close() })
 		return func() *output {
-			o, err := openOutput(path)
+			o, err := openOutput(path, nil)
 			if err != nil {
 				t.Fatal(err)
 			}

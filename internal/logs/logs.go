@@ -39,6 +39,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"os"
 	"sync/atomic"
 
 	"github.com/273ebdf9/lb/internal/printable"
@@ -54,8 +55,12 @@ type Logger struct {
 }
 
 // New opens the log that cfg, which must be valid, describes. The caller owes a Close.
-func New(cfg Config) (*Logger, error) {
-	out, err := openOutput(cfg.Output)
+func New(cfg Config) (*Logger, error) { return NewFrom(cfg, nil) }
+
+// NewFrom is New for a log that goes on in the file that another process returned from File, whatever its path leads to now; nil
+// for none. The file stays the caller's.
+func NewFrom(cfg Config, file *os.File) (*Logger, error) {
+	out, err := openOutput(cfg.Output, file)
 	if err != nil {
 		return nil, fmt.Errorf("cannot open log.output: %w", err)
 	}
@@ -77,6 +82,9 @@ func (l *Logger) Level() slog.Level { return l.level.Level() }
 
 // SetLevel changes the least level that is written, from now on.
 func (l *Logger) SetLevel(level slog.Level) { l.level.Set(level) }
+
+// File returns a duplicate of the log's file for NewFrom, which the caller closes; nil for stdout and stderr.
+func (l *Logger) File() (*os.File, error) { return l.out.copy() }
 
 // Reopen opens the file anew by its path, for after it was renamed by a log rotation. If that fails, the old file
 // stays in use. For stdout and stderr it does nothing.

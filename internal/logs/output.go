@@ -1,6 +1,7 @@
 package logs
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"os"
@@ -23,16 +24,20 @@ type output struct {
 	noNow   bool // the kernel does not know RWF_NOWAIT for it
 }
 
-// openOutput opens "stdout", "stderr" or a path.
-func openOutput(name string) (*output, error) {
+// openOutput opens "stdout", "stderr" or a path. A file that another process had open for the path is duplicated instead: the
+// path may lead elsewhere by now, or nowhere.
+func openOutput(name string, inherited *os.File) (*output, error) {
 	o := new(output)
 	var f *os.File
 	var err error
-	switch name {
-	case "stdout":
+	switch {
+	case name == "stdout":
 		f, err = duplicate(os.Stdout)
-	case "stderr":
+	case name == "stderr":
 		f, err = duplicate(os.Stderr)
+	case inherited != nil:
+		o.path = name
+		f, err = duplicate(inherited)
 	default:
 		o.path = name
 		f, err = openFile(name)
@@ -44,11 +49,16 @@ func openOutput(name string) (*output, error) {
 	return o, nil
 }
 
-// duplicate duplicates a standard stream. It has a descriptor of its own because a write to descriptor 1 or 2
+// duplicate duplicates a file. A standard stream needs a descriptor of its own because a write to descriptor 1 or 2
 // whose reader is gone ends a Go process (os/signal, "SIGPIPE"), and lb must outlive whoever reads its log.
 func duplicate(f *os.File) (*os.File, error) {
-	fd, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, 3)
+	raw, err := f.SyscallConn() // Fd would have a FIFO block for everybody who has it
 	if err != nil {
+		return nil, err
+	}
+	fd := -1
+	controlErr := raw.Control(func(old uintptr) { fd, err = unix.FcntlInt(old, unix.F_DUPFD_CLOEXEC, 3) })
+	if err = cmp.Or(controlErr, err); err != nil {
 		return nil, fmt.Errorf("cannot duplicate %s: %w", f.Name(), os.NewSyscallError("fcntl", err))
 	}
 	return os.NewFile(uintptr(fd), f.Name()), nil
@@ -145,6 +155,16 @@ func (o *output) reopen() error {
 	o.use(f)
 	o.mu.Unlock()
 	return old.Close()
+}
+
+// copy returns a duplicate of the file for another process; nil for stdout and stderr, which that has anyway.
+func (o *output) copy() (*os.File, error) {
+	if o.path == "" {
+		return nil, nil
+	}
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return duplicate(o.file)
 }
 
 func (o *output) close() error {

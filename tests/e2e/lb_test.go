@@ -122,6 +122,14 @@ func startLBWith(t testing.TB, config lbConfig, change func(toml string) string)
 		args = append([]string{"/bin/sh", "-c", limited}, args...)
 	}
 	l.process = startProcess(t, "lb", exec.Command(args[0], args[1:]...))
+	l.waitStarted(t)
+	t.Cleanup(func() { l.finish(t) })
+	return l
+}
+
+// waitStarted waits until lb answers on its admin socket and knows of each backend whether it is up.
+func (l *lb) waitStarted(t testing.TB) {
+	t.Helper()
 	eventually(t, patience, func() error {
 		if !l.running() {
 			t.Fatalf("lb: got %v at its start; want it to run\n%s", l.cmd.ProcessState, l.tail())
@@ -136,8 +144,6 @@ func startLBWith(t testing.TB, config lbConfig, change func(toml string) string)
 		}
 		return err
 	})
-	t.Cleanup(func() { l.finish(t) })
-	return l
 }
 
 // finish is the end of an lb that the test left running.
