@@ -109,9 +109,13 @@ func (s *Server) serveEvents(w http.ResponseWriter, r *http.Request) {
 		s.fail(w, err)
 		return
 	}
+	words := PeerFrom(r.Context()).Access() >= AccessOperate
 	s.stream(w, r, follow, func(write func(any) bool) <-chan struct{} {
 		events, wake := s.events.after(id, eventBatch)
 		for _, e := range events {
+			if !words {
+				e = eventForReader(e)
+			}
 			if !write(e) {
 				break
 			}

@@ -216,6 +216,9 @@ func (s *Server) reply(answer func(*http.Request) (any, error)) http.HandlerFunc
 			s.fail(w, err)
 			return
 		}
+		if PeerFrom(r.Context()).Access() < AccessOperate {
+			v = forReader(v)
+		}
 		writeJSON(w, http.StatusOK, v)
 	}
 }
