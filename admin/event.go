@@ -3,7 +3,6 @@ package admin
 import (
 	"math"
 	"net/http"
-	"slices"
 	"strconv"
 	"sync"
 	"time"
@@ -14,89 +13,39 @@ import (
 // eventLogSize is how many events lb remembers.
 const eventLogSize = 1024
 
-// eventLog remembers the last events and wakes those who follow. Nobody who reads can hold up a publisher: each reader
-// has his own place in the log, and what was overwritten before he came to it is lost for him, and counted. The zero
-// value is ready. Safe for concurrent use.
-type eventLog struct {
-	mu   sync.Mutex
-	ring []api.Event   // in order of IDs, from start on
-	from int           // index of the oldest
-	last uint64        // ID of the youngest; 0 before the first
-	wake chan struct{} // closed by the next publish; nil while nobody waits
-}
-
-// publish adds an event with the next ID and, where it has none, the time.
-func (l *eventLog) publish(e api.Event) api.Event {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.last++
-	e.ID, e.Dropped = l.last, 0
-	if e.Time.IsZero() {
-		e.Time = time.Now()
-	}
-	l.addLocked(e)
-	if l.wake != nil {
-		close(l.wake)
-		l.wake = nil
-	}
+// Publish adds an event to those that GET /v1/events shows, and returns it as it was added: with its ID and, where it had
+// none, the time. It never waits for a reader. Safe for concurrent use, before Serve and after Close too.
+func (s *Server) Publish(e api.Event) api.Event {
+	s.eventRing().add(func(added *api.Event, id uint64) {
+		added.ID, added.Dropped = id, 0
+		if added.Time.IsZero() {
+			added.Time = time.Now()
+		}
+		e = *added
+	}, e)
 	return e
 }
 
-func (l *eventLog) addLocked(e api.Event) {
-	if len(l.ring) < eventLogSize {
-		l.ring = append(l.ring, e)
-		return
-	}
-	l.ring[l.from] = e
-	l.from = (l.from + 1) % eventLogSize
+// eventRing returns the last events.
+func (s *Server) eventRing() *ring[api.Event] {
+	s.ringOnce.Do(func() { s.events = &ring[api.Event]{size: eventLogSize} })
+	return s.events
 }
 
-// after gives up to most events with an ID above id, the oldest first; the first one says how many before it are gone.
-// Where there is none, wake is closed when there is.
-func (l *eventLog) after(id uint64, most int) (events []api.Event, wake <-chan struct{}) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	n := int(min(l.last-id, uint64(len(l.ring))))
-	if n == 0 {
-		if l.wake == nil {
-			l.wake = make(chan struct{})
-		}
-		return nil, l.wake
-	}
-	for i := range min(n, most) {
-		events = append(events, l.ring[(l.from+len(l.ring)-n+i)%len(l.ring)])
-	}
-	events[0].Dropped = events[0].ID - id - 1
-	return events, nil
+// Events returns the last events that were published, at most 1024, the oldest first.
+func (s *Server) Events() []api.Event {
+	events, _ := s.eventRing().save()
+	return events
 }
 
-// tail gives the last n events, the oldest first.
-func (l *eventLog) tail(n int) []api.Event {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	n = max(0, min(n, len(l.ring)))
-	events := slices.Concat(l.ring[l.from:], l.ring[:l.from])
-	return events[len(events)-n:]
-}
-
-// Publish adds an event to those that GET /v1/events shows, and gives it as it was added: with its ID and, where it had
-// none, the time. It never waits for a reader. Safe for concurrent use, before Serve and after Close too.
-func (s *Server) Publish(e api.Event) api.Event { return s.events.publish(e) }
-
-// Events are the last events that were published, at most 1024, the oldest first.
-func (s *Server) Events() []api.Event { return s.events.tail(eventLogSize) }
-
-// RestoreEvents goes on from the events of an earlier lb, as its Events gave them; the next one has the ID behind
+// RestoreEvents goes on from the events of an earlier lb, as its Events returned them; the next one has the ID behind
 // theirs. It is called before anything is published: what was published is forgotten.
 func (s *Server) RestoreEvents(events []api.Event) {
-	l := &s.events
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.ring, l.from, l.last = nil, 0, 0
-	for _, e := range events {
-		l.last = max(l.last, e.ID)
-		l.addLocked(e)
+	last := uint64(0)
+	if len(events) > 0 {
+		last = events[len(events)-1].ID
 	}
+	s.eventRing().restore(events, last)
 }
 
 // eventBatch is how many events go to a follower at once.
@@ -111,8 +60,11 @@ func (s *Server) serveEvents(w http.ResponseWriter, r *http.Request) {
 	}
 	words := PeerFrom(r.Context()).Access() >= AccessOperate
 	s.stream(w, r, follow, func(write func(any) bool) <-chan struct{} {
-		events, wake := s.events.after(id, eventBatch)
-		for _, e := range events {
+		events, _, missed, wake := s.eventRing().after(id, eventBatch)
+		for i, e := range events {
+			if i == 0 {
+				e.Dropped = missed
+			}
 			if !words {
 				e = eventForReader(e)
 			}
@@ -146,17 +98,17 @@ func (s *Server) eventsAsked(r *http.Request) (after uint64, follow bool, err er
 		}
 		last = n
 	}
-	return s.events.position(after, last), follow, nil
+	return eventPosition(s.eventRing(), after, last), follow, nil
 }
 
-// position is the ID to go on from for who asks for the last events, and of them for those after an ID. What was
-// overwritten before he asked he has not missed, unless he names an ID that was before it. One that was never given is
-// of an earlier lb, and counts as none.
-func (l *eventLog) position(after, last uint64) uint64 {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	from := l.last - min(last, uint64(len(l.ring)))
-	if after > l.last || after == 0 || after < from && last < uint64(len(l.ring)) {
+// eventPosition returns the ID to go on from for who asks for the last events, and of them for those after an ID. What was
+// overwritten before it asked it has not missed, unless it names an ID that was before it. An ID that was never given is of
+// an earlier lb, and counts as none.
+func eventPosition(r *ring[api.Event], after, last uint64) uint64 {
+	from := r.begin(last, nil)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if after > r.last || after == 0 || after < from && last < uint64(len(r.items)) {
 		return from
 	}
 	return after

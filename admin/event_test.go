@@ -33,18 +33,18 @@ func TestEvents_AreNumberedAndTheOldestFallOut(t *testing.T) {
 	if len(all) != eventLogSize || all[0].ID != 6 || all[len(all)-1].ID != eventLogSize+5 || all[0].Time.IsZero() || all[0].Dropped != 0 {
 		t.Fatalf("events: got %d, the first %+v; want %d from 6 on", len(all), all[0], eventLogSize)
 	}
-	if got, _ := s.events.after(2, 3); !slices.Equal(ids(got), []uint64{6, 7, 8}) || got[0].Dropped != 3 || got[1].Dropped != 0 {
+	if got, upTo, missed, _ := s.events.after(2, 3); !slices.Equal(ids(got), []uint64{6, 7, 8}) || missed != 3 || upTo != 8 {
 		t.Errorf("after 2: got %+v; want 6, 7, 8, with 3 dropped before the first", got)
 	}
 	for _, tc := range []struct{ after, last, want uint64 }{
 		{0, 1 << 40, 5}, {3, 1 << 40, 3}, {100, 1 << 40, 100}, {0, 2, eventLogSize + 3}, {100, 2, eventLogSize + 3}, {1 << 40, 1 << 40, 5},
 		{eventLogSize + 5, 1 << 40, eventLogSize + 5}, {eventLogSize + 4, 2, eventLogSize + 4}, {0, 0, eventLogSize + 5},
 	} {
-		if got := s.events.position(tc.after, tc.last); got != tc.want {
+		if got := eventPosition(s.events, tc.after, tc.last); got != tc.want {
 			t.Errorf("the last %d after %d: got %d; want %d", tc.last, tc.after, got, tc.want)
 		}
 	}
-	if got, wake := s.events.after(eventLogSize+5, 3); got != nil || wake == nil {
+	if got, _, _, wake := s.events.after(eventLogSize+5, 3); got != nil || wake == nil {
 		t.Errorf("after the last: got %+v; want a wait", got)
 	}
 	restored := new(Server)

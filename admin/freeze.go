@@ -316,7 +316,8 @@ func (s *Server) State() State {
 		st.Refused[refusalNames[i]] = s.refused[i].Load()
 	}
 	s.lines.Range(func(pool, l any) bool {
-		st.Lines[pool.(string)] = l.(*lineLog).save()
+		lines, last := l.(*ring[api.WorkerLine]).save()
+		st.Lines[pool.(string)] = SavedLines{Lines: lines, Last: last}
 		return true
 	})
 	return st
@@ -329,7 +330,7 @@ func (s *Server) restore(st State) {
 	}
 	s.RestoreEvents(st.Events)
 	for pool, saved := range st.Lines {
-		s.lineLog(pool).restore(saved)
+		s.lineRing(pool).restore(saved.Lines, saved.Last)
 	}
 	s.rates.restore(st.Samples)
 }

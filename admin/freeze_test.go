@@ -343,11 +343,11 @@ func TestNewServerFrom_GoesOnWithWhatWasCounted(t *testing.T) {
 	heir.PublishLine("app", api.WorkerLine{Slot: 0, Text: "new"})
 	var lines []string
 	missed := uint64(0)
-	l := heir.lineLog("app")
+	l := heir.lineRing("app")
 	for n, wake := uint64(0), (<-chan struct{})(nil); wake == nil; {
 		var got []api.WorkerLine
 		var m uint64
-		got, n, m, wake = l.after(n)
+		got, n, m, wake = l.after(n, eventBatch)
 		missed += m
 		for _, x := range got {
 			lines = append(lines, x.Text)

@@ -5,7 +5,6 @@ import (
 	"net/http"
 	"slices"
 	"strconv"
-	"sync"
 
 	"github.com/273ebdf9/lb/admin/api"
 )
@@ -16,92 +15,29 @@ const (
 	lineLogText = 2 << 10
 )
 
-// lineLog remembers the last lines of one pool, and wakes those who follow. It never waits for a reader.
-type lineLog struct {
-	mu   sync.Mutex
-	ring []api.WorkerLine
-	from int    // index of the oldest
-	last uint64 // how many lines there have been
-	wake chan struct{}
-}
-
-func (l *lineLog) publish(line api.WorkerLine) {
-	if len(line.Text) > lineLogText {
-		line.Text, line.Cut = line.Text[:lineLogText], true
-	}
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.last++
-	if len(l.ring) < lineLogSize {
-		l.ring = append(l.ring, line)
-	} else {
-		l.ring[l.from] = line
-		l.from = (l.from + 1) % lineLogSize
-	}
-	if l.wake != nil {
-		close(l.wake)
-		l.wake = nil
-	}
-}
-
-// after gives up to eventBatch lines behind the first n, the number of the last of them, and how many were overwritten.
-// Where there is none, wake is closed when there is.
-func (l *lineLog) after(n uint64) (lines []api.WorkerLine, upTo, missed uint64, wake <-chan struct{}) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if n >= l.last {
-		if l.wake == nil {
-			l.wake = make(chan struct{})
-		}
-		return nil, n, 0, l.wake
-	}
-	oldest := l.last - uint64(len(l.ring))
-	if n < oldest {
-		missed, n = oldest-n, oldest
-	}
-	count := int(min(l.last-n, eventBatch))
-	for i := range count {
-		lines = append(lines, l.ring[(l.from+int(n-oldest)+i)%len(l.ring)])
-	}
-	return lines, n + uint64(count), missed, nil
-}
-
-// begin is the number behind which the last lines are that a slot wrote; slot -1 is any.
-func (l *lineLog) begin(last uint64, slot int) uint64 {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	oldest := l.last - uint64(len(l.ring))
-	n := l.last
-	for found := uint64(0); n > oldest && found < last; n-- {
-		if line := &l.ring[(l.from+int(n-1-oldest))%len(l.ring)]; slot < 0 || line.Slot == slot {
-			found++
-		}
-	}
-	return n
-}
-
-// save gives what is remembered, for restore in another process.
-func (l *lineLog) save() SavedLines {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return SavedLines{Lines: slices.Concat(l.ring[l.from:], l.ring[:l.from]), Last: l.last}
-}
-
-// restore goes on from what save gave.
-func (l *lineLog) restore(saved SavedLines) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.ring = slices.Clone(saved.Lines[max(0, len(saved.Lines)-lineLogSize):])
-	l.from, l.last = 0, max(saved.Last, uint64(len(l.ring)))
-}
-
 // PublishLine adds a line to those that GET …/logs of the pool shows. It never waits for a reader. Safe for concurrent use.
-func (s *Server) PublishLine(pool string, line api.WorkerLine) { s.lineLog(pool).publish(line) }
+func (s *Server) PublishLine(pool string, line api.WorkerLine) {
+	s.PublishLines(pool, []api.WorkerLine{line})
+}
 
-// lineLog is the log of a pool.
-func (s *Server) lineLog(pool string) *lineLog {
-	l, _ := s.lines.LoadOrStore(pool, new(lineLog))
-	return l.(*lineLog)
+// PublishLines is PublishLine for several.
+func (s *Server) PublishLines(pool string, lines []api.WorkerLine) {
+	lines = slices.Clone(lines[max(0, len(lines)-lineLogSize):])
+	for i := range lines {
+		if l := &lines[i]; len(l.Text) > lineLogText {
+			l.Text, l.Cut = l.Text[:lineLogText], true
+		}
+	}
+	s.lineRing(pool).add(nil, lines...)
+}
+
+// lineRing returns the last lines of a pool's workers.
+func (s *Server) lineRing(pool string) *ring[api.WorkerLine] {
+	if l, ok := s.lines.Load(pool); ok {
+		return l.(*ring[api.WorkerLine])
+	}
+	l, _ := s.lines.LoadOrStore(pool, &ring[api.WorkerLine]{size: lineLogSize})
+	return l.(*ring[api.WorkerLine])
 }
 
 // serveLogs writes lines of a pool's workers as JSON, one a line, and with follow=1 goes on until the caller or the server
@@ -113,7 +49,7 @@ func (s *Server) serveLogs(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	s.stream(w, r, follow, func(write func(any) bool) <-chan struct{} {
-		lines, upTo, missed, wake := l.after(n)
+		lines, upTo, missed, wake := l.after(n, eventBatch)
 		if wake != nil {
 			return wake
 		}
@@ -133,7 +69,7 @@ func (s *Server) serveLogs(w http.ResponseWriter, r *http.Request) {
 }
 
 // logsAsked reads the query.
-func (s *Server) logsAsked(r *http.Request) (l *lineLog, n uint64, slot int, follow bool, err error) {
+func (s *Server) logsAsked(r *http.Request) (l *ring[api.WorkerLine], n uint64, slot int, follow bool, err error) {
 	p, st, err := s.findWorkers(r)
 	if err != nil {
 		return nil, 0, 0, false, err
@@ -156,6 +92,7 @@ func (s *Server) logsAsked(r *http.Request) (l *lineLog, n uint64, slot int, fol
 			return nil, 0, 0, false, refuse(http.StatusBadRequest, "last: %q is no number of lines", v)
 		}
 	}
-	l = s.lineLog(p.Name)
-	return l, l.begin(last, slot), slot, follow, nil
+	l = s.lineRing(p.Name)
+	n = l.begin(last, func(line *api.WorkerLine) bool { return slot < 0 || line.Slot == slot })
+	return l, n, slot, follow, nil
 }

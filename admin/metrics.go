@@ -48,6 +48,8 @@ func (e *exposition) process(p api.ProcessStatus) {
 	e.count("", p.SplicedBytes)
 	e.family("lb_access_log_dropped_total", counter, "Lines that the access log had to drop.")
 	e.count("", p.AccessLogDropped)
+	e.family("lb_log_dropped_total", counter, "Lines of the event log, and of workers in it, that lb had to drop.")
+	e.count("", p.LogDropped)
 	e.family("lb_upgrades_total", counter, "Upgrades to another binary that succeeded.")
 	e.count("", p.Upgrades)
 	e.family("lb_upgrade_sessions_total", counter, "Sessions that upgrades carried over.")

@@ -50,7 +50,7 @@ func (e *exposition) workers(s *Sources, pools []*backends.Pool) {
 	for _, f := range fleets {
 		e.count(labels("pool", f.pool), f.OutputLines)
 	}
-	e.family("lb_worker_output_dropped_total", counter, "Lines of workers that came too fast and were dropped.")
+	e.family("lb_worker_output_dropped_total", counter, "Lines of workers that could not be written to their file and were dropped.")
 	for _, f := range fleets {
 		e.count(labels("pool", f.pool), f.OutputDropped)
 	}

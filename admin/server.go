@@ -10,6 +10,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/273ebdf9/lb/admin/api"
 )
 
 // Limits of a request, so that a caller who stalls or babbles costs little. A handler that must wait for an outcome
@@ -39,9 +41,10 @@ type Server struct {
 	src       Sources
 	token     *tokenFile // nil is none
 	ends      []*serverEnd
-	events    eventLog
+	ringOnce  sync.Once
+	events    *ring[api.Event] // by eventRing
 	followers followers
-	lines     sync.Map // of pool names to *lineLog
+	lines     sync.Map // of pool names to *ring[api.WorkerLine]
 	refused   refusals
 	rates     rates
 	inherited Frozen // what NewServerFrom was given

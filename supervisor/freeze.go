@@ -81,13 +81,11 @@ type endpointState struct {
 }
 
 type outputState struct {
-	Inode   uint64   `json:"inode"`
-	Ended   bool     `json:"ended,omitempty"`
-	Text    []byte   `json:"text,omitempty"` // the beginning of a line
-	Cut     bool     `json:"cut,omitempty"`
-	Tokens  float64  `json:"tokens"`
-	Dropped uint64   `json:"dropped,omitempty"`
-	Tail    []string `json:"tail,omitempty"`
+	Inode uint64   `json:"inode"`
+	Ended bool     `json:"ended,omitempty"`
+	Text  []byte   `json:"text,omitempty"` // the beginning of a line
+	Cut   bool     `json:"cut,omitempty"`
+	Tail  []string `json:"tail,omitempty"`
 }
 
 // What a worker is in its slot.
@@ -331,7 +329,7 @@ func (p *Pool) writeWorker(w *worker) workerState {
 	}
 	if o := w.out; o != nil {
 		ws.Output = &outputState{
-			Inode: o.inode, Ended: o.ended(), Text: o.text, Cut: o.cut, Tokens: o.tokens, Dropped: o.dropped, Tail: o.lines(),
+			Inode: o.inode, Ended: o.ended(), Text: o.text, Cut: o.cut, Tail: o.lines(),
 		}
 	}
 	return ws

@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 	"unicode/utf8"
@@ -21,12 +22,17 @@ const (
 	// keptLines is how many of the last lines are kept for the status, keptBytes how much of each.
 	keptLines = 50
 	keptBytes = 1 << 10
-	// lineRate is how many lines a second a worker may write, lineBurst how many at once; more are dropped and counted.
-	lineRate  = 1000
-	lineBurst = 5000
-	// floodPause is how long a worker that writes more is not read, 64 KiB at a time: it waits in its write, instead of
-	// having lb spin.
-	floodPause = 5 * time.Millisecond
+	// readSize is how much is read at once, in bytes.
+	readSize = 32 << 10
+	// lineCost and byteCost are about what a line and a byte of it cost lb: an empty line is not free.
+	lineCost = time.Microsecond
+	byteCost = 2 * time.Nanosecond
+	// freeRate is the part of its time that a worker's output may always cost, freeBurst how much at once; what costs more
+	// waits for Hooks.Pace, and the worker in its write.
+	freeRate  = 0.005
+	freeBurst = 100 * time.Millisecond
+	// longestPause is how long a worker is not read at most.
+	longestPause = 250 * time.Millisecond
 	// lastWords is how long the output of a worker that has ended is waited for, if something else holds it open.
 	lastWords = 200 * time.Millisecond
 	// maxDrain is how much of it is read then, in bytes: more than a pipe holds.
@@ -42,8 +48,6 @@ type Line struct {
 	// Text may have any bytes. Cut says that it was longer than 8 KiB.
 	Text string
 	Cut  bool
-	// Dropped is how many lines were dropped before this one, because they came too fast.
-	Dropped uint64
 }
 
 // outputPipe makes the pipe that a worker writes to: what lb reads, and the worker's descriptor. The latter is open for
@@ -91,8 +95,8 @@ func pipeInode(fd int) uint64 {
 	return st.Ino
 }
 
-// output reads what a worker writes, on a goroutine of its own, which may end and be followed by another one. It is always
-// read: a worker never waits for long.
+// output reads what a worker writes, on a goroutine of its own, which may end and be followed by another one. Nothing that
+// is read is dropped. A worker that writes without end is read more slowly, and waits in its write, as it would for a disk.
 type output struct {
 	pool  *Pool
 	slot  int
@@ -102,11 +106,11 @@ type output struct {
 	done  chan struct{} // closed when all is read
 
 	// Of the goroutine that reads; anybody's when there is none.
-	text    []byte  // the beginning of a line, at most maxLine
-	cut     bool    // it was longer
-	tokens  float64 // of lines that may pass
-	filled  time.Time
-	dropped uint64 // since the last line that passed
+	text  []byte // the beginning of a line, at most maxLine
+	cut   bool   // it was longer
+	batch []Line // those of one read
+	free  time.Duration
+	freed time.Time // when free was reckoned
 
 	mu      sync.Mutex
 	tail    []string // the last lines
@@ -116,7 +120,7 @@ type output struct {
 
 // newOutput makes the output of a worker; nothing is read yet.
 func (p *Pool) newOutput(slot, pid int, f *os.File) *output {
-	o := &output{pool: p, slot: slot, pid: pid, file: f, tokens: lineBurst, filled: time.Now(), done: make(chan struct{})}
+	o := &output{pool: p, slot: slot, pid: pid, file: f, free: freeBurst, freed: time.Now(), done: make(chan struct{})}
 	if raw, err := f.SyscallConn(); err == nil {
 		raw.Control(func(fd uintptr) { o.inode = pipeInode(int(fd)) })
 	}
@@ -135,10 +139,10 @@ func (o *output) read(ctx context.Context) {
 	}
 	stop := context.AfterFunc(ctx, func() { o.file.SetReadDeadline(time.Unix(1, 0)) })
 	defer stop()
-	buf := make([]byte, 64<<10)
+	buf := make([]byte, readSize)
 	for {
 		n, err := o.file.Read(buf)
-		flood := o.take(buf[:n])
+		cost := o.take(buf[:n])
 		switch {
 		case err == nil:
 		case !errors.Is(err, os.ErrDeadlineExceeded):
@@ -150,9 +154,28 @@ func (o *output) read(ctx context.Context) {
 		default:
 			return
 		}
-		if flood {
-			time.Sleep(floodPause)
-		}
+		o.pace(ctx, cost)
+	}
+}
+
+// pace waits for as long as what was read asks for, but not beyond the end of ctx.
+func (o *output) pace(ctx context.Context, cost time.Duration) {
+	now := time.Now()
+	o.free = min(o.free+time.Duration(float64(now.Sub(o.freed))*freeRate), freeBurst) - cost
+	o.freed = now
+	if o.pool.Hooks.Pace == nil {
+		return
+	}
+	wait := o.pool.Hooks.Pace(cost)
+	if o.free >= 0 || wait <= 0 {
+		return
+	}
+	o.free = max(o.free, -freeBurst)
+	timer := time.NewTimer(min(wait, longestPause))
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-ctx.Done():
 	}
 }
 
@@ -177,7 +200,7 @@ func (o *output) finish() {
 		o.file.SetReadDeadline(time.Now().Add(lastWords))
 		<-o.done
 	default:
-		o.drain(make([]byte, 64<<10))
+		o.drain(make([]byte, readSize))
 	}
 }
 
@@ -211,20 +234,19 @@ func (o *output) drain(buf []byte) {
 // end ends the output: nothing comes after err.
 func (o *output) end(err error) {
 	if len(o.text) > 0 {
-		o.line(o.text, o.cut)
-	}
-	if o.dropped > 0 {
-		o.pass("…", false)
+		o.add(string(o.text), o.cut)
 	}
 	if err != io.EOF {
-		o.pass(fmt.Sprintf("lb cannot read on: %v", err), false)
+		o.add(fmt.Sprintf("lb cannot read on: %v", err), false)
 	}
+	o.deliver()
 	o.file.Close()
 	close(o.done)
 }
 
-// take takes what was read, and says whether it was more than may come at once.
-func (o *output) take(data []byte) (flood bool) {
+// take takes what was read, and returns what it cost.
+func (o *output) take(data []byte) (cost time.Duration) {
+	cost = time.Duration(len(data)) * byteCost
 	for len(data) > 0 {
 		i := bytes.IndexByte(data, '\n')
 		part := data
@@ -235,44 +257,44 @@ func (o *output) take(data []byte) (flood bool) {
 		o.cut = o.cut || len(part) > room
 		o.text = append(o.text, part[:min(len(part), room)]...)
 		if i < 0 {
-			return flood || o.cut
+			break
 		}
-		flood = o.line(o.text, o.cut) || flood
+		o.add(string(o.text), o.cut)
 		o.text, o.cut, data = o.text[:0], false, data[i+1:]
 	}
-	return flood
+	return cost + time.Duration(o.deliver())*lineCost
 }
 
-// line takes a line, and says whether it was one too many.
-func (o *output) line(text []byte, cut bool) (dropped bool) {
-	o.pool.lines.Add(1)
-	o.keep(text)
+func (o *output) add(text string, cut bool) { o.batch = append(o.batch, Line{Text: text, Cut: cut}) }
+
+// deliver passes the lines of the batch on, and returns how many there were.
+func (o *output) deliver() int {
+	lines := o.batch
+	o.batch = o.batch[:0]
+	if len(lines) == 0 {
+		return 0
+	}
 	now := time.Now()
-	o.tokens = min(o.tokens+now.Sub(o.filled).Seconds()*lineRate, lineBurst)
-	o.filled = now
-	if o.tokens < 1 {
-		o.dropped++
-		o.pool.dropped.Add(1)
-		return true
+	for i := range lines {
+		l := &lines[i]
+		l.Time, l.Pool, l.Slot, l.PID = now, o.pool.Name, o.slot, o.pid
 	}
-	o.tokens--
-	o.pass(string(text), cut)
-	return false
-}
-
-func (o *output) pass(text string, cut bool) {
-	l := Line{Time: time.Now(), Pool: o.pool.Name, Slot: o.slot, PID: o.pid, Text: text, Cut: cut, Dropped: o.dropped}
-	o.dropped = 0
+	o.pool.lines.Add(uint64(len(lines)))
+	for _, l := range lines[max(0, len(lines)-keptLines):] {
+		o.keep(l.Text)
+	}
 	if o.pool.Hooks.Output != nil {
-		o.pool.Hooks.Output(l)
+		o.pool.dropped.Add(o.pool.Hooks.Output(lines))
 	}
+	clear(lines) // the batch keeps no text
+	return len(lines)
 }
 
 // keep keeps a line for last.
-func (o *output) keep(text []byte) {
+func (o *output) keep(text string) {
 	if len(text) > keptBytes {
 		text = text[:keptBytes]
-		for len(text) > 0 && !utf8.Valid(text[max(0, len(text)-utf8.UTFMax):]) && len(text) > keptBytes-utf8.UTFMax {
+		for len(text) > 0 && !utf8.ValidString(text[max(0, len(text)-utf8.UTFMax):]) && len(text) > keptBytes-utf8.UTFMax {
 			text = text[:len(text)-1]
 		}
 	}
@@ -282,7 +304,7 @@ func (o *output) keep(text []byte) {
 		copy(o.tail, o.tail[1:])
 		o.tail = o.tail[:keptLines-1]
 	}
-	o.tail = append(o.tail, string(text))
+	o.tail = append(o.tail, strings.Clone(text))
 }
 
 // lines is a copy of the last lines, oldest first.

@@ -363,7 +363,7 @@ func (p *Pool) resumeOutput(w *worker, ws *workerState) *output {
 	st := ws.Output
 	o := &output{
 		pool: p, slot: ws.Slot, inode: st.Inode, done: make(chan struct{}), text: st.Text, cut: st.Cut,
-		tokens: min(max(st.Tokens, 0), lineBurst), filled: time.Now(), dropped: st.Dropped, tail: st.Tail,
+		free: freeBurst, freed: time.Now(), tail: st.Tail,
 	}
 	if ws.Process != nil {
 		o.pid = ws.Process.PID

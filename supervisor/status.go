@@ -67,7 +67,7 @@ type WorkerStatus struct {
 // Counters are what came from a pool's workers.
 type Counters struct {
 	Lines   uint64 // of output
-	Dropped uint64 // of these, dropped because there were too many at once
+	Dropped uint64 // of these, dropped because what takes them is full or too slow
 	Notify  sdnotify.Counts
 }
 

@@ -74,8 +74,11 @@ type Hooks struct {
 	Sessions func(b Backend) int
 	// Connections is how many b has had, for recycle.conns. Nil: none.
 	Connections func(b Backend) uint64
-	// Output is a line that a worker wrote. Called on a goroutine of that worker, which waits for its return.
-	Output func(Line)
+	// Output takes lines that a worker wrote, and returns how many of these or of earlier ones it had to drop. It is called on
+	// a goroutine of that worker, which waits for its return, and must not keep the slice.
+	Output func([]Line) (dropped uint64)
+	// Pace notes what output cost lb, and returns how long its worker must wait if it writes more than others. Nil is never.
+	Pace func(cost time.Duration) (wait time.Duration)
 	// Fault: lb cannot do something for the pool, and tries again: "record" (write down its workers), "directory" (make what was
 	// removed from the run-time directory again), "notify socket" (read it). A nil err: it works again. It may be called on
 	// another goroutine.

@@ -60,6 +60,9 @@ type ProcessStatus struct {
 	SplicedBytes uint64 `json:"spliced_bytes"`
 	// AccessLogDropped counts the lines that the access log had to drop.
 	AccessLogDropped uint64 `json:"access_log_dropped"`
+	// LogDropped counts the lines of the event log, and of workers in it, that were dropped because what takes them is too
+	// slow, full or closed. A line in their place says so.
+	LogDropped uint64 `json:"log_dropped"`
 	// Upgrades counts those that succeeded since the start, UpgradeSessions the sessions that they carried over, and
 	// UpgradeStandstill is how many seconds the last one took; 0 before the first.
 	Upgrades          uint64  `json:"upgrades"`

@@ -17,8 +17,7 @@ type WorkerLine struct {
 	Text string    `json:"text"`
 	// Cut says that it was longer.
 	Cut bool `json:"cut,omitempty"`
-	// Dropped is how many lines before this one are not shown: of the worker, because they came too fast; of the pool,
-	// because this caller reads too slowly.
+	// Dropped is how many lines of the pool before this one are not shown, because this caller reads too slowly.
 	Dropped uint64 `json:"dropped,omitempty"`
 }
 
@@ -42,7 +41,8 @@ type WorkersStatus struct {
 	// Slots are the places for workers, in order; Retired are replaced workers that have not ended.
 	Slots   []SlotStatus   `json:"slots"`
 	Retired []WorkerStatus `json:"retired"`
-	// OutputLines counts the lines that they wrote, OutputDropped those of them that came too fast and were dropped.
+	// OutputLines counts the lines that they wrote, OutputDropped those of them that could not be written to their file, which
+	// a line in their place says.
 	OutputLines   uint64 `json:"output_lines"`
 	OutputDropped uint64 `json:"output_dropped"`
 	// Notifications counts the messages on their notify socket, by what became of them: "taken", or refused as

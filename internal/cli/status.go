@@ -161,6 +161,9 @@ func renderStatus(st *api.Status, now time.Time, colour bool) string {
 	}
 	fmt.Fprintf(&b, "lb %s, pid %d, %sup %s, %d of %s\n", printable.Text(st.Version), st.PID, state,
 		shortDuration(now.Sub(st.Started)), st.Sessions, count(int(st.MaxSessions), "session"))
+	if n := st.LogDropped + st.AccessLogDropped; n > 0 {
+		fmt.Fprintf(&b, "%s of lb's logs dropped: what takes them is too slow, full or closed\n", count(int(n), "line"))
+	}
 	b.WriteString("\n" + listenerTable(st.Listeners).render(colour))
 	for i := range st.Pools {
 		b.WriteString("\n" + renderPool(&st.Pools[i], now, colour))

@@ -108,6 +108,9 @@ func renderWorkers(pool string, st *api.WorkersStatus, now time.Time, colour boo
 	if st.Strays > 0 && !st.Restarting {
 		title += fmt.Sprintf(", %d not of what last worked for all: lb rollback %s takes them back", st.Strays, printable.Text(pool))
 	}
+	if st.OutputDropped > 0 {
+		title += fmt.Sprintf(", %s of their output dropped", count(int(st.OutputDropped), "line"))
+	}
 	if st.RecordError != "" {
 		title += "\nan lb started after this one was killed would not find them all: " + printable.Text(st.RecordError)
 	}

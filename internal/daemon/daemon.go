@@ -40,6 +40,8 @@ type daemon struct {
 	repeats *logs.Throttle  // for errors that may come in masses
 	started time.Time
 
+	outputPace logs.Pace // of what workers write
+
 	view    atomic.Pointer[view] // what runs; replaced under changing
 	self    backends.Self        // where lb itself listens: no backend leads there
 	proxy   *proxy.Proxy

@@ -56,8 +56,8 @@ func (d *daemon) processStatus() api.ProcessStatus {
 		SessionLimitReached: st.LimitReached.Load(),
 		AcceptErrors:        map[string]uint64{"resource": st.AcceptErrors.Load()},
 		Pipes:               st.Pipes.Load(), SplicedBytes: st.SplicedBytes.Load(),
-		AccessLogDropped: d.access.Dropped(),
-		Upgrades:         d.upgrades.Load(), UpgradeSessions: d.carriedOver.Load(), UpgradeStandstill: d.standstill.Seconds(),
+		AccessLogDropped: d.access.Dropped(), LogDropped: d.events.Dropped(),
+		Upgrades: d.upgrades.Load(), UpgradeSessions: d.carriedOver.Load(), UpgradeStandstill: d.standstill.Seconds(),
 	}
 }
 

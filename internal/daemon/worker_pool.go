@@ -16,6 +16,7 @@ import (
 	"github.com/273ebdf9/lb/config"
 	"github.com/273ebdf9/lb/health"
 	"github.com/273ebdf9/lb/internal/logs"
+	"github.com/273ebdf9/lb/internal/printable"
 	"github.com/273ebdf9/lb/internal/state"
 	"github.com/273ebdf9/lb/supervisor"
 )
@@ -36,8 +37,9 @@ type workerPool struct {
 	members  map[supervisor.Backend]backends.Member
 	settings map[int]state.Backend // what the operator changed, by slot
 
-	logging sync.Mutex
-	files   map[string]*logs.File // by path; guarded by logging
+	logging   sync.Mutex
+	files     map[string]*logs.File // by path; guarded by logging
+	formatted []byte                // the lines of one write; guarded by logging
 }
 
 // workersConfig is how the supervisor is to run a pool's workers.
@@ -82,6 +84,7 @@ func (d *daemon) newWorkerPool(cfg *config.Pool, pool *backends.Pool, checker *h
 			return n
 		},
 		Output:  w.output,
+		Pace:    d.outputPace.Spend,
 		Changed: w.changed,
 		Fault:   w.fault,
 	}
@@ -261,18 +264,25 @@ func (w *workerPool) changed(c supervisor.Change) {
 		"worker "+c.To, "worker", subject, "pid", c.PID, "from", c.From, "to", c.To, "reason", c.Reason)
 }
 
-// output takes a line of a worker, on that worker's goroutine.
-func (w *workerPool) output(l supervisor.Line) {
-	line := api.WorkerLine{Time: l.Time, Slot: l.Slot, PID: l.PID, Text: strings.ToValidUTF8(l.Text, "\ufffd"), Cut: l.Cut, Dropped: l.Dropped}
-	w.d.admin.PublishLine(w.Name, line)
+// output takes lines of a worker, on that worker's goroutine, and returns how many it had to drop.
+func (w *workerPool) output(lines []supervisor.Line) (dropped uint64) {
+	all := make([]api.WorkerLine, len(lines))
+	for i, l := range lines {
+		all[i] = api.WorkerLine{Time: l.Time, Slot: l.Slot, PID: l.PID, Text: strings.ToValidUTF8(l.Text, "\ufffd"), Cut: l.Cut}
+	}
+	w.d.admin.PublishLines(w.Name, all)
 	cfg := w.cfg.Load()
 	if cfg.Log == "" {
-		w.logLine(&line)
-		return
+		for i := range all {
+			w.logLine(&all[i])
+		}
+		return 0
 	}
-	if err := w.fileLine(cfg, &line); err != nil {
-		w.d.repeats.Log(slog.LevelError, "output "+w.Name, "cannot write what a worker said", "pool", w.Name, "slot", l.Slot, "error", err)
+	dropped, err := w.fileLines(cfg, lines)
+	if err != nil {
+		w.d.repeats.Log(slog.LevelError, "output "+w.Name, "cannot write what a worker said", "pool", w.Name, "slot", lines[0].Slot, "error", err)
 	}
+	return dropped
 }
 
 func (w *workerPool) logLine(l *api.WorkerLine) {
@@ -280,36 +290,32 @@ func (w *workerPool) logLine(l *api.WorkerLine) {
 	if l.Cut {
 		args = append(args, "cut", true)
 	}
-	if l.Dropped > 0 {
-		args = append(args, "dropped_before", l.Dropped)
-	}
 	w.d.log.Info("worker says", args...)
 }
 
-// fileLine appends a line to the file of its slot.
-func (w *workerPool) fileLine(cfg *supervisor.Config, l *api.WorkerLine) error {
-	path := strings.ReplaceAll(cfg.Log, "{slot}", strconv.Itoa(l.Slot))
+// fileLines appends lines of one worker to the file of its slot, and returns how many it had to drop.
+func (w *workerPool) fileLines(cfg *supervisor.Config, lines []supervisor.Line) (dropped uint64, err error) {
+	path := strings.ReplaceAll(cfg.Log, "{slot}", strconv.Itoa(lines[0].Slot))
 	w.logging.Lock()
 	defer w.logging.Unlock()
 	file := w.files[path]
 	if file == nil {
-		var err error
 		if file, err = logs.OpenFile(path, int64(cfg.LogMaxMiB)<<20, cfg.LogKeep); err != nil {
-			return err
+			return uint64(len(lines)), err
 		}
 		w.files[path] = file
 	}
-	var text strings.Builder
-	prefix := fmt.Sprintf("%s %d %d ", l.Time.Format("2006-01-02T15:04:05.000Z07:00"), l.Slot, l.PID)
-	if l.Dropped > 0 {
-		fmt.Fprintf(&text, "%s(lb dropped %d lines before this one, which came too fast)\n", prefix, l.Dropped)
+	prefix := fmt.Sprintf("%s %d %d ", lines[0].Time.Format("2006-01-02T15:04:05.000Z07:00"), lines[0].Slot, lines[0].PID)
+	text := w.formatted[:0]
+	for i := range lines {
+		text = append(append(text, prefix...), printable.Line(lines[i].Text)...)
+		if lines[i].Cut {
+			text = append(text, " (cut)"...)
+		}
+		text = append(text, '\n')
 	}
-	text.WriteString(prefix + l.Text)
-	if l.Cut {
-		text.WriteString(" (cut)")
-	}
-	text.WriteString("\n")
-	return file.WriteLine([]byte(text.String()))
+	w.formatted = text
+	return file.WriteLines(text)
 }
 
 // reopenLogs opens the files anew, after logrotate(8) has renamed them.

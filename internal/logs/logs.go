@@ -36,11 +36,14 @@
 package logs
 
 import (
+	"bytes"
 	"context"
 	"fmt"
+	"io"
 	"log/slog"
 	"os"
 	"sync/atomic"
+	"time"
 
 	"github.com/273ebdf9/lb/internal/printable"
 )
@@ -67,15 +70,26 @@ func NewFrom(cfg Config, file *os.File) (*Logger, error) {
 	l := &Logger{out: out, queue: newLineQueue(out)}
 	l.level.Set(cfg.SlogLevel())
 	options := &slog.HandlerOptions{Level: &l.level}
-	if cfg.Format == "json" {
-		l.Logger = slog.New(slog.NewJSONHandler(printable.JSONWriter(l.queue), options))
-	} else {
-		l.Logger = slog.New(slog.NewTextHandler(printable.LinesWriter(l.queue), options))
+	handler := func(w io.Writer) slog.Handler {
+		if cfg.Format == "json" {
+			return slog.NewJSONHandler(printable.JSONWriter(w), options)
+		}
+		return slog.NewTextHandler(printable.LinesWriter(w), options)
 	}
-	l.queue.onDrop = func(lines uint64) { l.Warn("log lines were dropped: what reads the log is too slow", "lines", lines) }
+	l.Logger = slog.New(handler(l.queue))
+	l.queue.mark = func(lost uint64) []byte {
+		var line bytes.Buffer
+		record := slog.NewRecord(time.Now(), slog.LevelWarn, "lines of the log were dropped here: what takes them is full or too slow", 0)
+		record.AddAttrs(slog.Uint64("lines", lost))
+		handler(&line).Handle(context.Background(), record) // a buffer cannot fail
+		return line.Bytes()
+	}
 	go l.queue.run()
 	return l, nil
 }
+
+// Dropped counts the lines that were dropped because what takes them is too slow, full or closed.
+func (l *Logger) Dropped() uint64 { return l.queue.dropped.Load() }
 
 // Level is the least level that is written.
 func (l *Logger) Level() slog.Level { return l.level.Level() }

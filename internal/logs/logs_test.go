@@ -6,6 +6,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"log/slog"
 	"os"
 	"os/exec"
@@ -13,6 +14,8 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -77,17 +80,12 @@ func TestLogger_ReopenFollowsARotation(t *testing.T) {
 	}
 }
 
-// waitWritten waits until the queue is empty and what was in it is in the file, by having the queue write itself.
+// waitWritten waits until the queue is empty and what was in it is in the file.
 func waitWritten(t *testing.T, q *lineQueue) {
 	t.Helper()
-	done := make(chan struct{})
-	old := q.onDrop
-	q.mu.Lock()
-	q.dropped, q.onDrop = 1, func(uint64) { close(done) } // told behind the write
-	q.mu.Unlock()
-	q.begin()
-	<-done
-	q.onDrop = old
+	if err := q.flushNow(t.Context()); err != nil {
+		t.Fatal(err)
+	}
 }
 
 func TestLogger_FailedReopenKeepsTheOldFile(t *testing.T) {
@@ -156,25 +154,89 @@ func (w *stuckWriter) lines() []string {
 	return strings.Split(strings.TrimSuffix(w.buf.String(), "\n"), "\n")
 }
 
-func TestLogger_StuckReaderCostsLinesAndNoTime(t *testing.T) {
+func TestLogger_StuckReaderCostsNoTimeAndNotTheLastLines(t *testing.T) {
 	w := newStuckWriter()
 	q := newLineQueue(w)
-	var told uint64
-	q.onDrop = func(lines uint64) { told += lines }
+	q.mark = func(lost uint64) []byte { return fmt.Appendf(nil, "dropped %d\n", lost) }
 	go q.run()
 	line := []byte(strings.Repeat("x", 1023) + "\n")
 	q.Write(line)
-	<-w.entered // the writer hangs with the first line; from here on, maxQueued fits
-	for range maxQueued/len(line) + 5 {
+	<-w.entered // the writer hangs with the first line; from here on, maxQueued and a backlog fit
+	for range (maxQueued+maxBacklog)/len(line) + 4 {
 		q.Write(line)
 	}
+	q.Write([]byte("FATAL\n"))
 	close(w.free)
 	if err := q.close(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if got, want := len(w.lines()), 1+maxQueued/len(line); got != want || told != 5 {
-		t.Errorf("lines written and dropped: got %d and %d; want %d and 5", got, told, want)
+	lines := w.lines()
+	if got := lines[len(lines)-1]; got != "FATAL" {
+		t.Errorf("last line: got %q; want FATAL", got)
 	}
+	if got := lines[1+maxQueued/len(line)]; got != "dropped 5" || q.dropped.Load() != 5 {
+		t.Errorf("behind what was queued: got %q, %d counted; want 5 told as dropped there", got, q.dropped.Load())
+	}
+}
+
+// failingWriter fails until it is mended, and takes the beginning of what it is given.
+type failingWriter struct {
+	mu     sync.Mutex
+	buf    bytes.Buffer
+	takes  int
+	mended bool
+}
+
+func (w *failingWriter) Write(p []byte) (int, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.mended {
+		return w.buf.Write(p)
+	}
+	n := min(w.takes, len(p))
+	w.takes -= n
+	w.buf.Write(p[:n])
+	return n, unix.ENOSPC
+}
+
+func TestLogger_FullDiskLosesNoLineThatFitsInto(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		for _, n := range []int{100, 20_000} { // fewer than a backlog has, and more
+			w := &failingWriter{takes: 12} // a line and a half
+			q := newLineQueue(w)
+			q.mark = func(lost uint64) []byte { return fmt.Appendf(nil, "dropped %d\n", lost) }
+			go q.run()
+			for i := range n {
+				fmt.Fprintf(q, "%07d\n", i)
+				if i%50 == 0 {
+					synctest.Wait()
+				}
+			}
+			synctest.Wait()
+			w.mu.Lock()
+			w.mended = true
+			w.mu.Unlock()
+			time.Sleep(retryEvery + time.Millisecond) // no other line comes
+			synctest.Wait()
+			next, dropped := 0, uint64(0)
+			for _, line := range strings.Split(strings.TrimSuffix(w.buf.String(), "\n"), "\n") {
+				var lost, i int
+				if _, err := fmt.Sscanf(line, "dropped %d", &lost); err == nil {
+					next, dropped = next+lost, dropped+uint64(lost)
+				} else if fmt.Sscanf(line, "%d", &i); len(line) == 7 && i == next {
+					next++
+				} else if len(line) == 7 || dropped > 0 {
+					t.Fatalf("of %d: got line %q; want %d", n, line, next)
+				}
+			}
+			if next != n || dropped != q.dropped.Load() || (dropped > 0) != (n > 10_000) {
+				t.Errorf("of %d: got %d told of, %d of them as dropped, %d counted; want all", n, next, dropped, q.dropped.Load())
+			}
+			if err := q.close(t.Context()); err != nil {
+				t.Error(err)
+			}
+		}
+	})
 }
 
 func TestLogger_CloseGivesUpOnAStuckReader(t *testing.T) {
@@ -193,14 +255,16 @@ func TestLogger_CloseGivesUpOnAStuckReader(t *testing.T) {
 }
 
 func TestLogger_DropsAreTold(t *testing.T) {
-	l, path := newLogger(t, func(*Config) {})
-	l.queue.mu.Lock()
-	l.queue.dropped = 7
-	l.queue.mu.Unlock()
-	l.Info("next")
-	closeLog(t, l)
-	if got := readFile(t, path); !strings.Contains(got, "lines=7") {
-		t.Errorf("log: got %q; want a line that tells 7 dropped ones", got)
+	for _, format := range []string{"text", "json"} {
+		l, path := newLogger(t, func(c *Config) { c.Format = format })
+		l.queue.mu.Lock()
+		l.queue.backlog.lost = 7
+		l.queue.mu.Unlock()
+		l.Info("next")
+		closeLog(t, l)
+		if got := readFile(t, path); strings.Index(got, "dropped here") > strings.Index(got, "next") || !strings.Contains(got, "lines=7") && !strings.Contains(got, `"lines":7`) {
+			t.Errorf("log: got %q; want a line that tells 7 dropped ones, in their place", got)
+		}
 	}
 }
 

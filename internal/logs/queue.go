@@ -173,19 +173,24 @@ type Queued struct {
 // maxQueued is how many bytes of events wait at most. An event has some 200.
 const maxQueued = 1 << 20
 
-// lineQueue is an io.Writer that never blocks: lines wait in memory until the goroutine has written them.
+// lineQueue is an io.Writer that never blocks: lines wait in memory until the goroutine has written them. What does not
+// fit, or cannot be written, goes to a backlog: the last lines are kept, and a line in the place of those that were
+// dropped says how many there were.
 type lineQueue struct {
 	*batchWriter
-	out    io.Writer
-	onDrop func(lines uint64) // told of lines that did not fit, once there is room again
+	out     io.Writer
+	mark    func(lost uint64) []byte // the line that says so
+	dropped atomic.Uint64            // all that were
 
 	mu      sync.Mutex
 	filling []byte
-	dropped uint64
+	backlog backlog // of lines behind filling
+	retry   *time.Timer
 
 	writing []byte // owned by the goroutine, as all below
 	left    []byte // the part of writing that is not written
-	untold  uint64 // dropped lines to be told of behind it
+	marking uint64 // left is a mark, of so many lines
+	began   bool   // left begins in the middle of a line
 }
 
 func newLineQueue(out io.Writer) *lineQueue {
@@ -197,9 +202,9 @@ func newLineQueue(out io.Writer) *lineQueue {
 // Write queues one line; it always succeeds.
 func (q *lineQueue) Write(line []byte) (int, error) {
 	q.mu.Lock()
-	first := len(q.filling) == 0
-	if len(q.filling)+len(line) > maxQueued {
-		q.dropped++
+	first := len(q.filling) == 0 && q.backlog.empty()
+	if !q.backlog.empty() || len(q.filling)+len(line) > maxQueued {
+		q.dropped.Add(q.backlog.add(line))
 	} else {
 		q.filling = append(q.filling, line...)
 	}
@@ -211,27 +216,87 @@ func (q *lineQueue) Write(line []byte) (int, error) {
 }
 
 func (q *lineQueue) writeBatch() {
-	for {
-		if len(q.left) == 0 && q.untold == 0 {
-			q.mu.Lock()
-			q.filling, q.writing = q.writing[:0], q.filling
-			q.left, q.untold = q.writing, q.dropped
-			q.dropped = 0
-			q.mu.Unlock()
-		}
-		if len(q.left) == 0 && q.untold == 0 {
-			return
-		}
+	for q.next() {
 		n, err := q.writeUnless(q.out, q.left)
-		if errors.Is(err, errHeld) {
-			q.left = q.left[n:]
+		torn := n > 0 && q.left[n-1] != '\n' || n == 0 && q.began
+		q.left, q.began = q.left[n:], torn
+		switch {
+		case errors.Is(err, errHeld):
+			return
+		case err != nil:
+			q.failed(torn)
 			return
 		}
-		q.left = nil // there is nowhere to tell that a log cannot be written
-		if n := q.untold; n > 0 {
-			q.untold = 0
-			q.onDrop(n)
-		}
+		q.written()
+	}
+}
+
+// next makes left what is to be written next, and reports whether there is something.
+func (q *lineQueue) next() bool {
+	if len(q.left) > 0 {
+		return true
+	}
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	b := &q.backlog
+	switch {
+	case len(q.filling) > 0:
+		q.filling, q.writing = q.writing[:0], q.filling
+		q.left, q.began = q.writing, false
+	case b.lost > 0:
+		q.marking, q.left, q.began = b.lost, q.markLine(), false
+	case len(b.lines) > 0:
+		q.left, q.began = b.lines, b.part
+		b.lines, b.part = nil, false
+	default:
+		return false
+	}
+	return true
+}
+
+// markLine returns the line that says what the backlog dropped.
+func (q *lineQueue) markLine() []byte {
+	line := q.mark(q.backlog.lost)
+	if q.backlog.torn {
+		line = append([]byte{'\n'}, line...)
+	}
+	return line
+}
+
+// written notes that left is written.
+func (q *lineQueue) written() {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.marking > 0 {
+		q.backlog.lost -= q.marking
+		q.backlog.torn = false
+		q.marking = 0
+	}
+}
+
+// failed keeps what could not be written: there is nowhere to tell of it yet. It is tried again with the next line, and
+// each second.
+func (q *lineQueue) failed(torn bool) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	b := &q.backlog
+	if q.marking > 0 {
+		b.torn = b.torn || torn
+		q.marking = 0
+	} else {
+		// What is left is older than filling, and that than the backlog.
+		rest := slices.Concat(q.left, q.filling)
+		q.filling = q.filling[:0]
+		q.dropped.Add(b.unwritten(rest, torn))
+	}
+	q.left, q.began = nil, false
+	if q.retry == nil {
+		q.retry = time.AfterFunc(retryEvery, func() {
+			q.mu.Lock()
+			q.retry = nil
+			q.mu.Unlock()
+			q.begin()
+		})
 	}
 }
 
@@ -239,14 +304,20 @@ func (q *lineQueue) writeBatch() {
 func (q *lineQueue) queued() Queued {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	return Queued{Lines: slices.Concat(q.left, q.filling), Dropped: q.untold + q.dropped}
+	lines := slices.Concat(q.left, q.filling)
+	if q.backlog.lost > 0 && q.marking == 0 {
+		lines = append(lines, q.markLine()...)
+	}
+	return Queued{Lines: append(lines, q.backlog.lines...)}
 }
 
 // requeue puts what another process had queued before everything else.
 func (q *lineQueue) requeue(x Queued) {
+	if x.Dropped > 0 { // of an lb that told of them later
+		x.Lines = append(slices.Clone(x.Lines), q.mark(x.Dropped)...)
+	}
 	q.mu.Lock()
 	q.filling = slices.Concat(x.Lines, q.filling)
-	q.dropped += x.Dropped
 	q.mu.Unlock()
 	q.begin()
 }
