@@ -50,7 +50,7 @@ func ask(t *testing.T, method, address, path, host, origin string) (status int, 
 func testSources(t testing.TB) Sources {
 	app := newPool(t, "app", "w1", "w2")
 	w1, w2 := app.Get("w1"), app.Get("w2")
-	if _, err := app.Acquire(&backends.Request{}); err != nil {
+	if _, err := app.Acquire(&backends.Request{}, new(backends.Waiter)); err != nil {
 		t.Fatal(err)
 	}
 	w1.Connected(100 * time.Microsecond)

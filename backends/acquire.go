@@ -39,30 +39,15 @@ type Policy interface {
 	Reset(members []*Backend)
 }
 
-// Acquire chooses a backend for a new connection and takes one of its slots. The caller owes exactly one Release.
-// Errors are ErrNoneUp and ErrSaturated.
-func (p *Pool) Acquire(req *Request) (*Backend, error) {
+// Acquire chooses a backend for a new connection and takes one of its slots: the caller owes exactly one Release. When
+// every backend that the connection has not tried is at its max_conns, or none is selectable and when_all_down is "queue",
+// it puts w at the end of the queue and returns ErrQueued; the caller then waits for w.Grant, or ends the wait with Leave.
+// Other errors are ErrNoneUp, ErrQueueFull, and ErrSaturated when every selectable backend was tried or queue_size is 0;
+// then w is not used. Acquire does not keep req.
+func (p *Pool) Acquire(req *Request, w *Waiter) (*Backend, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	b := p.pickLocked(req)
-	if b == nil {
-		if anyOffered, _ := p.offeredLocked(req); !anyOffered {
-			return nil, ErrNoneUp
-		}
-		return nil, ErrSaturated
-	}
-	p.takeLocked(b)
-	return b, nil
-}
-
-// AcquireOrWait is Acquire for a connection that can wait. When every backend that it has not tried is at its
-// max_conns, or nobody is selectable and when_all_down is "queue", it puts w at the end of the queue and the error is
-// ErrQueued: the caller then waits for w.Grant, or ends the wait with Leave. Other errors are ErrNoneUp, ErrQueueFull,
-// and ErrSaturated when every selectable backend was tried or queue_size is 0; then w is not used. It does not keep req.
-func (p *Pool) AcquireOrWait(req *Request, w *Waiter) (*Backend, error) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	// A newcomer overtakes nobody: whatever is free here is of no use to those who wait (see queue).
+	// A newcomer overtakes no waiter: whatever is free here is of no use to those who wait (see queue).
 	if b := p.pickLocked(req); b != nil {
 		p.takeLocked(b)
 		return b, nil

@@ -6,3 +6,6 @@ func (p *Pool) RampRuns() bool {
 	defer p.mu.Unlock()
 	return p.ramp.running
 }
+
+// ConfigNow returns the backend's configuration.
+func (b *Backend) ConfigNow() BackendConfig { return *b.config.Load() }

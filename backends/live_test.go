@@ -119,12 +119,12 @@ func TestRemove_TakesNothingNewAndKeepsItsSlots(t *testing.T) {
 	changes := changesOf(p)
 	b := p.Get("b0")
 	for range 3 {
-		if _, err := p.Acquire(&backends.Request{}); err != nil {
+		if _, err := acquire(p, &backends.Request{}); err != nil {
 			t.Fatal(err)
 		}
 	}
 	must(t, p.Remove(b, "reload"))
-	if _, err := p.Acquire(&backends.Request{}); !errors.Is(err, backends.ErrNoneUp) {
+	if _, err := acquire(p, &backends.Request{}); !errors.Is(err, backends.ErrNoneUp) {
 		t.Errorf("Acquire of an empty pool: got %v; want %v", err, backends.ErrNoneUp)
 	}
 	if p.Get("b0") != nil || len(p.Backends()) != 0 || !b.Removed() || b.Selectable() || b.Offered() {
@@ -140,7 +140,7 @@ func TestRemove_TakesNothingNewAndKeepsItsSlots(t *testing.T) {
 	if again.Active() != 0 {
 		t.Errorf("the new backend of that name has %d; want 0", again.Active())
 	}
-	if got, err := p.Acquire(&backends.Request{}); got != again {
+	if got, err := acquire(p, &backends.Request{}); got != again {
 		t.Errorf("Acquire: got %v, %v; want the new backend of that name", got, err)
 	}
 	if want := []string{"b0 removed unix:/b0→: reload", "b0 added →unix:/other: "}; !slices.Equal(*changes, want) {
@@ -151,10 +151,9 @@ func TestRemove_TakesNothingNewAndKeepsItsSlots(t *testing.T) {
 		t.Error("the removed backend changed its state")
 	}
 	for what, err := range map[string]error{
-		"Remove":           p.Remove(b, "late"),
-		"SetWeight":        p.SetWeight(b, 7, "late"),
-		"SetMaxConns":      p.SetMaxConns(b, 7, "late"),
-		"ConfigureBackend": p.ConfigureBackend(b, backends.BackendConfig{Name: "b0", Address: "unix:/b0"}, "late"),
+		"Remove":      p.Remove(b, "late"),
+		"SetWeight":   p.SetWeight(b, 7, "late"),
+		"SetMaxConns": p.SetMaxConns(b, 7, "late"),
 	} {
 		if !errors.Is(err, backends.ErrUnknown) {
 			t.Errorf("%s of a removed backend: got %v; want %v", what, err, backends.ErrUnknown)
@@ -169,12 +168,12 @@ func TestAdd_KeepsTheConnectionsOfARemovedBackend(t *testing.T) {
 		add  func(p *backends.Pool) *backends.Backend
 	}{
 		{"Add", func(p *backends.Pool) *backends.Backend { return addBackend(t, p, "b0", backends.HealthUp, nil) }},
-		{"Arrange", func(p *backends.Pool) *backends.Backend {
+		{"ReplaceMembers", func(p *backends.Pool) *backends.Backend {
 			cfg := backends.DefaultBackendConfig()
 			cfg.Name, cfg.Address = "b0", "unix:/b0"
 			b, err := p.NewBackend(cfg, backends.HealthUp)
 			must(t, err)
-			p.Arrange(*p.Config(), nil, []backends.Member{{Backend: b, Config: cfg}}, "reload")
+			p.ReplaceMembers(*p.Config(), nil, []backends.Member{{Backend: b, Config: cfg}}, "reload")
 			return b
 		}},
 	} {
@@ -183,7 +182,7 @@ func TestAdd_KeepsTheConnectionsOfARemovedBackend(t *testing.T) {
 		p.SetAdmin(b, backends.AdminDrain, "test")
 		p.SetAdmin(b, backends.AdminReady, "test")
 		for range 2 {
-			if _, err := p.Acquire(&backends.Request{}); err != nil {
+			if _, err := acquire(p, &backends.Request{}); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -193,11 +192,11 @@ func TestAdd_KeepsTheConnectionsOfARemovedBackend(t *testing.T) {
 		if back.Active() != 2 || back.Admin() != backends.AdminReady || back.Removed() {
 			t.Errorf("%s: got %d connections, %v, removed %v; want the 2 that it has, ready, a member", again.name, back.Active(), back.Admin(), back.Removed())
 		}
-		if _, err := p.Acquire(&backends.Request{}); !errors.Is(err, backends.ErrSaturated) {
+		if _, err := acquire(p, &backends.Request{}); !errors.Is(err, backends.ErrSaturated) {
 			t.Errorf("%s: got %v of a backend at its limit; want %v", again.name, err, backends.ErrSaturated)
 		}
 		p.Release(b)
-		if got, err := p.Acquire(&backends.Request{}); err != nil || got != back {
+		if got, err := acquire(p, &backends.Request{}); err != nil || got != back {
 			t.Errorf("%s: after a release: got %v, %v; want it", again.name, got, err)
 		}
 		p.Release(back)
@@ -209,10 +208,10 @@ func TestAdd_KeepsTheConnectionsOfARemovedBackend(t *testing.T) {
 	}
 }
 
-// Its last connection may end between NewBackend and Arrange.
-func TestArrange_TakesABackendBackWhoseLastConnectionHasJustEnded(t *testing.T) {
+// Its last connection may end between NewBackend and ReplaceMembers.
+func TestReplaceMembers_TakesABackendBackWhoseLastConnectionHasJustEnded(t *testing.T) {
 	p := livePool(t, 1, nil)
-	b, err := p.Acquire(&backends.Request{})
+	b, err := acquire(p, &backends.Request{})
 	must(t, err)
 	must(t, p.Remove(b, "test"))
 	cfg := backends.DefaultBackendConfig()
@@ -220,13 +219,13 @@ func TestArrange_TakesABackendBackWhoseLastConnectionHasJustEnded(t *testing.T) 
 	back, err := p.NewBackend(cfg, backends.HealthUp)
 	must(t, err)
 	p.Release(b)
-	p.Arrange(*p.Config(), nil, []backends.Member{{Backend: back, Config: cfg}}, "reload")
-	if got, err := p.Acquire(&backends.Request{}); err != nil || got != back {
+	p.ReplaceMembers(*p.Config(), nil, []backends.Member{{Backend: back, Config: cfg}}, "reload")
+	if got, err := acquire(p, &backends.Request{}); err != nil || got != back {
 		t.Errorf("got %v, %v; want the backend", got, err)
 	}
 }
 
-func TestConfigure_ReachesBackendsWithoutALimitOfTheirOwn(t *testing.T) {
+func TestReplaceMembers_LimitReachesBackendsWithoutALimitOfTheirOwn(t *testing.T) {
 	p := livePool(t, 2, func(c *backends.Config) { c.MaxConns = 5 })
 	own := addBackend(t, p, "own", backends.HealthUp, func(c *backends.BackendConfig) { c.MaxConns = 9 })
 	must(t, p.SetMaxConns(p.Get("b1"), 1, "operator"))
@@ -235,12 +234,12 @@ func TestConfigure_ReachesBackendsWithoutALimitOfTheirOwn(t *testing.T) {
 
 	cfg := *p.Config()
 	cfg.QueueSize = 7
-	p.Configure(cfg, "reload") // nothing new about max_conns
+	reload(p, cfg, nil) // nothing new about max_conns
 	if p.Get("b1").MaxConns() != 1 || p.Config().QueueSize != 7 {
 		t.Errorf("got max_conns %d, queue_size %d; want what the operator set, and 7", p.Get("b1").MaxConns(), p.Config().QueueSize)
 	}
 	cfg.MaxConns, cfg.Balance = 8, "first"
-	p.Configure(cfg, "reload")
+	reload(p, cfg, nil)
 	if got := []int{p.Get("b0").MaxConns(), p.Get("b1").MaxConns(), own.MaxConns()}; !slices.Equal(got, []int{8, 8, 2}) {
 		t.Errorf("max_conns: got %v; want 8, 8, and 2 for the one with a limit of its own", got)
 	}
@@ -252,21 +251,25 @@ func TestConfigure_ReachesBackendsWithoutALimitOfTheirOwn(t *testing.T) {
 	}
 }
 
-func TestConfigureBackend_ChangesWhatTheConfigChanged(t *testing.T) {
+func TestReplaceMembers_ChangesWhatTheConfigChanged(t *testing.T) {
 	p := livePool(t, 2, func(c *backends.Config) { c.MaxConns = 5 })
 	b := p.Get("b0")
 	must(t, p.SetWeight(b, 10, "operator"))
 	must(t, p.SetMaxConns(b, 1, "operator"))
 	changes := changesOf(p)
-	cfg := backends.BackendConfig{Name: "b0", Address: "unix:/b0", Weight: 100, Backup: true}
-	must(t, p.ConfigureBackend(b, cfg, "reload"))
+	change := func(set func(*backends.BackendConfig)) {
+		reload(p, *p.Config(), func(c *backends.BackendConfig) {
+			if c.Name == b.Name {
+				set(c)
+			}
+		})
+	}
+	change(func(c *backends.BackendConfig) { c.Backup = true })
 	if b.Weight() != 10 || b.MaxConns() != 1 || !b.Backup() || b.ConfiguredWeight() != 100 || b.Offered() {
 		t.Errorf("weight %d of %d, max_conns %d, backup %v; want what the operator set, and a backup", b.Weight(), b.ConfiguredWeight(), b.MaxConns(), b.Backup())
 	}
-	cfg.Weight, cfg.MaxConns, cfg.Backup = 50, 3, false
-	must(t, p.ConfigureBackend(b, cfg, "reload"))
-	cfg.MaxConns = 0
-	must(t, p.ConfigureBackend(b, cfg, "reload"))
+	change(func(c *backends.BackendConfig) { c.Weight, c.MaxConns, c.Backup = 50, 3, false })
+	change(func(c *backends.BackendConfig) { c.MaxConns = 0 })
 	want := []string{
 		"b0 backup false→true: reload",
 		"b0 weight 10→50: reload", "b0 max_conns 1→3: reload", "b0 backup true→false: reload",
@@ -278,28 +281,24 @@ func TestConfigureBackend_ChangesWhatTheConfigChanged(t *testing.T) {
 	if b.ConfiguredWeight() != 50 || !b.Offered() {
 		t.Errorf("configured weight %d, offered %v; want 50 and true", b.ConfiguredWeight(), b.Offered())
 	}
-	cfg.Address = "unix:/elsewhere"
-	if err := p.ConfigureBackend(b, cfg, "reload"); err == nil {
-		t.Error("ConfigureBackend with another address: got nil; want an error")
-	}
 }
 
 func TestSetMaxConns_LowerLimitLetsNobodyIn(t *testing.T) {
 	p := livePool(t, 1, nil)
 	b := p.Get("b0")
 	for range 4 {
-		if _, err := p.Acquire(&backends.Request{}); err != nil {
+		if _, err := acquire(p, &backends.Request{}); err != nil {
 			t.Fatal(err)
 		}
 	}
 	must(t, p.SetMaxConns(b, 3, "test"))
 	for range 2 {
-		if _, err := p.Acquire(&backends.Request{}); !errors.Is(err, backends.ErrSaturated) {
+		if _, err := acquire(p, &backends.Request{}); !errors.Is(err, backends.ErrSaturated) {
 			t.Errorf("with %d of %d: got %v; want %v", b.Active(), b.MaxConns(), err, backends.ErrSaturated)
 		}
 		p.Release(b)
 	}
-	if _, err := p.Acquire(&backends.Request{}); err != nil {
+	if _, err := acquire(p, &backends.Request{}); err != nil {
 		t.Errorf("below the limit: got %v; want a slot", err)
 	}
 	if err := p.SetMaxConns(b, -1, "test"); err == nil || b.MaxConns() != 3 {
@@ -316,7 +315,7 @@ func TestWhenAllDown_RejectQueueAny(t *testing.T) {
 		p.SetAdmin(p.Get("b0"), backends.AdminDrain, "test")
 		must(t, p.SetWeight(p.Get("b1"), 0, "test"))
 		w := &backends.Waiter{Grant: func(w *backends.Waiter, b *backends.Backend) { w.Session = uint64(b.ID) }}
-		b, err := p.AcquireOrWait(&backends.Request{}, w)
+		b, err := p.Acquire(&backends.Request{}, w)
 		if !errors.Is(err, want) {
 			t.Errorf("%s: got %v; want %v", mode, err, want)
 		}
@@ -329,9 +328,9 @@ func TestWhenAllDown_RejectQueueAny(t *testing.T) {
 		}
 		cfg := *p.Config()
 		cfg.WhenAllDown = "any"
-		p.Configure(cfg, "reload")
+		reload(p, cfg, nil)
 		p.SetHealth(p.Get("b2"), backends.HealthDown, "test")
-		if _, err := p.Acquire(&backends.Request{}); err != nil {
+		if _, err := acquire(p, &backends.Request{}); err != nil {
 			t.Errorf("%s, then any: got %v; want a backend", mode, err)
 		}
 	}
@@ -345,11 +344,11 @@ func TestSetSilent_IsOfferedWhileNobodyIsSelectable(t *testing.T) {
 	x := addBackend(t, p, "x", backends.HealthUp, func(c *backends.BackendConfig) { c.Backup = true })
 	p.SetSilent(b0, "no heartbeat")
 	p.SetSilent(b1, "no heartbeat")
-	if b, err := p.Acquire(&backends.Request{}); b != x {
+	if b, err := acquire(p, &backends.Request{}); b != x {
 		t.Errorf("with a backup: got %v, %v; want the backup", b, err)
 	}
 	p.SetHealth(x, backends.HealthDown, "refused")
-	if b, err := p.Acquire(&backends.Request{}); err != nil || b == x {
+	if b, err := acquire(p, &backends.Request{}); err != nil || b == x {
 		t.Errorf("nobody selectable: got %v, %v; want b0 or b1", b, err)
 	}
 	p.SetAdmin(b0, backends.AdminDrain, "test")
@@ -358,7 +357,7 @@ func TestSetSilent_IsOfferedWhileNobodyIsSelectable(t *testing.T) {
 	}
 	p.SetSilent(b1, "no heartbeat")
 	p.SetHealth(b1, backends.HealthDown, "has ended")
-	if b, err := p.Acquire(&backends.Request{}); !errors.Is(err, backends.ErrNoneUp) {
+	if b, err := acquire(p, &backends.Request{}); !errors.Is(err, backends.ErrNoneUp) {
 		t.Errorf("b1 is known to be down: got %v, %v; want %v", b, err, backends.ErrNoneUp)
 	}
 	want := []string{"x added unix:/x", "b0 health down", "b1 health down", "x health down", "b0 last_resort true", "b1 last_resort true",
@@ -373,14 +372,14 @@ func TestBackup_TakesAConnectionThatHasTriedAllOthers(t *testing.T) {
 	p := livePool(t, 2, nil)
 	x := addBackend(t, p, "x", backends.HealthUp, func(c *backends.BackendConfig) { c.Backup, c.MaxConns = true, 1 })
 	req := backends.Request{Tried: slices.Clone(p.Backends()[:1])}
-	if b, err := p.Acquire(&req); b != p.Get("b1") {
+	if b, err := acquire(p, &req); b != p.Get("b1") {
 		t.Fatalf("b0 tried: got %v, %v; want b1", b, err)
 	}
 	req.Tried = slices.Clone(p.Backends()[:2])
-	if b, err := p.Acquire(&req); b != x {
+	if b, err := acquire(p, &req); b != x {
 		t.Errorf("b0 and b1 tried: got %v, %v; want the backup", b, err)
 	}
-	if b, err := p.Acquire(&req); !errors.Is(err, backends.ErrSaturated) {
+	if b, err := acquire(p, &req); !errors.Is(err, backends.ErrSaturated) {
 		t.Errorf("b0 and b1 tried, the backup full: got %v, %v; want %v", b, err, backends.ErrSaturated)
 	}
 }

@@ -11,6 +11,34 @@ import (
 	"github.com/273ebdf9/lb/backends"
 )
 
+// acquire asks for a backend for a connection that does not wait: the error is ErrSaturated if it would have to.
+func acquire(p *backends.Pool, req *backends.Request) (*backends.Backend, error) {
+	granted := make(chan *backends.Backend, 1)
+	w := backends.Waiter{Grant: func(_ *backends.Waiter, b *backends.Backend) { granted <- b }}
+	b, err := p.Acquire(req, &w)
+	switch {
+	case !errors.Is(err, backends.ErrQueued):
+	case p.Leave(&w):
+		err = backends.ErrSaturated
+	default: // it was granted a slot meanwhile
+		b, err = <-granted, nil
+	}
+	return b, err
+}
+
+// reload gives the pool other settings and the same members, of which change changes the configuration, as a reload does.
+func reload(p *backends.Pool, cfg backends.Config, change func(*backends.BackendConfig)) {
+	var members []backends.Member
+	for _, b := range p.Backends() {
+		c := b.ConfigNow()
+		if change != nil {
+			change(&c)
+		}
+		members = append(members, backends.Member{Backend: b, Config: c})
+	}
+	p.ReplaceMembers(cfg, nil, members, "reload")
+}
+
 func TestPool_AddFindsAndCounts(t *testing.T) {
 	p := livePool(t, 3, nil)
 	if p.Get("b1") != p.Backends()[1] || p.Get("nobody") != nil {
@@ -55,7 +83,7 @@ func TestPool_StatesDecideWhoIsSelectable(t *testing.T) {
 				if b.Selectable() != want || b.Eligible() != want {
 					t.Errorf("%v, %v, weight %d: got selectable %v, eligible %v; want %v", admin, health, weight, b.Selectable(), b.Eligible(), want)
 				}
-				got, err := p.Acquire(&backends.Request{})
+				got, err := acquire(p, &backends.Request{})
 				if (got == b) != want || !want && !errors.Is(err, backends.ErrNoneUp) {
 					t.Errorf("%v, %v, weight %d: Acquire gave %v, %v", admin, health, weight, got, err)
 				}
@@ -67,19 +95,19 @@ func TestPool_StatesDecideWhoIsSelectable(t *testing.T) {
 func TestPool_AcquireTellsFullFromDown(t *testing.T) {
 	p := livePool(t, 2, func(c *backends.Config) { c.MaxConns = 1 })
 	for range 2 {
-		if _, err := p.Acquire(&backends.Request{}); err != nil {
+		if _, err := acquire(p, &backends.Request{}); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if _, err := p.Acquire(&backends.Request{}); !errors.Is(err, backends.ErrSaturated) {
+	if _, err := acquire(p, &backends.Request{}); !errors.Is(err, backends.ErrSaturated) {
 		t.Errorf("all full: got %v; want ErrSaturated", err)
 	}
 	p.Release(p.Get("b1"))
-	if b, err := p.Acquire(&backends.Request{}); b != p.Get("b1") {
+	if b, err := acquire(p, &backends.Request{}); b != p.Get("b1") {
 		t.Errorf("one free: got %v, %v; want b1", b, err)
 	}
 	p.Release(p.Get("b0"))
-	if _, err := p.Acquire(&backends.Request{Tried: []*backends.Backend{p.Get("b0")}}); !errors.Is(err, backends.ErrSaturated) {
+	if _, err := acquire(p, &backends.Request{Tried: []*backends.Backend{p.Get("b0")}}); !errors.Is(err, backends.ErrSaturated) {
 		t.Errorf("the free one was tried: got %v; want ErrSaturated", err)
 	}
 }
@@ -92,7 +120,7 @@ func TestPool_MaxConnsIsNeverExceeded(t *testing.T) {
 	for range 16 {
 		running.Go(func() {
 			for range 2000 {
-				b, err := p.Acquire(&backends.Request{})
+				b, err := acquire(p, &backends.Request{})
 				if err != nil {
 					continue
 				}
@@ -118,7 +146,7 @@ func TestPool_ReleaseWithoutAcquirePanics(t *testing.T) {
 		if r := recover(); r == nil || !strings.HasPrefix(r.(string), "BUG: ") {
 			t.Errorf("got %v; want a panic that says BUG", r)
 		}
-		if _, err := p.Acquire(&backends.Request{}); err != nil { // the mutex is free
+		if _, err := acquire(p, &backends.Request{}); err != nil { // the mutex is free
 			t.Error(err)
 		}
 	}()

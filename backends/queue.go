@@ -6,7 +6,7 @@ import (
 	"sync/atomic"
 )
 
-// Waiter is a connection's place in a pool's queue. It belongs to the pool from the call of AcquireOrWait that gave
+// Waiter is a connection's place in a pool's queue. It belongs to the pool from the call of Acquire that gave
 // ErrQueued until the call of Grant, or until Leave gave true; then it can be used again.
 type Waiter struct {
 	// Session is what the owner knows the connection by; the pool does not read it.

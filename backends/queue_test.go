@@ -27,7 +27,7 @@ func (l *line) join(tried ...*backends.Backend) error {
 		l.served = append(l.served, w.Session)
 		l.got = append(l.got, b)
 	}}
-	b, err := l.pool.AcquireOrWait(&backends.Request{Tried: tried}, w)
+	b, err := l.pool.Acquire(&backends.Request{Tried: tried}, w)
 	if err == nil {
 		w.Grant(w, b)
 	}
@@ -47,7 +47,7 @@ func (l *line) mustWait(tried ...*backends.Backend) {
 func hold(t testing.TB, p *backends.Pool, n int) {
 	t.Helper()
 	for range n {
-		if _, err := p.Acquire(&backends.Request{}); err != nil {
+		if _, err := acquire(p, &backends.Request{}); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -117,7 +117,7 @@ func TestQueue_LosesNobody(t *testing.T) {
 			var waiting []*backends.Waiter
 			for i := g; i < clients; i += 8 {
 				w := &backends.Waiter{Session: uint64(i), Grant: grant}
-				b, err := p.AcquireOrWait(&backends.Request{}, w)
+				b, err := p.Acquire(&backends.Request{}, w)
 				switch {
 				case err == nil:
 					grant(w, b)
@@ -185,7 +185,7 @@ func TestQueue_NewcomerDoesNotOvertake(t *testing.T) {
 	l := line{t: t, pool: p}
 	l.mustWait()
 	p.Release(p.Get("b0"))
-	if _, err := p.Acquire(&backends.Request{}); !errors.Is(err, backends.ErrSaturated) {
+	if _, err := acquire(p, &backends.Request{}); !errors.Is(err, backends.ErrSaturated) {
 		t.Errorf("after a release with one waiting: got %v; want %v", err, backends.ErrSaturated)
 	}
 	l.mustWait()
@@ -222,7 +222,7 @@ func TestQueue_IsServedByWhateverMakesRoom(t *testing.T) {
 			tc.before(p)
 		}
 		for {
-			if _, err := p.Acquire(&backends.Request{}); err != nil {
+			if _, err := acquire(p, &backends.Request{}); err != nil {
 				break
 			}
 		}
@@ -240,10 +240,10 @@ func TestQueue_IsServedByWhateverMakesRoom(t *testing.T) {
 	}
 	cfg := *p.Config()
 	cfg.MaxConns = 2
-	p.Configure(cfg, "reload")
-	l.want("Configure of max_conns = 2", 0, 1)
+	reload(p, cfg, nil)
+	l.want("a reload with max_conns = 2", 0, 1)
 	if a, b := p.Get("b0").Active(), p.Get("b1").Active(); a != 2 || b != 2 {
-		t.Errorf("Configure of max_conns = 2: got %d and %d; want both full", a, b)
+		t.Errorf("a reload with max_conns = 2: got %d and %d; want both full", a, b)
 	}
 }
 
@@ -359,7 +359,7 @@ func TestQueue_NobodyWaitsForAFreeSlot(t *testing.T) {
 					if rng.IntN(2) == 0 {
 						c.tried = []*backends.Backend{b}
 					}
-					got, err := p.AcquireOrWait(&backends.Request{Tried: c.tried}, &c.Waiter)
+					got, err := p.Acquire(&backends.Request{Tried: c.tried}, &c.Waiter)
 					if err == nil {
 						held = append(held, got)
 					} else if errors.Is(err, backends.ErrQueued) {
@@ -398,7 +398,7 @@ func TestAcquire_AllocatesNothing(t *testing.T) {
 	w := &backends.Waiter{Grant: func(*backends.Waiter, *backends.Backend) {}}
 	req := &backends.Request{}
 	if n := testing.AllocsPerRun(100, func() {
-		b, err := p.AcquireOrWait(req, w)
+		b, err := p.Acquire(req, w)
 		must(t, err)
 		p.Release(b)
 	}); n != 0 {
@@ -406,7 +406,7 @@ func TestAcquire_AllocatesNothing(t *testing.T) {
 	}
 	hold(t, p, 4)
 	if n := testing.AllocsPerRun(100, func() {
-		if _, err := p.AcquireOrWait(req, w); err != backends.ErrQueued {
+		if _, err := p.Acquire(req, w); err != backends.ErrQueued {
 			t.Fatal(err)
 		}
 		p.Release(p.Backends()[0]) // and the waiter has it
@@ -415,7 +415,7 @@ func TestAcquire_AllocatesNothing(t *testing.T) {
 	}
 }
 
-func ExamplePool_AcquireOrWait() {
+func ExamplePool_Acquire() {
 	cfg := backends.DefaultConfig()
 	cfg.MaxConns = 1
 	p := backends.NewPool("app", cfg, &inOrder{})
@@ -426,11 +426,11 @@ func ExamplePool_AcquireOrWait() {
 		return
 	}
 
-	first, _ := p.AcquireOrWait(&backends.Request{}, nil)
+	first, _ := p.Acquire(&backends.Request{}, nil)
 	second := &backends.Waiter{Session: 2, Grant: func(w *backends.Waiter, b *backends.Backend) {
 		fmt.Printf("session %d may connect to %s\n", w.Session, b.Name)
 	}}
-	_, err := p.AcquireOrWait(&backends.Request{}, second)
+	_, err := p.Acquire(&backends.Request{}, second)
 	fmt.Println(err)
 	p.Release(first)
 	fmt.Println("left:", p.Leave(second))

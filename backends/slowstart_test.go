@@ -15,7 +15,7 @@ func slowly(c *backends.Config) { c.SlowStart = 10 * time.Second }
 func running(t *testing.T, n int, set func(*backends.Config)) *backends.Pool {
 	t.Helper()
 	p := livePool(t, n, set)
-	b, err := p.Acquire(&backends.Request{})
+	b, err := acquire(p, &backends.Request{})
 	must(t, err)
 	p.Release(b)
 	return p
@@ -81,7 +81,7 @@ func TestSlowStart_NotWhenAllAreNew(t *testing.T) {
 			p.SetHealth(b, backends.HealthUp, "ready")
 			wantPart(t, b, 1)
 			time.Sleep(3 * time.Second)
-			_, err := p.Acquire(&backends.Request{})
+			_, err := acquire(p, &backends.Request{})
 			must(t, err)
 		}
 		time.Sleep(time.Hour)
@@ -135,12 +135,12 @@ func TestSlowStart_OffIsAtOnce(t *testing.T) {
 
 		cfg := *p.Config()
 		cfg.SlowStart = 10 * time.Second
-		p.Configure(cfg, "reload")
+		reload(p, cfg, nil)
 		time.Sleep(10 * time.Second)
 		restart(p, p.Get("b0"))
 		wantPart(t, p.Get("b0"), 0.01)
 		cfg.SlowStart = 0
-		p.Configure(cfg, "reload")
+		reload(p, cfg, nil)
 		wantPart(t, p.Get("b0"), 1)
 	})
 }

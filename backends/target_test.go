@@ -523,10 +523,10 @@ func TestTarget_TakesAChangedOwner(t *testing.T) {
 	cfg.Owner = fmt.Sprint(app)
 	member := backends.DefaultBackendConfig()
 	member.Address = b.Address.String()
-	pool.Arrange(cfg, nil, []backends.Member{{Backend: b, Config: member}}, "test")
+	pool.ReplaceMembers(cfg, nil, []backends.Member{{Backend: b, Config: member}}, "test")
 	wantConnected(t, b)
 	member.Owner = "root"
-	pool.Arrange(cfg, nil, []backends.Member{{Backend: b, Config: member}}, "test")
+	pool.ReplaceMembers(cfg, nil, []backends.Member{{Backend: b, Config: member}}, "test")
 	wantRefused(t, b, "who is not its owner")
 }
 

@@ -15,10 +15,11 @@ func BenchmarkPick(b *testing.B) {
 			b.Run(fmt.Sprintf("%s/backends=%d", name, n), func(b *testing.B) {
 				p := newPool(b, newPolicy(b, name), n, 1000)
 				req := backends.Request{Client: netip.MustParseAddr("192.0.2.1")}
+				var w backends.Waiter
 				b.ReportAllocs()
 				for b.Loop() {
 					req.Client = req.Client.Next()
-					got, err := p.Acquire(&req)
+					got, err := p.Acquire(&req, &w)
 					if err != nil {
 						b.Fatal(err)
 					}
@@ -26,21 +27,6 @@ func BenchmarkPick(b *testing.B) {
 				}
 			})
 		}
-	}
-}
-
-// BenchmarkPick_OrWait is BenchmarkPick by the way that can wait.
-func BenchmarkPick_OrWait(b *testing.B) {
-	p := newPool(b, new(LeastConn), 16, 1000)
-	var req backends.Request
-	var w backends.Waiter
-	b.ReportAllocs()
-	for b.Loop() {
-		got, err := p.AcquireOrWait(&req, &w)
-		if err != nil {
-			b.Fatal(err)
-		}
-		p.Release(got)
 	}
 }
 
@@ -57,7 +43,7 @@ func BenchmarkSource_Build(b *testing.B) {
 				if err := p.SetWeight(p.Backends()[0], weight, "test"); err != nil {
 					b.Fatal(err)
 				}
-				got, err := p.Acquire(&req)
+				got, err := p.Acquire(&req, new(backends.Waiter))
 				if err != nil {
 					b.Fatal(err)
 				}

@@ -1,6 +1,7 @@
 package balancer
 
 import (
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"sync"
@@ -28,9 +29,37 @@ func newPool(t testing.TB, policy backends.Policy, n int, maxConns int, weights 
 	return p
 }
 
+// replacePolicy has the pool choose by another policy, as a reload does.
+func replacePolicy(p *backends.Pool, name string, policy backends.Policy) {
+	cfg := *p.Config()
+	cfg.Balance = name
+	var members []backends.Member
+	for _, b := range p.Backends() {
+		members = append(members, backends.Member{Backend: b, Config: backends.BackendConfig{
+			Name: b.Name, Address: b.Address.String(), Weight: b.ConfiguredWeight(), Backup: b.Backup(),
+		}})
+	}
+	p.ReplaceMembers(cfg, policy, members, "reload")
+}
+
+// tryAcquire asks for a backend for a connection that does not wait: the error is ErrSaturated if it would have to.
+func tryAcquire(p *backends.Pool, req *backends.Request) (*backends.Backend, error) {
+	granted := make(chan *backends.Backend, 1)
+	w := backends.Waiter{Grant: func(_ *backends.Waiter, b *backends.Backend) { granted <- b }}
+	b, err := p.Acquire(req, &w)
+	switch {
+	case !errors.Is(err, backends.ErrQueued):
+	case p.Leave(&w):
+		err = backends.ErrSaturated
+	default: // it was granted a slot meanwhile
+		b, err = <-granted, nil
+	}
+	return b, err
+}
+
 func acquire(t testing.TB, p *backends.Pool) *backends.Backend {
 	t.Helper()
-	b, err := p.Acquire(&backends.Request{})
+	b, err := tryAcquire(p, &backends.Request{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -53,7 +82,7 @@ func TestLeastConn_BurstIsExact(t *testing.T) {
 		for range 8 {
 			wg.Go(func() {
 				for range tc.conns / 8 {
-					p.Acquire(&backends.Request{})
+					tryAcquire(p, &backends.Request{})
 				}
 			})
 		}
@@ -99,7 +128,7 @@ func TestLeastConn_PicksNobodyAWholeConnectionAboveAnother(t *testing.T) {
 						next = k
 					}
 				}
-				got, err := p.Acquire(&backends.Request{})
+				got, err := tryAcquire(p, &backends.Request{})
 				if (err != nil) != (next < 0) {
 					t.Fatalf("seed %d step %d: got error %v; the scan says least %v", seed, step, err, next)
 				}

@@ -66,7 +66,7 @@ type traffic struct {
 // open opens a connection.
 func (c *traffic) open() *backends.Backend {
 	c.t.Helper()
-	b, err := c.pool.Acquire(&backends.Request{Client: someClient(c.rng)})
+	b, err := tryAcquire(c.pool, &backends.Request{Client: someClient(c.rng)})
 	if err != nil {
 		c.t.Fatal(err)
 	}
@@ -159,7 +159,7 @@ func TestPolicies_PickWhomTheyMay(t *testing.T) {
 					c.close()
 				}
 				if rng.IntN(50) == 0 {
-					p.SetPolicy(name, seededPolicy(t, name, rng))
+					replacePolicy(p, name, seededPolicy(t, name, rng))
 				}
 				req := backends.Request{Client: someClient(rng)}
 				for _, b := range p.Backends() {
@@ -176,7 +176,7 @@ func TestPolicies_PickWhomTheyMay(t *testing.T) {
 						may[b] = true
 					}
 				}
-				got, err := p.Acquire(&req)
+				got, err := tryAcquire(p, &req)
 				switch {
 				case err == nil && !may[got]:
 					t.Fatalf("%s, seed %d, step %d: got backend %s, which is not eligible or was tried", name, seed, step, got.Name)
@@ -239,7 +239,7 @@ func TestPolicies_NeverExceedMaxConns(t *testing.T) {
 						held = held[1:]
 						continue
 					}
-					b, err := p.Acquire(&backends.Request{Client: someClient(rng)})
+					b, err := tryAcquire(p, &backends.Request{Client: someClient(rng)})
 					if err != nil {
 						continue
 					}
@@ -265,7 +265,7 @@ func TestPolicies_TriedIsNeverPicked(t *testing.T) {
 		p := newPool(t, newPolicy(t, name), 4, 10)
 		req := backends.Request{Client: netip.MustParseAddr("192.0.2.7")}
 		for range 4 {
-			b, err := p.Acquire(&req)
+			b, err := tryAcquire(p, &req)
 			if err != nil {
 				t.Fatalf("%s: %v", name, err)
 			}
@@ -275,7 +275,7 @@ func TestPolicies_TriedIsNeverPicked(t *testing.T) {
 			p.Release(b)
 			req.Tried = append(req.Tried, b)
 		}
-		if _, err := p.Acquire(&req); !errors.Is(err, backends.ErrSaturated) {
+		if _, err := tryAcquire(p, &req); !errors.Is(err, backends.ErrSaturated) {
 			t.Errorf("%s: after all were tried: got %v; want %v", name, err, backends.ErrSaturated)
 		}
 	}
@@ -320,12 +320,12 @@ func TestPolicies_BackupIsForWhenNoOtherIsUp(t *testing.T) {
 }
 
 // A new policy starts from the connections that there are.
-func TestSetPolicy_CountsWhatIsThere(t *testing.T) {
+func TestPolicies_NewOneCountsWhatIsThere(t *testing.T) {
 	p := newPool(t, new(First), 2, 10)
 	for range 10 {
 		acquire(t, p)
 	}
-	p.SetPolicy("leastconn", new(LeastConn))
+	replacePolicy(p, "leastconn", new(LeastConn))
 	for range 10 {
 		if b := acquire(t, p); b.Name != "b1" {
 			t.Fatalf("got %s; want b1, which had none", b.Name)

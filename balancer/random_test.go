@@ -16,7 +16,7 @@ func TestRandom_DrawsTwoByWeight(t *testing.T) {
 		r := new(Random)
 		p := newPool(t, r, len(weights), 0, weights...)
 		for range 100 {
-			if _, err := p.Acquire(&backends.Request{Tried: p.Backends()[idle : idle+1]}); err != nil {
+			if _, err := tryAcquire(p, &backends.Request{Tried: p.Backends()[idle : idle+1]}); err != nil {
 				t.Fatal(err)
 			}
 		}

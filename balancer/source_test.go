@@ -14,7 +14,7 @@ func homes(t *testing.T, p *backends.Pool, clients []netip.Addr) []*backends.Bac
 	t.Helper()
 	homes := make([]*backends.Backend, len(clients))
 	for i, c := range clients {
-		b, err := p.Acquire(&backends.Request{Client: c})
+		b, err := tryAcquire(p, &backends.Request{Client: c})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -107,12 +107,12 @@ func TestSource_MovesLittleMoreWhenABackendIsRemoved(t *testing.T) {
 func TestSource_ConnectionsOfOneClientGoToOneBackend(t *testing.T) {
 	p := newPool(t, new(Source), 4, 0)
 	req := backends.Request{Client: netip.MustParseAddr("2001:db8::1")}
-	home, err := p.Acquire(&req)
+	home, err := tryAcquire(p, &req)
 	if err != nil {
 		t.Fatal(err)
 	}
 	for range boundFloor - 1 {
-		if b, _ := p.Acquire(&req); b != home {
+		if b, _ := tryAcquire(p, &req); b != home {
 			t.Fatalf("got %s; want %s, where the client's first one is", b.Name, home.Name)
 		}
 	}
@@ -132,7 +132,7 @@ func TestSource_NoBackendHasMuchMoreThanItsShare(t *testing.T) {
 	}
 	req := backends.Request{Client: netip.MustParseAddr("192.0.2.1")} // one client that opens them all
 	for n := 1; n <= 5000; n++ {
-		b, err := p.Acquire(&req)
+		b, err := tryAcquire(p, &req)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -145,16 +145,16 @@ func TestSource_NoBackendHasMuchMoreThanItsShare(t *testing.T) {
 func TestSource_FallsBackToLeastConnections(t *testing.T) {
 	p := newPool(t, new(Source), 4, 3)
 	req := backends.Request{Client: netip.MustParseAddr("192.0.2.1")}
-	home, err := p.Acquire(&req)
+	home, err := tryAcquire(p, &req)
 	if err != nil {
 		t.Fatal(err)
 	}
 	for range 2 {
-		p.Acquire(&req)
+		tryAcquire(p, &req)
 	}
 	others := map[string]int{}
 	for range 6 { // its backend is full
-		b, err := p.Acquire(&req)
+		b, err := tryAcquire(p, &req)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -261,13 +261,13 @@ func TestChecker_MissedHeartbeatsTakeDownAndBeatsBringBack(t *testing.T) {
 		at(10 * time.Second) // the last was at 8.1 s
 		r.wantChanges()
 		at(20 * time.Second)
-		r.wantChanges("11.1s b0 health up→down: no heartbeat for 3s", "11.1s b0 last_resort false→true: nobody of the pool is selectable")
+		r.wantChanges("11.1s b0 health up→down: no heartbeat for 3s", "11.1s b0 last_resort false→true: no backend of the pool is selectable")
 		r.Beat(b)
 		at(20900 * time.Millisecond)
 		r.wantChanges()
 		r.Beat(b)
 		r.wantChanges("20.9s b0 health down→up: heartbeat (2 in a row)",
-			"20.9s b0 last_resort true→false: another one of the pool is selectable, or it is known to be down")
+			"20.9s b0 last_resort true→false: another backend of the pool is selectable, or it is known to be down")
 		r.wantProbes()
 	})
 }
@@ -277,7 +277,7 @@ func TestChecker_NoHeartbeatAtAllNeedsFallMisses(t *testing.T) {
 		r := newRig(t, exact(notify), 1)
 		r.run()
 		at(10 * time.Second)
-		r.wantChanges("3s b0 health up→down: no heartbeat for 3s", "3s b0 last_resort false→true: nobody of the pool is selectable")
+		r.wantChanges("3s b0 health up→down: no heartbeat for 3s", "3s b0 last_resort false→true: no backend of the pool is selectable")
 	})
 }
 
@@ -668,7 +668,7 @@ func TestChecker_HeartbeatHasItsWholeIntervalAfterImport(t *testing.T) {
 		at(900 * time.Millisecond)
 		r.wantChanges()
 		at(time.Second)
-		r.wantChanges("1s b0 health up→down: no heartbeat for 3s", "1s b0 last_resort false→true: nobody of the pool is selectable")
+		r.wantChanges("1s b0 health up→down: no heartbeat for 3s", "1s b0 last_resort false→true: no backend of the pool is selectable")
 	})
 }
 

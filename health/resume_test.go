@@ -64,7 +64,7 @@ func TestChecker_TakesOverWithoutAChange(t *testing.T) {
 		h.wantChanges()
 		// Silent it is still: the pool's last resort when the other one is.
 		h.Offline(h.b[1], "stops")
-		h.wantChanges("100ms b1 health up→down: stops", "100ms b0 last_resort false→true: nobody of the pool is selectable")
+		h.wantChanges("100ms b1 health up→down: stops", "100ms b0 last_resort false→true: no backend of the pool is selectable")
 		again := h.heir(t, nil)
 		again.Offline(again.b[0], "stops")
 		if again.b[0].LastResort() || again.b[0].Reason() != "no heartbeat for 3s" {
@@ -73,7 +73,7 @@ func TestChecker_TakesOverWithoutAChange(t *testing.T) {
 		h.Beat(h.b[0])
 		h.Beat(h.b[0])
 		h.wantChanges("100ms b0 health down→up: heartbeat (2 in a row)",
-			"100ms b0 last_resort true→false: another one of the pool is selectable, or it is known to be down")
+			"100ms b0 last_resort true→false: another backend of the pool is selectable, or it is known to be down")
 	})
 }
 

@@ -45,7 +45,14 @@ func exact(change func(c *Config)) Config {
 
 func newPool(t *testing.T, health backends.HealthState, addresses ...string) *backends.Pool {
 	t.Helper()
-	pool := backends.NewPool("p", backends.DefaultConfig(), anyPolicy{})
+	return newPoolOf(t, func(*backends.Config) {}, health, addresses...)
+}
+
+func newPoolOf(t *testing.T, change func(c *backends.Config), health backends.HealthState, addresses ...string) *backends.Pool {
+	t.Helper()
+	cfg := backends.DefaultConfig()
+	change(&cfg)
+	pool := backends.NewPool("p", cfg, anyPolicy{})
 	for i, address := range addresses {
 		c := backends.DefaultBackendConfig()
 		c.Name, c.Address = fmt.Sprintf("b%d", i), address

@@ -130,10 +130,7 @@ func TestProbe_SendsTheHeaderThatTheBackendExpects(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				pool := newPool(t, backends.HealthUp, address)
-				poolConfig := *pool.Config()
-				poolConfig.SendProxy = version
-				pool.Configure(poolConfig, "test")
+				pool := newPoolOf(t, func(c *backends.Config) { c.SendProxy = version }, backends.HealthUp, address)
 				x := prober{sockets: kernel(t)}
 				x.probe(t.Context(), p, pool.Backends()[0])
 				x.close()

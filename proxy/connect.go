@@ -61,7 +61,7 @@ func (l *loop) connect(s *session) {
 		l.req.Client, l.req.Tried = s.client.Addr(), s.tried
 		w := l.waiter()
 		w.Session = s.ref().pack()
-		b, err := s.pool.AcquireOrWait(&l.req, w)
+		b, err := s.pool.Acquire(&l.req, w)
 		if err != nil {
 			l.noBackend(s, w, err)
 			return

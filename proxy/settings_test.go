@@ -223,7 +223,8 @@ func TestTCP_ChangedOptionsHoldForNewConnections(t *testing.T) {
 	r.become(web)
 	pool := *r.pool.Config()
 	pool.Keepalive = 55 * time.Second
-	r.pool.Configure(pool, "test")
+	b := r.pool.Backends()[0]
+	r.pool.ReplaceMembers(pool, nil, []backends.Member{{Backend: b, Config: backends.BackendConfig{Name: b.Name, Address: b.Address.String(), Weight: b.Weight()}}}, "test")
 	fresh := r.dial()
 	talk(t, fresh)
 	for _, s := range r.proxy.SessionFDs() {

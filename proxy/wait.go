@@ -17,7 +17,7 @@ func (l *loop) waiter() *backends.Waiter {
 	return l.waiters[len(l.waiters)-1]
 }
 
-// noBackend handles AcquireOrWait's answer that there is none, or none now.
+// noBackend handles Acquire's answer that there is none, or none now.
 func (l *loop) noBackend(s *session, w *backends.Waiter, err error) {
 	switch {
 	case errors.Is(err, backends.ErrQueued):

@@ -61,7 +61,7 @@ type BackendStatus struct {
 	Reason string    `json:"reason"`
 	// Selectable says whether it may be given new connections, max_conns aside.
 	Selectable bool `json:"selectable"`
-	// LastResort says that it is given them nevertheless: its heartbeat has stopped, and nobody of the pool is selectable.
+	// LastResort says that it is given them nevertheless: its heartbeat has stopped, and no backend of the pool is selectable.
 	LastResort bool `json:"last_resort"`
 	// Backup says that it is only for when no other is selectable.
 	Backup bool `json:"backup"`

@@ -223,7 +223,7 @@ func TestCommands_RefusalIsExitCode1AndSaysWhatToDo(t *testing.T) {
 
 func TestDrain_TimeoutIsExitCode1AndSaysHowMuchIsLeft(t *testing.T) {
 	f := startFake(t)
-	if b, err := f.app.Acquire(&backends.Request{}); err != nil || b == nil {
+	if b, err := f.app.Acquire(&backends.Request{}, new(backends.Waiter)); err != nil || b == nil {
 		t.Fatal(err)
 	}
 	name := "w1"
@@ -260,7 +260,7 @@ func interrupted(t *testing.T, begun <-chan struct{}, args ...string) (code int,
 func TestWait_InterruptIsACleanExitCode1(t *testing.T) {
 	f := startFake(t)
 	for f.app.Get("w1").Active() == 0 { // ties rotate
-		if _, err := f.app.Acquire(&backends.Request{}); err != nil {
+		if _, err := f.app.Acquire(&backends.Request{}, new(backends.Waiter)); err != nil {
 			t.Fatal(err)
 		}
 	}

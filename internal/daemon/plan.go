@@ -342,7 +342,7 @@ func (d *daemon) endWorkers(f *workerPool) {
 func (pp *plannedPool) commit(w watcher, p *plan) {
 	before := pp.pool.Backends()
 	arrange := func(workers []backends.Member) {
-		pp.pool.Arrange(pp.cfg.Config, pp.policy, slices.Concat(pp.members, workers), p.reason)
+		pp.pool.ReplaceMembers(pp.cfg.Config, pp.policy, slices.Concat(pp.members, workers), p.reason)
 	}
 	if pp.workers != nil {
 		pp.workers.replaceMembers(arrange)
@@ -384,7 +384,7 @@ func (d *daemon) retire(pool *backends.Pool) {
 	}
 	d.changing.Lock()
 	defer d.changing.Unlock()
-	pool.Arrange(cfg, nil, nil, "the pool is not in the config any more")
+	pool.ReplaceMembers(cfg, nil, nil, "the pool is not in the config any more")
 	old := d.view.Load()
 	v := &view{cfg: old.cfg, pools: old.pools, checkers: map[*backends.Pool]watcher{}}
 	for other, w := range old.checkers {

@@ -11,8 +11,8 @@ import (
 	"github.com/273ebdf9/lb/balancer"
 )
 
-// arranged is a pool of w1 and w2 that has served, and what it has told of its changes since.
-func arranged(t *testing.T) (p *backends.Pool, w1, w2 *backends.Backend, told func() string) {
+// servingPool is a pool of w1 and w2 that has served, and what it has told of its changes since.
+func servingPool(t *testing.T) (p *backends.Pool, w1, w2 *backends.Backend, told func() string) {
 	t.Helper()
 	policy, err := balancer.New("leastconn")
 	if err != nil {
@@ -28,7 +28,7 @@ func arranged(t *testing.T) (p *backends.Pool, w1, w2 *backends.Backend, told fu
 	p.OnChange = func(c backends.Change) {
 		lines = append(lines, fmt.Sprintf("%s %s %s→%s", c.Backend, c.Field, c.From, c.To))
 	}
-	b, err := p.Acquire(&backends.Request{})
+	b, err := acquire(p, &backends.Request{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -49,8 +49,8 @@ func names(p *backends.Pool) (all []string) {
 	return all
 }
 
-func TestArrange_AddsRemovesConfiguresAndOrdersInOneStep(t *testing.T) {
-	p, w1, w2, told := arranged(t)
+func TestReplaceMembers_AddsRemovesConfiguresAndOrdersInOneStep(t *testing.T) {
+	p, w1, w2, told := servingPool(t)
 	w3, err := p.NewBackend(member("w3"), backends.HealthUp)
 	if err != nil {
 		t.Fatal(err)
@@ -62,7 +62,7 @@ func TestArrange_AddsRemovesConfiguresAndOrdersInOneStep(t *testing.T) {
 	cfg.MaxConns = 7
 	heavy := member("w1")
 	heavy.Weight = 300
-	p.Arrange(cfg, nil, []backends.Member{{Backend: w3, Config: member("w3")}, {Backend: w1, Config: heavy}}, "reload")
+	p.ReplaceMembers(cfg, nil, []backends.Member{{Backend: w3, Config: member("w3")}, {Backend: w1, Config: heavy}}, "reload")
 	if got := names(p); !slices.Equal(got, []string{"w3", "w1"}) {
 		t.Errorf("members: got %q; want w3, w1", got)
 	}
@@ -74,8 +74,8 @@ func TestArrange_AddsRemovesConfiguresAndOrdersInOneStep(t *testing.T) {
 	}
 }
 
-func TestArrange_ReplacesTheOnlyBackendWithoutAMomentOfNone(t *testing.T) {
-	p, w1, w2, _ := arranged(t)
+func TestReplaceMembers_ReplacesTheOnlyBackendWithoutAMomentOfNone(t *testing.T) {
+	p, w1, w2, _ := servingPool(t)
 	if err := p.Remove(w2, "test"); err != nil {
 		t.Fatal(err)
 	}
@@ -88,7 +88,7 @@ func TestArrange_ReplacesTheOnlyBackendWithoutAMomentOfNone(t *testing.T) {
 				return
 			default:
 			}
-			b, err := p.Acquire(&backends.Request{})
+			b, err := acquire(p, &backends.Request{})
 			if err != nil {
 				done <- err
 				return
@@ -104,7 +104,7 @@ func TestArrange_ReplacesTheOnlyBackendWithoutAMomentOfNone(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		p.Arrange(*p.Config(), nil, []backends.Member{{Backend: b, Config: cfg}}, "reload")
+		p.ReplaceMembers(*p.Config(), nil, []backends.Member{{Backend: b, Config: cfg}}, "reload")
 		if !old.Removed() || p.Get("w1") != b {
 			t.Fatalf("w1: got %v, removed %v; want the new one, and the old one removed", p.Get("w1"), old.Removed())
 		}
@@ -116,8 +116,8 @@ func TestArrange_ReplacesTheOnlyBackendWithoutAMomentOfNone(t *testing.T) {
 	}
 }
 
-func TestArrange_KeepsWhatWasSetWhereTheConfigHasNotChanged(t *testing.T) {
-	p, w1, w2, told := arranged(t)
+func TestReplaceMembers_KeepsWhatWasSetWhereTheConfigHasNotChanged(t *testing.T) {
+	p, w1, w2, told := servingPool(t)
 	if err := errors.Join(p.SetWeight(w1, 10, ""), p.SetMaxConns(w1, 5, ""), p.SetWeight(w2, 20, "")); err != nil {
 		t.Fatal(err)
 	}
@@ -125,7 +125,7 @@ func TestArrange_KeepsWhatWasSetWhereTheConfigHasNotChanged(t *testing.T) {
 	before := told()
 	other := member("w2")
 	other.Weight = 50
-	p.Arrange(*p.Config(), nil, []backends.Member{{Backend: w1, Config: member("w1")}, {Backend: w2, Config: other}}, "reload")
+	p.ReplaceMembers(*p.Config(), nil, []backends.Member{{Backend: w1, Config: member("w1")}, {Backend: w2, Config: other}}, "reload")
 	if w1.Weight() != 10 || w1.MaxConns() != 5 || w1.Admin() != backends.AdminDrain || w2.Weight() != 50 {
 		t.Errorf("got %d, %d, %v and %d; want 10, 5, drain, and the config's 50", w1.Weight(), w1.MaxConns(), w1.Admin(), w2.Weight())
 	}
@@ -134,8 +134,8 @@ func TestArrange_KeepsWhatWasSetWhereTheConfigHasNotChanged(t *testing.T) {
 	}
 }
 
-func TestArrange_ChangesThePolicy(t *testing.T) {
-	p, w1, w2, _ := arranged(t)
+func TestReplaceMembers_ChangesThePolicy(t *testing.T) {
+	p, w1, w2, _ := servingPool(t)
 	policy, err := balancer.New("roundrobin")
 	if err != nil {
 		t.Fatal(err)
@@ -143,10 +143,10 @@ func TestArrange_ChangesThePolicy(t *testing.T) {
 	cfg := *p.Config()
 	cfg.Balance = "roundrobin"
 	same := []backends.Member{{Backend: w1, Config: member("w1")}, {Backend: w2, Config: member("w2")}}
-	p.Arrange(cfg, policy, same, "reload")
+	p.ReplaceMembers(cfg, policy, same, "reload")
 	got := map[string]int{}
 	for range 10 {
-		b, err := p.Acquire(&backends.Request{}) // never released: leastconn would do the same, so look at the name too
+		b, err := acquire(p, &backends.Request{}) // never released: leastconn would do the same, so look at the name too
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -156,7 +156,7 @@ func TestArrange_ChangesThePolicy(t *testing.T) {
 		t.Errorf("got %q with %v; want roundrobin with 5 each", p.Config().Balance, got)
 	}
 	cfg.Balance = "nonsense"
-	p.Arrange(cfg, nil, same, "reload")
+	p.ReplaceMembers(cfg, nil, same, "reload")
 	if got := p.Config().Balance; got != "roundrobin" {
 		t.Errorf("balance without a policy: got %q; want what it was", got)
 	}
