@@ -67,16 +67,16 @@ func TestBackoff(t *testing.T) {
 }
 
 // The record is a file: whatever is in it, it is refused or can be used.
-func FuzzParseRecord(f *testing.F) {
-	f.Add([]byte(`{"version":1,"boot":"b","count":2,"workers":[{"slot":0,"pid":12,"start":5,"state":"up","name":"0.1","path":"/run/0.1.sock","release":{"command":["a"]}}]}`))
+func FuzzParseSnapshot(f *testing.F) {
+	f.Add([]byte(`{"version":2,"pool":"app","boot":"b","release":{"command":["a"]},"slots":[{"release":{"command":["a"]}}],"workers":[{"slot":0,"role":"current","state":"up","process":{"pid":12,"start":5},"end":{"name":"0.1","path":"/run/0.1.sock"},"release":{"command":["a"]}}]}`))
 	f.Add([]byte(`{"version":2}`))
 	f.Fuzz(func(t *testing.T, text []byte) {
-		rec, err := parseRecord(text)
+		st, err := parseSnapshot(text, "app", oldestFrozen)
 		if err != nil {
 			return
 		}
-		for _, w := range rec.Workers {
-			if w.PID <= 1 || w.Release == nil || w.Slot < 0 {
+		for _, w := range st.Workers {
+			if w.Process != nil && w.Process.PID <= 1 || !w.Release.runs() || w.Slot < 0 || stateOf(w.State) >= gone {
 				t.Errorf("took %+v", w)
 			}
 		}

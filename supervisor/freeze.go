@@ -5,93 +5,8 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
-	"time"
 
 	"golang.org/x/sys/unix"
-
-	"github.com/273ebdf9/lb/internal/sdnotify"
-)
-
-// StateVersion is the form of what Freeze gives and Adopt reads. Fields may come and go within a version: one that is
-// missing has its zero value, one that is unknown is passed over.
-const StateVersion = 1
-
-// poolState is all that a pool is, but for its config, its files, and a restart under way.
-type poolState struct {
-	Version    int           `json:"version"`
-	Pool       string        `json:"pool"`
-	Configured int           `json:"configured"` // the config's count
-	Serial     uint64        `json:"serial"`
-	Release    *Release      `json:"release"`
-	Good       *Release      `json:"good,omitempty"`
-	Previous   *Release      `json:"previous,omitempty"`
-	Failed     bool          `json:"failed,omitempty"` // the last restart
-	Slots      []slotState   `json:"slots"`
-	Workers    []workerState `json:"workers,omitempty"` // in the order of their making
-	RecycleIn  time.Duration `json:"recycle_in,omitempty"`
-
-	Lines   uint64          `json:"lines"`
-	Dropped uint64          `json:"dropped"`
-	Notify  sdnotify.Counts `json:"notify"`
-}
-
-type slotState struct {
-	Stopped bool     `json:"stopped,omitempty"`
-	Release *Release `json:"release"`
-	Deaths  int      `json:"deaths,omitempty"`
-	Starts  uint64   `json:"starts,omitempty"`
-	Last    *Exit    `json:"last,omitempty"`
-}
-
-type workerState struct {
-	Slot       int            `json:"slot"`
-	Removed    bool           `json:"removed,omitempty"`   // its slot is
-	Role       string         `json:"role,omitempty"`      // in its slot: "current", "next" or none
-	Recycling  bool           `json:"recycling,omitempty"` // it is made to replace one that is due
-	Orphan     bool           `json:"orphan,omitempty"`
-	State      string         `json:"state"`
-	Since      time.Time      `json:"since"`
-	Reason     string         `json:"reason,omitempty"`
-	Cause      string         `json:"cause,omitempty"`
-	Left       time.Duration  `json:"left,omitempty"`  // until what its state waits for by the clock; 0: the whole time
-	Delay      time.Duration  `json:"delay,omitempty"` // in waiting
-	Started    time.Time      `json:"started,omitzero"`
-	UpSince    time.Time      `json:"up_since,omitzero"`
-	Conns      uint64         `json:"conns,omitempty"`
-	Spread     float64        `json:"spread,omitempty"`
-	Status     string         `json:"status,omitempty"`
-	Dir        string         `json:"dir,omitempty"`
-	Invocation string         `json:"invocation,omitempty"`
-	Release    *Release       `json:"release"`
-	Process    *processState  `json:"process,omitempty"`
-	End        *endpointState `json:"end,omitempty"`
-	Output     *outputState   `json:"output,omitempty"`
-}
-
-type processState struct {
-	PID   int    `json:"pid"`
-	Start uint64 `json:"start"`
-}
-
-type endpointState struct {
-	Name  string `json:"name"` // of its backend
-	Path  string `json:"path,omitempty"`
-	Port  int    `json:"port,omitempty"`
-	Bound bool   `json:"bound,omitempty"` // lb has bound it
-}
-
-type outputState struct {
-	Inode uint64   `json:"inode"`
-	Ended bool     `json:"ended,omitempty"`
-	Text  []byte   `json:"text,omitempty"` // the beginning of a line
-	Cut   bool     `json:"cut,omitempty"`
-	Tail  []string `json:"tail,omitempty"`
-}
-
-// What a worker is in its slot.
-const (
-	roleCurrent = "current"
-	roleNext    = "next"
 )
 
 // The names of the files that go along, unique over all pools.
@@ -101,7 +16,7 @@ func (p *Pool) listenFile(name string) string { return p.Name + "/" + name + "/l
 func (p *Pool) outputFile(name string) string { return p.Name + "/" + name + "/output" }
 
 // Freeze stops the pool between two events and writes it down, for Adopt in the program that this process becomes by
-// execve(2). The state is JSON of StateVersion. The files are copies, closed at an exec and the caller's to close: the
+// execve(2). The state is JSON. The files are copies, closed at an exec and the caller's to close: the
 // notify socket, and each worker's listening socket and output. Whoever executes clears their FD_CLOEXEC, and has Adopt
 // find each under its name.
 //
@@ -197,7 +112,7 @@ func (p *Pool) freeze() (json.RawMessage, map[string]*os.File, error) {
 		p.goOn()
 		return nil, nil, err
 	}
-	state, err := json.Marshal(p.writeDown())
+	state, err := json.Marshal(p.freezeState())
 	if err != nil {
 		panic("BUG: supervisor: a state that is no JSON: " + err.Error())
 	}
@@ -278,59 +193,4 @@ func closeFiles(files map[string]*os.File) {
 	for _, f := range files {
 		f.Close()
 	}
-}
-
-// writeDown is what the pool is.
-func (p *Pool) writeDown() *poolState {
-	st := &poolState{
-		Version: StateVersion, Pool: p.Name, Configured: p.cfg.Count, Serial: p.serial, Release: p.release, Good: p.good,
-		Previous: p.previous, Failed: p.failed, RecycleIn: max(0, time.Until(p.recycleAt)), Lines: p.lines.Load(), Dropped: p.dropped.Load(),
-	}
-	if p.receiver != nil {
-		st.Notify = p.receiver.Counts()
-	}
-	if a := p.recycling; a != nil && a.decided && a.err != nil { // tick has not seen it yet
-		st.RecycleIn = recycleAgain
-	}
-	for _, s := range p.slots {
-		ss := slotState{Stopped: s.stopped, Release: s.release, Deaths: s.deaths, Starts: s.starts}
-		if !s.last.Time.IsZero() {
-			ss.Last = &s.last
-		}
-		st.Slots = append(st.Slots, ss)
-	}
-	for _, w := range p.workers {
-		st.Workers = append(st.Workers, p.writeWorker(w))
-	}
-	return st
-}
-
-func (p *Pool) writeWorker(w *worker) workerState {
-	s := w.slot
-	ws := workerState{
-		Slot: s.number, Removed: s.removed, Orphan: w.orphan, State: w.state.String(), Since: w.since, Reason: w.reason, Cause: w.cause,
-		Delay: w.delay, Started: w.started, UpSince: w.upSince, Conns: w.conns, Spread: w.spread, Status: w.status, Dir: w.dir, Invocation: w.invocation,
-		Release: w.release, Recycling: p.recycling != nil && p.recycling.worker == w && !p.recycling.decided,
-	}
-	switch w {
-	case s.current:
-		ws.Role = roleCurrent
-	case s.next:
-		ws.Role = roleNext
-	}
-	if w.timer != nil {
-		ws.Left = max(1, time.Until(w.deadline))
-	}
-	if w.process != nil {
-		ws.Process = &processState{PID: w.process.pid, Start: w.process.start}
-	}
-	if e := w.end; e != nil {
-		ws.End = &endpointState{Name: e.backend.Name, Path: e.path, Port: e.port, Bound: e.fd >= 0}
-	}
-	if o := w.out; o != nil {
-		ws.Output = &outputState{
-			Inode: o.inode, Ended: o.ended(), Text: o.text, Cut: o.cut, Tail: o.lines(),
-		}
-	}
-	return ws
 }

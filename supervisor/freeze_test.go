@@ -339,7 +339,7 @@ func TestFreeze_WorkerThatStartsHasItsTimeLeft(t *testing.T) {
 		s.until("starts", func(st *Status) bool { return st.Slots[0].PID != 0 })
 		pid := s.pool.Status().Slots[0].PID
 		state, files := s.freeze()
-		var st poolState
+		var st snapshot
 		if err := json.Unmarshal(state, &st); err != nil {
 			t.Fatal(err)
 		}
@@ -536,7 +536,7 @@ func TestAdopt_RefusesWhatItCannotRead(t *testing.T) {
 		}
 	}
 	f(`{"version"`, `"version"`)
-	f(`"version":1`, `"version":2`)
+	f(`"version":1`, `"version":3`)
 	f(`"version":1`, `"other":1`)
 	f(`"pool":"app"`, `"pool":"other"`)
 	f(`"release":{"command":["a"]},"slots"`, `"slots"`)

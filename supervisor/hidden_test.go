@@ -88,7 +88,7 @@ func TestAdopt_FindsTheWorkersThatProcHides(t *testing.T) {
 		t.Fatal(err)
 	}
 	open := func(start uint64) bool {
-		fd := openProcess(&processState{PID: cmd.Process.Pid, Start: start})
+		fd := openProcess(&savedProcess{PID: cmd.Process.Pid, Start: start}, false)
 		unix.Close(fd)
 		return fd >= 0
 	}

@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"slices"
@@ -35,8 +36,11 @@ func (p *Pool) spawn(w *worker) (*process, error) {
 		_, err = os.Stat(dir)
 	}
 	if err != nil && w.release.Pin != "" {
-		return nil, fmt.Errorf("cannot use directory %q, where the last restart that worked ran, as the one after it failed: %w; "+
-			"restart the pool to follow dir = %q again", w.release.Pin, err, w.release.Dir)
+		if errors.Is(err, os.ErrNotExist) {
+			err = errors.New("it is gone")
+		}
+		return nil, fmt.Errorf("cannot use %q, the directory of the last restart that worked: %w; restart the pool to follow dir = %q again",
+			w.release.Pin, err, w.release.Dir)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("cannot use dir = %q: %w", w.release.Dir, err)

@@ -98,7 +98,7 @@ func TestScale_ThatFailsLeavesTheCountAsItWas(t *testing.T) {
 }
 
 // interrupt begins a restart, and returns the record that an lb leaves which is killed at the given step.
-func interrupt(t *testing.T, r *rig, begin func(context.Context, RestartOptions) error, step string, slot int) *record {
+func interrupt(t *testing.T, r *rig, begin func(context.Context, RestartOptions) error, step string, slot int) *snapshot {
 	t.Helper()
 	var text string
 	r.do(func() { r.pool.host.record = func(s string) error { text = s; return nil } })
@@ -115,7 +115,7 @@ func interrupt(t *testing.T, r *rig, begin func(context.Context, RestartOptions)
 	go func() { ended <- begin(ctx, o) }()
 	<-reached
 	r.do(func() {})
-	rec, err := parseRecord([]byte(text))
+	rec, err := parseSnapshot([]byte(text), r.pool.Name, oldestRecord)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -142,7 +142,7 @@ func TestRestart_ThatTheEndOfLBInterruptsIsResumed(t *testing.T) {
 			t.Error("before: got a pool that is not stale; want one")
 		}
 		before := r.pids()
-		r.do(func() { r.pool.adopt(&record{Roll: rec.Roll, Serial: r.pool.serial, Good: r.pool.good}) })
+		r.do(func() { r.pool.restoreRoll(rec.Roll) })
 		if resumed, err := r.pool.ResumeRestart(context.Background()); !resumed || err != nil {
 			t.Errorf("resume: got %v, %v; want it done", resumed, err)
 		}
@@ -162,7 +162,7 @@ func TestRestart_ToAConfigThatHasChangedSinceIsNotResumed(t *testing.T) {
 		r := newRig(t, nil)
 		time.Sleep(5 * time.Second)
 		left := &savedRoll{Release: &Release{Command: []string{"app", "v0"}}, Wanted: true, Slot: AllSlots, Left: []int{0, 1}}
-		r.do(func() { r.pool.adopt(&record{Roll: left, Serial: r.pool.serial}) })
+		r.do(func() { r.pool.restoreRoll(left) })
 		if resumed, err := r.pool.ResumeRestart(context.Background()); resumed || err != nil {
 			t.Errorf("got %v, %v; want nothing to resume", resumed, err)
 		}

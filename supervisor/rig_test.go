@@ -107,7 +107,7 @@ func newRig(t *testing.T, change func(c *Config), behave ...func(slot int, r *Re
 		Sessions:    func(b Backend) int { return r.sessions[b.Name] },
 		Connections: func(b Backend) uint64 { return r.conns[b.Name] },
 	}
-	p.begin(nil)
+	p.begin(nil, true)
 	return r
 }
 

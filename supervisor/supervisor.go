@@ -146,7 +146,7 @@ type Pool struct {
 	serial      uint64     // of the last endpoint
 	roll        *roll      // the restart under way; nil if none
 	interrupted *savedRoll // by the end of an lb before, until ResumeRestart
-	remembered  *record    // for begin; nil: nothing
+	remembered  func()     // fills the slots, without a record; nil: nothing is remembered
 	recycling   *attempt
 	recycleAt   time.Time // not before
 	waiters     []*waiter
@@ -234,9 +234,11 @@ func (p *Pool) Start() error {
 		}
 	}
 	if p.frozen != nil {
-		p.resume()
+		p.begin(p.frozen.state, false)
+		p.frozen.drop()
+		p.frozen = nil
 	} else {
-		p.begin(p.readRecord())
+		p.begin(p.readRecord(), true)
 	}
 	p.running.Go(func() { p.receiver.Run() }) // not sooner: it would know nobody
 	return nil
@@ -298,36 +300,41 @@ func (p *Pool) prepare() error {
 // Remember has the pool start with another number of workers than the config's, unless count is negative, and without those of
 // the stopped slots. What an lb that was killed has recorded wins. Call it before Start.
 func (p *Pool) Remember(count int, stopped []int) {
-	p.remembered = &record{Count: count, Stopped: stopped}
+	if count < 0 {
+		count = p.cfg.EffectiveCount()
+	}
+	p.remembered = func() {
+		p.grow(min(count, maxCount))
+		for _, n := range stopped {
+			if n >= 0 && n < len(p.slots) {
+				p.slots[n].wanted, p.slots[n].stopped = false, true
+			}
+		}
+	}
 }
 
-// begin fills the slots, with what was saved first, and runs the pool's goroutine.
-func (p *Pool) begin(saved *record) {
-	count := p.cfg.EffectiveCount()
-	if r := p.remembered; r != nil && saved == nil {
-		if r.Count >= 0 {
-			count = min(r.Count, maxCount)
+// begin fills the slots, with what was saved first, and runs the pool's goroutine. killed is as in restore; saved may be nil.
+func (p *Pool) begin(saved *snapshot, killed bool) {
+	reason := "lb starts"
+	switch {
+	case saved == nil && p.remembered != nil:
+		p.remembered()
+	case saved == nil:
+		p.grow(p.cfg.EffectiveCount())
+	default:
+		p.restore(saved, killed)
+		if !killed {
+			reason = "the count has changed"
 		}
-		p.grow(count)
-		p.stop(r.Stopped)
-	}
-	if saved != nil && saved.Configured == p.cfg.Count && saved.Count > 0 {
-		count = saved.Count // of a scale; a changed config wins
-	}
-	if p.ending {
-		count = 0
-	}
-	p.grow(count)
-	if saved != nil {
-		p.adopt(saved)
 	}
 	p.host.sweep()
 	for _, s := range p.slots {
-		if s.wanted && s.current == nil {
-			p.plan(s, 0, nil, "lb starts")
+		if s.wanted && s.current == nil && !p.ending {
+			p.plan(s, 0, nil, reason)
 		}
 	}
 	p.schedule()
+	p.publish()
 	go p.run()
 }
 

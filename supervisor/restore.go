@@ -28,7 +28,7 @@ const (
 
 // frozen is what Adopt took.
 type frozen struct {
-	state  *poolState
+	state  *snapshot
 	given  map[string]*os.File // the caller's
 	copies map[string]int      // the pool's, with FD_CLOEXEC
 }
@@ -43,92 +43,11 @@ type frozen struct {
 //
 // The error is ErrState, with the reason, and nothing has changed then: so a state can be tried without files.
 func (p *Pool) Adopt(state json.RawMessage, files map[string]*os.File) error {
-	st, err := p.parseState(state)
+	st, err := parseSnapshot(state, p.Name, oldestFrozen)
 	if err != nil {
 		return fmt.Errorf("cannot adopt the workers of pool %q: %w: %w", p.Name, ErrState, err)
 	}
 	p.frozen = &frozen{state: st, given: files}
-	return nil
-}
-
-// parseState reads a state, and checks whatever is believed later.
-func (p *Pool) parseState(text []byte) (*poolState, error) {
-	var head struct {
-		Version int `json:"version"`
-	}
-	if err := json.Unmarshal(text, &head); err != nil {
-		return nil, err
-	}
-	if head.Version != StateVersion {
-		return nil, fmt.Errorf("version %d; want %d", head.Version, StateVersion)
-	}
-	var st poolState
-	if err := json.Unmarshal(text, &st); err != nil {
-		return nil, err
-	}
-	switch {
-	case st.Pool != p.Name:
-		return nil, fmt.Errorf("it is of pool %q", st.Pool)
-	case len(st.Slots) > maxCount:
-		return nil, fmt.Errorf("%d slots", len(st.Slots))
-	case !st.Release.runs():
-		return nil, fmt.Errorf("no command")
-	}
-	for i := range st.Slots {
-		if !st.Slots[i].Release.runs() {
-			return nil, fmt.Errorf("slot %d has no command", i)
-		}
-	}
-	names, roles := map[string]bool{}, map[string]bool{}
-	for i := range st.Workers {
-		w := &st.Workers[i]
-		if err := w.check(len(st.Slots)); err != nil {
-			return nil, fmt.Errorf("worker %d: %w", i, err)
-		}
-		if w.End != nil {
-			if names[w.End.Name] {
-				return nil, fmt.Errorf("worker %d: %q is another's", i, w.End.Name)
-			}
-			names[w.End.Name] = true
-		}
-		if w.Role != "" {
-			role := fmt.Sprint(w.Slot, w.Role)
-			if roles[role] {
-				return nil, fmt.Errorf("worker %d: slot %d has its %s one", i, w.Slot, w.Role)
-			}
-			roles[role] = true
-		}
-	}
-	return &st, nil
-}
-
-// runs says whether there is something to run.
-func (r *Release) runs() bool { return r != nil && len(r.Command) > 0 && r.Command[0] != "" }
-
-// check looks for what cannot be.
-func (w *workerState) check(slots int) error {
-	at := state(slices.Index(stateNames[:], w.State))
-	switch {
-	case slices.Index(stateNames[:], w.State) < 0 || at == gone:
-		return fmt.Errorf("unknown state %q", w.State)
-	case w.Slot < 0 || w.Slot >= maxCount:
-		return fmt.Errorf("bad slot %d", w.Slot)
-	case w.Role != "" && w.Role != roleCurrent && w.Role != roleNext:
-		return fmt.Errorf("unknown role %q", w.Role)
-	case w.Role != "" && (w.Removed || w.Slot >= slots):
-		return fmt.Errorf("slot %d is no more", w.Slot)
-	case !w.Release.runs():
-		return fmt.Errorf("no command")
-	case w.Process != nil && w.Process.PID <= 1:
-		return fmt.Errorf("bad pid %d", w.Process.PID)
-	case w.Process != nil && (w.End == nil || at == waiting):
-		return fmt.Errorf("a process in state %q, with no address or too early", w.State)
-	case w.End != nil && (w.End.Name == "" || strings.ContainsAny(w.End.Name, "/ \x00") || w.End.Port < 0 || w.End.Port > 65535 ||
-		w.End.Path == "" && w.End.Port == 0 || len(w.End.Path) > maxUnixPath):
-		return fmt.Errorf("bad address %q", w.End.Name)
-	case w.Output != nil && len(w.Output.Text) > maxLine:
-		return fmt.Errorf("%d bytes of a line", len(w.Output.Text))
-	}
 	return nil
 }
 
@@ -176,6 +95,9 @@ func (f *frozen) copyFiles() error {
 
 // take takes one out; -1 if there is none.
 func (f *frozen) take(name string) int {
+	if f == nil {
+		return -1
+	}
 	fd, ok := f.copies[name]
 	if !ok {
 		return -1
@@ -195,60 +117,84 @@ func (f *frozen) drop() {
 	f.copies = nil
 }
 
-// resume makes the pool what it was, and runs its goroutine.
-func (p *Pool) resume() {
-	st := p.frozen.state
-	p.serial, p.release, p.good, p.previous, p.failed = st.Serial, st.Release, st.Good, st.Previous, st.Failed
+// restore makes the pool what a snapshot says. killed: it is a record, of an lb that was killed some time ago; else it is of this
+// process, moments ago. It runs before the pool's goroutine.
+func (p *Pool) restore(st *snapshot, killed bool) {
+	p.serial, p.good, p.previous, p.failed = st.Serial, st.Good, st.Previous, st.Failed
+	// After a kill the config may be another one; it wins. One that is the same leaves a pinned directory pinned.
+	keep := !killed || st.Release.pinned("").same(p.release)
+	if keep {
+		p.release = st.Release
+	}
+	p.restoreRoll(st.Roll)
 	p.lines.Store(st.Lines)
 	p.dropped.Store(st.Dropped)
-	p.receiver.Restore(st.Notify)
+	if !killed {
+		p.receiver.Restore(st.Notify)
+	}
 	if st.RecycleIn > 0 {
 		p.recycleAt = time.Now().Add(st.RecycleIn)
 	}
 	for i, ss := range st.Slots {
-		s := &slot{number: i, wanted: !ss.Stopped, stopped: ss.Stopped, release: ss.Release, deaths: max(0, ss.Deaths), starts: ss.Starts}
+		s := &slot{number: i, wanted: !ss.Stopped, stopped: ss.Stopped, release: p.release, deaths: max(0, ss.Deaths), starts: ss.Starts}
+		if keep {
+			s.release = ss.Release
+		}
 		if ss.Last != nil {
 			s.last = *ss.Last
 		}
 		p.slots = append(p.slots, s)
 	}
 	for i := range st.Workers {
-		p.resumeWorker(&st.Workers[i])
+		p.restoreWorker(&st.Workers[i], killed)
 	}
 	p.publishPIDs()
-	for _, w := range p.workers {
+	for _, w := range slices.Clone(p.workers) {
 		p.attend(w)
+		if killed {
+			p.afterKill(w)
+		}
 	}
 	if st.Configured != p.cfg.Count {
 		p.grow(p.cfg.EffectiveCount())
 	}
-	for _, s := range p.slots {
-		if s.wanted && s.current == nil {
-			p.plan(s, 0, nil, "the count has changed")
-		}
-	}
-	p.schedule()
-	p.publish()
-	p.frozen.drop()
-	p.frozen = nil
-	go p.run()
 }
 
-// resumeWorker has one worker go on.
-func (p *Pool) resumeWorker(ws *workerState) {
+// restoreRoll notes a restart that the end of an lb has interrupted, for ResumeRestart.
+func (p *Pool) restoreRoll(r *savedRoll) {
+	if r != nil && (!r.Wanted || r.Release.same(p.wanted)) {
+		p.interrupted = r
+	}
+}
+
+// restoreWorker has one worker go on.
+func (p *Pool) restoreWorker(ws *savedWorker, killed bool) {
+	pidfd := -1
+	if ws.Process != nil {
+		pidfd = openProcess(ws.Process, killed)
+	}
+	if killed && pidfd < 0 { // it has ended since
+		return
+	}
 	s := &slot{number: ws.Slot, removed: true, release: ws.Release}
 	if !ws.Removed && ws.Slot < len(p.slots) {
 		s = p.slots[ws.Slot]
 	}
 	w := &worker{
-		slot: s, release: ws.Release, dir: ws.Dir, invocation: ws.Invocation, delay: ws.Delay, state: state(slices.Index(stateNames[:], ws.State)),
+		slot: s, release: ws.Release, dir: ws.Dir, invocation: ws.Invocation, delay: ws.Delay, state: stateOf(ws.State),
 		since: aged(ws.Since), reason: ws.Reason, cause: ws.Cause, started: aged(ws.Started), upSince: aged(ws.UpSince), conns: ws.Conns,
 		spread: ws.Spread, status: ws.Status, orphan: ws.Orphan,
+	}
+	if killed {
+		w.reason = "adopted"
+		if w.state == silent { // health begins anew, and tells if it still is
+			w.state = up
+		}
 	}
 	p.workers = append(p.workers, w)
 	switch ws.Role {
 	case roleCurrent:
-		s.current = w
+		s.current, s.release = w, ws.Release
 	case roleNext:
 		s.next = w
 	}
@@ -256,15 +202,11 @@ func (p *Pool) resumeWorker(ws *workerState) {
 		p.recycling = &attempt{slot: s, worker: w}
 		w.attempt = p.recycling
 	}
-	pidfd := -1
-	if ws.Process != nil {
-		pidfd = openProcess(ws.Process)
-	}
 	if ws.End != nil {
-		p.resumeEndpoint(w, ws.End, pidfd)
+		p.restoreEndpoint(w, ws.End, pidfd, killed)
 	}
 	if ws.Output != nil {
-		w.out = p.resumeOutput(w, ws)
+		w.out = p.restoreOutput(w, ws)
 	}
 	switch {
 	case pidfd >= 0:
@@ -284,6 +226,29 @@ func (p *Pool) resumeWorker(ws *workerState) {
 	p.arm(w, ws.Left)
 }
 
+// afterKill does what the end of an lb asks of a worker that lives.
+func (p *Pool) afterKill(w *worker) {
+	p.tell(w, waiting)
+	if w.state == up {
+		p.served(w)
+	}
+	switch {
+	case (w.state == joining || w.state == proving) && w.attempt == nil:
+		p.fire(w, retire, "the restart that started it is over")
+	case w.slot.current == w && p.cfg.Orphans == orphansStop && w.state != stopping && w.state != aborting && w.state != killing:
+		// Its slot has the next one when it has ended: never two.
+		w.orphan = true
+		p.act(w, doOffline, "orphans = \"stop\"")
+		p.enter(w, stopping, "orphans = \"stop\"")
+		p.act(w, doStop, "orphans = \"stop\"")
+	case w.slot.current != w && w.slot.next != w:
+		p.fire(w, retire, "not wanted any more")
+	}
+}
+
+// stateOf returns the state of that name, which there is.
+func stateOf(name string) state { return state(slices.Index(stateNames[:], name)) }
+
 // aged is a time of before an exec, on this program's monotonic clock.
 func aged(t time.Time) time.Time {
 	if t.IsZero() {
@@ -292,27 +257,28 @@ func aged(t time.Time) time.Time {
 	return time.Now().Add(-max(0, time.Since(t)))
 }
 
-// openProcess is the pidfd of a process, which may have ended and be a zombie; -1 if it is no more.
-func openProcess(ps *processState) int {
+// openProcess returns the pidfd of a process, which may have ended and be a zombie; -1 if it is no more. killed: long enough ago
+// for its pid to be another's.
+func openProcess(ps *savedProcess, killed bool) int {
 	pidfd, err := unix.PidfdOpen(ps.PID, 0)
 	if err != nil {
 		return -1
 	}
 	// Looked at once the pidfd is held: from here on the pid cannot become another's unnoticed. Where /proc does not show it
 	// (hidesOthers), the milliseconds since the freeze are too few for that.
-	if start, err := startTime(ps.PID); err == nil && start != ps.Start {
+	if start, err := startTime(ps.PID); err == nil && start != ps.Start || err != nil && killed {
 		unix.Close(pidfd)
 		return -1
 	}
 	return pidfd
 }
 
-// resumeEndpoint gives w its address, and tells of it.
-func (p *Pool) resumeEndpoint(w *worker, es *endpointState, pidfd int) {
+// restoreEndpoint gives w its address, and tells of it.
+func (p *Pool) restoreEndpoint(w *worker, es *savedEndpoint, pidfd int, killed bool) {
 	e := &endpoint{slot: w.slot.number, path: es.Path, port: es.Port, fd: -1}
 	e.backend = Backend{Pool: p.Name, Slot: w.slot.number, Name: es.Name, Address: e.address()}
 	if es.Bound {
-		e.fd = p.resumeListener(e, pidfd)
+		e.fd = p.restoreListener(e, pidfd)
 		if e.fd < 0 && w.state == waiting { // it would have nothing to start with
 			p.closeEndpoint(e)
 			return
@@ -326,11 +292,11 @@ func (p *Pool) resumeEndpoint(w *worker, es *endpointState, pidfd int) {
 	case up, silent:
 		standing = Serving
 	}
-	p.tellResumed(e.backend, standing)
+	p.tellRestored(e.backend, standing, killed)
 }
 
-// resumeListener is the socket that lb bound for e; -1 if there is none any more.
-func (p *Pool) resumeListener(e *endpoint, pidfd int) int {
+// restoreListener returns the socket that lb bound for e; -1 if there is none any more.
+func (p *Pool) restoreListener(e *endpoint, pidfd int) int {
 	if fd := p.frozen.take(p.listenFile(e.backend.Name)); fd >= 0 {
 		if listensAt(fd, e.path) {
 			return fd
@@ -343,14 +309,20 @@ func (p *Pool) resumeListener(e *endpoint, pidfd int) int {
 	return -1
 }
 
-func (p *Pool) tellResumed(b Backend, s Standing) {
-	const reason = "goes on"
-	if p.Hooks.Resumed != nil {
+func (p *Pool) tellRestored(b Backend, s Standing, killed bool) {
+	reason := "goes on"
+	if killed {
+		reason = "adopted"
+	}
+	if p.Hooks.Resumed != nil && !killed {
 		p.Hooks.Resumed(b, s)
 		return
 	}
 	if p.Hooks.Added != nil {
 		p.Hooks.Added(b)
+	}
+	if killed && s != Held && p.Hooks.Starting != nil {
+		p.Hooks.Starting(b, reason)
 	}
 	hook := map[Standing]func(Backend, string){Held: p.Hooks.Starting, Serving: p.Hooks.Ready, Leaving: p.Hooks.Offline}[s]
 	if hook != nil {
@@ -358,8 +330,8 @@ func (p *Pool) tellResumed(b Backend, s Standing) {
 	}
 }
 
-// resumeOutput goes on in the middle of a line.
-func (p *Pool) resumeOutput(w *worker, ws *workerState) *output {
+// restoreOutput goes on in the middle of a line.
+func (p *Pool) restoreOutput(w *worker, ws *savedWorker) *output {
 	st := ws.Output
 	o := &output{
 		pool: p, slot: ws.Slot, inode: st.Inode, done: make(chan struct{}), text: st.Text, cut: st.Cut,
@@ -380,4 +352,49 @@ func (p *Pool) resumeOutput(w *worker, ws *workerState) *output {
 		close(o.done)
 	}
 	return o
+}
+
+// sweep removes from the pool's directory what no worker uses: the sockets of those that have ended meanwhile.
+func (p *Pool) sweep() {
+	known := map[string]bool{notifyName: true}
+	for _, w := range p.workers {
+		if w.end != nil {
+			known[p.entry(w.end.path)] = true
+		}
+	}
+	f, err := p.home.Load().Open(".")
+	if err != nil {
+		return
+	}
+	defer f.Close()
+	entries, _ := f.Readdirnames(-1)
+	for _, name := range entries {
+		if !known[name] {
+			p.removeEntry(name)
+		}
+	}
+}
+
+// adoptSocket is a copy of the socket that a worker was handed, so that its successor can go on with what waits in it; -1
+// if the kernel does not give it (pidfd_getfd(2) asks for the rights of a debugger): then the successor has a new one.
+func adoptSocket(pidfd int, path string) int {
+	fd, err := unix.PidfdGetfd(pidfd, 3, 0) // CLOEXEC is set
+	if err != nil {
+		return -1
+	}
+	if !listensAt(fd, path) {
+		unix.Close(fd)
+		return -1
+	}
+	return fd
+}
+
+// listensAt says whether fd is a Unix socket that listens at path.
+func listensAt(fd int, path string) bool {
+	sa, err := unix.Getsockname(fd)
+	if un, ok := sa.(*unix.SockaddrUnix); err != nil || !ok || un.Name != path {
+		return false
+	}
+	listens, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_ACCEPTCONN)
+	return err == nil && listens != 0
 }
