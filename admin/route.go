@@ -133,6 +133,12 @@ func (s *Server) routes() []route {
 			body: api.UpgradeRequest{}, answer: api.UpgradeResult{}},
 		{method: "POST", path: "/v1/stop", access: AccessAdmin, handler: s.reply(s.stop),
 			doc: "begin to stop; sessions may finish within proxy.stop_timeout", body: api.StopRequest{}, answer: api.StopResult{}},
+		{method: "GET", path: "/debug/pprof/{profile}", access: AccessAdmin, handler: s.serveProfile,
+			doc: "a profile of lb, for go tool pprof; over the control socket alone",
+			query: []param{
+				{"seconds", "integer", "how long to look, for profile and trace"},
+				{"debug", "integer", "as text, where it is not 0"},
+			}, answer: "", media: "application/octet-stream"},
 	}
 }
 
@@ -158,7 +164,7 @@ func (s *Server) mux(routes []route) http.Handler {
 			rt.handler(w, r)
 		})
 	}
-	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) { writeError(w, unknownRoute(mux, routes, r)) })
+	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) { s.serveUnknown(w, r, mux, routes) })
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		r.Body = http.MaxBytesReader(w, r.Body, maxBody)
 		h := w.Header()
@@ -190,6 +196,36 @@ func (s *Server) mayNot(rt *route, p Peer) *api.Error {
 	s.refused.count(refusedAccess)
 	return refuse(http.StatusForbidden, "%s %s needs %q access, and this caller has %q: use the control socket as root or as the user that runs lb",
 		rt.method, rt.path, rt.access, have)
+}
+
+// signpost is what a person gets who looks for a page.
+const signpost = `This is the control API of lb, a load balancer.
+
+On this host, lb status shows listeners, pools and backends; lb --help lists the other commands.
+Here, for programs:
+
+  /healthz          "ok" while lb runs
+  /metrics          metrics for Prometheus
+  /v1/status        what lb status shows, as JSON
+  /v1/events        what changed
+  /v1               every path, and who may use it
+  /v1/openapi.json  the API as an OpenAPI document
+`
+
+// serveUnknown answers for a path or a method that there is not. Who comes to / or asks with a browser gets text.
+func (s *Server) serveUnknown(w http.ResponseWriter, r *http.Request, mux *http.ServeMux, routes []route) {
+	refusal := unknownRoute(mux, routes, r)
+	if r.Method != http.MethodGet || r.URL.Path != "/" && !strings.Contains(r.Header.Get("Accept"), "text/html") {
+		writeError(w, refusal)
+		return
+	}
+	status := refusal.Status
+	if r.URL.Path == "/" {
+		status = http.StatusOK
+	}
+	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+	w.WriteHeader(status)
+	io.WriteString(w, signpost)
 }
 
 // unknownRoute says whether the path or only its method is unknown.

@@ -25,7 +25,7 @@ const (
 	// readSize is how much is read at once, in bytes.
 	readSize = 32 << 10
 	// lineCost and byteCost are about what a line and a byte of it cost lb: an empty line is not free.
-	lineCost = time.Microsecond
+	lineCost = 2 * time.Microsecond
 	byteCost = 2 * time.Nanosecond
 	// freeRate is the part of its time that a worker's output may always cost, freeBurst how much at once; what costs more
 	// waits for Hooks.Pace, and the worker in its write.
