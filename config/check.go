@@ -17,6 +17,7 @@ func (d *decoder) check(c *Config) {
 		d.checkPool(&c.Pools[i], users[c.Pools[i].Name])
 		d.checkWorkers(c, &c.Pools[i])
 	}
+	d.checkLoops(c, textual)
 }
 
 // validate calls Validate of v and of every struct in it. A fault at a key that has one already is left out: the key
@@ -142,7 +143,7 @@ func (d *decoder) checkPool(p *Pool, users []*Listener) {
 			formatDuration(p.Health.Timeout), formatDuration(p.Health.Interval))
 	}
 	d.checkLiveness(p)
-	d.checkAddresses(p, users)
+	d.checkAddresses(p)
 	d.checkName(path, "pool", p.Name)
 }
 
@@ -157,9 +158,8 @@ func (d *decoder) checkLiveness(p *Pool) {
 	}
 }
 
-// checkAddresses warns of a backend that is there twice, which takes a double share, and finds one that is its own
-// listener: connections would go in a circle.
-func (d *decoder) checkAddresses(p *Pool, users []*Listener) {
+// checkAddresses warns of a backend that is there twice, which takes a double share.
+func (d *decoder) checkAddresses(p *Pool) {
 	path := func(i int) string { return join(index(join(join("pools", p.Name), "backends"), i), "address") }
 	first := map[backends.Address]int{}
 	for i, b := range p.Backends {
@@ -172,15 +172,6 @@ func (d *decoder) checkAddresses(p *Pool, users []*Listener) {
 			continue
 		}
 		first[normal(a)] = i
-	}
-	for _, l := range users {
-		for _, s := range l.Bind {
-			if a, err := backends.ParseAddress(s); err == nil {
-				if i, ok := first[normal(a)]; ok {
-					d.fault(path(i), "%s is the listener %q itself: connections would go in a circle", a, l.Name)
-				}
-			}
-		}
 	}
 }
 

@@ -7,6 +7,7 @@
 package config
 
 import (
+	"context"
 	"fmt"
 	"reflect"
 
@@ -80,14 +81,43 @@ func newDefaults() defaultsByType {
 	)
 }
 
-// Load reads the file at path, at most 1 MiB. The error is of the operating system when the file cannot be read, and an
-// *Error that lists every fault when it is not a valid config.
+// Load reads the file at path, at most 1 MiB, and does as Parse does. It also finds the backends that are lb itself by a name
+// or a symbolic link of this host, and warns of a file that others may write to. The error is of the operating system when
+// the file cannot be read, and an *Error that lists every fault when it is not a valid config.
 func Load(path string) (*Config, error) {
 	data, err := readFile(path)
 	if err != nil {
 		return nil, err
 	}
-	return Parse(path, data)
+	c, err := Parse(path, data)
+	if err != nil {
+		return nil, err
+	}
+	d := c.onHost()
+	ctx, cancel := context.WithTimeout(context.Background(), lookupLimit)
+	defer cancel()
+	d.checkLoops(c, newHost(ctx))
+	d.checkWriters(path)
+	if faults := named(path, d.faults); len(faults) > 0 {
+		return nil, &Error{Faults: faults}
+	}
+	c.Warnings = append(c.Warnings, named(path, d.warnings)...)
+	return c, nil
+}
+
+// onHost returns what collects faults that lie between the config and this host.
+func (c *Config) onHost() *decoder {
+	at, _ := locate(string(c.Source))
+	return &decoder{at: at, faulty: map[string]bool{}}
+}
+
+// named returns the faults in the order of the file, with its name in them.
+func named(file string, faults []Fault) []Fault {
+	sortFaults(faults)
+	for i := range faults {
+		faults[i].File = file
+	}
+	return faults
 }
 
 // Parse reads a config. The name stands for it in faults, as the path does for Load. The error is an *Error that lists

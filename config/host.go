@@ -22,8 +22,7 @@ import (
 // HostWarnings warns of what this config needs and this host has not, in the order of the file: directories, and the programs of
 // workers and their limits. It asks the file system and the kernel, which Parse does not. File is the config's name in the warnings.
 func (c *Config) HostWarnings(file string) []Fault {
-	at, _ := locate(string(c.Source))
-	d := decoder{at: at, faulty: map[string]bool{}}
+	d := c.onHost()
 	d.needDirectory("log.output", c.Log.Output, 0)
 	d.needDirectory("log.access", c.Log.Access, 0)
 	d.needDirectory("admin.state_file", c.Admin.StateFile, 0)
@@ -44,11 +43,34 @@ func (c *Config) HostWarnings(file string) []Fault {
 			d.needForWorkers(join(join("pools", p.Name), "workers"), p.Workers)
 		}
 	}
-	sortFaults(d.warnings)
-	for i := range d.warnings {
-		d.warnings[i].File = file
+	return named(file, d.warnings)
+}
+
+// checkWriters warns of a config that others than root and lb's own user may change: who can, can run programs as lb's user
+// (workers, health checks by the admin's hand). An lb without privileges is nobody's way to more of them.
+func (d *decoder) checkWriters(file string) {
+	if !privileged() {
+		return
 	}
-	return d.warnings
+	for _, path := range []string{file, filepath.Dir(file)} {
+		var st unix.Stat_t
+		if unix.Stat(path, &st) != nil {
+			continue
+		}
+		what := "the file"
+		if path != file {
+			if what = "the directory " + path; st.Mode&unix.S_ISVTX != 0 {
+				continue // only owners remove and rename there
+			}
+		}
+		switch {
+		case st.Mode&unix.S_IFMT != unix.S_IFREG && st.Mode&unix.S_IFMT != unix.S_IFDIR: // a pipe, say
+		case st.Uid != 0 && int(st.Uid) != os.Geteuid():
+			d.warn("", "%s belongs to user %d, who can have lb run any program as user %d; chown it to root", what, st.Uid, os.Geteuid())
+		case st.Mode&0o022 != 0:
+			d.warn("", "others may write to %s (mode %04o), and so have lb run any program as user %d; chmod it to %04o", what, st.Mode&0o7777, os.Geteuid(), st.Mode&0o7755)
+		}
+	}
 }
 
 // needForHealth warns of a pool with health type "accept" where that sees no more than "connect": unseen says why it does on
@@ -215,4 +237,11 @@ func (d *decoder) needDirectory(path, file string, made int) {
 		}
 	}
 	d.warn(path, "there is no directory %s on this host, without which lb cannot start; make it (mkdir -p), or name another", strconv.Quote(need))
+}
+
+// privileged reports whether this process may do more than its user alone could.
+func privileged() bool {
+	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var sets [2]unix.CapUserData // two are written
+	return os.Geteuid() == 0 || unix.Capget(&header, &sets[0]) == nil && sets[0].Effective|sets[1].Effective != 0
 }
