@@ -83,6 +83,9 @@ func (m binds) add(path string, address backends.Address) (by bind, ok bool) {
 // normal is a with its host in one spelling, so that equal addresses are equal values.
 func normal(a backends.Address) backends.Address {
 	a.Host = strings.ToLower(a.Host)
+	if a.Host == "localhost" {
+		a.Host = "127.0.0.1" // where lb has the choice it takes IPv4
+	}
 	if ip, err := netip.ParseAddr(a.Host); err == nil {
 		a.Host = ip.Unmap().String()
 	}

@@ -17,21 +17,30 @@ func (d *decoder) check(c *Config) {
 		d.checkPool(&c.Pools[i], users[c.Pools[i].Name])
 		d.checkWorkers(c, &c.Pools[i])
 	}
-	d.checkLoops(c, textual)
+	if !d.textOnly { // what runs cannot be refused any more
+		d.checkLoops(c, textual)
+	}
 }
 
-// validate calls Validate of v and of every struct in it. A fault at a key that has one already is left out: the key
-// still has its default, and what is wrong with that is not the writer's.
+// validate adds the faults that v and every struct in it find in themselves. A fault at a key that has one already is left
+// out: the key still has its default, and what is wrong with that is not the writer's.
 func (d *decoder) validate(path string, v reflect.Value) {
-	if c, ok := v.Addr().Interface().(interface{ Validate() error }); ok {
-		validate := c.Validate
-		if text, ok := c.(interface{ ValidateText() error }); ok && d.textOnly {
-			validate = text.ValidateText
+	walk(path, v, func(path string, x any) {
+		if c, ok := x.(interface{ Validate() error }); ok {
+			validate := c.Validate
+			if text, ok := c.(interface{ ValidateText() error }); ok && d.textOnly {
+				validate = text.ValidateText
+			}
+			for _, f := range slices.DeleteFunc(relativeFaults(path, validate()), func(f Fault) bool { return d.isFaulty(f.Path) }) {
+				d.fault(f.Path, "%s", f.Message)
+			}
 		}
-		for _, f := range slices.DeleteFunc(relativeFaults(path, validate()), func(f Fault) bool { return d.isFaulty(f.Path) }) {
-			d.fault(f.Path, "%s", f.Message)
-		}
-	}
+	})
+}
+
+// walk calls visit with a pointer to v and to every struct in it that is a table of the config.
+func walk(path string, v reflect.Value, visit func(path string, x any)) {
+	visit(path, v.Addr().Interface())
 	for _, f := range fieldsOf(v.Type()) {
 		if _, ok := tableType(f); !ok {
 			continue
@@ -40,18 +49,18 @@ func (d *decoder) validate(path string, v reflect.Value) {
 		switch {
 		case f.named:
 			for i := range value.Len() {
-				d.validate(join(key, value.Index(i).FieldByName("Name").String()), value.Index(i))
+				walk(join(key, value.Index(i).FieldByName("Name").String()), value.Index(i), visit)
 			}
 		case f.Type.Kind() == reflect.Slice:
 			for i := range value.Len() {
-				d.validate(index(key, i), value.Index(i))
+				walk(index(key, i), value.Index(i), visit)
 			}
 		case f.Type.Kind() == reflect.Pointer:
 			if !value.IsNil() {
-				d.validate(key, value.Elem())
+				walk(key, value.Elem(), visit)
 			}
 		default:
-			d.validate(key, value)
+			walk(key, value, visit)
 		}
 	}
 }

@@ -1,13 +1,17 @@
 package config
 
 import (
+	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"maps"
 	"math"
 	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strconv"
 	"strings"
@@ -19,35 +23,137 @@ import (
 	"github.com/273ebdf9/lb/supervisor"
 )
 
-// HostWarnings warns of what this config needs and this host has not, in the order of the file: directories, and the programs of
-// workers and their limits. It asks the file system and the kernel, which Parse does not. File is the config's name in the warnings.
+// HostWarnings warns of what this config needs and this host has not, in the order of the file: directories, addresses, users,
+// programs and limits. All that keeps lb run from starting here is among it, but for what another process has (a port, a
+// socket), which may be the lb that is to be reloaded. It asks the file system, the resolver and the kernel, and changes
+// nothing. File is the config's name in the warnings.
 func (c *Config) HostWarnings(file string) []Fault {
 	d := c.onHost()
-	d.needDirectory("log.output", c.Log.Output, 0)
-	d.needDirectory("log.access", c.Log.Access, 0)
+	walk("", reflect.ValueOf(c).Elem(), func(path string, x any) {
+		if h, ok := x.(interface{ CheckHost() error }); ok {
+			for _, f := range relativeFaults(path, h.CheckHost()) {
+				d.warn(f.Path, "%s", f.Message)
+			}
+		}
+	})
+	d.needLog("log.output", c.Log.Output)
+	d.needLog("log.access", c.Log.Access)
 	d.needDirectory("admin.state_file", c.Admin.StateFile, 0)
+	if info, err := os.Stat(c.Admin.StateFile); err == nil && !info.Mode().IsRegular() {
+		d.warn("admin.state_file", "%s is no regular file, without which lb cannot start; name another", strconv.Quote(c.Admin.StateFile))
+	}
 	d.needDirectory("admin.socket", c.Admin.Socket, 1)
+	ctx, cancel := context.WithTimeout(context.Background(), lookupLimit)
+	defer cancel()
+	n := newHost(ctx)
+	d.needAddress("admin.http", c.Admin.HTTP, n)
 	for i := range c.Listeners {
 		l := &c.Listeners[i]
 		for j, bind := range l.Bind {
-			if a, err := backends.ParseAddress(bind); err == nil && a.IsUnix() {
-				d.needDirectory(index(join(join("listeners", l.Name), "bind"), j), a.Path, 0)
-			}
+			d.needAddress(index(join(join("listeners", l.Name), "bind"), j), bind, n)
 		}
 	}
-	unseen := health.CanSeeAccepts()
+	unseen, workers := health.CanSeeAccepts(), false
 	for i := range c.Pools {
 		p := &c.Pools[i]
 		d.needForHealth(p, unseen)
 		if p.Workers != nil {
+			workers = true
 			d.needForWorkers(join(join("pools", p.Name), "workers"), p.Workers)
 		}
+	}
+	if workers {
+		d.needRunDir(c.Admin.EffectiveRunDir())
 	}
 	return named(file, d.warnings)
 }
 
-// checkWriters warns of a config that others than root and lb's own user may change: who can, can run programs as lb's user
-// (workers, health checks by the admin's hand). An lb without privileges is nobody's way to more of them.
+// needLog warns of a log that cannot be written. What is no absolute path is a word.
+func (d *decoder) needLog(path, file string) {
+	if !filepath.IsAbs(file) {
+		return
+	}
+	d.needDirectory(path, file, 0)
+	switch info, err := os.Stat(file); {
+	case err == nil && info.IsDir():
+		d.warn(path, "%s is a directory; name a file in it", strconv.Quote(file))
+	case err == nil && forbidden(file, unix.W_OK), errors.Is(err, fs.ErrNotExist) && forbidden(filepath.Dir(file), unix.W_OK|unix.X_OK):
+		d.warn(path, "this user may not write to %s, without which lb cannot start; give it the right, or name another", strconv.Quote(file))
+	}
+}
+
+// needRunDir warns of a run-time directory that lb can neither use nor make.
+func (d *decoder) needRunDir(dir string) {
+	path := d.firstSet("admin", "run_dir", "socket")
+	if err := supervisor.CheckExisting(dir); err != nil {
+		d.warn(path, "%v", err)
+		return
+	}
+	for !isDirectory(dir) && dir != "/" { // lb makes those that are missing
+		dir = filepath.Dir(dir)
+	}
+	if forbidden(dir, unix.W_OK|unix.X_OK) {
+		d.warn(path, "this user may not make the run-time directory of workers in %s; run lb as one who may, or set admin.run_dir", strconv.Quote(dir))
+	}
+}
+
+// forbidden reports whether this process may not use an existing file in that way (access(2)).
+func forbidden(file string, how uint32) bool {
+	err := unix.Faccessat(unix.AT_FDCWD, file, how, unix.AT_EACCESS)
+	return errors.Is(err, unix.EACCES) || errors.Is(err, unix.EROFS) || errors.Is(err, unix.EPERM)
+}
+
+// needAddress warns of an address that lb cannot listen on here.
+func (d *decoder) needAddress(path, address string, n *network) {
+	a, err := backends.ParseAddress(address)
+	if err != nil {
+		return
+	}
+	if a.IsUnix() {
+		d.needDirectory(path, a.Path, 0)
+		switch info, err := os.Lstat(a.Path); {
+		case strings.HasPrefix(a.Path, "@"):
+		case err == nil && info.Mode()&fs.ModeSocket == 0:
+			d.warn(path, "%s is a file of another kind, without whose removal lb cannot start; remove it, or choose another path", strconv.Quote(a.Path))
+		case forbidden(filepath.Dir(a.Path), unix.W_OK|unix.X_OK):
+			d.warn(path, "this user may not make a file in %s; run lb as one who may, or choose another path", strconv.Quote(filepath.Dir(a.Path)))
+		}
+		return
+	}
+	ips := n.addresses(a.Host)
+	switch local := slices.ContainsFunc(ips, func(ip netip.Addr) bool { return ip.IsUnspecified() || n.isLocal(ip) }); {
+	case len(ips) == 0:
+		d.warn(path, "the host name %s cannot be resolved here, without which lb cannot start; write an address, or add the name to the resolver", strconv.Quote(a.Host))
+	case !local && !nonlocalBind():
+		d.warn(path, "this host has no address %s; write one that it has (ip address), or \":%d\" for all", a.Host, a.Port)
+	}
+	if least := unprivilegedPort(); a.Port > 0 && int(a.Port) < least && !hasCapability(unix.CAP_NET_BIND_SERVICE) {
+		d.warn(path, "this user may not listen on a port below %d; run lb as root or with CAP_NET_BIND_SERVICE, or choose another port", least)
+	}
+}
+
+// nonlocalBind reports whether this host lets processes listen on addresses that it does not have yet (ip(7)).
+func nonlocalBind() bool {
+	return sysctl("net/ipv4/ip_nonlocal_bind", 0) != 0 || sysctl("net/ipv6/ip_nonlocal_bind", 0) != 0
+}
+
+// unprivilegedPort is the lowest port that anybody may listen on.
+func unprivilegedPort() int { return sysctl("net/ipv4/ip_unprivileged_port_start", 1024) }
+
+func sysctl(name string, otherwise int) int {
+	text, err := os.ReadFile("/proc/sys/" + name)
+	if err != nil {
+		return otherwise
+	}
+	n, err := strconv.Atoi(strings.TrimSpace(string(text)))
+	if err != nil {
+		return otherwise
+	}
+	return n
+}
+
+// checkWriters warns of a config that others than root and lb's own user may change: they can have lb run any program as a
+// worker. That matters where lb has privileges.
 func (d *decoder) checkWriters(file string) {
 	if !privileged() {
 		return
@@ -198,10 +304,25 @@ func nofileLimits() (hard, most uint64, privileged bool) {
 	if text, err := os.ReadFile("/proc/sys/fs/nr_open"); err == nil {
 		most, _ = strconv.ParseUint(strings.TrimSpace(string(text)), 10, 64)
 	}
+	return l.Max, most, hasCapability(unix.CAP_SYS_RESOURCE)
+}
+
+// hasCapability reports whether this process has a capability in effect (capabilities(7)).
+func hasCapability(n int) bool {
+	sets, ok := capabilities()
+	return ok && sets[n/32].Effective&(1<<(n%32)) != 0
+}
+
+// privileged reports whether this process may do more than its user alone could.
+func privileged() bool {
+	sets, ok := capabilities()
+	return os.Geteuid() == 0 || ok && sets[0].Effective|sets[1].Effective != 0
+}
+
+func capabilities() (sets [2]unix.CapUserData, ok bool) {
 	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
-	var sets [2]unix.CapUserData // two are written
-	err := unix.Capget(&header, &sets[0])
-	return l.Max, most, err == nil && sets[0].Effective&(1<<unix.CAP_SYS_RESOURCE) != 0
+	err := unix.Capget(&header, &sets[0]) // it writes two
+	return sets, err == nil
 }
 
 // beyondNofile says why no process can be given n descriptors; "" if it can.
@@ -237,11 +358,4 @@ func (d *decoder) needDirectory(path, file string, made int) {
 		}
 	}
 	d.warn(path, "there is no directory %s on this host, without which lb cannot start; make it (mkdir -p), or name another", strconv.Quote(need))
-}
-
-// privileged reports whether this process may do more than its user alone could.
-func privileged() bool {
-	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
-	var sets [2]unix.CapUserData // two are written
-	return os.Geteuid() == 0 || unix.Capget(&header, &sets[0]) == nil && sets[0].Effective|sets[1].Effective != 0
 }

@@ -64,7 +64,8 @@ func newHost(ctx context.Context) *network {
 	return n
 }
 
-// addresses are those that a host stands for. The unspecified ones are kept as they are.
+// addresses are the one that lb takes for a host, to listen or to connect: of several the first of IPv4, else the first. There is
+// none for a name that cannot be looked up. The unspecified addresses are kept as they are.
 func (n *network) addresses(host string) []netip.Addr {
 	host = strings.TrimSuffix(strings.ToLower(host), ".")
 	if ip, err := netip.ParseAddr(host); err == nil {
@@ -74,15 +75,18 @@ func (n *network) addresses(host string) []netip.Addr {
 	case host == "":
 		return []netip.Addr{netip.IPv6Unspecified()}
 	case host == "localhost" || strings.HasSuffix(host, ".localhost"): // RFC 6761, 6.3
-		return []netip.Addr{netip.AddrFrom4([4]byte{127, 0, 0, 1}), netip.IPv6Loopback()}
+		return []netip.Addr{netip.AddrFrom4([4]byte{127, 0, 0, 1})}
 	case n.lookup == nil:
 		return nil
 	}
-	var all []netip.Addr
-	for _, ip := range n.lookup(host) {
-		all = append(all, ip.Unmap().WithZone(""))
+	ips := n.lookup(host)
+	for i, ip := range ips {
+		ips[i] = ip.Unmap().WithZone("")
 	}
-	return all
+	if i := slices.IndexFunc(ips, netip.Addr.Is4); i >= 0 {
+		return ips[i : i+1]
+	}
+	return ips[:min(len(ips), 1)]
 }
 
 // isLocal reports whether connections to the address reach this host.

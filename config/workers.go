@@ -3,6 +3,8 @@ package config
 import (
 	"regexp"
 	"strings"
+
+	"github.com/273ebdf9/lb/supervisor"
 )
 
 // workerName is the form of the names that lb gives to the backends of workers.
@@ -29,6 +31,11 @@ func (d *decoder) checkWorkers(c *Config, p *Pool) {
 	}
 	if c.Admin.EffectiveRunDir() == "" && !d.isFaulty("admin.run_dir") && !d.isFaulty("admin.socket") {
 		d.fault("admin.run_dir", "missing; %s needs it where admin.socket is off", workers)
+	}
+	if dir := c.Admin.EffectiveRunDir(); !d.textOnly && dir != "" && !d.isFaulty("admin.run_dir") && !d.isFaulty("admin.socket") {
+		if err := supervisor.CheckRunDir(dir, p.Name); err != nil {
+			d.fault(d.firstSet("admin", "run_dir", "socket"), "%v", err)
+		}
 	}
 	if p.Name == "lock" || strings.HasSuffix(strings.TrimSuffix(p.Name, ".new"), ".json") {
 		d.fault(path, "a pool with workers cannot have this name: it is that of a file in admin.run_dir")

@@ -38,8 +38,8 @@ func (c *Config) Validate() error {
 
 // ListenerConfig is one [listeners.NAME]. Take DefaultListenerConfig and change it.
 type ListenerConfig struct {
-	// Bind are the addresses to listen on: "127.0.0.1:8080", "[::]:8080", ":8080" (every address, IPv4 and IPv6),
-	// "unix:/path", "unix:@name". At least one.
+	// Bind are the addresses to listen on: "127.0.0.1:8080", ":8080" (every address, IPv4 and IPv6), "[::]:8080" (the same,
+	// but IPv6 alone where some listener has an IPv4 address with that port), "unix:/path", "unix:@name". At least one.
 	Bind []string `toml:"bind"`
 	// Pool is the name of the pool that serves the listener. Default "": none, and then there must be a split.
 	Pool string `toml:"pool"`

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"os"
 	"slices"
 	"strings"
@@ -84,8 +85,9 @@ func (ln *Listener) Addresses() []string {
 	return addrs
 }
 
-// openSocket makes one listening socket. What can be inherited by accepted sockets is set here, once.
-func openSocket(bind string, cfg *ListenerConfig, found bindAddresses) (_ *socket, err error) {
+// openSocket makes one listening socket. v6only leaves IPv4 to another bind on the port, where this one is "[::]". What can be
+// inherited by accepted sockets is set here, once.
+func openSocket(bind string, cfg *ListenerConfig, found bindAddresses, v6only bool) (_ *socket, err error) {
 	addr, err := backends.ParseAddress(bind)
 	if err != nil {
 		return nil, err
@@ -123,12 +125,12 @@ func openSocket(bind string, cfg *ListenerConfig, found bindAddresses) (_ *socke
 			s.path = addr.Path
 		}
 	} else {
-		v6only := 0
-		if ip := net.ParseIP(addr.Host); ip != nil && !ip.IsUnspecified() {
-			v6only = 1
-		}
 		if family == unix.AF_INET6 {
-			unix.SetsockoptInt(fd, unix.IPPROTO_IPV6, unix.IPV6_V6ONLY, v6only)
+			only := 0
+			if ip := net.ParseIP(addr.Host); v6only || ip != nil && !ip.IsUnspecified() {
+				only = 1
+			}
+			unix.SetsockoptInt(fd, unix.IPPROTO_IPV6, unix.IPV6_V6ONLY, only)
 		}
 		unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1)
 		unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1)
@@ -224,11 +226,9 @@ func listenSockaddr(addr backends.Address) (unix.Sockaddr, error) {
 	if addr.Host == "" {
 		return &unix.SockaddrInet6{Port: int(addr.Port)}, nil
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
-	defer cancel()
-	ips, err := net.DefaultResolver.LookupNetIP(ctx, "ip", addr.Host)
+	ips, err := listenIPs(addr.Host)
 	if err != nil {
-		return nil, fmt.Errorf("cannot resolve host %q: %w", addr.Host, err)
+		return nil, err
 	}
 	for _, ip := range ips {
 		if ip := ip.Unmap(); ip.Is4() {
@@ -244,6 +244,20 @@ func listenSockaddr(addr backends.Address) (unix.Sockaddr, error) {
 		sa.ZoneId = uint32(ifi.Index)
 	}
 	return sa, nil
+}
+
+// listenIPs are the addresses of a host. The resolver is not asked for a literal one: of "::" it makes 0.0.0.0 too.
+func listenIPs(host string) ([]netip.Addr, error) {
+	if ip, err := netip.ParseAddr(host); err == nil {
+		return []netip.Addr{ip}, nil
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	ips, err := net.DefaultResolver.LookupNetIP(ctx, "ip", host)
+	if err != nil {
+		return nil, fmt.Errorf("cannot resolve host %q: %w", host, err)
+	}
+	return ips, nil
 }
 
 // removeStale removes a Unix socket file that nobody listens on any more. A live one, or another kind of file, is an error.

@@ -24,6 +24,8 @@ type Transition struct {
 	opened []*socket // that are new
 	closed []*socket // that nobody wants any more
 	found  bindAddresses
+
+	v4, v4Before map[uint16]bool // the ports that listeners have IPv4 addresses on, from now on and until now
 }
 
 // change is what becomes of one listener.
@@ -46,6 +48,9 @@ func (p *Proxy) Prepare(specs []ListenerSpec) (*Transition, error) {
 	}
 	t := &Transition{p: p, found: found}
 	kept := map[*socket]bool{}
+	if err := t.noteFamilies(specs); err != nil {
+		return nil, err
+	}
 	for i := range specs {
 		if err := t.add(&specs[i], kept); err != nil {
 			t.Abort()
@@ -93,7 +98,7 @@ func (t *Transition) add(spec *ListenerSpec, kept map[*socket]bool) error {
 			s = t.p.takeActivated(spec.Name, bind, &spec.Config)
 		}
 		if s == nil {
-			if s, err = openSocket(bind, &spec.Config, t.found); err != nil {
+			if s, err = openSocket(bind, &spec.Config, t.found, leavesIPv4(bind, t.v4)); err != nil {
 				err = t.p.blameActivated(spec.Name, bind, err)
 				return fmt.Errorf("cannot open listener %q: %w", spec.Name, err)
 			}

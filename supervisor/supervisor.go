@@ -246,19 +246,16 @@ func (p *Pool) Start() error {
 
 // prepare makes what the workers need of the file system.
 func (p *Pool) prepare() error {
-	id, err := p.cfg.identity()
+	id, err := p.cfg.lookUpIdentity()
 	if err != nil && p.frozen == nil { // workers that run need no names
 		return err
-	}
-	if id.set && os.Geteuid() != 0 {
-		return errors.New("user: only root can start workers as another user or group")
 	}
 	if id.set && p.frozen == nil && hidesOthers() {
 		return errors.New("user: /proc does not show the processes of other users (hidepid of proc(5), ProtectProc= of systemd): " +
 			"lb could not find its workers again; mount it without, or give lb CAP_SYS_PTRACE")
 	}
-	if longest := filepath.Join(p.folder(), "1023.9999999999", "sock"); len(longest) > maxUnixPath && p.frozen == nil {
-		return fmt.Errorf("the run-time directory %q is too long: a Unix socket path has at most %d bytes", p.dir.path, maxUnixPath)
+	if err := CheckRunDir(p.dir.path, p.Name); err != nil && p.frozen == nil {
+		return err
 	}
 	home, err := p.dir.makeFolder(p.Name, id)
 	if err != nil && p.frozen != nil {

@@ -157,7 +157,7 @@ func (d *daemon) AddBackend(p *backends.Pool, nb api.NewBackend, by string) (war
 		bc.Weight = *nb.Weight
 	}
 	pool, name := p.Name, bc.EffectiveName()
-	sa, err := d.resolveAdded(bc.Address) // before the lock: it may take a while
+	sa, err := d.resolveAdded(pool, bc.Address) // before the lock: it may take a while
 	if err != nil {
 		return nil, err
 	}
@@ -209,14 +209,20 @@ func (d *daemon) addable(p *backends.Pool, bc backends.BackendConfig) error {
 	return nil
 }
 
-// resolveAdded looks up the address of a backend that is to be added; nil where it names no host.
-func (d *daemon) resolveAdded(address string) (*backends.RawSockaddr, error) {
+// resolveAdded looks up the address of a backend that is to be added; nil where it names no host. It refuses one that is lb itself.
+func (d *daemon) resolveAdded(pool, address string) (*backends.RawSockaddr, error) {
 	addr, err := backends.ParseAddress(address)
-	if err != nil || !addr.IsHostName() { // addable says what is wrong with it
+	if err != nil { // addable says what is wrong with it
 		return nil, nil
 	}
 	ctx, cancel := context.WithTimeout(d.background, resolveTimeout)
 	defer cancel()
+	if err := d.view.Load().cfg.RefuseLoop(ctx, pool, addr); err != nil {
+		return nil, api.Refuse(http.StatusBadRequest, "cannot add the backend: %v", err)
+	}
+	if !addr.IsHostName() {
+		return nil, nil
+	}
 	return addr.Resolve(ctx)
 }
 

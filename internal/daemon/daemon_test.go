@@ -208,6 +208,7 @@ func TestControl_ChangesAndTellsWhatIsWrong(t *testing.T) {
 		"a name that is none":                second(c.AddBackend(ctx, "app", api.NewBackend{Name: "a/b", Address: "unix:@x"})),
 		"an address that is missing":         second(c.AddBackend(ctx, "app", api.NewBackend{Name: "w4"})),
 		"a split out of range":               second(c.SetSplit(ctx, "both", map[string]int{"beta": 1001})),
+		"a listener of lb itself":            second(c.AddBackend(ctx, "app", api.NewBackend{Name: "w4", Address: "unix:" + r.dir + "/web.sock"})),
 		"an address that is none":            second(c.AddBackend(ctx, "app", api.NewBackend{Name: "w4", Address: "nonsense"})),
 		"a split of all zero":                second(c.SetSplit(ctx, "both", map[string]int{"app": 0, "beta": 0})),
 		"a split with another pool":          second(c.SetSplit(ctx, "both", map[string]int{"nix": 1})),
