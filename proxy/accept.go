@@ -3,6 +3,7 @@ package proxy
 // Hot path of new connections. BenchmarkConnect and `make bench` hold its cost.
 
 import (
+	"fmt"
 	"slices"
 	"time"
 
@@ -14,6 +15,13 @@ const (
 	// acceptPause is how long a loop leaves its listeners alone when lb is out of descriptors. What connects meanwhile
 	// waits in the kernel's queue.
 	acceptPause = 50 * time.Millisecond
+	// maxAcceptPause is the longest time that a loop leaves one listening socket alone that it cannot serve: each failure
+	// in a row doubles acceptPause.
+	maxAcceptPause = time.Second
+	// acceptFaults in a row that are the newcomers' own make a pause all the same: some come again for ever.
+	acceptFaults = 16
+	// deafAfter is how long a socket cannot be served before lb counts as not accepting there.
+	deafAfter = time.Second
 	// fullPause is the same at max_sessions, where the end of sessions ends the pause: it only bounds how long a loop
 	// could miss that.
 	fullPause = time.Second
@@ -30,6 +38,11 @@ type acceptor struct {
 	batch  int   // how many to accept at once: 1, more while the queue proves deep
 	queued bool  // in loop.pending
 	in     bool  // in the epoll set
+
+	faults  int           // accepts in a row that failed by the newcomer's fault
+	unheard bool          // the last attempt to put it into the epoll set failed
+	pause   time.Duration // the last one after a failure of this socket; 0 as a rule
+	retryAt time.Duration // when it is tried again after one; 0 as a rule
 }
 
 // watch puts a socket of ln into the loop's epoll set. EPOLLEXCLUSIVE wakes one loop for a connection, not all
@@ -53,9 +66,26 @@ func (l *loop) watch(ln *Listener, s *socket) {
 	}
 }
 
+// resume puts a listening socket into the epoll set. Where the kernel has no memory or no watch left for it (epoll(7),
+// max_user_watches), it is tried again.
 func (l *loop) resume(a *acceptor) {
-	if !a.in && l.ctl(l.epfd, unix.EPOLL_CTL_ADD, a.fd, unix.EPOLLIN|unix.EPOLLEXCLUSIVE, token{id: a.id}) == 0 {
-		a.in = true
+	if a.in {
+		return
+	}
+	errno := l.ctl(l.epfd, unix.EPOLL_CTL_ADD, a.fd, unix.EPOLLIN|unix.EPOLLEXCLUSIVE, token{id: a.id})
+	if errno != 0 && errno != unix.EEXIST {
+		if !a.unheard {
+			a.unheard = true
+			a.socket.unheardSince.Store(int64(l.now))
+			a.socket.unheard.Add(1)
+		}
+		l.retryLater(a, fmt.Errorf("cannot watch listener %q for connections: %w; raise fs.epoll.max_user_watches if that is used up", a.ln.Name, errno))
+		return
+	}
+	a.in, a.retryAt = true, 0
+	if a.unheard {
+		a.unheard, a.pause = false, 0
+		a.socket.unheard.Add(-1)
 	}
 }
 
@@ -63,6 +93,35 @@ func (l *loop) pause(a *acceptor) {
 	if a.in {
 		l.ctl(l.epfd, unix.EPOLL_CTL_DEL, a.fd, 0, token{})
 		a.in = false
+	}
+}
+
+// retryLater leaves one listening socket alone for a while that cannot be served, and reports why. The others go on.
+func (l *loop) retryLater(a *acceptor, why error) {
+	l.pause(a)
+	a.pause = min(max(2*a.pause, acceptPause), maxAcceptPause)
+	a.retryAt = l.now + a.pause
+	if l.retryAt == 0 || a.retryAt < l.retryAt {
+		l.retryAt = a.retryAt
+	}
+	if !a.unheard {
+		a.socket.failed(l.now)
+	}
+	l.p.acceptError(a.ln, why)
+}
+
+// retryAcceptors tries the listening sockets again that could not be served.
+func (l *loop) retryAcceptors() {
+	l.retryAt = 0
+	for _, a := range l.accepts {
+		switch {
+		case a == nil || a.retryAt == 0:
+		case a.retryAt <= l.now && l.resumeAt == 0:
+			a.retryAt = 0
+			l.resume(a)
+		case l.retryAt == 0 || a.retryAt < l.retryAt:
+			l.retryAt = max(a.retryAt, l.resumeAt)
+		}
 	}
 }
 
@@ -122,18 +181,29 @@ func (l *loop) acceptOne(a *acceptor) bool {
 	case 0:
 	case unix.EAGAIN:
 		l.p.sessions.Add(-1)
+		a.accepted()
 		return false
 	case unix.ECONNABORTED, unix.EPROTO, unix.ENETDOWN, unix.ENOPROTOOPT, unix.EHOSTDOWN, unix.ENONET,
 		unix.EHOSTUNREACH, unix.EOPNOTSUPP, unix.ENETUNREACH, unix.EPERM:
 		l.p.sessions.Add(-1)
-		return true // this one's fault, not the listener's (accept(2))
-	default:
+		if a.faults++; a.faults < acceptFaults {
+			return true // this one's fault, not the listener's (accept(2))
+		}
+		l.retryLater(a, fmt.Errorf("cannot accept on listener %q: %w, %d times in a row", a.ln.Name, errno, a.faults))
+		return false
+	case unix.EMFILE, unix.ENFILE, unix.ENOBUFS, unix.ENOMEM:
 		if fd = l.p.acceptFailed(a, errno, &l.rsa); fd < 0 {
 			l.p.sessions.Add(-1)
+			a.socket.failed(l.now)
 			l.pauseAccepts(false)
 			return false
 		}
+	default:
+		l.p.sessions.Add(-1)
+		l.retryLater(a, fmt.Errorf("cannot accept on listener %q: %w", a.ln.Name, errno))
+		return false
 	}
+	a.accepted()
 	c := accepted{fd: fd, unix: l.rsa.Addr.Family == unix.AF_UNIX, client: peerAddr(&l.rsa), listener: a.ln}
 	a.ln.active.Add(1)
 	if other := l.lessLoaded(); other != nil {
@@ -143,6 +213,12 @@ func (l *loop) acceptOne(a *acceptor) bool {
 	}
 	l.open(c)
 	return true
+}
+
+// accepted notes that the socket serves.
+func (a *acceptor) accepted() {
+	a.faults, a.pause = 0, 0
+	a.socket.served()
 }
 
 // lessLoaded gives the loop that should have the next session when this one has clearly more; nil as a rule.
@@ -184,7 +260,7 @@ func (l *loop) tryResume() {
 	l.waitsForRoom.Store(false)
 	l.p.restoreReserve()
 	for _, a := range l.accepts {
-		if a != nil {
+		if a != nil && a.retryAt == 0 {
 			l.resume(a)
 		}
 	}

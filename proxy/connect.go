@@ -272,9 +272,9 @@ func (l *loop) established(s *session) {
 		}
 		errno = l.register(s, client, mask)
 	}
-	if errno != 0 {
+	if errno != 0 { // a clean end would pretend that nothing is missing
 		s.end = s.endedBy('R')
-		l.close(s, false)
+		l.close(s, true)
 		return
 	}
 	if s.ends[backend].flags&endReadable != 0 {

@@ -213,3 +213,11 @@ const MaxStallGrace = maxStallGrace
 
 // Backlogged is how many connections wait for a backlog.
 func (p *Proxy) Backlogged() int { return int(p.backlogs.waiting.Load()) }
+
+// FDs are the descriptors of the listener's sockets.
+func (ln *Listener) FDs() (fds []int) {
+	for _, s := range *ln.sockets.Load() {
+		fds = append(fds, int(s.fd))
+	}
+	return fds
+}

@@ -39,6 +39,34 @@ type socket struct {
 	path string // to remove when it is closed; empty for TCP and abstract sockets
 
 	inherited bool // from the process before
+
+	// What the loops cannot do with it; times count from the proxy's epoch.
+	unheard      atomic.Int32 // loops that could not put it into their epoll sets
+	unheardSince atomic.Int64 // when it became one more
+	failingSince atomic.Int64 // the first accept that failed since one succeeded; 0 as a rule
+	lastFailure  atomic.Int64 // and the last one
+}
+
+// failed notes that a loop could not accept.
+func (s *socket) failed(now time.Duration) {
+	s.failingSince.CompareAndSwap(0, int64(now))
+	s.lastFailure.Store(int64(now))
+}
+
+// served notes that a loop could accept.
+func (s *socket) served() {
+	if s.failingSince.Load() != 0 {
+		s.failingSince.Store(0)
+	}
+}
+
+// deaf reports whether none of so many loops has been able to accept for a while, and one has tried.
+func (s *socket) deaf(now time.Duration, loops int) bool {
+	if int(s.unheard.Load()) >= loops && now-time.Duration(s.unheardSince.Load()) > deafAfter {
+		return true
+	}
+	since := time.Duration(s.failingSince.Load())
+	return since != 0 && now-since > deafAfter && now-time.Duration(s.lastFailure.Load()) < 2*maxAcceptPause
 }
 
 // configure makes a changed configuration hold for a socket that stays open. What it has accepted keeps the old one.

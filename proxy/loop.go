@@ -74,6 +74,7 @@ type loop struct {
 	graceUntil time.Duration // no deadline is judged before; 0 as a rule
 
 	resumeAt time.Duration // when to listen again; 0 while not paused
+	retryAt  time.Duration // when to try listening sockets again that could not be served; 0 as a rule
 	full     bool          // paused at max_sessions: resume as soon as there is room
 
 	waitsForRoom atomic.Bool // full; whoever ends a session sees it and wakes the loop
@@ -81,8 +82,9 @@ type loop struct {
 	sessions atomic.Int64 // of this loop; written by it alone
 
 	inbox struct {
-		mu   sync.Mutex
-		msgs []message
+		mu     sync.Mutex
+		msgs   []message
+		closed bool // the loop has ended, and wakefd is another's
 	}
 	inboxSpare []message
 }
@@ -134,6 +136,9 @@ func newLoop(p *Proxy, id int) (*loop, error) {
 
 // closeFDs closes what newLoop opened. The loop has ended, and nobody posts to it any more.
 func (l *loop) closeFDs() {
+	l.inbox.mu.Lock()
+	l.inbox.closed = true
+	l.inbox.mu.Unlock()
 	closeFD(l.epfd)
 	closeFD(l.wakefd)
 	if l.rest.park != nil {
@@ -148,8 +153,24 @@ func (l *loop) post(m message) {
 	first := len(l.inbox.msgs) == 1
 	l.inbox.mu.Unlock()
 	if first {
-		one := [8]byte{1}
-		unix.Write(int(l.wakefd), one[:])
+		l.wake()
+	}
+}
+
+// wakeAgain is when a loop is woken again where the write that wakes it has failed.
+const wakeAgain = 5 * time.Millisecond
+
+// wake has the loop look into its inbox.
+func (l *loop) wake() {
+	one := [8]byte{1}
+	if _, err := unix.Write(int(l.wakefd), one[:]); err != nil {
+		time.AfterFunc(wakeAgain, func() {
+			l.inbox.mu.Lock()
+			defer l.inbox.mu.Unlock()
+			if !l.inbox.closed {
+				l.wake()
+			}
+		})
 	}
 }
 
@@ -179,6 +200,9 @@ func (l *loop) run() {
 		l.acceptPending()
 		if l.resumeAt != 0 {
 			l.tryResume()
+		}
+		if l.retryAt != 0 && l.now >= l.retryAt {
+			l.retryAcceptors()
 		}
 		if l.wheel.due() <= l.now {
 			l.expire(fire)

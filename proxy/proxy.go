@@ -31,7 +31,7 @@ type Stats struct {
 	Pipes        atomic.Int64  // pipes open now
 	PipesDenied  atomic.Uint64 // transfers that were copied for want of a pipe
 	SplicedBytes atomic.Uint64
-	AcceptErrors atomic.Uint64 // accept(2) failed: out of descriptors or memory
+	AcceptErrors atomic.Uint64 // times that a listener was not served for a moment, because of an error
 	LimitReached atomic.Uint64 // times that newcomers had to wait at max_sessions
 	ShedClients  atomic.Uint64 // clients closed at once as no descriptor was left for them
 	Shortages    atomic.Uint64 // times that a session had to wait for memory of the kernel
@@ -45,8 +45,8 @@ type Proxy struct {
 	// OnConnectFailure, if set, is told of each failed connect and of how many there were in a row. It runs on a
 	// loop and must not block.
 	OnConnectFailure func(b *backends.Backend, why backends.ConnectError, streak uint32)
-	// OnAcceptError, if set, is told when accepting stops for a moment, for want of descriptors or memory. It runs
-	// on a loop and must not block.
+	// OnAcceptError, if set, is called when a listener is not served for a moment, because of an error. It runs on a
+	// loop and must not block.
 	OnAcceptError func(ln *Listener, err error)
 	// OnLimit, if set, is told when max_sessions is reached, once until it was left again. It must not block.
 	OnLimit func(max int64)
@@ -251,10 +251,7 @@ func (p *Proxy) limitReached() {
 // closes it, so that this one hears at once that it has to try again; the others wait in the kernel's queue. It gives
 // the client, with its address in rsa, if there are descriptors again; else -1.
 func (p *Proxy) acceptFailed(a *acceptor, errno unix.Errno, rsa *unix.RawSockaddrAny) (client int32) {
-	p.Stats.AcceptErrors.Add(1)
-	if p.OnAcceptError != nil {
-		p.OnAcceptError(a.ln, fmt.Errorf("cannot accept on listener %q: %w; raise RLIMIT_NOFILE or lower proxy.max_sessions", a.ln.Name, errno))
-	}
+	p.acceptError(a.ln, fmt.Errorf("cannot accept on listener %q: %w; raise RLIMIT_NOFILE or lower proxy.max_sessions", a.ln.Name, errno))
 	if errno != unix.EMFILE && errno != unix.ENFILE {
 		return -1
 	}
@@ -276,6 +273,26 @@ func (p *Proxy) acceptFailed(a *acceptor, errno unix.Errno, rsa *unix.RawSockadd
 	p.Stats.ShedClients.Add(1)
 	p.restoreReserve()
 	return -1
+}
+
+// acceptError counts and reports that a listener is not served for a moment.
+func (p *Proxy) acceptError(ln *Listener, err error) {
+	p.Stats.AcceptErrors.Add(1)
+	if p.OnAcceptError != nil {
+		p.OnAcceptError(ln, err)
+	}
+}
+
+// NotAccepting returns the names of the listeners of which no loop has been able to accept for a second, because of an
+// error: they are tried again until it is over. Having max_sessions is no error.
+func (p *Proxy) NotAccepting() (names []string) {
+	now := p.since()
+	for _, ln := range p.Listeners() {
+		if slices.ContainsFunc(*ln.sockets.Load(), func(s *socket) bool { return s.deaf(now, len(p.loops)) }) {
+			names = append(names, ln.Name)
+		}
+	}
+	return names
 }
 
 // restoreReserve opens the reserve descriptor where it was used. Another loop may have taken its place meanwhile; then

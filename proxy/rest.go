@@ -211,6 +211,9 @@ func (l *loop) untilDue() int {
 	if l.resumeAt != 0 {
 		due = min(due, l.resumeAt)
 	}
+	if l.retryAt != 0 {
+		due = min(due, l.retryAt)
+	}
 	if len(l.probes) > 0 {
 		due = min(due, l.nextProbe())
 	}
