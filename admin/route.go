@@ -3,6 +3,7 @@ package admin
 import (
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"net/http"
@@ -64,7 +65,7 @@ func (s *Server) routes() []route {
 		text     = "text/plain; charset=utf-8"
 	)
 	return []route{
-		{method: "GET", path: "/healthz", handler: s.serveHealthz, doc: `"ok" while lb runs`, answer: "", media: text},
+		{method: "GET", path: "/healthz", handler: s.serveHealthz, doc: `"ok" while lb accepts connections; 503 and the names of the listeners that it cannot serve otherwise`, answer: "", media: text},
 		{method: "GET", path: "/metrics", handler: s.serveMetrics, doc: "metrics in the text format of Prometheus", answer: "", media: metricsMedia},
 		{method: "GET", path: "/v1", handler: s.reply(s.index), doc: "this list", answer: routeList{}},
 		{method: "GET", path: "/v1/openapi.json", handler: s.reply(s.openAPI), doc: "the API as an OpenAPI document", answer: map[string]any{}},
@@ -358,6 +359,13 @@ func writeJSON(w http.ResponseWriter, status int, v any) {
 
 func (s *Server) serveHealthz(w http.ResponseWriter, _ *http.Request) {
 	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+	if s.src.NotAccepting != nil {
+		if names := s.src.NotAccepting(); len(names) > 0 {
+			w.WriteHeader(http.StatusServiceUnavailable)
+			fmt.Fprintf(w, "lb cannot accept connections on: %s; the log says why\n", strings.Join(names, ", "))
+			return
+		}
+	}
 	w.Write([]byte("ok\n"))
 }
 

@@ -14,6 +14,9 @@ type Sources struct {
 	Pools func() []*backends.Pool
 	// Listeners are the listeners, in the order in which to show them.
 	Listeners func() []api.ListenerStatus
+	// NotAccepting returns the names of the listeners that lb cannot accept connections on, because of an error; nil is
+	// that it cannot be told.
+	NotAccepting func() []string
 	// Process is the process as a whole.
 	Process func() api.ProcessStatus
 	// Probe is the last health probe of a backend; the zero value where there was none.

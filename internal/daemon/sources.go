@@ -14,15 +14,16 @@ import (
 // sources are the facts that the control API shows.
 func (d *daemon) sources() admin.Sources {
 	return admin.Sources{
-		Pools:     func() []*backends.Pool { return d.view.Load().pools },
-		Listeners: d.listenerStatus,
-		Process:   d.processStatus,
-		Probe:     d.probeStatus,
-		Queue:     d.queues.of,
-		Workers:   d.workersStatus,
-		Sessions:  d.listSessions,
-		Log:       d.log,
-		Report:    func(level slog.Level, key, msg string, args ...any) { d.repeats.Log(level, key, msg, args...) },
+		Pools:        func() []*backends.Pool { return d.view.Load().pools },
+		Listeners:    d.listenerStatus,
+		Process:      d.processStatus,
+		NotAccepting: d.proxy.NotAccepting,
+		Probe:        d.probeStatus,
+		Queue:        d.queues.of,
+		Workers:      d.workersStatus,
+		Sessions:     d.listSessions,
+		Log:          d.log,
+		Report:       func(level slog.Level, key, msg string, args ...any) { d.repeats.Log(level, key, msg, args...) },
 	}
 }
 
