@@ -61,7 +61,11 @@ func (p *Proxy) takeInherited(name, bind string) *socket {
 	}
 	x := p.inherited[at]
 	p.inherited = append(p.inherited[:at], p.inherited[at+1:]...)
-	return &socket{fd: int32(x.FD), bind: x.Bind, addr: x.Addr, path: x.Path, inherited: true}
+	s := &socket{fd: int32(x.FD), bind: x.Bind, addr: x.Addr, path: x.Path, file: fileID{x.Dev, x.Ino}, inherited: true}
+	if s.path != "" && s.file == (fileID{}) { // the process before did not know
+		s.file = fileAt(s.path)
+	}
+	return s
 }
 
 // Adopt goes on with the sessions of another proxy that was frozen: f, with its Pools and Backends those of this process.

@@ -148,7 +148,7 @@ func (l *loop) retryBacklog(s *session) {
 	l.wheel.cancel(s)
 	s.phase = phaseConnecting
 	s.tried = s.tried[:0]
-	l.connect(s)
+	l.choose(s)
 }
 
 // runProbes tries for those that wait for a backlog, where it is time to.

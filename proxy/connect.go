@@ -3,9 +3,7 @@ package proxy
 // Hot path of new connections. BenchmarkConnect and `make bench` hold its cost.
 
 import (
-	"math"
 	"math/rand/v2"
-	"net/netip"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -13,68 +11,8 @@ import (
 	"github.com/273ebdf9/lb/backends"
 )
 
-// accepted is a client connection that has no session yet.
-type accepted struct {
-	fd       int32
-	unix     bool
-	client   netip.AddrPort
-	listener *Listener
-}
-
-// open makes a session of an accepted connection and connects it to a backend.
-func (l *loop) open(c accepted) {
-	s := l.table.take()
-	s.listener, s.client = c.listener, c.client
-	s.ends[client].fd, s.ends[backend].fd = c.fd, -1
-	if c.unix {
-		s.ends[client].flags = endUnix
-	}
-	s.start, s.active, s.lastFrom = l.now, l.now, backend // the client is to speak
-	s.phase = phaseConnecting
-	l.opened++
-	s.id = l.opened*uint64(len(l.p.loops)) + uint64(l.id)
-	l.sessions.Store(int64(l.table.used))
-	set := c.listener.settings.Load()
-	if set.cfg.AcceptProxy {
-		l.awaitHeader(s, set)
-	} else if l.admit(s, set) {
-		l.begin(s, set)
-	}
-}
-
-// begin looks for a backend for a session that was let in.
-func (l *loop) begin(s *session, set *settings) {
-	s.phase = phaseConnecting
-	s.pool = set.route(s.client.Addr())
-	s.budget = l.now
-	if l.p.backlogs.waiting.Load() > 0 && l.p.backlogs.busy(s.pool) {
-		l.waitForBacklog(s) // behind those who have waited longer
-		return
-	}
-	l.connect(s)
-}
-
-// connect tries backends until one takes the connection or is on its way, or there is none left, or it has to wait for
-// one in the pool's queue.
-func (l *loop) connect(s *session) {
-	for {
-		l.req.Client, l.req.Tried = s.client.Addr(), s.tried
-		w := l.waiter()
-		w.Session = s.ref().pack()
-		b, err := s.pool.Acquire(&l.req, w)
-		if err != nil {
-			l.noBackend(s, w, err)
-			return
-		}
-		if !l.attempt(s, b) {
-			return
-		}
-	}
-}
-
-// attempt dials b, one of whose slots the session has been given. It says whether to try another backend.
-func (l *loop) attempt(s *session, b *backends.Backend) bool {
-	s.backend, s.chosen = b, l.now
+// deliver connects the session to b. It reports whether to choose another backend.
+func (l *loop) deliver(s *session, b *backends.Backend) bool {
 	why, errno := l.dial(s, b)
 	switch errno {
 	case 0:
@@ -84,7 +22,8 @@ func (l *loop) attempt(s *session, b *backends.Backend) bool {
 		l.wheel.arm(s, l.connectDeadline(s))
 		return false
 	}
-	return l.connectFailed(s, why)
+	l.hangUp(s)
+	return l.undelivered(s, why, errno)
 }
 
 // dial starts the connection to b.
@@ -106,6 +45,11 @@ func (l *loop) dial(s *session, b *backends.Backend) (backends.ConnectError, uni
 		setTCP(int(fd), &s.pool.Config().TCPConfig)
 	}
 	errno = b.Connect(fd)
+	if (errno == 0 || errno == unix.EINPROGRESS) && sa.Family != unix.AF_UNIX && localAddr(fd) == peerAddr(&sa.Any) {
+		// Nobody listens there: the kernel chose that very port for this end, and it has met itself.
+		resetOnClose(fd)
+		return backends.ConnectRefused, unix.ECONNREFUSED
+	}
 	if errno == unix.EINPROGRESS {
 		// Both ends are watched meanwhile: the client may go.
 		if errno := l.register(s, client, sessionEvents); errno != 0 {
@@ -150,16 +94,14 @@ func connectError(family int, errno unix.Errno) backends.ConnectError {
 		return backends.ConnectUntrusted
 	case unix.EHOSTUNREACH, unix.ENETUNREACH, unix.EACCES, unix.EPERM, unix.ENETDOWN, unix.EHOSTDOWN:
 		return backends.ConnectUnreachable
-	case unix.EADDRNOTAVAIL, unix.EMFILE, unix.ENFILE, unix.ENOBUFS, unix.ENOMEM:
+	case unix.EADDRNOTAVAIL, unix.EMFILE, unix.ENFILE, unix.ENOBUFS, unix.ENOMEM, unix.ENOSPC:
 		return backends.ConnectResource
 	}
 	return backends.ConnectOther
 }
 
-// connectFailed gives the backend's slot back and says whether to try another; if not, the session has ended.
-func (l *loop) connectFailed(s *session, why backends.ConnectError) bool {
-	b := s.backend
-	noSocket := s.ends[backend].fd < 0
+// hangUp closes the socket to a backend that could not be had.
+func (l *loop) hangUp(s *session) {
 	if x := &s.ends[backend]; x.fd >= 0 {
 		if x.flags&endRegistered != 0 { // a fork under way may keep the socket alive for a moment, and its events with it
 			l.ctl(l.epfd, unix.EPOLL_CTL_DEL, x.fd, 0, token{})
@@ -167,29 +109,6 @@ func (l *loop) connectFailed(s *session, why backends.ConnectError) bool {
 		closeFD(x.fd)
 	}
 	s.ends[backend] = end{fd: -1}
-	s.backend = nil
-	s.tried = append(s.tried, b)
-	if s.retries < math.MaxUint8 {
-		s.retries++
-	}
-	s.busy = s.busy || why == backends.ConnectSaturated
-	streak := b.ConnectFailed(why)
-	s.pool.Release(b)
-	if l.p.OnConnectFailure != nil {
-		l.p.OnConnectFailure(b, why, streak)
-	}
-	if l.now >= s.budget+s.pool.Config().ConnectTimeout {
-		s.end = termConnectLate
-		l.close(s, false)
-		return false
-	}
-	if why == backends.ConnectResource && (noSocket || b.Address.IsUnix()) {
-		// No descriptor or memory of our own: the next backend would fail the same way.
-		s.end = s.endedBy('R')
-		l.close(s, false)
-		return false
-	}
-	return true
 }
 
 // connectDeadline is when to give the current attempt up: at the end of the connect budget, or at half of what is
@@ -219,8 +138,9 @@ func (l *loop) connectEvent(s *session, e int, mask uint32) {
 	fd := s.ends[backend].fd
 	if errno := socketError(fd); errno != 0 {
 		l.wheel.cancel(s)
-		if l.connectFailed(s, connectError(unix.AF_INET, errno)) {
-			l.connect(s)
+		l.hangUp(s)
+		if l.undelivered(s, connectError(unix.AF_INET, errno), errno) {
+			l.choose(s)
 		}
 		return
 	}
@@ -230,8 +150,9 @@ func (l *loop) connectEvent(s *session, e int, mask uint32) {
 
 // connectTimeout handles an attempt that took too long.
 func (l *loop) connectTimeout(s *session) {
-	if l.connectFailed(s, backends.ConnectTimeout) {
-		l.connect(s)
+	l.hangUp(s)
+	if l.undelivered(s, backends.ConnectTimeout, unix.ETIMEDOUT) {
+		l.choose(s)
 	}
 }
 
@@ -242,6 +163,10 @@ func (l *loop) established(s *session) {
 	s.active = l.now
 	s.backend.Connected(l.now - s.chosen)
 	s.listener.Counters.Connections.Add(1)
+	if !s.dirty { // countDirty has what is only for sessions that live for a while
+		s.dirty = true
+		l.dirty = append(l.dirty, s.ref())
+	}
 	cfg := s.pool.Config()
 	if cfg.MaxSessionAge > 0 {
 		s.expires = l.now + jitter(cfg.MaxSessionAge)

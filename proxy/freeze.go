@@ -54,6 +54,7 @@ type SavedListener struct {
 type SavedSocket struct {
 	FD               int
 	Bind, Addr, Path string // see socket
+	Dev, Ino         uint64 `json:",omitempty"` // of the file at Path when it was made
 }
 
 // SavedSource is a client address that is ahead of its source_rate.
@@ -251,7 +252,7 @@ func (w *saver) listener(ln *Listener, open bool, now time.Duration) int {
 	}
 	if open {
 		for _, x := range *ln.sockets.Load() {
-			s.Sockets = append(s.Sockets, SavedSocket{int(x.fd), x.bind, x.addr, x.path})
+			s.Sockets = append(s.Sockets, SavedSocket{int(x.fd), x.bind, x.addr, x.path, x.file.dev, x.file.ino})
 		}
 	} else {
 		s.Pool = w.pool(set.anyPool())

@@ -36,7 +36,8 @@ type socket struct {
 	fd   int32
 	bind string // as in the config
 	addr string // as bound, with the port that the kernel chose
-	path string // to remove when it is closed; empty for TCP and abstract sockets
+	path string // of the file to remove when it is closed; empty for TCP and abstract sockets, and what others have made
+	file fileID // of path, as it was made
 
 	inherited bool // from the process before
 
@@ -79,11 +80,33 @@ func (s *socket) configure(cfg *ListenerConfig) {
 	}
 }
 
+// close closes the socket, and removes its file, unless the path is another's by now.
 func (s *socket) close() {
-	if s.path != "" {
+	if s.hasFile() {
 		os.Remove(s.path)
 	}
 	closeFD(s.fd)
+}
+
+// hasFile reports whether the socket's file is where it was made: another process may have put its own there.
+func (s *socket) hasFile() bool {
+	return s.path != "" && fileAt(s.path) == s.file
+}
+
+// lost reports whether the socket's file is gone, or another's, so that no client reaches the socket any more.
+func (s *socket) lost() bool { return s.path != "" && !s.hasFile() }
+
+// fileID tells a file from every other. The number of an inode is not given to another file while the socket is open, which
+// keeps the inode.
+type fileID struct{ dev, ino uint64 }
+
+// fileAt returns what is at path; the zero value where nothing is.
+func fileAt(path string) fileID {
+	var st unix.Stat_t
+	if err := unix.Lstat(path, &st); err != nil {
+		return fileID{}
+	}
+	return fileID{uint64(st.Dev), st.Ino}
 }
 
 // Pool is the pool that serves the listener; nil when a split does.
@@ -170,6 +193,7 @@ func openSocket(bind string, cfg *ListenerConfig, found bindAddresses, v6only bo
 	}
 	bound = s.path
 	if s.path != "" {
+		s.file = fileAt(s.path)
 		mode, err := cfg.unixMode()
 		if err != nil {
 			return nil, err

@@ -372,13 +372,24 @@ func (l *loop) readInbox() {
 
 // countDirty adds the bytes of running sessions to the shared counters.
 func (l *loop) countDirty() {
+	kept := l.dirty[:0]
 	for _, ref := range l.dirty {
-		if s := l.table.find(ref); s != nil {
-			s.dirty = false
-			s.count()
+		s := l.table.find(ref)
+		if s == nil {
+			continue
 		}
+		s.count()
+		switch {
+		case !s.spread && l.now-s.connected < countEvery:
+			kept = append(kept, ref) // it is too young
+			continue
+		case !s.spread:
+			s.spread = true
+			s.spreadKeepalive()
+		}
+		s.dirty = false
 	}
-	l.dirty = l.dirty[:0]
+	l.dirty = kept
 	l.countAt = l.now + countEvery
 }
 

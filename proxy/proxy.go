@@ -35,6 +35,8 @@ type Stats struct {
 	LimitReached atomic.Uint64 // times that newcomers had to wait at max_sessions
 	ShedClients  atomic.Uint64 // clients closed at once as no descriptor was left for them
 	Shortages    atomic.Uint64 // times that a session had to wait for memory of the kernel
+
+	ConnectShortages atomic.Uint64 // connects that failed for want of descriptors, watches, memory or ports of lb's own
 }
 
 // Proxy carries connections. Make it with New, set the func fields, Start it, add listeners, Stop it.
@@ -48,6 +50,9 @@ type Proxy struct {
 	// OnAcceptError, if set, is called when a listener is not served for a moment, because of an error. It runs on a
 	// loop and must not block.
 	OnAcceptError func(ln *Listener, err error)
+	// OnShortage, if set, is called when a connect fails for want of descriptors, watches, memory or ports of lb's own,
+	// which is no fault of the backend. It runs on a loop and must not block.
+	OnShortage func(b *backends.Backend, err error)
 	// OnLimit, if set, is told when max_sessions is reached, once until it was left again. It must not block.
 	OnLimit func(max int64)
 

@@ -83,6 +83,8 @@ type session struct {
 	halfOpen bool  // one direction has ended: half_closed_timeout holds
 	dirty    bool  // in loop.dirty
 	busy     bool  // a backend's backlog was full
+	short    bool  // the last backend could not be had for a shortage of lb's own
+	spread   bool  // its keepalive probes are
 	lastFrom uint8 // the end that sent last: client or backend
 	retries  uint8
 	end      Termination

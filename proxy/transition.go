@@ -37,7 +37,8 @@ type change struct {
 }
 
 // Prepare makes ready for the listeners to be what specs say, all of them: it opens the sockets that are not open. A
-// socket is kept where a listener of the same name has the same bind address. On an error nothing has changed. No other
+// socket is kept where a listener of the same name has the same bind address, unless its file is gone: then no client reaches
+// it any more, and it is made anew. On an error nothing has changed. No other
 // Prepare may run until the Transition has ended.
 func (p *Proxy) Prepare(specs []ListenerSpec) (*Transition, error) {
 	found := p.lookUpBinds(specs)
@@ -82,7 +83,7 @@ func (t *Transition) add(spec *ListenerSpec, kept map[*socket]bool) error {
 	}
 	c := change{ln: ln, settings: set}
 	for _, bind := range spec.Config.Bind {
-		if i := slices.IndexFunc(have, func(s *socket) bool { return s.bind == bind && !kept[s] }); i >= 0 {
+		if i := slices.IndexFunc(have, func(s *socket) bool { return s.bind == bind && !kept[s] && !s.lost() }); i >= 0 {
 			kept[have[i]] = true
 			c.sockets = append(c.sockets, have[i])
 			continue
@@ -153,7 +154,7 @@ func (p *Proxy) socketAt(bind string) *socket {
 	}
 	for _, ln := range p.listeners {
 		for _, s := range *ln.sockets.Load() {
-			if s.bind == bind {
+			if s.bind == bind && !s.lost() {
 				return s
 			}
 		}

@@ -36,6 +36,8 @@ func (l *loop) noBackend(s *session, w *backends.Waiter, err error) {
 	case errors.Is(err, backends.ErrSaturated) && s.busy && l.now < s.budget+s.pool.Config().ConnectTimeout:
 		l.waitForBacklog(s)
 		return
+	case s.short:
+		s.end = s.endedBy('R')
 	case errors.Is(err, backends.ErrQueueFull), errors.Is(err, backends.ErrSaturated) && len(s.tried) == 0:
 		s.end = termQueue
 	default:
@@ -63,8 +65,8 @@ func (l *loop) granted(w *backends.Waiter, b *backends.Backend) {
 	s.budget = l.now
 	s.pool.Queue.Wait.Observe(l.now - s.queuedAt)
 	l.wheel.cancel(s)
-	if l.attempt(s, b) {
-		l.connect(s)
+	if l.take(s, b) {
+		l.choose(s)
 	}
 }
 

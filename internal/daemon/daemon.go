@@ -19,6 +19,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/273ebdf9/lb/admin"
 	"github.com/273ebdf9/lb/admin/api"
 	"github.com/273ebdf9/lb/backends"
@@ -125,6 +127,9 @@ func newDaemon(path string, cfg *config.Config, inherited admin.Frozen, files ma
 	px.OnAcceptError = func(ln *proxy.Listener, err error) {
 		d.repeats.Log(slog.LevelError, "accept "+ln.Name, "accepting pauses", "error", err)
 	}
+	px.OnShortage = func(b *backends.Backend, err error) {
+		d.repeats.Log(slog.LevelError, "shortage "+err.Error(), shortage(err), "backend", b.Pool().Name+"/"+b.Name, "error", err)
+	}
 	px.OnLimit = func(n int64) {
 		d.log.Warn("session limit reached: newcomers wait until sessions end; raise RLIMIT_NOFILE or proxy.max_sessions", "max_sessions", n)
 	}
@@ -136,6 +141,20 @@ func newDaemon(path string, cfg *config.Config, inherited admin.Frozen, files ma
 	}
 	d.admin.Control = d
 	return d, nil
+}
+
+// shortage says of what lb is short where a connect to a backend has failed for that reason, and what to do.
+func shortage(err error) string {
+	const what = "cannot connect to a backend, which is not at fault: "
+	switch {
+	case errors.Is(err, unix.EADDRNOTAVAIL), errors.Is(err, unix.EAGAIN):
+		return what + "no local port is free; widen net.ipv4.ip_local_port_range, or use Unix sockets"
+	case errors.Is(err, unix.EMFILE), errors.Is(err, unix.ENFILE):
+		return what + "no descriptor is free; raise RLIMIT_NOFILE or lower proxy.max_sessions"
+	case errors.Is(err, unix.ENOSPC):
+		return what + "the user's epoll watches are used up; raise fs.epoll.max_user_watches"
+	}
+	return what + "the kernel has no memory for it"
 }
 
 // start begins to serve what cfg says. On an error the caller stops the daemon.
