@@ -16,14 +16,14 @@ import (
 )
 
 const (
-	// firstLook is when "accept" first looks whether its connection was taken; each look is twice as long after the one
-	// before, up to maxLook. A worker of one thread can do nothing else while it waits for the probe to close, so looks
+	// firstLook is when "accept" first looks whether its connection was taken. Each next look comes after twice the time, up
+	// to maxLook. A worker of one thread can do nothing else while it waits for the probe to close, so looks
 	// are frequent.
 	firstLook = time.Millisecond
 	maxLook   = 25 * time.Millisecond
 )
 
-// acceptProbe is what the "accept" probes of one backend remember of each other. It belongs to the watch's goroutine.
+// acceptProbe is the state of the "accept" probes of one backend. It belongs to the watch's goroutine.
 //
 // A connection that no process has accepted when its probe's time is over stays open, closed for writing, and the next
 // probe looks at that one first: it tells whether the listener accepts between probes, and a listener that hangs has
@@ -47,7 +47,7 @@ func CanSeeAccepts() error {
 	return sockets.Close()
 }
 
-// reset forgets everything.
+// reset closes a connection that is left, and forgets everything.
 func (a *acceptProbe) reset() {
 	if a.left != nil {
 		a.left.Close()
@@ -55,7 +55,7 @@ func (a *acceptProbe) reset() {
 	*a = acceptProbe{}
 }
 
-// probe connects to b and waits until a process accepts the connection. Sockets is nil where the kernel does not tell.
+// probe connects to b and waits until a process accepts the connection. sockets is nil where the kernel does not say who accepts.
 func (a *acceptProbe) probe(ctx context.Context, p *plan, b *backends.Backend, sockets *sockdiag.Conn) result {
 	if a.plan != p {
 		a.reset()
@@ -84,7 +84,7 @@ func (a *acceptProbe) probe(ctx context.Context, p *plan, b *backends.Backend, s
 		var err error
 		conn, err = dialOnce(ctx, b, p.destination(b))
 		if err == nil {
-			_ = p.introduce(conn, b) // who has closed already has taken it, and is asked next
+			_ = p.introduce(conn, b) // if it was closed already, it was accepted, as taken finds
 			break
 		}
 		full := errors.Is(err, unix.EAGAIN) || isTimeout(err)
@@ -115,15 +115,15 @@ func (a *acceptProbe) probe(ctx context.Context, p *plan, b *backends.Backend, s
 // verdict judges a probe whose time is over; conn is the connection that nobody has accepted, if it has one.
 func (a *acceptProbe) verdict(conn net.Conn, moved bool, start time.Time) result {
 	if conn != nil && !a.noQueue && a.waiting.Waiting == 0 {
-		// Nothing waits, so nobody is kept waiting: the listener takes connections that have sent something (TCP_DEFER_ACCEPT).
+		// No connection waits: the listener takes those that have sent something (TCP_DEFER_ACCEPT).
 		closeProbe(conn)
 		a.stuck = time.Time{}
-		return success("connected; it accepts who has sent something")
+		return success("connected; it accepts connections that have sent something")
 	}
 	if conn != nil {
 		a.left = conn
 		if half, ok := conn.(interface{ CloseWrite() error }); ok {
-			_ = half.CloseWrite() // else who accepts it late waits for the next probe
+			_ = half.CloseWrite() // else a process that accepts it late waits for the next probe
 		}
 	}
 	switch {
@@ -145,7 +145,7 @@ func (a *acceptProbe) verdict(conn net.Conn, moved bool, start time.Time) result
 	return result{outcome: Failure, reason: reason, hung: true}
 }
 
-// look asks for the queue, and reports whether it has moved since the last look.
+// look asks for the queue. It reports whether the queue has moved since the last look.
 func (a *acceptProbe) look(p *plan, b *backends.Backend, sockets *sockdiag.Conn) (moved bool) {
 	now, err := a.queue(p, b, sockets)
 	a.noQueue = err != nil
@@ -158,7 +158,7 @@ func (a *acceptProbe) look(p *plan, b *backends.Backend, sockets *sockdiag.Conn)
 	return moved
 }
 
-// queue asks for the queue of the listener that b's probes go to.
+// queue returns the queue of the listener that b's probes go to.
 func (a *acceptProbe) queue(p *plan, b *backends.Backend, sockets *sockdiag.Conn) (sockdiag.Waiting, error) {
 	addr := p.destination(b)
 	if !addr.IsUnix() {
@@ -182,7 +182,7 @@ func (a *acceptProbe) queue(p *plan, b *backends.Backend, sockets *sockdiag.Conn
 	return sockets.UnixWaiting(a.listener)
 }
 
-// taken reports whether conn has left the queue, and what that means.
+// taken reports whether conn has left the queue, and what the probe found then.
 func (a *acceptProbe) taken(p *plan, b *backends.Backend, conn net.Conn, sockets *sockdiag.Conn) (bool, result) {
 	raw, err := conn.(syscall.Conn).SyscallConn()
 	if err != nil {
@@ -211,14 +211,14 @@ func (a *acceptProbe) taken(p *plan, b *backends.Backend, conn net.Conn, sockets
 	case !errors.As(heard, &errno):
 		return true, failure("%v", heard)
 	}
-	// It was reset: by a process that took it and did not read what was sent, or because nobody listens any more.
+	// It was reset: by a process that took it and did not read what was sent, or because nothing listens any more.
 	if _, err := a.queue(p, b, sockets); err == nil {
 		return true, success("accepted, and closed")
 	}
 	return true, failure("%s while it waited to be accepted", errno.Error())
 }
 
-// peek reads without taking: nil is data, io.EOF that the other side has closed, EAGAIN that there is nothing yet.
+// peek returns what a read of fd would find: nil for data, io.EOF if the other side has closed, EAGAIN for nothing yet.
 func peek(fd int) error {
 	var b [1]byte
 	n, _, err := unix.Recvfrom(fd, b[:], unix.MSG_PEEK|unix.MSG_DONTWAIT)
@@ -228,7 +228,7 @@ func peek(fd int) error {
 	return err
 }
 
-// connectOnly is an "accept" that sees no more than a "connect".
+// connectOnly is an "accept" probe that sees no more than a "connect".
 func connectOnly(ctx context.Context, p *plan, b *backends.Backend, reason string) result {
 	conn, err := dialOnce(ctx, b, p.destination(b))
 	if err != nil {
@@ -243,7 +243,7 @@ func connectOnly(ctx context.Context, p *plan, b *backends.Backend, reason strin
 	return found
 }
 
-// pause waits for d, and reports whether ctx is not done.
+// pause waits for d. It reports false if ctx is done before.
 func pause(ctx context.Context, d time.Duration) bool {
 	timer := time.NewTimer(d)
 	defer timer.Stop()

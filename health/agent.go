@@ -11,8 +11,8 @@ import (
 // maxLine bounds an agent's line, in bytes.
 const maxLine = 1024
 
-// agentLine is what an agent said: the last word of each kind, as HAProxy has it. What it did not mention is nil or
-// empty, and is not to be changed.
+// agentLine is a parsed line of an agent: the last word of each kind, as in HAProxy. What the line does not mention is nil
+// or empty, and stays as it is.
 //
 // The protocol is HAProxy's agent-check (configuration manual, section 5.2): words separated by spaces, tabs or commas,
 // in any order and either case; after a "#" a description of the health word.
@@ -25,8 +25,8 @@ type agentLine struct {
 	unknown string // the first word that is none of these
 }
 
-// parseAgentLine reads a line without its end. There is no line that it refuses: a word that it does not know is
-// reported in unknown, and the others count.
+// parseAgentLine parses a line without its end. It refuses no line: it puts the first word that it does not know in unknown,
+// and the others count.
 func parseAgentLine(line string) agentLine {
 	var a agentLine
 	words, about, _ := strings.Cut(line, "#")
@@ -39,7 +39,7 @@ func parseAgentLine(line string) agentLine {
 	return a
 }
 
-// word takes one word in, and says whether it knows it.
+// word parses one word. It reports whether it knows the word.
 func (a *agentLine) word(word string) bool {
 	lower := strings.ToLower(word)
 	switch lower {
@@ -60,7 +60,7 @@ func (a *agentLine) word(word string) bool {
 	return false
 }
 
-// parseCount stores a decimal number up to 2^31-1; a plus or minus sign is none.
+// parseCount parses a decimal number up to 2^31-1 without a sign. It reports whether digits is one.
 func parseCount(digits string, to **int) bool {
 	n, err := strconv.ParseUint(digits, 10, 31)
 	if err != nil {
@@ -71,7 +71,7 @@ func parseCount(digits string, to **int) bool {
 	return true
 }
 
-// says whether any word was known.
+// understood reports whether any word was known.
 func (a *agentLine) understood() bool {
 	return a.health != "" || a.admin != nil || a.percent != nil || a.maxConn != nil
 }
@@ -86,7 +86,7 @@ func (a *agentLine) weight(configured int) int {
 	return w
 }
 
-// String is the line in words, for a reason.
+// String returns the line in words, for a reason.
 func (a *agentLine) String() string {
 	var said []string
 	if a.health != "" {

@@ -70,8 +70,8 @@ type Config struct {
 	Fall int `toml:"fall"`
 	// Initial is the state until the first probe: "up" (default) or "down".
 	Initial string `toml:"initial"`
-	// OnDown is what happens to the running sessions of a backend that goes down: "keep" (default) leaves them to
-	// themselves, "close" closes them, so that their clients find another backend at once.
+	// OnDown is what happens to the running sessions of a backend that goes down: "keep" (default) lets them
+	// go on, "close" closes them, so that their clients find another backend at once.
 	OnDown string `toml:"on_down"`
 	// PassiveFall is how many connects of clients in a row must fail until the backend is taken down at once, without
 	// waiting for a probe. Default 3; 0 is never. A full backlog is no failure. Rise probes bring it back.
@@ -101,7 +101,7 @@ type Config struct {
 	HTTPStatus string `toml:"http_status"`
 }
 
-// DefaultConfig has every default set.
+// DefaultConfig returns a Config with every default set.
 func DefaultConfig() Config {
 	return Config{
 		Type:        typeAccept,
@@ -120,7 +120,7 @@ func DefaultConfig() Config {
 	}
 }
 
-// InitialHealth is the state to give to Pool.Add for a backend that nobody has looked at yet.
+// InitialHealth returns the health state of a backend that was not probed yet, for Pool.Add.
 func (c *Config) InitialHealth() backends.HealthState {
 	if c.Initial == "down" {
 		return backends.HealthDown
@@ -128,13 +128,13 @@ func (c *Config) InitialHealth() backends.HealthState {
 	return backends.HealthUp
 }
 
-// Validate finds every fault. Each error's text starts with the key.
+// Validate returns every fault. Each error's text starts with the key.
 func (c *Config) Validate() error {
 	_, err := c.plan()
 	return err
 }
 
-// plan is a Config in the form that watching uses. It is never changed once made.
+// plan is a checked Config in the form that probes use. It is never changed.
 type plan struct {
 	Config
 	send    []byte
@@ -143,7 +143,7 @@ type plan struct {
 	address backends.Address // zero: the backend's own
 }
 
-// plan validates and translates c: what it accepts is valid, by construction.
+// plan checks and translates c.
 func (c *Config) plan() (*plan, error) {
 	p := &plan{Config: *c}
 	var errs []error
@@ -194,10 +194,10 @@ func (c *Config) plan() (*plan, error) {
 	return p, nil
 }
 
-// probes says whether the type opens connections.
+// probes reports whether the type opens connections.
 func (p *plan) probes() bool { return p.Type != typeNone && p.Type != typeNotify }
 
-// longest is how long it may be until anything is due.
+// longest returns the longest time until something is due.
 func (p *plan) longest() time.Duration {
 	if p.Type == typeNone {
 		return p.PassiveHold
@@ -283,12 +283,12 @@ func (p *plan) http() error {
 	return errors.Join(errs...)
 }
 
-// isVisible says whether s can stand in an HTTP request line or header: printable ASCII, no blanks.
+// isVisible reports whether s can stand in an HTTP request line or header: printable ASCII, no blanks.
 func isVisible(s string) bool {
 	return !strings.ContainsFunc(s, func(r rune) bool { return r <= ' ' || r >= 0x7f })
 }
 
-// isToken says whether s is a method that a server will take: ASCII letters, digits and dashes.
+// isToken reports whether s is a method that a server takes: ASCII letters, digits and dashes.
 func isToken(s string) bool {
 	return s != "" && !strings.ContainsFunc(s, func(r rune) bool {
 		return !(r >= 'A' && r <= 'Z' || r >= 'a' && r <= 'z' || r >= '0' && r <= '9' || r == '-')

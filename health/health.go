@@ -2,13 +2,13 @@
 //
 // A [Checker] watches the backends of one pool. Signs of life come from three sides: probes that it sends itself,
 // heartbeats that workers push ([Checker.Beat]), and the failed connects of clients ([Checker.ConnectFailed]). A run of
-// equal signs, rise or fall long, changes the health state of a backend; [backends.Pool.SetHealth] is called once for
-// each change, with the reason, and the pool tells everybody else. A backend that is down only because its heartbeat has
-// stopped is told to the pool as such, [backends.Pool.SetSilent].
+// equal signs, rise or fall long, changes the health state of a backend. The Checker calls [backends.Pool.SetHealth] once
+// for each change, with the reason, or [backends.Pool.SetSilent] for a backend that is down only because it shows no sign
+// of life. A probe that fails because lb itself is out of something, or stood still, changes no state.
 //
-// Ownership: each watched backend has one goroutine, which waits for the time of its next probe and makes it;
-// [Checker.Run] starts them and waits for all of them. What is counted lies behind one mutex a backend, held for
-// counting only. The package never probes on a caller's goroutine and logs nothing.
+// Ownership: each watched backend has one goroutine, which waits for the time of its next probe and makes it. [Checker.Run]
+// starts them and waits for all of them. One mutex a backend guards what is counted, and is held for counting only. The
+// package never probes on a caller's goroutine and logs nothing.
 package health
 
 import (
@@ -31,13 +31,13 @@ type probeFunc func(context.Context, *plan, *backends.Backend) result
 // Checker watches the backends of one pool. All methods are safe for concurrent use, and may be called from the pool's
 // OnChange.
 type Checker struct {
-	// ConfiguredWeight gives the weight that an agent's percentage is of. Nil: the weight that the backend had when it
+	// ConfiguredWeight returns the weight that an agent's percentage is of. Nil: the weight that the backend had when it
 	// was added. Set it before Run.
 	ConfiguredWeight func(b *backends.Backend) int
 	// SetMaxConns does what an agent's maxconn:N asks for; 0 is no limit. Nil: the word is only reported. Set it before Run.
 	SetMaxConns func(b *backends.Backend, n int, reason string) error
 
-	// Sockets tells whether a process has accepted a connection. Nil: the kernel refuses to tell, and "accept" is no more
+	// Sockets says whether a process has accepted a connection. Nil: the kernel refuses to say, and "accept" sees no more
 	// than "connect". Set it before Run.
 	Sockets *sockdiag.Conn
 
@@ -69,8 +69,8 @@ func NewChecker(pool *backends.Pool, cfg Config) (*Checker, error) {
 }
 
 // Run probes until ctx is done, and returns when no probe is under way any more. The first probes come at once, many of
-// them a few milliseconds apart. After it has returned it can be called again, and goes on where it stopped: a probe that
-// was cut off is made anew.
+// them a few milliseconds apart. Once it has returned it can be called again. It then goes on where it stopped, and makes a
+// probe that was cut off again.
 func (c *Checker) Run(ctx context.Context) {
 	c.mu.Lock()
 	c.ctx = ctx
@@ -86,10 +86,10 @@ func (c *Checker) Run(ctx context.Context) {
 	c.running.Wait()
 }
 
-// firstProbeGap is how far apart the first probes of many backends are on average, up to one interval in all.
+// firstProbeGap is the average distance between the first probes of many backends, up to one interval in all.
 const firstProbeGap = 2 * time.Millisecond
 
-// startLocked runs w, one of n that start now.
+// startLocked starts w, one of n that start now.
 func (c *Checker) startLocked(w *watch, n int) {
 	ctx, stop := context.WithCancel(c.ctx)
 	w.stop = stop
@@ -98,10 +98,10 @@ func (c *Checker) startLocked(w *watch, n int) {
 	if w.plan.Jitter > 0 {
 		spread = min(time.Duration(n-1)*firstProbeGap, w.plan.Interval)
 	}
-	w.record.begin(w.plan, time.Now(), time.Duration(c.random()*float64(spread)))
+	w.evidence.begin(w.plan, time.Now(), time.Duration(c.random()*float64(spread)))
 	w.mu.Unlock()
 	c.running.Go(func() {
-		w.tell()
+		w.emit()
 		w.run(ctx)
 	})
 }
@@ -109,7 +109,7 @@ func (c *Checker) startLocked(w *watch, n int) {
 // Add watches one more member of the pool; nothing changes for one that is watched already. Its first probe comes at once.
 func (c *Checker) Add(b *backends.Backend) { c.add(b, false) }
 
-// AddHeld is Add for a backend whose worker has said nothing yet: it is held as by Starting, from the first moment on.
+// AddHeld is Add for a backend whose worker has said nothing yet: it is held as by Starting.
 func (c *Checker) AddHeld(b *backends.Backend) { c.add(b, true) }
 
 func (c *Checker) add(b *backends.Backend, held bool) {
@@ -121,15 +121,15 @@ func (c *Checker) add(b *backends.Backend, held bool) {
 	if c.watches[b] != nil {
 		return
 	}
-	w := &watch{checker: c, backend: b, weight: b.Weight(), kick: make(chan struct{}, 1), plan: c.plan, told: b.Health()}
-	w.record.health, w.record.held = w.told, held
+	w := &watch{checker: c, backend: b, weight: b.Weight(), kick: make(chan struct{}, 1), plan: c.plan, reported: b.Health()}
+	w.evidence.health, w.evidence.held = w.reported, held
 	c.watches[b] = w
 	if c.ctx != nil {
 		c.startLocked(w, 1)
 	}
 }
 
-// Remove forgets b, and cuts off a probe under way. It does not wait for that; Run does.
+// Remove stops watching b, and cuts off a probe under way. It does not wait for its end; Run does.
 func (c *Checker) Remove(b *backends.Backend) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -147,7 +147,7 @@ func (c *Checker) Remove(b *backends.Backend) {
 }
 
 // Update goes on under another configuration. States, counts and holds stay; a shorter interval holds from now on. The
-// error is cfg's, as Validate has it, and nothing has changed then.
+// error is cfg's, as Validate returns it; then nothing has changed.
 func (c *Checker) Update(cfg Config) error {
 	p, err := cfg.plan()
 	if err != nil {
@@ -160,21 +160,21 @@ func (c *Checker) Update(cfg Config) error {
 	for _, w := range c.watches {
 		watches = append(watches, w)
 		w.mu.Lock()
-		if old := w.plan; w.record.begun { // else begin will schedule
-			w.record.replan(old, p, time.Now())
+		if old := w.plan; w.evidence.begun { // else begin will schedule
+			w.evidence.replan(old, p, time.Now())
 		}
 		w.plan = p
 		w.mu.Unlock()
 	}
 	c.mu.Unlock()
 	for _, w := range watches {
-		w.tell()
+		w.emit()
 		w.wake()
 	}
 	return nil
 }
 
-// ConnectFailed tells that a connect of a client to b failed, the streak-th in a row, as Backend.ConnectFailed counts
+// ConnectFailed notes that a connect of a client to b failed, the streak-th in a row, as Backend.ConnectFailed counts
 // them. At passive_fall of them b goes down at once. It is made for the event loops: below that it is three atomic loads
 // (BenchmarkConnectFailed), and at it two mutexes, held elsewhere for counting only, and Pool.SetHealth.
 func (c *Checker) ConnectFailed(b *backends.Backend, why backends.ConnectError, streak uint32) {
@@ -187,39 +187,39 @@ func (c *Checker) ConnectFailed(b *backends.Backend, why backends.ConnectError, 
 	if why == backends.ConnectUntrusted {
 		reason += ": " + b.Refusal()
 	}
-	c.change(b, func(r *record, p *plan, now time.Time) { r.connectFailed(p, now, reason, streak) })
+	c.change(b, func(r *evidence, p *plan, now time.Time) { r.connectFailed(p, now, reason, streak) })
 }
 
-// Beat tells of a heartbeat (WATCHDOG=1) of b's worker. It counts with type "notify" only, and not while b is held by
+// Beat notes a heartbeat (WATCHDOG=1) of b's worker. It counts with type "notify" only, and not while b is held by
 // Starting or Offline. It never blocks.
 func (c *Checker) Beat(b *backends.Backend) {
-	c.change(b, func(r *record, p *plan, now time.Time) { r.beat(p, now, b.Admin()) })
+	c.change(b, func(r *evidence, p *plan, now time.Time) { r.beat(p, now, b.Admin()) })
 }
 
-// Starting tells that b's worker has been started: b takes nothing and is not probed until Ready.
+// Starting notes that b's worker was started: b gets no connection and is not probed until Ready.
 func (c *Checker) Starting(b *backends.Backend, reason string) {
-	c.change(b, func(r *record, _ *plan, _ time.Time) { r.hold(backends.HealthStarting, reason) })
+	c.change(b, func(r *evidence, _ *plan, _ time.Time) { r.hold(backends.HealthStarting, reason) })
 }
 
-// Ready tells that b's worker takes connections (READY=1): b is up at once, and the first probe after that decides alone.
+// Ready notes that b's worker takes connections (READY=1): b is up at once, and the first probe after that decides alone.
 func (c *Checker) Ready(b *backends.Backend, reason string) {
-	c.change(b, func(r *record, p *plan, now time.Time) { r.ready(p, now, reason) })
+	c.change(b, func(r *evidence, p *plan, now time.Time) { r.ready(p, now, reason) })
 }
 
-// Offline tells that b's worker takes no more connections (STOPPING=1, or its death): b is down at once and no probe or
+// Offline notes that b's worker takes no more connections (STOPPING=1, or its death): b is down at once, and no probe or
 // heartbeat brings it back, only Starting or Ready.
 func (c *Checker) Offline(b *backends.Backend, reason string) {
-	c.change(b, func(r *record, _ *plan, _ time.Time) { r.hold(backends.HealthDown, reason) })
+	c.change(b, func(r *evidence, _ *plan, _ time.Time) { r.hold(backends.HealthDown, reason) })
 }
 
-// AdminChanged tells that b's admin state has changed, so that a backend back from maint is probed at once. Without
+// AdminChanged notes that b's admin state has changed, so that a backend back from maint is probed at once. Without
 // the call that is seen within an interval.
 func (c *Checker) AdminChanged(b *backends.Backend) {
-	c.change(b, func(r *record, p *plan, now time.Time) { r.adminChanged(p, now, b.Admin()) })
+	c.change(b, func(r *evidence, p *plan, now time.Time) { r.adminChanged(p, now, b.Admin()) })
 }
 
-// change brings news to b's record; one that is not watched has none.
-func (c *Checker) change(b *backends.Backend, news func(r *record, p *plan, now time.Time)) {
+// change applies news to b's evidence, if b is watched.
+func (c *Checker) change(b *backends.Backend, news func(r *evidence, p *plan, now time.Time)) {
 	if w := c.get(b); w != nil {
 		w.change(news)
 	}
@@ -231,7 +231,7 @@ func (c *Checker) get(b *backends.Backend) *watch {
 	return c.watches[b]
 }
 
-// Status is what is known of b; the zero value if it is not watched.
+// Status returns what is known of b, or the zero value if it is not watched.
 func (c *Checker) Status(b *backends.Backend) Status {
 	w := c.get(b)
 	if w == nil {
@@ -239,17 +239,17 @@ func (c *Checker) Status(b *backends.Backend) Status {
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return w.record.status(w.plan)
+	return w.evidence.status(w.plan)
 }
 
-// Export gives the counts of all that is watched, in the pool's order, for Import in another process. Nothing stops: what
+// Export returns the counts of all watched backends, in the pool's order, for Import in another process. Nothing stops: what
 // comes in later is not in it, so that it is best called when Run has returned.
 func (c *Checker) Export() []Saved {
 	var all []Saved
 	for _, b := range c.pool.Backends() {
 		if w := c.get(b); w != nil {
 			w.mu.Lock()
-			all = append(all, w.record.save(b.Name, w.plan))
+			all = append(all, w.evidence.save(b.Name, w.plan))
 			w.mu.Unlock()
 		}
 	}
@@ -257,7 +257,7 @@ func (c *Checker) Export() []Saved {
 }
 
 // Import goes on with counts of Export. Call it before Run, with the pool's health states already as they were, and silent
-// where they were (Pool.SetSilent): it tells the pool nothing. A backend that is not in saved starts anew; one that is no
+// where they were (Pool.SetSilent): it changes nothing in the pool. A backend that is not in saved starts from the beginning; one that is no
 // longer watched is left out.
 func (c *Checker) Import(saved []Saved) {
 	c.mu.Lock()
@@ -266,8 +266,8 @@ func (c *Checker) Import(saved []Saved) {
 		i := slices.IndexFunc(saved, func(s Saved) bool { return s.Backend == b.Name })
 		if i >= 0 {
 			w.mu.Lock()
-			w.record.restore(saved[i], w.plan, b.Health())
-			w.told, w.silent = w.record.health, w.record.silent
+			w.evidence.restore(saved[i], w.plan, b.Health())
+			w.reported, w.silent = w.evidence.health, w.evidence.silent
 			w.mu.Unlock()
 		}
 	}

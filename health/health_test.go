@@ -720,7 +720,7 @@ func TestChecker_NewsAfterRemoveIsDropped(t *testing.T) {
 	r := newRig(t, exact(nil), 1)
 	w := r.get(r.b[0])
 	r.Remove(r.b[0])
-	w.change(func(record *record, _ *plan, _ time.Time) { record.hold(backends.HealthDown, "stops") })
+	w.change(func(evidence *evidence, _ *plan, _ time.Time) { evidence.hold(backends.HealthDown, "stops") })
 	r.wantHealth(r.b[0], backends.HealthUp)
 }
 
@@ -762,15 +762,15 @@ func TestChecker_OldNewsComesAfterAdd(t *testing.T) {
 	wg.Go(func() { c.Offline(b, "stops") })
 	for telling := false; !telling; runtime.Gosched() {
 		old.mu.Lock()
-		telling = old.telling
+		telling = old.emitting
 		old.mu.Unlock()
 	}
 	c.Remove(b)
 	c.Add(b)
 	close(goOn)
 	wg.Wait()
-	if is, want := b.Health(), c.get(b).record.health; is != want {
-		t.Errorf("the pool has %v, the record %v", is, want)
+	if is, want := b.Health(), c.get(b).evidence.health; is != want {
+		t.Errorf("the pool has %v, the evidence %v", is, want)
 	}
 }
 
@@ -820,8 +820,8 @@ func TestChecker_NewsFromManyGoroutines(t *testing.T) {
 	r.stop()
 	for _, b := range r.b {
 		w := r.get(b)
-		if b.Health() != w.record.health {
-			t.Errorf("%s: the pool has %v, the record %v", b.Name, b.Health(), w.record.health)
+		if b.Health() != w.evidence.health {
+			t.Errorf("%s: the pool has %v, the evidence %v", b.Name, b.Health(), w.evidence.health)
 		}
 	}
 }

@@ -10,13 +10,13 @@ import (
 // maxReply bounds what a probe sends and what it reads of a reply, in bytes.
 const maxReply = 4096
 
-// pattern is what a reply must have: want at its beginning, or anywhere in its first maxReply bytes.
+// pattern is what a reply must contain: want at its beginning, or anywhere in its first maxReply bytes.
 type pattern struct {
 	want     []byte
 	anywhere bool
 }
 
-// parsePattern reads the value of expect.
+// parsePattern parses the value of expect.
 func parsePattern(s string) (pattern, error) {
 	rest, anywhere := strings.CutPrefix(s, "contains:")
 	want, err := parseBytes(rest)
@@ -29,7 +29,7 @@ func parsePattern(s string) (pattern, error) {
 	return pattern{want: want, anywhere: anywhere}, nil
 }
 
-// parseBytes reads text as it stands, "text:…" or "hex:…".
+// parseBytes parses text as it stands, "text:…" or "hex:…".
 func parseBytes(s string) ([]byte, error) {
 	b := []byte(strings.TrimPrefix(s, "text:"))
 	if digits, ok := strings.CutPrefix(s, "hex:"); ok {
@@ -44,7 +44,7 @@ func parseBytes(s string) ([]byte, error) {
 	return b, nil
 }
 
-// match says whether reply, the bytes so far, has the pattern, and if not, whether more bytes can change that.
+// match reports whether reply, the bytes so far, has the pattern and, if not, whether more bytes can change that.
 func (p pattern) match(reply []byte) (ok, more bool) {
 	if p.anywhere {
 		return bytes.Contains(reply, p.want), len(reply) < maxReply
@@ -54,7 +54,7 @@ func (p pattern) match(reply []byte) (ok, more bool) {
 	return same && n == len(p.want), same && n < len(p.want)
 }
 
-// String is the pattern in words, for a reason.
+// String returns the pattern in words, for a reason.
 func (p pattern) String() string {
 	if p.anywhere {
 		return "a reply with " + quote(p.want)
@@ -62,10 +62,10 @@ func (p pattern) String() string {
 	return quote(p.want)
 }
 
-// maxQuote is how many bytes of what a backend said a reason shows.
+// maxQuote is how many bytes of a backend's reply a reason shows.
 const maxQuote = 64
 
-// quote shows what somebody else wrote: printable ASCII between quotes, cut at maxQuote bytes.
+// quote returns b as printable ASCII between quotes, cut at maxQuote bytes.
 func quote(b []byte) string {
 	if len(b) > maxQuote {
 		return fmt.Sprintf("%+q…", b[:maxQuote])

@@ -19,11 +19,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// result is what one probe found.
+// result is the outcome of one probe.
 type result struct {
 	outcome  Outcome
 	reason   string
-	agent    *agentLine // what an agent said; nil if it was not understood, or is none
+	agent    *agentLine // the line of an agent; nil if it was not understood, or the type is another
 	hung     bool       // a failure: the backend is there and does nothing
 	blind    bool       // "accept" saw no more than "connect" sees
 	shortage bool       // inconclusive: lb itself was out of something
@@ -38,23 +38,23 @@ func failure(format string, args ...any) result {
 	return result{outcome: Failure, reason: fmt.Sprintf(format, args...)}
 }
 
-// timedOut is a failure because the time was over.
+// timedOut returns a failure because the time was over.
 func timedOut(format string, args ...any) result {
 	found := failure(format, args...)
 	found.timeout = true
 	return found
 }
 
-// prober makes the probes of one backend. It belongs to the watch's goroutine.
+// prober probes one backend. It belongs to the watch's goroutine.
 type prober struct {
-	sockets *sockdiag.Conn // nil: the kernel does not tell
+	sockets *sockdiag.Conn // nil: the kernel does not say who accepts
 	accept  acceptProbe
 }
 
-// close forgets what one probe has left to the next.
+// close closes what one probe has left for the next.
 func (x *prober) close() { x.accept.reset() }
 
-// probe looks at b once, within p.Timeout. It and acceptProbe are the only places of the package that do I/O.
+// probe probes b once, within p.Timeout. It and acceptProbe are the only places of the package that do I/O.
 func (x *prober) probe(ctx context.Context, p *plan, b *backends.Backend) result {
 	probing, cancel := context.WithTimeout(ctx, p.Timeout)
 	defer cancel()
@@ -128,8 +128,8 @@ func (p *plan) introduce(conn net.Conn, b *backends.Backend) error {
 // retrySaturated is how long a probe that wants an answer waits before it tries a full backlog again.
 const retrySaturated = 20 * time.Millisecond
 
-// dial connects to what the plan probes of b. A full backlog ends a "connect" at once; the other types want an answer,
-// so that they try again until their time is over.
+// dial connects to what the plan probes of b. A full backlog ends a "connect" at once. The other types want an answer, so
+// they try again until their time is over.
 func dial(ctx context.Context, p *plan, b *backends.Backend) (net.Conn, error) {
 	address := p.destination(b)
 	var full error
@@ -209,7 +209,7 @@ func (p *plan) destination(b *backends.Backend) backends.Address {
 	return a
 }
 
-// resolvedIP is the IP address that connections to b go to, if it is a TCP backend and known.
+// resolvedIP returns the IP address that connections to b go to, if b is a TCP backend and the address is known.
 func resolvedIP(b *backends.Backend) (string, bool) {
 	sa := b.Sockaddr()
 	if sa == nil {
@@ -278,7 +278,7 @@ func shortage(errno unix.Errno) result {
 	return result{outcome: Inconclusive, reason: reason, shortage: true}
 }
 
-// exchangeFault judges a connection that broke or stayed silent; got is what came until then.
+// exchangeFault judges a connection that broke or stayed silent. got is what came until then.
 func (p *plan) exchangeFault(err error, want string, got []byte) result {
 	said := "no reply"
 	if len(got) > 0 {
@@ -304,8 +304,7 @@ func isTimeout(err error) bool {
 		errors.As(err, &timeout) && timeout.Timeout()
 }
 
-// ask sends p.send, if any. On a Unix socket even a write of nothing fails with EPIPE once the other side has said all that it
-// has to say, and closed.
+// ask sends p.send, if any. On a Unix socket even an empty write fails with EPIPE once the other side has closed.
 func (p *plan) ask(conn net.Conn) error {
 	if len(p.send) == 0 {
 		return nil
@@ -314,7 +313,7 @@ func (p *plan) ask(conn net.Conn) error {
 	return err
 }
 
-// sendExpect sends p.send, if any, and reads until the reply has p.expect or cannot have it any more.
+// sendExpect sends p.send, if any, and reads until the reply matches p.expect or cannot match it any more.
 func (p *plan) sendExpect(conn net.Conn) result {
 	if err := p.ask(conn); err != nil {
 		return p.exchangeFault(err, p.expect.String(), nil)
@@ -342,7 +341,7 @@ const (
 	maxInterim = 5
 )
 
-// httpHost is the Host header for a request to b.
+// httpHost returns the Host header for a request to b.
 func (p *plan) httpHost(b *backends.Backend) string {
 	if p.HTTPHost != "" {
 		return p.HTTPHost
@@ -359,7 +358,7 @@ func (p *plan) httpHost(b *backends.Backend) string {
 	return a.Dial()
 }
 
-// httpStatus sends the request and judges the status. The body is left unread.
+// httpStatus sends the request and judges the status. It does not read the body.
 func (p *plan) httpStatus(conn net.Conn, host string) result {
 	const want = "an HTTP response"
 	_, err := fmt.Fprintf(conn, "%s %s HTTP/1.1\r\nHost: %s\r\nUser-Agent: lb\r\nAccept: */*\r\nConnection: close\r\n\r\n",
@@ -368,7 +367,7 @@ func (p *plan) httpStatus(conn net.Conn, host string) result {
 		return p.exchangeFault(err, want, nil)
 	}
 	reader := bufio.NewReaderSize(io.LimitReader(conn, maxHeader), maxReply)
-	// What it starts with is kept, for the reason: net/http takes it out of the reader.
+	// Keep the start for the reason: net/http takes it out of the reader.
 	start, err := reader.Peek(len("HTTP/1."))
 	if err != nil {
 		return p.exchangeFault(err, want, start)
@@ -399,8 +398,7 @@ func (p *plan) httpStatus(conn net.Conn, host string) result {
 	return failure("expected %s, got more than %d interim ones", want, maxInterim)
 }
 
-// askAgent sends p.send, if any, and reads one line. A line is whole only with its end: a half one could say another
-// number.
+// askAgent sends p.send, if any, and reads one line with its end. Half a line could say another number.
 func (p *plan) askAgent(conn net.Conn) result {
 	const want = "a whole line from the agent"
 	if err := p.ask(conn); err != nil {
@@ -431,8 +429,8 @@ func indexLineEnd(b []byte) int {
 	return -1
 }
 
-// judgeAgent judges an agent's line by itself. An agent that answers is alive; what it says of the backend's health is
-// weighed in record.heed, as it depends on what it said before.
+// judgeAgent judges an agent's line by itself: an agent that answers is alive. evidence.weighAgent judges what it says of
+// the backend's health, as that depends on what it said before.
 func judgeAgent(line string) result {
 	a := parseAgentLine(line)
 	if a.unknown != "" && !a.understood() {

@@ -74,14 +74,14 @@ func TestChecker_OwnStandstillIsNoFailure(t *testing.T) {
 }
 
 // When lb wakes up late, the heartbeats that came meanwhile are not read yet: all workers have a whole interval again.
-func TestRecord_HeartbeatIsNotMissedWhileLBStoodStill(t *testing.T) {
+func TestEvidence_HeartbeatIsNotMissedWhileLBStoodStill(t *testing.T) {
 	cfg := exact(notify)
 	p, err := cfg.plan()
 	if err != nil {
 		t.Fatal(err)
 	}
 	now := time.Now()
-	r := record{health: backends.HealthUp}
+	r := evidence{health: backends.HealthUp}
 	r.begin(p, now, 0)
 	for range 2 * p.Fall {
 		now = now.Add(p.Interval + 5*time.Second)

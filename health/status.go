@@ -5,27 +5,27 @@ import (
 	"time"
 )
 
-// Outcome is what one probe, heartbeat or missed heartbeat said of a backend. The zero value is None.
+// Outcome is the result of one probe, heartbeat or missed heartbeat. The zero value is None.
 type Outcome uint8
 
 const (
-	None         Outcome = iota // nothing looked at it yet
+	None         Outcome = iota // there was none yet
 	Success                     // it answered as it should
 	Failure                     // it did not
-	Inconclusive                // it cannot be told, and the counts stay: a full backlog, or lb itself was out of something
+	Inconclusive                // it says nothing, and the counts stay: a full backlog, or lb itself was out of something
 )
 
 var outcomeNames = [...]string{"none", "success", "failure", "inconclusive"}
 
-// String is the outcome's name in the API and the logs.
+// String returns the outcome's name in the API and the logs.
 func (o Outcome) String() string { return outcomeNames[o] }
 
-// parseOutcome reads what String wrote; None if it is not known.
+// parseOutcome returns the outcome of that name, or None.
 func parseOutcome(name string) Outcome {
 	return Outcome(max(0, slices.Index(outcomeNames[:], name)))
 }
 
-// Status is what is known of a backend's signs of life, for display. It is a plain value.
+// Status describes a backend's signs of life, for display. It is a plain value.
 type Status struct {
 	// Type is the type of watching, as in Config; "connect" where "accept" sees no more than that.
 	Type string
@@ -33,9 +33,9 @@ type Status struct {
 	Last time.Time
 	// Duration is how long that probe took; 0 for a heartbeat.
 	Duration time.Duration
-	// Outcome is what it found.
+	// Outcome is its result.
 	Outcome Outcome
-	// Reason says so in words: "http status 503, want 200-399".
+	// Reason says it in words: "http status 503, want 200-399".
 	Reason string
 	// Shortage says that the probe could not be made, as lb itself was out of something.
 	Shortage bool
@@ -51,9 +51,8 @@ type Status struct {
 	Passive bool
 }
 
-// Saved is what a new binary needs to know to go on with the counts of one backend where this one stopped. It is plain
-// data: what is missing in JSON is as it is before the first sign of life, and what another version has besides is passed
-// over. The health state itself is the pool's to carry.
+// Saved is the counts of one backend, for a new binary that goes on with them. It is plain data. A field that is missing in
+// JSON is as before the first sign of life; an unknown one is ignored. The pool carries the health state itself.
 type Saved struct {
 	Backend string `json:"backend"`        // its name in the pool
 	Type    string `json:"type,omitempty"` // of watching, as Config.Type; empty is the same

@@ -12,7 +12,7 @@ type statusSet struct {
 	ranges [][2]int
 }
 
-// parseStatusSet reads codes ("204"), ranges ("200-399") and classes ("2xx"), separated by commas.
+// parseStatusSet parses codes ("204"), ranges ("200-399") and classes ("2xx"), separated by commas.
 func parseStatusSet(s string) (statusSet, error) {
 	set := statusSet{text: s}
 	for item := range strings.SplitSeq(s, ",") {
@@ -57,5 +57,5 @@ func (s statusSet) has(code int) bool {
 	return false
 }
 
-// String is the set as the config has it.
+// String returns the set as it is in the config.
 func (s statusSet) String() string { return s.text }

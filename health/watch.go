@@ -9,11 +9,11 @@ import (
 	"github.com/273ebdf9/lb/backends"
 )
 
-// watch keeps one backend's record: its goroutine (run) waits for what is due and probes, anybody may bring news in
-// between.
+// watch keeps one backend's evidence. Its goroutine, run, waits for what is due and probes. Other goroutines may bring news
+// in between.
 //
-// The mutex is held for counting only: never over a probe, and never over a call of the pool, whose OnChange may call
-// the Checker again.
+// The mutex is held for counting only: never during a probe, and never during a call of the pool, whose OnChange may call
+// the Checker.
 type watch struct {
 	checker *Checker
 	backend *backends.Backend
@@ -22,25 +22,25 @@ type watch struct {
 	stop    context.CancelFunc // ends run; nil before it runs; guarded by checker.mu
 	probe   probeFunc          // of run
 
-	mu      sync.Mutex
-	plan    *plan
-	record  record
-	removed bool
-	told    backends.HealthState // what the pool has been told
-	silent  bool                 // and whether as SetSilent
-	stale   bool                 // the watch before this one may have told the pool something else since
-	telling bool                 // somebody is in tell's loop
+	mu       sync.Mutex
+	plan     *plan
+	evidence evidence
+	removed  bool
+	reported backends.HealthState // what the pool knows
+	silent   bool                 // and whether as SetSilent
+	stale    bool                 // the watch before this one may have changed the pool since
+	emitting bool                 // a goroutine is in emit's loop
 }
 
-// standstill is by how much a timer of lb must be late for lb itself to have stood still: stopped, paused, or without a CPU.
-// What was due meanwhile is judged by what comes after.
+// standstill is how late a timer must be for lb itself to have stood still: stopped, paused, or without a CPU. What was due
+// meanwhile is judged by what comes after.
 const standstill = 100 * time.Millisecond
 
 func stoodStill(d time.Duration) string {
 	return fmt.Sprintf("lb stood still for %v", d.Round(time.Millisecond))
 }
 
-// run waits and probes until ctx is done.
+// run waits for what is due, and probes, until ctx is done.
 func (w *watch) run(ctx context.Context) {
 	prober := prober{sockets: w.checker.Sockets}
 	defer prober.close()
@@ -49,7 +49,7 @@ func (w *watch) run(ctx context.Context) {
 	}
 	timer := time.NewTimer(0)
 	defer timer.Stop()
-	for ctx.Err() == nil { // select would take what is due after a probe that was cut off
+	for ctx.Err() == nil { // after a probe that was cut off, select could take what is due
 		var due <-chan time.Time
 		if at := w.next(); !at.IsZero() {
 			timer.Reset(time.Until(at))
@@ -68,17 +68,17 @@ func (w *watch) run(ctx context.Context) {
 func (w *watch) next() time.Time {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return w.record.next
+	return w.evidence.next
 }
 
-// tick does what is due, if anything.
+// tick does what is due.
 func (w *watch) tick(ctx context.Context) {
 	w.mu.Lock()
 	p := w.plan
-	probe := w.record.due(p, time.Now(), w.backend.Admin())
-	epoch := w.record.epoch
+	probe := w.evidence.due(p, time.Now(), w.backend.Admin())
+	epoch := w.evidence.epoch
 	w.mu.Unlock()
-	w.tell()
+	w.emit()
 	if !probe {
 		return
 	}
@@ -88,28 +88,28 @@ func (w *watch) tick(ctx context.Context) {
 		return // it was cut off, which says nothing
 	}
 	if late := time.Since(start) - p.Timeout; found.outcome == Failure && (found.timeout || found.hung) && late > standstill {
-		// What came meanwhile was not read in time. That is not the backend's fault.
+		// What came meanwhile was not read in time, which is not the backend's fault.
 		found = result{outcome: Inconclusive, reason: stoodStill(late)}
 	}
 	w.report(epoch, start, found)
 }
 
-// report takes in what a probe found that started at start, unless the world has changed since.
+// report counts the result of a probe that started at start, unless what it looked at has changed since.
 func (w *watch) report(epoch uint64, start time.Time, found result) {
 	if found.agent != nil && w.current(epoch) {
-		found.reason += w.obey(found.agent)
+		found.reason += w.applyAgent(found.agent)
 	}
 	w.mu.Lock()
-	short := w.record.short
-	if w.record.epoch == epoch && !w.removed {
-		// By the admin state as it is now: it may have changed during the probe, or by the agent's own word.
-		w.record.observe(w.backend.Admin())
-		weighed, final := w.record.heed(found)
-		w.record.probed(w.plan, start, time.Now(), weighed, final, w.jitter)
+	short := w.evidence.short
+	if w.evidence.epoch == epoch && !w.removed {
+		// The admin state may have changed during the probe, or by the agent's own word.
+		w.evidence.observe(w.backend.Admin())
+		weighed, final := w.evidence.weighAgent(found)
+		w.evidence.probed(w.plan, start, time.Now(), weighed, final, w.jitter)
 	}
-	changed, now := w.record.short != short, w.record.short
+	changed, now := w.evidence.short != short, w.evidence.short
 	w.mu.Unlock()
-	w.tell()
+	w.emit()
 	if changed {
 		w.checker.pool.ReportProbe(w.backend, !now, found.reason)
 	}
@@ -118,7 +118,7 @@ func (w *watch) report(epoch uint64, start time.Time, found result) {
 func (w *watch) current(epoch uint64) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return w.record.epoch == epoch && !w.removed
+	return w.evidence.epoch == epoch && !w.removed
 }
 
 // jitter shortens an interval by up to the plan's part of it. Called with mu held.
@@ -126,48 +126,48 @@ func (w *watch) jitter(d time.Duration) time.Duration {
 	return d - time.Duration(float64(d)*w.plan.Jitter*w.checker.random())
 }
 
-// change brings news to the record, from any goroutine, and tells the pool what came of it.
-func (w *watch) change(news func(r *record, p *plan, now time.Time)) {
+// change applies news to the evidence, from any goroutine, and brings the pool up to date.
+func (w *watch) change(news func(r *evidence, p *plan, now time.Time)) {
 	w.mu.Lock()
-	news(&w.record, w.plan, time.Now())
+	news(&w.evidence, w.plan, time.Now())
 	w.mu.Unlock()
-	w.tell()
+	w.emit()
 	w.wake()
 }
 
-// wake has run look at the clock again.
+// wake makes run look at the clock again.
 func (w *watch) wake() {
 	select {
 	case w.kick <- struct{}{}:
-	default: // it will
+	default: // it will do so
 	}
 }
 
-// tell brings the pool to the record's health. One caller at a time does it, in order, for all: another returns at once,
-// and its change is told by the first.
-func (w *watch) tell() {
-	if w.tellPool() {
-		// It was removed meanwhile, and may have had the last word over a watch that was added since.
+// emit brings the pool to the evidence's health. One caller at a time does it for all, in order: another one returns at
+// once, and the first emits its change.
+func (w *watch) emit() {
+	if w.reportHealth() {
+		// w was removed meanwhile, and may have overwritten what a watch has set that was added since.
 		if next := w.checker.get(w.backend); next != nil {
 			next.mu.Lock()
 			next.stale = true
 			next.mu.Unlock()
-			next.tell()
+			next.emit()
 		}
 	}
 }
 
-// tellPool is tell; late says that w was removed while it told the pool.
-func (w *watch) tellPool() (late bool) {
+// reportHealth does the work of emit. late means that w was removed while it changed the pool.
+func (w *watch) reportHealth() (late bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.telling {
+	if w.emitting {
 		return false
 	}
-	w.telling = true
-	for (w.told != w.record.health || w.silent != w.record.silent || w.stale) && !w.removed {
-		w.told, w.silent, w.stale = w.record.health, w.record.silent, false
-		to, silent, reason := w.told, w.silent, w.record.reason
+	w.emitting = true
+	for (w.reported != w.evidence.health || w.silent != w.evidence.silent || w.stale) && !w.removed {
+		w.reported, w.silent, w.stale = w.evidence.health, w.evidence.silent, false
+		to, silent, reason := w.reported, w.silent, w.evidence.reason
 		w.mu.Unlock()
 		if silent {
 			w.checker.pool.SetSilent(w.backend, reason)
@@ -177,24 +177,24 @@ func (w *watch) tellPool() (late bool) {
 		w.mu.Lock()
 		late = w.removed
 	}
-	w.telling = false
+	w.emitting = false
 	return late
 }
 
-// obey does what an agent's line asks for beside health, and gives what is to be added to the reason.
+// applyAgent does what an agent's line asks for beside health. It returns what to add to the reason.
 //
-// An admin state of the operator stands: the agent's words change a backend that is ready, or that the agent itself
-// took out. HAProxy lets "ready" undo either, so that a drain by hand lasts until the agent's next line.
-func (w *watch) obey(a *agentLine) (remarks string) {
+// The operator's admin state stays: the agent changes a backend that is ready, or that the agent itself took out. In HAProxy
+// "ready" undoes either, so that a drain by hand lasts until the agent's next line.
+func (w *watch) applyAgent(a *agentLine) (remarks string) {
 	c, b := w.checker, w.backend
 	if a.admin != nil {
 		w.mu.Lock()
 		is := b.Admin()
-		mine := is == backends.AdminReady || is == w.record.agentAdmin
+		mine := is == backends.AdminReady || is == w.evidence.agentAdmin
 		if mine {
-			w.record.agentAdmin = *a.admin
+			w.evidence.agentAdmin = *a.admin
 		} else {
-			w.record.agentAdmin = backends.AdminReady
+			w.evidence.agentAdmin = backends.AdminReady
 		}
 		w.mu.Unlock()
 		if mine {
