@@ -16,18 +16,18 @@ import (
 )
 
 const (
-	// firstLook is when "accept" first looks whether its connection was taken. Each next look comes after twice the time, up
-	// to maxLook. A worker of one thread can do nothing else while it waits for the probe to close, so looks
-	// are frequent.
+	// firstLook is when "accept" first looks whether its connection was taken. Each next look comes after
+	// twice the time, up to maxLook. A worker of one thread can do nothing else while it waits for the probe
+	// to close, so looks are frequent.
 	firstLook = time.Millisecond
 	maxLook   = 25 * time.Millisecond
 )
 
 // acceptProbe is the state of the "accept" probes of one backend. It belongs to the watch's goroutine.
 //
-// A connection that no process has accepted when its probe's time is over stays open, closed for writing, and the next
-// probe looks at that one first: it tells whether the listener accepts between probes, and a listener that hangs has
-// one connection of lb in its queue, not one more with every probe.
+// A connection that no process has accepted when its probe's time is over stays open, closed for writing, and
+// the next probe looks at that one first: it tells whether the listener accepts between probes, and a
+// listener that hangs has one connection of lb in its queue, not one more with every probe.
 type acceptProbe struct {
 	plan     *plan
 	left     net.Conn         // in the listener's queue since an earlier probe; nil: none
@@ -38,7 +38,8 @@ type acceptProbe struct {
 	noQueue  bool             // the queue cannot be seen
 }
 
-// CanSeeAccepts returns why the type "accept" sees no more than "connect" in this process, or nil if it sees more.
+// CanSeeAccepts returns why the type "accept" sees no more than "connect" in this process, or nil if it sees
+// more.
 func CanSeeAccepts() error {
 	sockets, err := sockdiag.Dial()
 	if err != nil {
@@ -55,7 +56,8 @@ func (a *acceptProbe) reset() {
 	*a = acceptProbe{}
 }
 
-// probe connects to b and waits until a process accepts the connection. sockets is nil where the kernel does not say who accepts.
+// probe connects to b and waits until a process accepts the connection. sockets is nil where the kernel does
+// not say who accepts.
 func (a *acceptProbe) probe(ctx context.Context, p *plan, b *backends.Backend, sockets *sockdiag.Conn) result {
 	if a.plan != p {
 		a.reset()
@@ -211,14 +213,16 @@ func (a *acceptProbe) taken(p *plan, b *backends.Backend, conn net.Conn, sockets
 	case !errors.As(heard, &errno):
 		return true, failure("%v", heard)
 	}
-	// It was reset: by a process that took it and did not read what was sent, or because nothing listens any more.
+	// It was reset: by a process that took it and did not read what was sent, or because nothing listens any
+	// more.
 	if _, err := a.queue(p, b, sockets); err == nil {
 		return true, success("accepted, and closed")
 	}
 	return true, failure("%s while it waited to be accepted", errno.Error())
 }
 
-// peek returns what a read of fd would find: nil for data, io.EOF if the other side has closed, EAGAIN for nothing yet.
+// peek returns what a read of fd would find: nil for data, io.EOF if the other side has closed, EAGAIN for
+// nothing yet.
 func peek(fd int) error {
 	var b [1]byte
 	n, _, err := unix.Recvfrom(fd, b[:], unix.MSG_PEEK|unix.MSG_DONTWAIT)

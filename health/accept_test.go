@@ -154,8 +154,8 @@ func TestAccept_OneThatAcceptsAndClosesIsUp(t *testing.T) {
 	}
 }
 
-// A backend that hangs has one connection of lb in its queue, however often it is probed, and is up again when it has taken
-// that.
+// A backend that hangs has one connection of lb in its queue, however often it is probed, and is up again
+// when it has taken that.
 func TestAccept_OneThatHangsFailsUntilItAccepts(t *testing.T) {
 	listeners(t, func(t *testing.T, r *acceptRig) {
 		r.wait(2)
@@ -258,8 +258,8 @@ func TestAccept_CutOffLeavesNothingBehind(t *testing.T) {
 	}
 }
 
-// serveOnStdin is the program of a process that the test stops: it accepts, on the socket that is its standard input,
-// whatever comes.
+// serveOnStdin is the program of a process that the test stops: it accepts, on the socket that is its
+// standard input, whatever comes.
 func serveOnStdin() {
 	l, err := net.FileListener(os.Stdin)
 	if err != nil {

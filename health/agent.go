@@ -11,11 +11,11 @@ import (
 // maxLine bounds an agent's line, in bytes.
 const maxLine = 1024
 
-// agentLine is a parsed line of an agent: the last word of each kind, as in HAProxy. What the line does not mention is nil
-// or empty, and stays as it is.
+// agentLine is a parsed line of an agent: the last word of each kind, as in HAProxy. What the line does not
+// mention is nil or empty, and stays as it is.
 //
-// The protocol is HAProxy's agent-check (configuration manual, section 5.2): words separated by spaces, tabs or commas,
-// in any order and either case; after a "#" a description of the health word.
+// The protocol is HAProxy's agent-check (configuration manual, section 5.2): words separated by spaces, tabs
+// or commas, in any order and either case; after a "#" a description of the health word.
 type agentLine struct {
 	health  string // "up", "down", "fail" or "stopped"
 	about   string // the description, as the agent wrote it
@@ -25,8 +25,8 @@ type agentLine struct {
 	unknown string // the first word that is none of these
 }
 
-// parseAgentLine parses a line without its end. It refuses no line: it puts the first word that it does not know in unknown,
-// and the others count.
+// parseAgentLine parses a line without its end. It refuses no line: it puts the first word that it does not
+// know in unknown, and the others count.
 func parseAgentLine(line string) agentLine {
 	var a agentLine
 	words, about, _ := strings.Cut(line, "#")
@@ -76,8 +76,8 @@ func (a *agentLine) understood() bool {
 	return a.health != "" || a.admin != nil || a.percent != nil || a.maxConn != nil
 }
 
-// weight returns the weight that the percentage stands for, at most the largest one. HAProxy, rounding down, differs where
-// backends.PercentOf does not make 0.
+// weight returns the weight that the percentage stands for, at most the largest one. HAProxy, rounding down,
+// differs where backends.PercentOf does not make 0.
 func (a *agentLine) weight(configured int) int {
 	w, err := backends.PercentOf(configured, *a.percent) // not negative: see parseCount
 	if err != nil {

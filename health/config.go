@@ -27,44 +27,47 @@ var types = []string{typeAccept, typeConnect, typeSendExpect, typeHTTP, typeAgen
 type Config struct {
 	// Type is where the signs of life come from:
 	//
-	//   - "accept" (default) opens a connection and asks the kernel whether a process takes it out of the listener's queue
-	//     within Timeout (sock_diag). It finds a backend that hangs, whatever its protocol, and needs no word of it. A
-	//     backend that is busy is up as long as its queue moves. One that does not accept goes offline, and back when it
-	//     does; only with [pools.NAME.workers] kill_after set is a worker killed for it. While no backend of the pool is
-	//     selectable, those that are down for this alone are offered nevertheless. Where the listener is in another network
-	//     namespace or on another host, or sock_diag is refused, it is "connect".
+	//   - "accept" (default) opens a connection and asks the kernel whether a process takes it out of the
+	//     listener's queue within Timeout (sock_diag). It finds a backend that hangs, whatever its protocol,
+	//     and needs no word of it. A backend that is busy is up as long as its queue moves. One that does not
+	//     accept goes offline, and back when it does; only with [pools.NAME.workers] kill_after set is a
+	//     worker killed for it. While no backend of the pool is selectable, those that are down for this
+	//     alone are offered nevertheless. Where the listener is in another network namespace or on another
+	//     host, or sock_diag is refused, it is "connect".
 	//   - "connect" opens a connection and closes it. The kernel answers that, even for a process that hangs:
-	//     it finds a backend that is gone, not one that is stuck. A Unix socket whose backlog is full is saturated, which
-	//     counts neither as a success nor as a failure.
+	//     it finds a backend that is gone, not one that is stuck. A Unix socket whose backlog is full is
+	//     saturated, which counts neither as a success nor as a failure.
 	//   - "send-expect" sends Send and wants Expect back.
 	//   - "http" sends an HTTP/1.1 request and looks at the status. The body is not read.
-	//   - "agent" reads one line of HAProxy's agent protocol. "down", "fail" or "stopped" takes the backend down at once, and
-	//     down it stays until "up", which brings it back at once; "ready", "drain" and "maint" set the admin state, "75%" the
-	//     weight, in parts of the configured one, "maxconn:30" max_conns. What the line does not mention stays, and an admin
-	//     state that the operator set stands. As there is no second probe beside it, an agent that answers without a health
-	//     word is a success, and one that does not answer is a failure, which for HAProxy it is not.
-	//   - "notify" probes nothing: workers that lb runs push their heartbeat (WATCHDOG=1 of sd_notify), and an Interval
-	//     without one is a miss.
-	//   - "none" probes nothing: the backends are up, and only a run of failed connects of clients takes one down, until
-	//     PassiveHold is over.
+	//   - "agent" reads one line of HAProxy's agent protocol. "down", "fail" or "stopped" takes the backend
+	//     down at once, and down it stays until "up", which brings it back at once; "ready", "drain" and
+	//     "maint" set the admin state, "75%" the weight, in parts of the configured one, "maxconn:30"
+	//     max_conns. What the line does not mention stays, and an admin state that the operator set stands.
+	//     As there is no second probe beside it, an agent that answers without a health word is a success,
+	//     and one that does not answer is a failure, which for HAProxy it is not.
+	//   - "notify" probes nothing: workers that lb runs push their heartbeat (WATCHDOG=1 of sd_notify), and
+	//     an Interval without one is a miss.
+	//   - "none" probes nothing: the backends are up, and only a run of failed connects of clients takes one
+	//     down, until PassiveHold is over.
 	Type string `toml:"type"`
-	// Interval is the time from the start of a probe of a backend to the start of the next; for "notify" the time within
-	// which a heartbeat must come. Default 1s.
+	// Interval is the time from the start of a probe of a backend to the start of the next; for "notify" the
+	// time within which a heartbeat must come. Default 1s.
 	Interval time.Duration `toml:"interval"`
-	// FastInterval is Interval for a backend that is about to change: not probed yet, up and failing, or down and
-	// succeeding. Default "0s": Interval. "notify" does not use it.
+	// FastInterval is Interval for a backend that is about to change: not probed yet, up and failing, or down
+	// and succeeding. Default "0s": Interval. "notify" does not use it.
 	FastInterval time.Duration `toml:"fast_interval"`
-	// DownInterval is Interval for a backend that is down and whose last probe failed. Default "0s": Interval. "notify"
-	// does not use it.
+	// DownInterval is Interval for a backend that is down and whose last probe failed. Default "0s":
+	// Interval. "notify" does not use it.
 	DownInterval time.Duration `toml:"down_interval"`
-	// Jitter shortens each interval by up to this part of it, 0..0.5, and spreads the first probes of many backends over up
-	// to one interval, so that probes do not come in step. Default 0.1; 0 is none. "notify" does not use it.
+	// Jitter shortens each interval by up to this part of it, 0..0.5, and spreads the first probes of many
+	// backends over up to one interval, so that probes do not come in step. Default 0.1; 0 is none. "notify"
+	// does not use it.
 	Jitter float64 `toml:"jitter"`
-	// Timeout is how long one probe may take, from the connect to the answer. A probe that takes longer than its interval
-	// is followed by the next at once, never overlapped. Default 500ms.
+	// Timeout is how long one probe may take, from the connect to the answer. A probe that takes longer than
+	// its interval is followed by the next at once, never overlapped. Default 500ms.
 	Timeout time.Duration `toml:"timeout"`
-	// Rise is how many probes in a row must succeed until a backend that is down is up. Default 2. The first probe after the
-	// start, or after the admin state maint, decides alone, either way.
+	// Rise is how many probes in a row must succeed until a backend that is down is up. Default 2. The first
+	// probe after the start, or after the admin state maint, decides alone, either way.
 	Rise int `toml:"rise"`
 	// Fall is how many probes in a row must fail until a backend that is up is down. Default 3.
 	Fall int `toml:"fall"`
@@ -73,22 +76,24 @@ type Config struct {
 	// OnDown is what happens to the running sessions of a backend that goes down: "keep" (default) lets them
 	// go on, "close" closes them, so that their clients find another backend at once.
 	OnDown string `toml:"on_down"`
-	// PassiveFall is how many connects of clients in a row must fail until the backend is taken down at once, without
-	// waiting for a probe. Default 3; 0 is never. A full backlog is no failure. Rise probes bring it back.
+	// PassiveFall is how many connects of clients in a row must fail until the backend is taken down at once,
+	// without waiting for a probe. Default 3; 0 is never. A full backlog is no failure. Rise probes bring it
+	// back.
 	PassiveFall int `toml:"passive_fall"`
 	// PassiveHold is how long a backend that PassiveFall took down stays down with type "none". Default 10s.
 	PassiveHold time.Duration `toml:"passive_hold"`
-	// Address is probed instead of each backend's own, in the same forms: "unix:/path", "unix:@name", "host:port" or
-	// "[v6]:port". Default "": the backend's own.
+	// Address is probed instead of each backend's own, in the same forms: "unix:/path", "unix:@name",
+	// "host:port" or "[v6]:port". Default "": the backend's own.
 	Address string `toml:"address"`
-	// Port is probed instead of each backend's own, on the backend's host. A backend on a Unix socket has no port and is
-	// probed as it is. Default 0: the backend's own.
+	// Port is probed instead of each backend's own, on the backend's host. A backend on a Unix socket has no
+	// port and is probed as it is. Default 0: the backend's own.
 	Port int `toml:"port"`
-	// Send is what "send-expect" and "agent" send once connected: the text as it stands, or "hex:" and hexadecimal digits,
-	// with spaces where wanted ("text:" in front takes what follows as it stands). Up to 4096 bytes. Default "": nothing.
+	// Send is what "send-expect" and "agent" send once connected: the text as it stands, or "hex:" and
+	// hexadecimal digits, with spaces where wanted ("text:" in front takes what follows as it stands). Up to
+	// 4096 bytes. Default "": nothing.
 	Send string `toml:"send"`
-	// Expect is what the reply to "send-expect" must begin with, in the forms of Send; with "contains:" in front, what
-	// it must have somewhere in its first 4096 bytes. Required for that type.
+	// Expect is what the reply to "send-expect" must begin with, in the forms of Send; with "contains:" in
+	// front, what it must have somewhere in its first 4096 bytes. Required for that type.
 	Expect string `toml:"expect"`
 	// HTTPMethod is the method of the request of "http". Default "GET".
 	HTTPMethod string `toml:"http_method"`
@@ -96,8 +101,8 @@ type Config struct {
 	HTTPPath string `toml:"http_path"`
 	// HTTPHost is its Host header. Default "": the probed address, or localhost for a Unix socket.
 	HTTPHost string `toml:"http_host"`
-	// HTTPStatus are the statuses that are a success: codes ("204"), ranges ("200-399") and classes ("2xx"), separated by
-	// commas. Default "200-399".
+	// HTTPStatus are the statuses that are a success: codes ("204"), ranges ("200-399") and classes ("2xx"),
+	// separated by commas. Default "200-399".
 	HTTPStatus string `toml:"http_status"`
 }
 

@@ -7,11 +7,11 @@ import (
 	"github.com/273ebdf9/lb/backends"
 )
 
-// evidence counts the signs of life of one backend and decides its health. It does no I/O, reads no clock, and has no lock:
-// its watch guards it.
+// evidence counts the signs of life of one backend and decides its health. It does no I/O, reads no clock,
+// and has no lock: its watch guards it.
 //
-// A change of health needs a run of equal results: rise successes, or fall failures. Three things decide alone: the
-// first result of all (fresh), an agent's word, and a run of failed connects of clients (passive).
+// A change of health needs a run of equal results: rise successes, or fall failures. Three things decide
+// alone: the first result of all (fresh), an agent's word, and a run of failed connects of clients (passive).
 type evidence struct {
 	health backends.HealthState
 	reason string // why health last changed
@@ -31,7 +31,8 @@ type evidence struct {
 	agentDown  bool                // the last health word of the agent was not "up"
 	agentAdmin backends.AdminState // what the agent set; ready if nothing
 
-	// epoch changes whenever a probe under way looks at something that is no longer so. Its result is dropped.
+	// epoch changes whenever a probe under way looks at something that is no longer so. Its result is
+	// dropped.
 	epoch uint64
 	next  time.Time // when the next probe or miss is due; zero when nothing is
 
@@ -41,8 +42,8 @@ type evidence struct {
 	said     string
 }
 
-// begin starts the schedule, or goes on with it; spread is how long a probe that is due may wait, so that many do not
-// come at once.
+// begin starts the schedule, or goes on with it; spread is how long a probe that is due may wait, so that
+// many do not come at once.
 func (e *evidence) begin(p *plan, now time.Time, spread time.Duration) {
 	switch {
 	case !e.begun:
@@ -75,7 +76,8 @@ func (e *evidence) schedule(p *plan, now time.Time, first time.Duration) {
 	}
 }
 
-// replan goes on under a new plan: states and counts stay, and what is due comes no later than the new intervals say.
+// replan goes on under a new plan: states and counts stay, and what is due comes no later than the new
+// intervals say.
 func (e *evidence) replan(old, p *plan, now time.Time) {
 	if old.Type != p.Type {
 		e.epoch++
@@ -123,8 +125,8 @@ func (e *evidence) due(p *plan, now time.Time, admin backends.AdminState) (probe
 	return false
 }
 
-// observe pauses the counting in maint, and starts from the beginning after that: what was seen before means nothing any
-// more. It reports whether it started from the beginning.
+// observe pauses the counting in maint, and starts from the beginning after that: what was seen before means
+// nothing any more. It reports whether it started from the beginning.
 func (e *evidence) observe(admin backends.AdminState) (resumed bool) {
 	switch was := e.paused; {
 	case admin == backends.AdminMaint:
@@ -171,7 +173,8 @@ func (e *evidence) beat(p *plan, now time.Time, admin backends.AdminState) {
 	e.result(p, now, 0, result{outcome: Success, reason: "heartbeat"}, false)
 }
 
-// probed counts the result of a probe that started at start, and schedules the next. final decides without a run.
+// probed counts the result of a probe that started at start, and schedules the next. final decides without a
+// run.
 func (e *evidence) probed(p *plan, start, now time.Time, found result, final bool, jitter func(time.Duration) time.Duration) {
 	e.result(p, start, now.Sub(start), found, final)
 	next := start.Add(jitter(e.interval(p)))
@@ -244,8 +247,8 @@ func (e *evidence) connectFailed(p *plan, now time.Time, why string, streak uint
 	}
 }
 
-// weighAgent weighs an agent's words, as HAProxy does: a health word decides at once, whatever the counts; "down" stands until
-// "up", however often the agent answers without either.
+// weighAgent weighs an agent's words, as HAProxy does: a health word decides at once, whatever the counts;
+// "down" stands until "up", however often the agent answers without either.
 func (e *evidence) weighAgent(found result) (weighed result, final bool) {
 	if found.agent == nil {
 		return found, false
@@ -294,7 +297,8 @@ func (e *evidence) note(at time.Time, took time.Duration, outcome Outcome, said 
 	e.last, e.duration, e.outcome, e.said = at, took, outcome, said
 }
 
-// interval returns the time from one probe's start to the next one's, before jitter: HAProxy's inter, fastinter, downinter.
+// interval returns the time from one probe's start to the next one's, before jitter: HAProxy's inter,
+// fastinter, downinter.
 func (e *evidence) interval(p *plan) time.Duration {
 	switch {
 	case e.fresh,
@@ -332,8 +336,8 @@ func (e *evidence) save(name string, p *plan) Saved {
 	}
 }
 
-// restore goes on with the counts of another process, of a backend with that health. If the type of watching was another,
-// it takes what does not depend on it.
+// restore goes on with the counts of another process, of a backend with that health. If the type of watching
+// was another, it takes what does not depend on it.
 func (e *evidence) restore(s Saved, p *plan, health backends.HealthState) {
 	*e = evidence{
 		health: health, reason: s.Reason, silent: s.Silent && health == backends.HealthDown,

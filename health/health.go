@@ -1,14 +1,15 @@
 // Package health turns heartbeats, probes and connect failures into health states.
 //
-// A [Checker] watches the backends of one pool. Signs of life come from three sides: probes that it sends itself,
-// heartbeats that workers push ([Checker.Beat]), and the failed connects of clients ([Checker.ConnectFailed]). A run of
-// equal signs, rise or fall long, changes the health state of a backend. The Checker calls [backends.Pool.SetHealth] once
-// for each change, with the reason, or [backends.Pool.SetSilent] for a backend that is down only because it shows no sign
-// of life. A probe that fails because lb itself is out of something, or stood still, changes no state.
+// A [Checker] watches the backends of one pool. Signs of life come from three sides: probes that it sends
+// itself, heartbeats that workers push ([Checker.Beat]), and the failed connects of clients
+// ([Checker.ConnectFailed]). A run of equal signs, rise or fall long, changes the health state of a backend.
+// The Checker calls [backends.Pool.SetHealth] once for each change, with the reason, or
+// [backends.Pool.SetSilent] for a backend that is down only because it shows no sign of life. A probe that
+// fails because lb itself is out of something, or stood still, changes no state.
 //
-// Ownership: each watched backend has one goroutine, which waits for the time of its next probe and makes it. [Checker.Run]
-// starts them and waits for all of them. One mutex a backend guards what is counted, and is held for counting only. The
-// package never probes on a caller's goroutine and logs nothing.
+// Ownership: each watched backend has one goroutine, which waits for the time of its next probe and makes it.
+// [Checker.Run] starts them and waits for all of them. One mutex a backend guards what is counted, and is
+// held for counting only. The package never probes on a caller's goroutine and logs nothing.
 package health
 
 import (
@@ -28,17 +29,18 @@ import (
 // probeFunc looks at a backend once.
 type probeFunc func(context.Context, *plan, *backends.Backend) result
 
-// Checker watches the backends of one pool. All methods are safe for concurrent use, and may be called from the pool's
-// OnChange.
+// Checker watches the backends of one pool. All methods are safe for concurrent use, and may be called from
+// the pool's OnChange.
 type Checker struct {
-	// ConfiguredWeight returns the weight that an agent's percentage is of. Nil: the weight that the backend had when it
-	// was added. Set it before Run.
+	// ConfiguredWeight returns the weight that an agent's percentage is of. Nil: the weight that the backend
+	// had when it was added. Set it before Run.
 	ConfiguredWeight func(b *backends.Backend) int
-	// SetMaxConns does what an agent's maxconn:N asks for; 0 is no limit. Nil: the word is only reported. Set it before Run.
+	// SetMaxConns does what an agent's maxconn:N asks for; 0 is no limit. Nil: the word is only reported. Set
+	// it before Run.
 	SetMaxConns func(b *backends.Backend, n int, reason string) error
 
-	// Sockets says whether a process has accepted a connection. Nil: the kernel refuses to say, and "accept" sees no more
-	// than "connect". Set it before Run.
+	// Sockets says whether a process has accepted a connection. Nil: the kernel refuses to say, and "accept"
+	// sees no more than "connect". Set it before Run.
 	Sockets *sockdiag.Conn
 
 	pool        *backends.Pool
@@ -53,8 +55,9 @@ type Checker struct {
 	running sync.WaitGroup
 }
 
-// NewChecker makes a Checker for the members that pool has now; Add and Remove follow later changes. It takes their
-// health states as they are: give Config.InitialHealth to Pool.Add. The error is cfg's, as Validate has it.
+// NewChecker makes a Checker for the members that pool has now; Add and Remove follow later changes. It takes
+// their health states as they are: give Config.InitialHealth to Pool.Add. The error is cfg's, as Validate has
+// it.
 func NewChecker(pool *backends.Pool, cfg Config) (*Checker, error) {
 	p, err := cfg.plan()
 	if err != nil {
@@ -68,9 +71,9 @@ func NewChecker(pool *backends.Pool, cfg Config) (*Checker, error) {
 	return c, nil
 }
 
-// Run probes until ctx is done, and returns when no probe is under way any more. The first probes come at once, many of
-// them a few milliseconds apart. Once it has returned it can be called again. It then goes on where it stopped, and makes a
-// probe that was cut off again.
+// Run probes until ctx is done, and returns when no probe is under way any more. The first probes come at
+// once, many of them a few milliseconds apart. Once it has returned it can be called again. It then goes on
+// where it stopped, and makes a probe that was cut off again.
 func (c *Checker) Run(ctx context.Context) {
 	c.mu.Lock()
 	c.ctx = ctx
@@ -106,7 +109,8 @@ func (c *Checker) startLocked(w *watch, n int) {
 	})
 }
 
-// Add watches one more member of the pool; nothing changes for one that is watched already. Its first probe comes at once.
+// Add watches one more member of the pool; nothing changes for one that is watched already. Its first probe
+// comes at once.
 func (c *Checker) Add(b *backends.Backend) { c.add(b, false) }
 
 // AddHeld is Add for a backend whose worker has said nothing yet: it is held as by Starting.
@@ -146,8 +150,8 @@ func (c *Checker) Remove(b *backends.Backend) {
 	}
 }
 
-// Update goes on under another configuration. States, counts and holds stay; a shorter interval holds from now on. The
-// error is cfg's, as Validate returns it; then nothing has changed.
+// Update goes on under another configuration. States, counts and holds stay; a shorter interval holds from
+// now on. The error is cfg's, as Validate returns it; then nothing has changed.
 func (c *Checker) Update(cfg Config) error {
 	p, err := cfg.plan()
 	if err != nil {
@@ -174,9 +178,10 @@ func (c *Checker) Update(cfg Config) error {
 	return nil
 }
 
-// ConnectFailed notes that a connect of a client to b failed, the streak-th in a row, as Backend.ConnectFailed counts
-// them. At passive_fall of them b goes down at once. It is made for the event loops: below that it is three atomic loads
-// (BenchmarkConnectFailed), and at it two mutexes, held elsewhere for counting only, and Pool.SetHealth.
+// ConnectFailed notes that a connect of a client to b failed, the streak-th in a row, as
+// Backend.ConnectFailed counts them. At passive_fall of them b goes down at once. It is made for the event
+// loops: below that it is three atomic loads (BenchmarkConnectFailed), and at it two mutexes, held elsewhere
+// for counting only, and Pool.SetHealth.
 func (c *Checker) ConnectFailed(b *backends.Backend, why backends.ConnectError, streak uint32) {
 	limit := c.passiveFall.Load()
 	if limit == 0 || streak < limit || b.Health() != backends.HealthUp ||
@@ -190,8 +195,8 @@ func (c *Checker) ConnectFailed(b *backends.Backend, why backends.ConnectError, 
 	c.change(b, func(r *evidence, p *plan, now time.Time) { r.connectFailed(p, now, reason, streak) })
 }
 
-// Beat notes a heartbeat (WATCHDOG=1) of b's worker. It counts with type "notify" only, and not while b is held by
-// Starting or Offline. It never blocks.
+// Beat notes a heartbeat (WATCHDOG=1) of b's worker. It counts with type "notify" only, and not while b is
+// held by Starting or Offline. It never blocks.
 func (c *Checker) Beat(b *backends.Backend) {
 	c.change(b, func(r *evidence, p *plan, now time.Time) { r.beat(p, now, b.Admin()) })
 }
@@ -201,19 +206,20 @@ func (c *Checker) Starting(b *backends.Backend, reason string) {
 	c.change(b, func(r *evidence, _ *plan, _ time.Time) { r.hold(backends.HealthStarting, reason) })
 }
 
-// Ready notes that b's worker takes connections (READY=1): b is up at once, and the first probe after that decides alone.
+// Ready notes that b's worker takes connections (READY=1): b is up at once, and the first probe after that
+// decides alone.
 func (c *Checker) Ready(b *backends.Backend, reason string) {
 	c.change(b, func(r *evidence, p *plan, now time.Time) { r.ready(p, now, reason) })
 }
 
-// Offline notes that b's worker takes no more connections (STOPPING=1, or its death): b is down at once, and no probe or
-// heartbeat brings it back, only Starting or Ready.
+// Offline notes that b's worker takes no more connections (STOPPING=1, or its death): b is down at once, and
+// no probe or heartbeat brings it back, only Starting or Ready.
 func (c *Checker) Offline(b *backends.Backend, reason string) {
 	c.change(b, func(r *evidence, _ *plan, _ time.Time) { r.hold(backends.HealthDown, reason) })
 }
 
-// AdminChanged notes that b's admin state has changed, so that a backend back from maint is probed at once. Without
-// the call that is seen within an interval.
+// AdminChanged notes that b's admin state has changed, so that a backend back from maint is probed at once.
+// Without the call that is seen within an interval.
 func (c *Checker) AdminChanged(b *backends.Backend) {
 	c.change(b, func(r *evidence, p *plan, now time.Time) { r.adminChanged(p, now, b.Admin()) })
 }
@@ -242,8 +248,8 @@ func (c *Checker) Status(b *backends.Backend) Status {
 	return w.evidence.status(w.plan)
 }
 
-// Export returns the counts of all watched backends, in the pool's order, for Import in another process. Nothing stops: what
-// comes in later is not in it, so that it is best called when Run has returned.
+// Export returns the counts of all watched backends, in the pool's order, for Import in another process.
+// Nothing stops: what comes in later is not in it, so that it is best called when Run has returned.
 func (c *Checker) Export() []Saved {
 	var all []Saved
 	for _, b := range c.pool.Backends() {
@@ -256,9 +262,9 @@ func (c *Checker) Export() []Saved {
 	return all
 }
 
-// Import goes on with counts of Export. Call it before Run, with the pool's health states already as they were, and silent
-// where they were (Pool.SetSilent): it changes nothing in the pool. A backend that is not in saved starts from the beginning; one that is no
-// longer watched is left out.
+// Import goes on with counts of Export. Call it before Run, with the pool's health states already as they
+// were, and silent where they were (Pool.SetSilent): it changes nothing in the pool. A backend that is not in
+// saved starts from the beginning; one that is no longer watched is left out.
 func (c *Checker) Import(saved []Saved) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -13,8 +13,8 @@ import (
 
 var refused = failure("connection refused")
 
-// onFakeClock runs a test in a bubble where time passes only when all wait. at moves to an offset from its start, and lets
-// everything that is due until then happen.
+// onFakeClock runs a test in a bubble where time passes only when all wait. at moves to an offset from its
+// start, and lets everything that is due until then happen.
 func onFakeClock(t *testing.T, test func(t *testing.T, at func(time.Duration))) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
@@ -737,7 +737,8 @@ func (p *slowPolicy) Update(*backends.Backend) {
 	}
 }
 
-// A backend that is watched anew while its old watch is telling the pool has the new watch's health in the end.
+// A backend that is watched anew while its old watch is telling the pool has the new watch's health in the
+// end.
 func TestChecker_OldNewsComesAfterAdd(t *testing.T) {
 	policy := &slowPolicy{}
 	pool := backends.NewPool("p", backends.DefaultConfig(), policy)

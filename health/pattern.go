@@ -44,7 +44,8 @@ func parseBytes(s string) ([]byte, error) {
 	return b, nil
 }
 
-// match reports whether reply, the bytes so far, has the pattern and, if not, whether more bytes can change that.
+// match reports whether reply, the bytes so far, has the pattern and, if not, whether more bytes can change
+// that.
 func (p pattern) match(reply []byte) (ok, more bool) {
 	if p.anywhere {
 		return bytes.Contains(reply, p.want), len(reply) < maxReply

@@ -92,8 +92,8 @@ func (x *prober) probe(ctx context.Context, p *plan, b *backends.Backend) result
 	return success("connected")
 }
 
-// closeProbe closes a TCP connection with RST: a probe a second would leave sixty sockets a backend in TIME_WAIT (tcp(7),
-// SO_LINGER).
+// closeProbe closes a TCP connection with RST: a probe a second would leave sixty sockets a backend in
+// TIME_WAIT (tcp(7), SO_LINGER).
 func closeProbe(conn net.Conn) {
 	if tcp, ok := conn.(*net.TCPConn); ok {
 		_ = tcp.SetLinger(0) // no more than those sockets is lost
@@ -128,8 +128,8 @@ func (p *plan) introduce(conn net.Conn, b *backends.Backend) error {
 // retrySaturated is how long a probe that wants an answer waits before it tries a full backlog again.
 const retrySaturated = 20 * time.Millisecond
 
-// dial connects to what the plan probes of b. A full backlog ends a "connect" at once. The other types want an answer, so
-// they try again until their time is over.
+// dial connects to what the plan probes of b. A full backlog ends a "connect" at once. The other types want
+// an answer, so they try again until their time is over.
 func dial(ctx context.Context, p *plan, b *backends.Backend) (net.Conn, error) {
 	address := p.destination(b)
 	var full error
@@ -153,7 +153,8 @@ func dial(ctx context.Context, p *plan, b *backends.Backend) (net.Conn, error) {
 	}
 }
 
-// dialOnce connects to an address of b as lb connects clients: only where it may. The error is then an untrusted.
+// dialOnce connects to an address of b as lb connects clients: only where it may. The error is then an
+// untrusted.
 func dialOnce(ctx context.Context, b *backends.Backend, address backends.Address) (net.Conn, error) {
 	if !address.IsUnix() {
 		if reason := b.RefusesTCP(address); reason != "" {
@@ -193,8 +194,8 @@ type untrusted string
 
 func (e untrusted) Error() string { return "untrusted: " + string(e) }
 
-// destination returns the address to probe for b. A host name that was resolved for the clients' connections is probed at the
-// address that those go to.
+// destination returns the address to probe for b. A host name that was resolved for the clients' connections
+// is probed at the address that those go to.
 func (p *plan) destination(b *backends.Backend) backends.Address {
 	a := p.address
 	if a == (backends.Address{}) {
@@ -209,13 +210,15 @@ func (p *plan) destination(b *backends.Backend) backends.Address {
 	return a
 }
 
-// resolvedIP returns the IP address that connections to b go to, if b is a TCP backend and the address is known.
+// resolvedIP returns the IP address that connections to b go to, if b is a TCP backend and the address is
+// known.
 func resolvedIP(b *backends.Backend) (string, bool) {
 	sa := b.Sockaddr()
 	if sa == nil {
 		return "", false
 	}
-	// After the family: the port, then the address of ip(7), or the flow, the address and the scope of ipv6(7).
+	// After the family: the port, then the address of ip(7), or the flow, the address and the scope of
+	// ipv6(7).
 	var raw [26]byte
 	for i, c := range sa.Any.Addr.Data {
 		raw[i] = byte(c)
@@ -255,8 +258,8 @@ func (p *plan) connectFault(err error) result {
 	return failure("%s", errno.Error())
 }
 
-// isShortage reports whether a system call failed because lb, or its host, is out of something: descriptors, memory, ports
-// of its own, places in epoll sets (ENOSPC, epoll_ctl(2)). That says nothing of the backend.
+// isShortage reports whether a system call failed because lb, or its host, is out of something: descriptors,
+// memory, ports of its own, places in epoll sets (ENOSPC, epoll_ctl(2)). That says nothing of the backend.
 func isShortage(errno unix.Errno) bool {
 	switch errno {
 	case unix.EMFILE, unix.ENFILE, unix.ENOBUFS, unix.ENOMEM, unix.EADDRNOTAVAIL, unix.ENOSPC:
@@ -304,7 +307,8 @@ func isTimeout(err error) bool {
 		errors.As(err, &timeout) && timeout.Timeout()
 }
 
-// ask sends p.send, if any. On a Unix socket even an empty write fails with EPIPE once the other side has closed.
+// ask sends p.send, if any. On a Unix socket even an empty write fails with EPIPE once the other side has
+// closed.
 func (p *plan) ask(conn net.Conn) error {
 	if len(p.send) == 0 {
 		return nil
@@ -429,8 +433,8 @@ func indexLineEnd(b []byte) int {
 	return -1
 }
 
-// judgeAgent judges an agent's line by itself: an agent that answers is alive. evidence.weighAgent judges what it says of
-// the backend's health, as that depends on what it said before.
+// judgeAgent judges an agent's line by itself: an agent that answers is alive. evidence.weighAgent judges
+// what it says of the backend's health, as that depends on what it said before.
 func judgeAgent(line string) result {
 	a := parseAgentLine(line)
 	if a.unknown != "" && !a.understood() {

@@ -19,7 +19,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// look probes an address once, as a Checker of that config would; the type is "connect" if change does not say another.
+// look probes an address once, as a Checker of that config would; the type is "connect" if change does not
+// say another.
 func look(t *testing.T, address string, change func(c *Config)) result {
 	t.Helper()
 	c := exact(func(c *Config) {
@@ -41,7 +42,8 @@ func wantResult(t *testing.T, got result, outcome Outcome, reason string) {
 	}
 }
 
-// serve listens and hands each connection to serve, which need not close it. The address is as backends has it.
+// serve listens and hands each connection to serve, which need not close it. The address is as backends has
+// it.
 func serve(t *testing.T, network, address string, serve func(conn net.Conn)) string {
 	t.Helper()
 	l, err := net.Listen(network, address)
@@ -71,7 +73,8 @@ func acceptAll(l net.Listener, serve func(conn net.Conn)) {
 	}
 }
 
-// says is a server that waits for a first line, or for nothing if wait is false, writes reply and waits for the close.
+// says is a server that waits for a first line, or for nothing if wait is false, writes reply and waits for
+// the close.
 func says(t *testing.T, wait bool, reply string) string {
 	t.Helper()
 	return serve(t, "tcp", "127.0.0.1:0", func(conn net.Conn) {
@@ -328,7 +331,8 @@ func TestProbe_Agent(t *testing.T) {
 	wantResult(t, got, Failure, `expected a whole line from the agent, got "maxconn:10"`) // it may have been 100
 }
 
-// TestProbe_WhoSpeaksFirstMayHaveClosedAlready: an agent, or a server with a banner, that does not wait for anything.
+// TestProbe_WhoSpeaksFirstMayHaveClosedAlready: an agent, or a server with a banner, that does not wait for
+// anything.
 func TestProbe_WhoSpeaksFirstMayHaveClosedAlready(t *testing.T) {
 	here, there := unixPair(t)
 	if _, err := there.Write([]byte("up 50%\n")); err != nil {

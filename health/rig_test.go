@@ -63,7 +63,8 @@ func newPoolOf(t *testing.T, change func(c *backends.Config), health backends.He
 	return pool
 }
 
-// newRig makes a rig of n backends that does not run yet. Every probe is a success until the test says otherwise.
+// newRig makes a rig of n backends that does not run yet. Every probe is a success until the test says
+// otherwise.
 func newRig(t *testing.T, cfg Config, n int) *rig {
 	t.Helper()
 	addresses := make([]string, n)

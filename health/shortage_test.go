@@ -73,7 +73,8 @@ func TestChecker_OwnStandstillIsNoFailure(t *testing.T) {
 	}
 }
 
-// When lb wakes up late, the heartbeats that came meanwhile are not read yet: all workers have a whole interval again.
+// When lb wakes up late, the heartbeats that came meanwhile are not read yet: all workers have a whole
+// interval again.
 func TestEvidence_HeartbeatIsNotMissedWhileLBStoodStill(t *testing.T) {
 	cfg := exact(notify)
 	p, err := cfg.plan()

@@ -39,11 +39,13 @@ type Status struct {
 	Reason string
 	// Shortage says that the probe could not be made, as lb itself was out of something.
 	Shortage bool
-	// Successes and Failures are how many came in a row; one of them is 0. What is inconclusive does not end a row.
+	// Successes and Failures are how many came in a row; one of them is 0. What is inconclusive does not end
+	// a row.
 	Successes, Failures int
 	// Next is when the next probe is due, or the next heartbeat at the latest; zero when nothing is.
 	Next time.Time
-	// Held says that the backend waits for its worker's word, see Checker.Starting and Checker.Offline; nothing is probed.
+	// Held says that the backend waits for its worker's word, see Checker.Starting and Checker.Offline;
+	// nothing is probed.
 	Held bool
 	// Paused says that the admin state is maint; nothing is probed.
 	Paused bool
@@ -51,8 +53,9 @@ type Status struct {
 	Passive bool
 }
 
-// Saved is the counts of one backend, for a new binary that goes on with them. It is plain data. A field that is missing in
-// JSON is as before the first sign of life; an unknown one is ignored. The pool carries the health state itself.
+// Saved is the counts of one backend, for a new binary that goes on with them. It is plain data. A field that
+// is missing in JSON is as before the first sign of life; an unknown one is ignored. The pool carries the
+// health state itself.
 type Saved struct {
 	Backend string `json:"backend"`        // its name in the pool
 	Type    string `json:"type,omitempty"` // of watching, as Config.Type; empty is the same

@@ -9,11 +9,11 @@ import (
 	"github.com/273ebdf9/lb/backends"
 )
 
-// watch keeps one backend's evidence. Its goroutine, run, waits for what is due and probes. Other goroutines may bring news
-// in between.
+// watch keeps one backend's evidence. Its goroutine, run, waits for what is due and probes. Other goroutines
+// may bring news in between.
 //
-// The mutex is held for counting only: never during a probe, and never during a call of the pool, whose OnChange may call
-// the Checker.
+// The mutex is held for counting only: never during a probe, and never during a call of the pool, whose
+// OnChange may call the Checker.
 type watch struct {
 	checker *Checker
 	backend *backends.Backend
@@ -32,8 +32,8 @@ type watch struct {
 	emitting bool                 // a goroutine is in emit's loop
 }
 
-// standstill is how late a timer must be for lb itself to have stood still: stopped, paused, or without a CPU. What was due
-// meanwhile is judged by what comes after.
+// standstill is how late a timer must be for lb itself to have stood still: stopped, paused, or without a
+// CPU. What was due meanwhile is judged by what comes after.
 const standstill = 100 * time.Millisecond
 
 func stoodStill(d time.Duration) string {
@@ -143,8 +143,8 @@ func (w *watch) wake() {
 	}
 }
 
-// emit brings the pool to the evidence's health. One caller at a time does it for all, in order: another one returns at
-// once, and the first emits its change.
+// emit brings the pool to the evidence's health. One caller at a time does it for all, in order: another one
+// returns at once, and the first emits its change.
 func (w *watch) emit() {
 	if w.reportHealth() {
 		// w was removed meanwhile, and may have overwritten what a watch has set that was added since.
@@ -183,8 +183,8 @@ func (w *watch) reportHealth() (late bool) {
 
 // applyAgent does what an agent's line asks for beside health. It returns what to add to the reason.
 //
-// The operator's admin state stays: the agent changes a backend that is ready, or that the agent itself took out. In HAProxy
-// "ready" undoes either, so that a drain by hand lasts until the agent's next line.
+// The operator's admin state stays: the agent changes a backend that is ready, or that the agent itself took
+// out. In HAProxy "ready" undoes either, so that a drain by hand lasts until the agent's next line.
 func (w *watch) applyAgent(a *agentLine) (remarks string) {
 	c, b := w.checker, w.backend
 	if a.admin != nil {
