@@ -64,13 +64,13 @@ func Execute(args []string, stdout, stderr io.Writer, programs Programs) int {
 func newRoot(programs Programs) *cobra.Command {
 	root := &cobra.Command{
 		Use:           "lb",
-		Version:       build.Read().String(),
 		Short:         "A Layer-4 TCP load balancer for one host's fleet of app processes",
 		Long:          "lb balances TCP connections over one host's fleet of app processes. Root and the user that runs it may do everything; the others who may open its control socket may not add, remove, reload, upgrade, or stop lb itself.\n\nExit codes: 0 done, 1 refused or failed, 2 wrong usage.",
 		SilenceErrors: true,
 		SilenceUsage:  true,
 	}
-	root.SetVersionTemplate("{{.Version}}\n")
+	// cobra's templates are not used: with text/template the linker keeps every exported method, 2.5 MB of them.
+	root.Flags().BoolP("version", "v", false, "version for lb")
 	root.SetFlagErrorFunc(flagError)
 	for _, g := range commandGroups(programs) {
 		root.AddGroup(&cobra.Group{ID: g.title, Title: g.title + ":"})
@@ -90,8 +90,14 @@ func newRoot(programs Programs) *cobra.Command {
 			cmd.RunE = help
 		}
 	}
-	// needCommand makes a command runnable, which is no use to tell of.
-	root.SetUsageTemplate(strings.Replace(root.UsageTemplate(), "{{if .Runnable}}", "{{if and .Runnable (not .HasAvailableSubCommands)}}", 1))
+	usage := root.UsageFunc()
+	root.SetUsageFunc(func(cmd *cobra.Command) error {
+		if run := cmd.RunE; cmd.HasAvailableSubCommands() { // needCommand makes it runnable, which is no use to tell of
+			cmd.RunE = nil
+			defer func() { cmd.RunE = run }()
+		}
+		return usage(cmd)
+	})
 	return root
 }
 
@@ -114,6 +120,10 @@ func commandGroups(programs Programs) []commandGroup {
 
 // needCommand is the action of a command that has only sub-commands. Left to itself, cobra shows help and succeeds.
 func needCommand(cmd *cobra.Command, args []string) error {
+	if asked := cmd.Flags().Lookup("version"); asked != nil && asked.Changed && len(args) == 0 {
+		_, err := fmt.Fprintln(cmd.OutOrStdout(), build.Read())
+		return err
+	}
 	if len(args) == 0 {
 		return errors.New("which command?")
 	}
