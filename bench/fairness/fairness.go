@@ -60,6 +60,8 @@ type Options struct {
 	CommandLine []string
 	// Version is lb's.
 	Version string
+	// Dir is where the run makes its work directory; "" is the system's directory for temporary files.
+	Dir string
 	// Progress is told what is measured; nil is allowed. Calls do not overlap.
 	Progress func(Progress)
 }

@@ -18,6 +18,7 @@ func TestPage_EscapesAllButHTML(t *testing.T) {
 
 // The browser runs an inline script, and takes an inline style, only if its hash is in the page's policy.
 func TestPage_PolicyAllowsItsOwnScriptAndStyleOnly(t *testing.T) {
+	t.Parallel()
 	o := tiny(t, CaseEven)
 	var b strings.Builder
 	if err := mustRun(t, o).WriteHTML(&b); err != nil {

@@ -31,7 +31,7 @@ func Run(ctx context.Context, o Options) (report *Report, err error) {
 	if err := cmp.Or(o.Unplayable(), o.findCommand()); err != nil {
 		return nil, fmt.Errorf("cannot compare: %w", err)
 	}
-	dir, err := os.MkdirTemp("", "lb-bench-")
+	dir, err := os.MkdirTemp(o.Dir, "lb-bench-")
 	if err != nil {
 		return nil, fmt.Errorf("cannot create work directory: %w", err)
 	}

@@ -30,12 +30,12 @@ func tiny(t *testing.T, cases ...string) Options {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { os.RemoveAll(dir) })
-	t.Setenv("TMPDIR", dir)
 	o := Options{
+		Dir:        dir,
 		Self:       Self{Worker: []string{self, "worker"}, Exec: []string{self, "exec"}},
 		Contenders: []string{ContenderReusePort, ContenderPrefork}, Workers: 4, Rounds: 1, Timeout: 300 * time.Millisecond, Together: true, Seed: 1, CheckRequests: 10,
 	}
-	o.Cases, err = Cases(cases, Budget{Workers: 4, Duration: 600 * time.Millisecond, Law: "constant:5ms", Rate: 100})
+	o.Cases, err = Cases(cases, Budget{Workers: 4, Duration: 450 * time.Millisecond, Law: "constant:5ms", Rate: 100})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -48,7 +48,7 @@ func mustRun(t *testing.T, o Options) *Report {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if left, err := os.ReadDir(os.Getenv("TMPDIR")); err != nil || len(left) > 0 {
+	if left, err := os.ReadDir(o.Dir); err != nil || len(left) > 0 {
 		t.Errorf("got %v, %v left in the temporary directory; want nothing", left, err)
 	}
 	for _, c := range r.Cells {
@@ -60,6 +60,7 @@ func mustRun(t *testing.T, o Options) *Report {
 }
 
 func TestRun_PlaysEveryCaseAndCleansUp(t *testing.T) {
+	t.Parallel()
 	o := tiny(t, CaseEven, CaseFew, CaseStuck, CaseKilled, CaseRestart, CaseScale, CaseWeights)
 	var lines []string
 	o.Progress = func(p Progress) { lines = append(lines, p.What) }
@@ -100,6 +101,7 @@ func TestRun_PlaysEveryCaseAndCleansUp(t *testing.T) {
 }
 
 func TestRun_SameSeedGivesTheSamePlans(t *testing.T) {
+	t.Parallel()
 	o := tiny(t, CaseEven)
 	o.Contenders, o.Rounds = []string{ContenderPrefork}, 2
 	a, b := mustRun(t, o), mustRun(t, o)
@@ -114,6 +116,7 @@ func TestRun_SameSeedGivesTheSamePlans(t *testing.T) {
 }
 
 func TestRun_OwnWorkerAndTarget(t *testing.T) {
+	t.Parallel()
 	o := tiny(t, CaseEven, CaseSlow)
 	o.Command = o.Self.Worker
 	o.Contenders = []string{ContenderReusePort}
@@ -141,7 +144,7 @@ func TestRun_WorkerThatCannotBeRunIsSaidBeforeAnythingIsMeasured(t *testing.T) {
 			if took := time.Since(began); err == nil || !strings.Contains(err.Error(), want) || took > trialLimit {
 				t.Errorf("%q as %s: got %v, %v after %v; want %q at once", command, contender, r, err, took, want)
 			}
-			if left, err := os.ReadDir(os.Getenv("TMPDIR")); err != nil || len(left) > 0 {
+			if left, err := os.ReadDir(o.Dir); err != nil || len(left) > 0 {
 				t.Errorf("%q as %s: got %v, %v left; want nothing", command, contender, left, err)
 			}
 		}
@@ -154,6 +157,7 @@ func TestRun_WorkerThatCannotBeRunIsSaidBeforeAnythingIsMeasured(t *testing.T) {
 }
 
 func TestRun_LoadWithoutARequestIsNoMeasurement(t *testing.T) {
+	t.Parallel()
 	o := tiny(t, CaseEven)
 	o.Contenders = []string{ContenderPrefork}
 	o.Cases[0].Shape.Rate = 1e-6
@@ -177,6 +181,7 @@ func fakeLB(t *testing.T, answer string) string {
 }
 
 func TestStartLB_GivesUpOnceAWorkerHasEnded(t *testing.T) {
+	t.Parallel()
 	f := func(command []string, answer, want string) {
 		t.Helper()
 		o := tiny(t, CaseEven)
@@ -200,6 +205,7 @@ func TestStartLB_GivesUpOnceAWorkerHasEnded(t *testing.T) {
 }
 
 func TestRun_EndsWithItsContextAndCleansUp(t *testing.T) {
+	t.Parallel()
 	o := tiny(t, CaseEven)
 	ctx, cancel := context.WithCancel(t.Context())
 	o.Progress = func(p Progress) {
@@ -210,12 +216,13 @@ func TestRun_EndsWithItsContextAndCleansUp(t *testing.T) {
 	if _, err := Run(ctx, o); !errors.Is(err, context.Canceled) {
 		t.Errorf("got %v; want that it was canceled", err)
 	}
-	if left, err := os.ReadDir(os.Getenv("TMPDIR")); err != nil || len(left) > 0 {
+	if left, err := os.ReadDir(o.Dir); err != nil || len(left) > 0 {
 		t.Errorf("got %v, %v left; want nothing", left, err)
 	}
 }
 
 func TestReport_JSONTextAndPageHaveAll(t *testing.T) {
+	t.Parallel()
 	o := tiny(t, CaseStuck)
 	o.CommandLine = []string{"lb", "bench", "--law", "a b"}
 	r := mustRun(t, o)
@@ -262,6 +269,7 @@ func TestReport_JSONTextAndPageHaveAll(t *testing.T) {
 }
 
 func TestRun_MeasuresAnewWhatDoesNotCount(t *testing.T) {
+	t.Parallel()
 	o := tiny(t, CaseEven)
 	// More than can be under way, as none is answered in time.
 	o.Cases[0].Shape = load.Shape{Rate: 60_000, Duration: 100 * time.Millisecond, Law: load.MustLaw("constant:1s")}
