@@ -176,9 +176,9 @@ func (p *Proxy) UnwatchWithAcceptPending(then func()) {
 func (p *Proxy) AcceptWhileFull(connect func()) (accepted bool) {
 	p.loops[0].call(func(l *loop) {
 		connect()
-		p.sessions.Add(p.maxSessions)
+		p.sessions.Add(p.maxSessions.Load())
 		accepted = l.acceptOne(l.accepts[0])
-		p.sessions.Add(-p.maxSessions)
+		p.sessions.Add(-p.maxSessions.Load())
 	})
 	return accepted
 }

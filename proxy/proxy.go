@@ -12,7 +12,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"runtime"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -60,7 +59,8 @@ type Proxy struct {
 
 	epoch       time.Time // monotonic; all times in sessions count from here
 	loops       []*loop
-	maxSessions int64
+	cfg         Config
+	maxSessions atomic.Int64
 	sessions    atomic.Int64
 	atLimit     atomic.Bool
 	reserve     atomic.Int32 // a spare fd, see acceptFailed; -1 while it is used
@@ -79,22 +79,18 @@ type Proxy struct {
 
 // New makes a proxy. It opens what the loops need and starts nothing.
 func New(cfg Config) (*Proxy, error) {
-	n := cfg.Loops
-	if n == 0 {
-		n = runtime.NumCPU()
-	}
-	p := &Proxy{epoch: time.Now(), drained: make(chan struct{}, 1)}
-	p.maxSessions = int64(cfg.MaxSessions)
-	limit, err := sessionLimit(n)
+	p := &Proxy{cfg: cfg, epoch: time.Now(), drained: make(chan struct{}, 1)}
+	limit, _, err := SessionLimit(&cfg, defaultReserve)
 	if err != nil {
 		return nil, err
 	}
-	if p.maxSessions == 0 {
-		p.maxSessions = limit
-	} else if p.maxSessions > limit {
-		return nil, fmt.Errorf("cannot hold %d sessions: RLIMIT_NOFILE allows %d; raise it (ulimit -n, LimitNOFILE=) or lower proxy.max_sessions", p.maxSessions, limit)
+	if n := int64(cfg.MaxSessions); n > limit {
+		return nil, fmt.Errorf("cannot hold %d sessions: RLIMIT_NOFILE allows %d; raise it (ulimit -n, LimitNOFILE=) or lower proxy.max_sessions", n, limit)
+	} else if n > 0 {
+		limit = n
 	}
-	for i := range n {
+	p.maxSessions.Store(limit)
+	for i := range loops(&cfg) {
 		l, err := newLoop(p, i)
 		if err != nil {
 			for _, l := range p.loops {
@@ -112,27 +108,6 @@ func New(cfg Config) (*Proxy, error) {
 	return p, nil
 }
 
-// What lb needs beside its sessions (logs, control connections, probes, listeners) is an eighth of the limit, within these
-// bounds: the control API alone may hold 256 connections.
-const (
-	minFDsForProcess = 128
-	maxFDsForProcess = 384
-)
-
-// sessionLimit is how many sessions fit into RLIMIT_NOFILE.
-func sessionLimit(loops int) (int64, error) {
-	var lim unix.Rlimit
-	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &lim); err != nil {
-		return 0, fmt.Errorf("cannot read RLIMIT_NOFILE: %w", err)
-	}
-	fds := int64(min(lim.Cur, 1<<30))
-	n := (fds - min(max(fds/8, minFDsForProcess), maxFDsForProcess) - int64(loops)*(4+2*maxIdlePipes)) / 2
-	if n < 1 {
-		return 0, fmt.Errorf("cannot hold a single session: RLIMIT_NOFILE is %d; raise it (ulimit -n, LimitNOFILE=)", lim.Cur)
-	}
-	return n, nil
-}
-
 // since is the time since the epoch; never 0 or negative after Start.
 func (p *Proxy) since() time.Duration { return time.Since(p.epoch) }
 
@@ -143,7 +118,7 @@ func (p *Proxy) Loops() int { return len(p.loops) }
 func (p *Proxy) Sessions() int64 { return p.sessions.Load() }
 
 // MaxSessions is how many there may be.
-func (p *Proxy) MaxSessions() int64 { return p.maxSessions }
+func (p *Proxy) MaxSessions() int64 { return p.maxSessions.Load() }
 
 // Listeners are the open listeners.
 func (p *Proxy) Listeners() []*Listener {
@@ -229,26 +204,35 @@ func (p *Proxy) sessionEnded() {
 		default:
 		}
 	}
-	if p.hasRoom(n) {
-		for _, l := range p.loops {
-			if l.waitsForRoom.Load() && l.waitsForRoom.CompareAndSwap(true, false) {
-				l.post(message{do: (*loop).tryResume})
-			}
-		}
-	}
-	if p.atLimit.Load() && n < p.maxSessions-p.maxSessions/16 {
+	p.wakeForRoom()
+	if limit := p.maxSessions.Load(); p.atLimit.Load() && n < limit-limit/16 {
 		p.atLimit.Store(false)
 	}
 }
 
+// wakeForRoom has the loops accept again that wait for room, if there is some.
+func (p *Proxy) wakeForRoom() {
+	if !p.hasRoom(p.sessions.Load()) {
+		return
+	}
+	for _, l := range p.loops {
+		if l.waitsForRoom.Load() && l.waitsForRoom.CompareAndSwap(true, false) {
+			l.post(message{do: (*loop).tryResume})
+		}
+	}
+}
+
 // hasRoom says whether so few sessions are left, after max_sessions was reached, that it is worth to accept again.
-func (p *Proxy) hasRoom(sessions int64) bool { return p.maxSessions-sessions > p.maxSessions/64 }
+func (p *Proxy) hasRoom(sessions int64) bool {
+	limit := p.maxSessions.Load()
+	return limit-sessions > limit/64
+}
 
 // limitReached tells of max_sessions, once until a sixteenth of them has ended.
 func (p *Proxy) limitReached() {
 	p.Stats.LimitReached.Add(1)
 	if p.atLimit.CompareAndSwap(false, true) && p.OnLimit != nil {
-		p.OnLimit(p.maxSessions)
+		p.OnLimit(p.maxSessions.Load())
 	}
 }
 

@@ -14,14 +14,17 @@ import (
 
 // checkResult is what lb check found.
 type checkResult struct {
-	File      string       `json:"file"`
-	OK        bool         `json:"ok"`
-	Listeners int          `json:"listeners"`
-	Pools     int          `json:"pools"`
-	Backends  int          `json:"backends"`
-	Workers   int          `json:"workers"`
-	Faults    []checkFault `json:"faults"`
-	Warnings  []checkFault `json:"warnings"`
+	File      string `json:"file"`
+	OK        bool   `json:"ok"`
+	Listeners int    `json:"listeners"`
+	Pools     int    `json:"pools"`
+	Backends  int    `json:"backends"`
+	Workers   int    `json:"workers"`
+	// Descriptors are what lb needs beside its sessions; Sessions is how many fit into this shell's RLIMIT_NOFILE beside them.
+	Descriptors int          `json:"descriptors"`
+	Sessions    int64        `json:"sessions"`
+	Faults      []checkFault `json:"faults"`
+	Warnings    []checkFault `json:"warnings"`
 }
 
 // checkFault is a config.Fault for scripts. Line and Column are 0 where there is none.
@@ -71,6 +74,14 @@ func check(stdout, stderr io.Writer, file string, strict, asJSON bool) error {
 			}
 		}
 		cfg.Warnings = append(cfg.Warnings, cfg.HostWarnings(file)...)
+		room, err := cfg.Room()
+		if err != nil {
+			room.Warning = err.Error()
+		}
+		result.Descriptors, result.Sessions = room.Reserved, room.Sessions
+		if room.Warning != "" {
+			cfg.Warnings = append(cfg.Warnings, config.Fault{File: file, Message: room.Warning})
+		}
 		result.Warnings = checkFaults(cfg.Warnings)
 	}
 	result.OK = len(result.Faults) == 0 && !(strict && len(result.Warnings) > 0)
@@ -103,7 +114,8 @@ func check(stdout, stderr io.Writer, file string, strict, asJSON bool) error {
 	if result.Workers > 0 {
 		parts = append(parts, count(result.Workers, "worker"))
 	}
-	_, err = fmt.Fprintf(stdout, "%s: ok (%s)\n", file, strings.Join(parts, ", "))
+	_, err = fmt.Fprintf(stdout, "%s: ok (%s)\n%s fit at once into this shell's limit of open files, beside %d descriptors for lb itself\n",
+		file, strings.Join(parts, ", "), count(int(result.Sessions), "session"), result.Descriptors)
 	return err
 }
 

@@ -120,6 +120,14 @@ func newDaemon(path string, cfg *config.Config, inherited admin.Frozen, files ma
 	if err != nil {
 		return nil, err
 	}
+	room, err := cfg.Room()
+	if err == nil {
+		_, err = px.Reserve(room.Reserved)
+	}
+	if err != nil {
+		px.Stop(canceled())
+		return nil, err
+	}
 	px.OnConnectFailure = d.connectFailed
 	if d.access != nil {
 		px.OnSession = d.sessionEnded
@@ -222,6 +230,9 @@ func (d *daemon) begin(cfg *config.Config) error {
 	}
 	for _, line := range p.kept {
 		d.log.Info("a change made at run time holds", "change", line)
+	}
+	if p.room.Warning != "" {
+		d.log.Warn(p.room.Warning)
 	}
 	for _, ln := range d.proxy.Listeners() {
 		d.log.Info("listening", "listener", ln.Name, "addresses", strings.Join(ln.Addresses(), " "), "pools", strings.Join(poolNames(ln), " "))

@@ -31,6 +31,7 @@ type plan struct {
 	adopt        func(*workerPool) error // gives new workers what they were before; nil: they are new
 	starts       []func()                // after commit, what begins to run with the change
 	restart      []*workerPool           // after commit: those whose workers are to be restarted for the new config
+	room         config.Room             // set by prepare
 	unremembered []string                // warns that the state file could not be written; set by commit
 }
 
@@ -177,10 +178,15 @@ func (d *daemon) listener(name string) *proxy.Listener {
 // prepare opens the sockets. found are the addresses of new backends that are named by host; one that is missing is looked up
 // again later. When prepare fails, nothing has changed.
 func (p *plan) prepare(found resolved) error {
+	room, err := p.cfg.Room()
+	if err != nil {
+		return err
+	}
+	p.room = room
 	for _, pp := range p.pools {
 		found.use(pp.added)
 	}
-	err := p.prepareWorkers()
+	err = p.prepareWorkers()
 	if err == nil {
 		p.transition, err = p.d.proxy.Prepare(p.specs)
 		err = p.d.explainInUse(err, p.specs)
@@ -253,6 +259,7 @@ func (p *plan) commit() {
 		v.checkers[pp.pool] = w
 	}
 	p.d.view.Store(v)
+	p.d.proxy.Reserve(p.room.Reserved) // it fits: see prepare
 	for _, pp := range p.pools {
 		pp.commit(v.checkers[pp.pool], p)
 		p.commitWorkers(pp)

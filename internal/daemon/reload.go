@@ -83,6 +83,9 @@ func (d *daemon) reloadLocked(ctx context.Context, dryRun bool, by string, found
 	for _, c := range config.Diff(old, live) {
 		result.Changes = append(result.Changes, c.String())
 	}
+	if room, err := live.Room(); err == nil && room.Warning != "" {
+		result.Warnings = append(result.Warnings, room.Warning)
+	}
 	p, err := d.plan(live, d.remembered, "reload by "+by)
 	if err != nil {
 		return result, nil, err

@@ -162,6 +162,9 @@ func rehearse(l *live) error {
 	if _, err := px.Stop(canceled()); err != nil {
 		return err
 	}
+	if _, err := cfg.Room(); err != nil {
+		return err
+	}
 	changes, err := state.Unmarshal(l.head.Changes)
 	if err != nil {
 		return err
