@@ -13,6 +13,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/273ebdf9/lb/internal/eventually"
+	"github.com/273ebdf9/lb/internal/leaktest"
 	"github.com/273ebdf9/lb/internal/printable"
 )
 
@@ -109,7 +111,7 @@ func TestReceiver_BarrierIsAnsweredAndFDsAreClosed(t *testing.T) {
 	r, _ := receive(t)
 	s := NewSender(r.Path())
 	defer s.Close()
-	before := openFDs(t)
+	before := len(leaktest.Files())
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 	defer cancel()
 	for range 20 {
@@ -135,7 +137,7 @@ func TestReceiver_BarrierIsAnsweredAndFDsAreClosed(t *testing.T) {
 	if got := r.Counts().Closed; got != 21+maxFDs {
 		t.Errorf("closed %d descriptors; want %d", got, 21+maxFDs)
 	}
-	if after := openFDs(t); after > before+2 { // the sender's own, and null
+	if after := len(leaktest.Files()); after > before+2 { // the sender's own, and null
 		t.Errorf("%d descriptors are open; %d were before", after, before)
 	}
 }
@@ -296,11 +298,70 @@ func TestReceiver_PausedReadsNothingAndGoesOnWithItsCounts(t *testing.T) {
 	}
 }
 
-func openFDs(t *testing.T) int {
-	t.Helper()
-	entries, err := os.ReadDir("/proc/self/fd")
+// One failed read, of a kernel that is short of memory for example, must not make all workers look silent.
+func TestReceiver_GoesOnAfterAnError(t *testing.T) {
+	r, err := Listen(filepath.Join(t.TempDir(), "notify"), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return len(entries)
+	got, faults := make(chan bool, 10), make(chan error, 10)
+	r.Notify = func(int, Message) bool { got <- true; return true }
+	r.Fault = func(err error) { faults <- err }
+	run(t, r)
+	raw, err := r.current().SyscallConn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	null, err := os.Open(os.DevNull)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer null.Close()
+	socket := -1
+	raw.Control(func(fd uintptr) { // every read fails from here on, as it is no socket
+		if socket, err = unix.Dup(int(fd)); err == nil {
+			err = unix.Dup3(int(null.Fd()), int(fd), unix.O_CLOEXEC)
+		}
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := NewSender(r.Path())
+	defer s.Close()
+	if err := s.Send(Message{Ready: true}); err != nil {
+		t.Fatal(err)
+	}
+	if err := eventually.Receive(t, "the fault is told", faults); !errors.Is(err, unix.ENOTSOCK) {
+		t.Errorf("got %v; want ENOTSOCK", err)
+	}
+	raw.Control(func(fd uintptr) { err = unix.Dup3(socket, int(fd), unix.O_CLOEXEC) })
+	unix.Close(socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	eventually.Receive(t, "the message is read", got)
+	if c := r.Counts(); c.Failed == 0 || len(faults) != 0 {
+		t.Errorf("got %+v and %d more faults; want failures counted, and told once", c, len(faults))
+	}
+}
+
+func TestReceiver_RebindGoesOnAtTheSamePath(t *testing.T) {
+	r, notes := receive(t)
+	if err := os.Remove(r.Path()); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.Rebind(nil); err != nil {
+		t.Fatal(err)
+	}
+	s := NewSender(r.Path())
+	defer s.Close()
+	if err := s.Send(Message{Ready: true}); err != nil {
+		t.Fatal(err)
+	}
+	eventually.Receive(t, "the message comes by the new socket", notes)
+	r.Pause()
+	if err := errors.Join(os.Remove(r.Path()), r.Rebind(nil)); err != nil {
+		t.Fatal(err)
+	}
+	r.Resume()
 }
