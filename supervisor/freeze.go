@@ -20,8 +20,8 @@ func (p *Pool) outputFile(name string) string { return p.Name + "/" + name + "/o
 // notify socket, and each worker's listening socket and output. Whoever executes clears their FD_CLOEXEC, and has Adopt
 // find each under its name.
 //
-// Until Thaw nothing is read, started, stopped or waited for, no hook is called, and every method but Status, Lines, Counters, Thaw and
-// Detach waits. Nothing is lost meanwhile: messages wait in the notify socket, output in its pipes, and who ends is a
+// Until Thaw nothing is read, started, stopped or waited for, no hook is called, and every method but Status, Counters and Thaw
+// waits. Nothing is lost meanwhile: messages wait in the notify socket, output in its pipes, and who ends is a
 // zombie, so Reap must not run. What is told by SetHealth after Freeze is heard by Thaw alone: after an exec, tell it again.
 // A command under way, of Scale for example, goes on after Thaw; after an exec its work does, and nobody waits for it.
 //
@@ -61,23 +61,22 @@ type freezing struct {
 }
 
 // Thaw has a frozen pool go on exactly as it was. Call it after a Freeze that succeeded, once.
-func (p *Pool) Thaw() { p.thaw <- struct{}{} }
+func (p *Pool) Thaw() { p.thaw <- true }
 
-// park freezes the pool, and waits for what is next.
-func (p *Pool) park() {
+// park freezes the pool, and waits for what is next. It reports whether the pool is to go on.
+func (p *Pool) park() (again bool) {
 	f := p.freezing
 	p.freezing = nil
 	f.state, f.files, f.err = p.freeze()
 	close(f.done)
 	if f.err != nil {
-		return
+		return true
 	}
-	select {
-	case <-p.thaw:
-		p.goOn()
-	case <-p.leave:
-		p.detached = true
+	if !<-p.thaw {
+		return false
 	}
+	p.goOn()
+	return true
 }
 
 // freeze stops all other goroutines of the pool and writes down what is. If it cannot, all goes on.

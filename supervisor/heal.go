@@ -66,6 +66,7 @@ func (p *Pool) mend() error {
 		}
 		p.home.Swap(home).Close()
 		p.recorded = "" // it was beside it
+		p.changes++
 	case err != nil:
 		return err
 	}
@@ -138,6 +139,7 @@ func (p *Pool) setFault(what string, err error) {
 	if p.faults[what] == text {
 		return
 	}
+	p.changes++
 	if text == "" {
 		delete(p.faults, what)
 	} else {

@@ -17,6 +17,7 @@ import (
 
 // Whatever somebody does to the sockets of the workers, a moment later there is a worker that can be reached.
 func TestHeal_SlotHasAWorkerThatCanBeReached(t *testing.T) {
+	t.Parallel()
 	f := func(words []string, hurt func(s *stage, path string) error) {
 		t.Helper()
 		cfg := workerConfig(words...)
@@ -57,6 +58,7 @@ func TestHeal_SlotHasAWorkerThatCanBeReached(t *testing.T) {
 
 // The next worker of a slot is not handed a socket that the one before has made useless.
 func TestHeal_CrashHandsOnNoUselessSocket(t *testing.T) {
+	t.Parallel()
 	cfg := workerConfig()
 	cfg.Count = 1
 	s := start(t, open(t), cfg)
@@ -75,6 +77,7 @@ func TestHeal_CrashHandsOnNoUselessSocket(t *testing.T) {
 }
 
 func TestHeal_NotifySocketIsMadeAgain(t *testing.T) {
+	t.Parallel()
 	cfg := workerConfig()
 	cfg.Count = 1
 	s := start(t, open(t), cfg)
@@ -141,6 +144,7 @@ func TestRecycle_TakesAllSlotsInTurn(t *testing.T) {
 
 // A wrapper that does not pass the signal on, and does not wait, costs its program nothing of its time to end.
 func TestStop_ReachesTheProgramBehindAWrapper(t *testing.T) {
+	t.Parallel()
 	f := func(script string) {
 		t.Helper()
 		cfg := workerConfig()

@@ -171,7 +171,7 @@ var timers = [numStates]struct {
 	waiting:  {true, due, func(_ *Config, w *worker) time.Duration { return max(w.delay, 1) }, "the back-off"},
 	starting: {true, late, func(c *Config, _ *worker) time.Duration { return c.StartTimeout }, "`start_timeout`"},
 	joining:  {true, late, func(c *Config, _ *worker) time.Duration { return c.StartTimeout }, "`start_timeout`"},
-	proving:  {true, settled, func(*Config, *worker) time.Duration { return settle }, "1 s"},
+	proving:  {true, settled, func(_ *Config, w *worker) time.Duration { return w.trial }, "1 s"},
 	silent:   {true, hung, func(c *Config, _ *worker) time.Duration { return c.KillAfter }, "`kill_after`, 0 never"},
 	draining: {true, drained, func(c *Config, _ *worker) time.Duration { return c.StopTimeout }, "`stop_timeout`"},
 	stopping: {true, overdue, func(c *Config, _ *worker) time.Duration { return c.KillTimeout }, "`kill_timeout`"},
@@ -183,8 +183,8 @@ var timers = [numStates]struct {
 // for example, is left alone then.
 const killPatience = 5 * time.Second
 
-// settle is how long a worker that is ready must live before it may replace another.
-const settle = time.Second
+// trialTime is how long a worker that is ready must live before it may replace another.
+const trialTime = time.Second
 
 // transition is the rule for an event in a state; nil when the event changes nothing.
 func transition(from state, on event) *rule {

@@ -2,6 +2,7 @@ package supervisor
 
 import (
 	"context"
+	"flag"
 	"fmt"
 	"net"
 	"net/http"
@@ -34,6 +35,8 @@ func TestMain(m *testing.M) {
 		work(os.Args[2:])
 		return
 	}
+	flag.Parse()
+	flag.Set("test.parallel", "8") // they wait more than they work
 	os.Exit(leaktest.Run(m))
 }
 

@@ -22,6 +22,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/273ebdf9/lb/internal/eventually"
 	"github.com/273ebdf9/lb/internal/leaktest"
 	"github.com/273ebdf9/lb/internal/sdnotify"
 )
@@ -65,6 +66,7 @@ func start(t *testing.T, dir *Dir, cfg Config) *stage {
 	if err != nil {
 		t.Fatal(err)
 	}
+	p.trial, p.every = 100*time.Millisecond, 100*time.Millisecond
 	s := &stage{t: t, pool: p, dir: dir}
 	p.Hooks.Output = func(lines []Line) uint64 {
 		s.mu.Lock()
@@ -143,6 +145,7 @@ func get(t *testing.T, b Backend, path string) string {
 }
 
 func TestWorker_ServesOnEachKindOfAddress(t *testing.T) {
+	t.Parallel()
 	f := func(change func(c *Config), wantPrefix string) {
 		t.Helper()
 		cfg := workerConfig()
@@ -228,6 +231,7 @@ func readProc(t *testing.T, pid int, name string) string {
 }
 
 func TestWorker_OfAnotherUserReachesItsSocketsAlone(t *testing.T) {
+	t.Parallel()
 	if os.Geteuid() != 0 {
 		t.Skip("needs root")
 	}
@@ -252,6 +256,7 @@ func TestWorker_OfAnotherUserReachesItsSocketsAlone(t *testing.T) {
 }
 
 func TestWorker_CrashIsSeenWithItsLastWords(t *testing.T) {
+	t.Parallel()
 	s := start(t, open(t), workerConfig("fail"))
 	s.until("deaths", func(st *Status) bool { return st.Slots[0].Deaths >= 2 && st.Slots[1].Deaths >= 2 })
 	last := s.pool.Status().Slots[0].Last
@@ -261,6 +266,7 @@ func TestWorker_CrashIsSeenWithItsLastWords(t *testing.T) {
 }
 
 func TestWorker_CommandThatIsNotThere(t *testing.T) {
+	t.Parallel()
 	cfg := workerConfig()
 	cfg.Command = []string{"./no-such-program"}
 	s := start(t, open(t), cfg)
@@ -272,19 +278,13 @@ func TestWorker_CommandThatIsNotThere(t *testing.T) {
 }
 
 func TestWorker_KilledOneLeavesNoGroup(t *testing.T) {
+	t.Parallel()
 	cfg := workerConfig()
 	cfg.Command = []string{"/bin/sh", "-c", "sleep 1000 & echo $!; wait"}
 	cfg.Ready, cfg.Count = "notify", 1
 	s := start(t, open(t), cfg)
-	pid := 0
-	for deadline := time.Now().Add(10 * time.Second); pid == 0 && time.Now().Before(deadline); time.Sleep(time.Millisecond) {
-		if lines := s.pool.Lines(0); len(lines) > 0 {
-			pid, _ = strconv.Atoi(lines[0])
-		}
-	}
-	if pid == 0 {
-		t.Fatal("the worker said nothing")
-	}
+	eventually.True(t, "the worker says its child's pid", func() bool { return len(s.texts()) > 0 })
+	pid, _ := strconv.Atoi(s.texts()[0])
 	s.stop()
 	for deadline := time.Now().Add(5 * time.Second); ; time.Sleep(time.Millisecond) {
 		stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
@@ -298,6 +298,7 @@ func TestWorker_KilledOneLeavesNoGroup(t *testing.T) {
 }
 
 func TestWorker_FloodOfOutputLosesNoLineAndStopsNobody(t *testing.T) {
+	t.Parallel()
 	s := start(t, open(t), workerConfig())
 	s.until("ready", allUp)
 	slots := s.pool.Status().Slots
@@ -305,11 +306,7 @@ func TestWorker_FloodOfOutputLosesNoLineAndStopsNobody(t *testing.T) {
 	if got := get(t, slots[0].Backend, "/print?text=after"); !strings.HasPrefix(got, strconv.Itoa(slots[0].PID)) {
 		t.Errorf("got %q", got)
 	}
-	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); time.Sleep(time.Millisecond) {
-		if lines := s.pool.Lines(0); len(lines) > 0 && lines[len(lines)-1] == "after" {
-			break
-		}
-	}
+	s.untilSaid("after")
 	c := s.pool.Counters()
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -319,6 +316,7 @@ func TestWorker_FloodOfOutputLosesNoLineAndStopsNobody(t *testing.T) {
 }
 
 func TestWorker_LongLinesAreCut(t *testing.T) {
+	t.Parallel()
 	cfg := workerConfig()
 	cfg.Count = 1
 	s := start(t, open(t), cfg)
@@ -333,6 +331,7 @@ func TestWorker_LongLinesAreCut(t *testing.T) {
 }
 
 func TestNotify_OthersChangeNothingAndAreCounted(t *testing.T) {
+	t.Parallel()
 	cfg := workerConfig("notify")
 	cfg.Ready = "notify"
 	s := start(t, open(t), cfg)
@@ -364,6 +363,7 @@ func TestNotify_OthersChangeNothingAndAreCounted(t *testing.T) {
 }
 
 func TestNotify_StoppingBringsASuccessor(t *testing.T) {
+	t.Parallel()
 	s := start(t, open(t), workerConfig())
 	s.until("ready", allUp)
 	w := s.pool.Status().Slots[0]
@@ -372,6 +372,7 @@ func TestNotify_StoppingBringsASuccessor(t *testing.T) {
 }
 
 func TestRestart_MovesEveryWorkerToWhereTheLinkLeads(t *testing.T) {
+	t.Parallel()
 	base := t.TempDir()
 	swap := func(v string) {
 		t.Helper()
@@ -418,6 +419,7 @@ func TestRestart_MovesEveryWorkerToWhereTheLinkLeads(t *testing.T) {
 }
 
 func TestRestart_FailingCommandSaysWhy(t *testing.T) {
+	t.Parallel()
 	s := start(t, open(t), workerConfig())
 	s.until("ready", allUp)
 	before := s.pool.Status()
@@ -505,6 +507,7 @@ func front(t *testing.T, path string, words ...string) []int {
 }
 
 func TestOrphans_AreAdoptedWithTheirSockets(t *testing.T) {
+	t.Parallel()
 	path := filepath.Join(t.TempDir(), "run")
 	pids := front(t, path)
 	dir, err := OpenDir(path)
@@ -521,11 +524,7 @@ func TestOrphans_AreAdoptedWithTheirSockets(t *testing.T) {
 		get(t, slot.Backend, "/print?text=hello")
 	}
 	// A write to an output whose reader was killed must not have ended it; its lines come through again.
-	for deadline := time.Now().Add(5 * time.Second); len(s.pool.Lines(1)) == 0; time.Sleep(time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatal("the output of an adopted worker is not read")
-		}
-	}
+	eventually.True(t, "the output of both adopted workers is read", func() bool { return len(s.texts()) == 2 })
 	// What becomes of one is seen, and its socket goes on where the kernel lets it.
 	before := s.pool.Status().Slots[0].Backend
 	syscall.Kill(pids[0], syscall.SIGKILL)
@@ -543,6 +542,7 @@ func TestOrphans_AreAdoptedWithTheirSockets(t *testing.T) {
 
 // The boot is unknown where /proc has no more than processes, and the next lb may see more of it, or less.
 func TestOrphans_AreAdoptedWhereTheBootIsUnknown(t *testing.T) {
+	t.Parallel()
 	path := filepath.Join(t.TempDir(), "run")
 	pids := front(t, path)
 	file := filepath.Join(path, "app.json")
@@ -570,6 +570,7 @@ func TestOrphans_AreAdoptedWhereTheBootIsUnknown(t *testing.T) {
 }
 
 func TestOrphans_AreStoppedIfWanted(t *testing.T) {
+	t.Parallel()
 	path := filepath.Join(t.TempDir(), "run")
 	pids := front(t, path, "deaf")
 	dir, err := OpenDir(path)

@@ -8,6 +8,7 @@ import (
 )
 
 func TestProgram_WhatKeepsItFromRunningIsNamed(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	f := func(name, text string, mode os.FileMode, want string) {
 		t.Helper()

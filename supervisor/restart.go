@@ -380,7 +380,7 @@ func (p *Pool) schedule() {
 	if p.ticker != nil {
 		p.ticker.Stop()
 	}
-	p.ticker = time.AfterFunc(lookEvery, func() { p.post(p.tick) })
+	p.ticker = time.AfterFunc(p.every, func() { p.post(p.tick) })
 }
 
 // tick does what is done once a second. The record is written after it, if that failed before.
@@ -389,8 +389,10 @@ func (p *Pool) tick() {
 	if p.ending {
 		return
 	}
+	before := p.changes
 	p.heal()
 	p.recycle()
+	p.quiet = p.changes == before && len(p.faults) == 0
 }
 
 // recycle looks for a worker that is due to be recycled. One at a time is; the next look begins at the slot after it.

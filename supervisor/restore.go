@@ -183,7 +183,7 @@ func (p *Pool) restoreWorker(ws *savedWorker, killed bool) {
 	w := &worker{
 		slot: s, release: ws.Release, dir: ws.Dir, invocation: ws.Invocation, delay: ws.Delay, state: stateOf(ws.State),
 		since: aged(ws.Since), reason: ws.Reason, cause: ws.Cause, started: aged(ws.Started), upSince: aged(ws.UpSince), conns: ws.Conns,
-		spread: ws.Spread, status: ws.Status, orphan: ws.Orphan,
+		spread: ws.Spread, status: ws.Status, orphan: ws.Orphan, trial: p.trial,
 	}
 	if killed {
 		w.reason = "adopted"

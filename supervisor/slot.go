@@ -62,7 +62,7 @@ func (p *Pool) retire(s *slot, reason string) {
 
 // newWorker makes a worker of s that runs r.
 func (p *Pool) newWorker(s *slot, r *Release) *worker {
-	w := &worker{slot: s, release: r, since: time.Now(), spread: 2*p.random() - 1}
+	w := &worker{slot: s, release: r, since: time.Now(), spread: 2*p.random() - 1, trial: p.trial}
 	p.workers = append(p.workers, w)
 	return w
 }

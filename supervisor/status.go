@@ -23,8 +23,6 @@ type Status struct {
 	CanRollback bool
 	// RecordError is why a killed lb's successor would not find all workers; empty: it would.
 	RecordError string
-
-	outputs []*output // of the slots' workers; nil for none
 }
 
 // SlotStatus is one slot.
@@ -94,9 +92,7 @@ func (p *Pool) publish() {
 	for _, s := range p.slots {
 		ss := SlotStatus{Deaths: s.deaths, Starts: s.starts, Last: s.last}
 		ss.Slot, ss.State = s.number, "stopped"
-		var out *output
 		if w := s.current; w != nil {
-			out = w.out
 			ss.WorkerStatus = w.describe()
 			if w.state == waiting && s.deaths >= failedAfter {
 				ss.State = "failed"
@@ -107,7 +103,6 @@ func (p *Pool) publish() {
 			ss.Next = &next
 		}
 		st.Slots = append(st.Slots, ss)
-		st.outputs = append(st.outputs, out)
 	}
 	for _, w := range p.workers {
 		if w.slot.current != w && w.slot.next != w {
@@ -129,13 +124,4 @@ func (w *worker) describe() WorkerStatus {
 		ws.Due = w.since.Add(w.delay)
 	}
 	return ws
-}
-
-// Lines are the last lines of output of the slot's worker, oldest first; those of one that has
-// ended are in SlotStatus.Last.
-func (p *Pool) Lines(number int) []string {
-	if outs := p.status.Load().outputs; number >= 0 && number < len(outs) && outs[number] != nil {
-		return outs[number].lines()
-	}
-	return nil
 }

@@ -6,7 +6,7 @@
 //
 // Ownership: one goroutine a pool owns all of its state and runs what is posted to its inbox: timers, exits, messages of
 // workers, commands. Each worker has a goroutine that waits for its end, one that reads its output, and one that probes
-// it until it is ready; the notify socket has one. Stop and Detach wait for all of them. Facts flow up through [Hooks],
+// it until it is ready; the notify socket has one. Stop waits for all of them. Facts flow up through [Hooks],
 // called on the pool's goroutine, in order.
 //
 // The package never carries a client's byte, never decides on its own that a worker is unhealthy, and logs nothing.
@@ -54,7 +54,7 @@ type Backend struct {
 }
 
 // Hooks are the facts that flow up, and the questions that go there. Each may be nil. They are called on the pool's
-// goroutine, in order, but for Beat and Output, and by Start itself for workers that it adopts; they must not block, and may call SetHealth, Status and Lines only.
+// goroutine, in order, but for Beat and Output, and by Start itself for workers that it adopts; they must not block, and may call SetHealth and Status only.
 type Hooks struct {
 	// Added: there is a new address, which takes no connections yet.
 	Added func(b Backend)
@@ -115,6 +115,8 @@ type Pool struct {
 	boot   string                  // of the host, see record
 	host   host
 	random func() float64 // 0 <= x < 1
+	trial  time.Duration  // how long a worker that is ready must live before it may replace another; trialTime but in tests
+	every  time.Duration  // the time between two looks of tick; lookEvery but in tests
 
 	wake     chan struct{} // holds one: the inbox has something
 	ended    chan struct{} // the pool's goroutine has ended
@@ -125,10 +127,9 @@ type Pool struct {
 	pids     atomic.Pointer[map[int]*worker] // leaders of process groups; for the notify socket's goroutine
 	status   atomic.Pointer[Status]
 
-	prepared bool    // the file system is; before the pool's goroutine runs
-	frozen   *frozen // what Adopt took; nil: nothing, and after Start
-	thaw     chan struct{}
-	leave    chan struct{} // closed by Detach
+	prepared bool      // the file system is; before the pool's goroutine runs
+	frozen   *frozen   // what Adopt took; nil: nothing, and after Start
+	thaw     chan bool // true: a frozen pool goes on; false: it leaves its workers to another one
 
 	mu     sync.Mutex
 	inbox  []func()
@@ -150,15 +151,16 @@ type Pool struct {
 	recycling   *attempt
 	recycleAt   time.Time // not before
 	waiters     []*waiter
-	looking     bool // a look at draining workers is due
-	ending      bool // nothing is started any more
-	detached    bool
+	looking     bool      // a look at draining workers is due
+	ending      bool      // nothing is started any more
 	freezing    *freezing // nil: nobody asks for one
 	ticker      *time.Timer
 	recorded    string            // what the record says
 	faults      map[string]string // what cannot be done now, and why
 	notifyFile  fileAt
-	nextSlot    int // that is looked at first for recycling
+	changes     uint64 // of workers' states and of faults, so far
+	quiet       bool   // the last event was a tick that changed nothing
+	nextSlot    int    // that is looked at first for recycling
 }
 
 // host is what a pool does to the system. Tests put another one in.
@@ -181,7 +183,7 @@ func NewPool(name string, cfg Config, dir *Dir) (*Pool, error) {
 	}
 	p := &Pool{
 		Name: name, Shim: []string{"/proc/self/exe", ExecArg}, dir: dir, boot: bootID(), cfg: cfg, faults: map[string]string{}, random: rand.Float64,
-		wake: make(chan struct{}, 1), ended: make(chan struct{}), thaw: make(chan struct{}), leave: make(chan struct{}),
+		wake: make(chan struct{}, 1), ended: make(chan struct{}), thaw: make(chan bool), trial: trialTime, every: lookEvery,
 	}
 	p.host = host{open: p.openEndpoint, close: p.closeEndpoint, spawn: p.spawn, probe: p.probeEndpoint, mend: p.mend, sweep: p.sweep, lost: p.lost,
 		owns: func(w *worker) error { return foreignListener(w.end.port, w) }, record: p.writeRecord}
@@ -344,14 +346,14 @@ func (p *Pool) run() {
 		batch := p.inbox
 		p.inbox = nil
 		p.mu.Unlock()
+		p.quiet = false
 		for _, f := range batch {
 			f()
 		}
-		p.settle()
-		if p.freezing != nil {
-			p.park()
+		if !p.quiet || len(batch) > 1 {
+			p.settle()
 		}
-		if p.detached || p.ending && len(p.workers) == 0 {
+		if p.freezing != nil && !p.park() || p.ending && len(p.workers) == 0 {
 			break
 		}
 	}
@@ -382,8 +384,8 @@ func (p *Pool) settle() {
 			}
 		}
 	}
-	p.publish()
 	p.saveRecord()
+	p.publish()
 	for _, a := range answers {
 		a.to.done <- a.err
 	}
@@ -494,16 +496,6 @@ func (p *Pool) Stop(ctx context.Context) {
 		p.dir.entries().Remove(p.Name)
 		p.home.Load().Close()
 	}
-}
-
-// Detach leaves the workers as they are, for the next lb to adopt, and gives up all that the pool holds of them. Nothing of
-// the pool runs any more when it returns. It may be frozen.
-func (p *Pool) Detach() {
-	p.post(func() { p.detached = true })
-	close(p.leave)
-	<-p.ended
-	p.finish()
-	p.home.Load().Close()
 }
 
 // finish ends every goroutine of the pool, and lets go of the workers that are left.

@@ -181,6 +181,7 @@ var attacks = map[string]func(){
 var held []*os.File
 
 func TestWorker_SwappedNamesChangeNoOtherFile(t *testing.T) {
+	t.Parallel()
 	dir, base, app := openForOthers(t)
 	victim := filepath.Join(base, "victim")
 	if err := errors.Join(os.WriteFile(victim, nil, 0o666), os.Chmod(victim, 0o666)); err != nil { // hard links need that one may write
@@ -192,10 +193,12 @@ func TestWorker_SwappedNamesChangeNoOtherFile(t *testing.T) {
 		t.Fatal(err)
 	}
 	asStranger(t, app, "swap", folder, victim)
-	s := start(t, dir, strangerConfig(base, app, "short"))
-	for n := range 5 {
-		s.until("deaths", func(st *Status) bool { return st.Slots[0].Starts > uint64(n) })
-		s.pool.StartSlot(background(t, time.Second), 0)
+	s := start(t, dir, strangerConfig(base, app))
+	s.until("ready", allUp)
+	for range 5 { // each makes a socket
+		if err := s.pool.Restart(t.Context(), DefaultRestartOptions()); err != nil {
+			t.Fatal(err)
+		}
 	}
 	st, err := os.Stat(victim)
 	if err != nil || st.Mode().Perm() != 0o666 || st.Sys().(*syscall.Stat_t).Uid != 0 {
@@ -204,6 +207,7 @@ func TestWorker_SwappedNamesChangeNoOtherFile(t *testing.T) {
 }
 
 func TestListen_InASwappedDirectoryIsRefused(t *testing.T) {
+	t.Parallel()
 	dir, base, app := openForOthers(t)
 	s := start(t, dir, strangerConfig(base, app))
 	s.until("ready", allUp)
@@ -225,6 +229,7 @@ func TestListen_InASwappedDirectoryIsRefused(t *testing.T) {
 }
 
 func TestProbe_FollowsNoLinkOfAWorker(t *testing.T) {
+	t.Parallel()
 	dir, base, app := openForOthers(t)
 	cfg := strangerConfig(base, app, "{socket}")
 	cfg.Command = []string{"/bin/sh", "-c", "ln -s " + base + "/secret.sock $0; sleep 1000", "{socket}"}
@@ -244,6 +249,7 @@ func TestProbe_FollowsNoLinkOfAWorker(t *testing.T) {
 }
 
 func TestWorker_HasNoTerminalAndCannotJoinLB(t *testing.T) {
+	t.Parallel()
 	f := func(word, want string) {
 		t.Helper()
 		s := start(t, open(t), workerConfig(word))
@@ -314,6 +320,7 @@ func pty(t *testing.T) (master, slave *os.File) {
 
 // An lb without a terminal adopts workers of which one calls a terminal its output.
 func TestOrphans_TheirTerminalDoesNotBecomeLBs(t *testing.T) {
+	t.Parallel()
 	path := filepath.Join(t.TempDir(), "run")
 	pids := front(t, path, "terminal")
 	exe, err := os.Executable()
@@ -353,6 +360,7 @@ func TestOrphans_TheirTerminalDoesNotBecomeLBs(t *testing.T) {
 }
 
 func TestStop_EndsWhateverWorkersDo(t *testing.T) {
+	t.Parallel()
 	f := func(words []string, after func(s *stage, w WorkerStatus)) {
 		t.Helper()
 		cfg := workerConfig(words...)
@@ -391,6 +399,7 @@ func TestStop_EndsWhateverWorkersDo(t *testing.T) {
 }
 
 func TestStop_EndsThoughAUsersOtherProcessTracesTheWorker(t *testing.T) {
+	t.Parallel()
 	dir, base, app := openForOthers(t)
 	s := start(t, dir, strangerConfig(base, app))
 	s.until("ready", allUp)
@@ -410,6 +419,7 @@ func TestStop_EndsThoughAUsersOtherProcessTracesTheWorker(t *testing.T) {
 }
 
 func TestPort_OfAnotherUserIsNotTheWorkers(t *testing.T) {
+	t.Parallel()
 	dir, base, app := openForOthers(t)
 	f := func(ready, listen string) {
 		t.Helper()

@@ -22,17 +22,18 @@ type worker struct {
 	backend    Backend       // of end; written before the process starts, and never again
 	delay      time.Duration // in waiting
 	state      state
-	since      time.Time // when it came into state
-	reason     string    // why
-	cause      string    // that it was made to end for, if it was at fault
-	started    time.Time // zero: no process
-	upSince    time.Time // zero: not been up
-	conns      uint64    // that its address had before it
-	spread     float64   // -1..1, of recycle
-	status     string    // STATUS=
-	invocation string    // INVOCATION_ID of its processes; empty: of an lb that knew none
-	attempt    *attempt  // that it was started for; nil when decided
-	process    *process  // nil: none
+	since      time.Time     // when it came into state
+	reason     string        // why
+	cause      string        // that it was made to end for, if it was at fault
+	started    time.Time     // zero: no process
+	upSince    time.Time     // zero: not been up
+	conns      uint64        // that its address had before it
+	spread     float64       // -1..1, of recycle
+	trial      time.Duration // Pool.trial
+	status     string        // STATUS=
+	invocation string        // INVOCATION_ID of its processes; empty: of an lb that knew none
+	attempt    *attempt      // that it was started for; nil when decided
+	process    *process      // nil: none
 	out        *output
 	// watchdog is what it was told of the interval of heartbeats; nil: not known, for it is of an lb before.
 	watchdog *time.Duration
@@ -101,6 +102,7 @@ func (p *Pool) enter(w *worker, to state, reason string) {
 		w.stopProbe()
 	}
 	w.state, w.since, w.reason = to, time.Now(), reason
+	p.changes++
 	switch to {
 	case up:
 		if w.upSince.IsZero() {
