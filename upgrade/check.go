@@ -31,13 +31,13 @@ type Answer struct {
 
 // Check runs the binary as a child, with args (the program's name is the first) and input on its standard input, and gives
 // what it answers. It ends the child when ctx or timeout is over. The error says what to do.
-func Check(ctx context.Context, binary *os.File, args []string, input []byte, timeout time.Duration) (Answer, error) {
+func Check(ctx context.Context, binary *Binary, args []string, input []byte, timeout time.Duration) (Answer, error) {
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	// By a number of its own: on the way to the exec a child moves its descriptors about, and one of them may take the place of
 	// any other.
 	cmd := exec.CommandContext(ctx, "/proc/self/fd/3")
-	cmd.ExtraFiles = []*os.File{binary}
+	cmd.ExtraFiles = []*os.File{binary.file}
 	cmd.Args = args
 	cmd.Env = environment()
 	cmd.Stdin = bytes.NewReader(input)

@@ -42,11 +42,7 @@ func failToExec(t *testing.T, path string) {
 		}
 		return l
 	}
-	f, err := Open(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
+	f := unread(t, path)
 	before := limit()
 	fmt.Println("the limit is", before.Max-before.Cur, "below the hard one") // the runtime has raised it
 	if err := Exec(&Plan{Binary: f, Args: []string{path}, State: []byte("state")}); err == nil || !strings.Contains(err.Error(), "no program for this machine") {

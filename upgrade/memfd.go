@@ -7,12 +7,20 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// memfd puts data into a file that has no name, and seals it: nobody can change it any more (memfd_create(2)).
-func memfd(data []byte) (_ *os.File, err error) {
+// CheckRoom returns ErrTooLarge if a state of so many bytes cannot be handed over.
+func CheckRoom(size int) error {
 	// A write beyond the limit raises SIGXFSZ, which would end the process.
 	var limit unix.Rlimit
-	if err := unix.Getrlimit(unix.RLIMIT_FSIZE, &limit); err == nil && limit.Cur < uint64(len(data)) {
-		return nil, fmt.Errorf("%w: %d of %d bytes; raise it (ulimit -f, LimitFSIZE=)", ErrTooLarge, limit.Cur, len(data))
+	if err := unix.Getrlimit(unix.RLIMIT_FSIZE, &limit); err == nil && limit.Cur < uint64(size) {
+		return fmt.Errorf("%w: %d of %d bytes; raise it (prlimit --fsize=, LimitFSIZE=)", ErrTooLarge, limit.Cur, size)
+	}
+	return nil
+}
+
+// memfd puts data into a file that has no name, and seals it: nobody can change it any more (memfd_create(2)).
+func memfd(data []byte) (_ *os.File, err error) {
+	if err := CheckRoom(len(data)); err != nil {
+		return nil, err
 	}
 	fd, err := unix.MemfdCreate("lb-state", unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING)
 	if err != nil {

@@ -41,7 +41,7 @@ func TestOpen_NeedsNoPermissionToRead(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer f.Close()
-	if flags, err := unix.FcntlInt(f.Fd(), unix.F_GETFL, 0); err != nil || flags&unix.O_PATH == 0 {
+	if flags, err := unix.FcntlInt(f.file.Fd(), unix.F_GETFL, 0); err != nil || flags&unix.O_PATH == 0 {
 		t.Errorf("flags: got %#x, %v; want O_PATH", flags, err)
 	}
 	answer, err := Check(t.Context(), f, []string{path, "-test.list=^$"}, nil, CheckTimeout)

@@ -33,11 +33,11 @@ const (
 const maxReason = 4096
 
 // ErrTooLarge: the state does not fit into RLIMIT_FSIZE.
-var ErrTooLarge = errors.New("upgrade: the state is larger than RLIMIT_FSIZE allows")
+var ErrTooLarge = errors.New("the state is larger than RLIMIT_FSIZE allows")
 
 // Plan is what Exec does.
 type Plan struct {
-	Binary  *os.File // what to run
+	Binary  *Binary  // what to run
 	Args    []string // with the program's name
 	State   []byte
 	FDs     []int            // what the state names
@@ -55,6 +55,9 @@ func Exec(p *Plan) error {
 		return err
 	}
 	defer state.Close()
+	if err := p.Binary.unchanged(); err != nil {
+		return err
+	}
 	before, err := openPath("/proc/self/exe") // also if its name is gone, or another's
 	if err != nil {
 		return fmt.Errorf("cannot keep the running binary for the way back: %w", err)
@@ -62,7 +65,7 @@ func Exec(p *Plan) error {
 	defer before.Close()
 	fds := slices.Concat(p.FDs, []int{int(state.Fd()), int(before.Fd())})
 	env := append(environment(), fmt.Sprintf("%s=%d %d", envHandover, state.Fd(), before.Fd()))
-	return become(p.Binary.Fd(), p.Args, env, fds, p.Signals, p.Heard)
+	return become(p.Binary.file.Fd(), p.Args, env, fds, p.Signals, p.Heard)
 }
 
 // environment is this process's, without what is about a handover.
@@ -152,28 +155,6 @@ func keepFromChildren(fds []int) {
 
 // openPath opens a file to run it: it need not be readable, and a FIFO does not make it wait.
 func openPath(path string) (*os.File, error) { return os.OpenFile(path, unix.O_PATH, 0) }
-
-// Open opens a binary to run. Nothing that happens to its name afterwards changes what Check and Exec run.
-func Open(path string) (*os.File, error) {
-	f, err := openPath(path)
-	if err != nil {
-		return nil, fmt.Errorf("cannot open the new binary: %w", err)
-	}
-	st, err := f.Stat()
-	switch {
-	case err != nil:
-	case !st.Mode().IsRegular():
-		err = fmt.Errorf("cannot run the new binary %q: it is no regular file", path)
-	case st.Mode().Perm()&0o111 == 0:
-		err = fmt.Errorf("cannot run the new binary %q: it is not executable; chmod +x it", path)
-	case st.Size() == 0:
-		err = fmt.Errorf("cannot run the new binary %q: it is empty", path)
-	default:
-		return f, nil
-	}
-	f.Close()
-	return nil, err
-}
 
 // Handover is what the code before has given to this one.
 type Handover struct {

@@ -43,7 +43,7 @@ func TestMain(m *testing.M) {
 
 // handOver execs this binary again, with a pipe that the new code writes to.
 func handOver(what string) {
-	self, err := os.Open("/proc/self/exe")
+	self, err := Open("/proc/self/exe")
 	if err != nil {
 		panic(err)
 	}
@@ -151,19 +151,30 @@ func binary(t *testing.T, text string, mode os.FileMode) string {
 	return path
 }
 
-func TestExec_ThatFailsChangesNothing(t *testing.T) {
-	f, err := Open(binary(t, "\x7fELF and no more", 0o755))
+// unread opens a file as Open does one that it may run and not read: the kernel alone judges it.
+func unread(t *testing.T, path string) *Binary {
+	t.Helper()
+	f, err := openPath(path)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer f.Close()
+	t.Cleanup(func() { f.Close() })
+	b := &Binary{file: f, path: path}
+	if err := unix.Fstat(int(f.Fd()), &b.stat); err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+func TestExec_ThatFailsChangesNothing(t *testing.T) {
+	f := unread(t, binary(t, "\x7fELF and no more", 0o755))
 	var pipe [2]int
 	if err := unix.Pipe2(pipe[:], unix.O_CLOEXEC); err != nil {
 		t.Fatal(err)
 	}
 	defer unix.Close(pipe[0])
 	defer unix.Close(pipe[1])
-	err = Exec(&Plan{Binary: f, Args: []string{"x"}, State: []byte("state"), FDs: pipe[:], Signals: []syscall.Signal{syscall.SIGTERM}})
+	err := Exec(&Plan{Binary: f, Args: []string{"x"}, State: []byte("state"), FDs: pipe[:], Signals: []syscall.Signal{syscall.SIGTERM}})
 	if !errors.Is(err, unix.ENOEXEC) || !strings.Contains(err.Error(), "no program for this machine") {
 		t.Errorf("got %v; want ENOEXEC, in words", err)
 	}
@@ -200,12 +211,8 @@ func TestCheck_TakesTheAnswerOrSaysWhatIsWrong(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer self.Close()
-	garbage, err := Open(binary(t, "\x7fELF", 0o755))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer garbage.Close()
-	ask := func(f *os.File, how string, timeout time.Duration) (Answer, error) {
+	garbage := unread(t, binary(t, "\x7fELF", 0o755))
+	ask := func(f *Binary, how string, timeout time.Duration) (Answer, error) {
 		return Check(context.Background(), f, []string{"lb", "check", how}, []byte("v2"), timeout)
 	}
 	if a, err := ask(self, "yes", time.Minute); err != nil || a.Version != "v2" || len(a.Formats) != 2 {

@@ -40,6 +40,10 @@ const (
 	freezePatience = 5 * time.Millisecond
 	// spareFDs are what the new code opens before it has taken over: epoll sets, the runtime's own, copies of sockets.
 	spareFDs = 64
+	// stateMargin is how much larger than its head a state without sessions may be, and sessionState how large a session is in it, in
+	// bytes, with a part of a buffer.
+	stateMargin  = 64 << 10
+	sessionState = 1 << 10
 )
 
 // programPath is the absolute path of what lb was started as, its symbolic links not followed: they may lead to another
@@ -154,7 +158,7 @@ func (d *daemon) roomForUpgrade() error {
 type upgrading struct {
 	d        *daemon
 	path     string // of the new binary
-	binary   *os.File
+	binary   *upgrade.Binary
 	by       string
 	reload   bool
 	warnings []string
@@ -193,7 +197,12 @@ func (u *upgrading) check(ctx context.Context) (upgrade.Answer, error) {
 		}
 	}
 	args := []string{u.path, "run", "--adopt-check", "-f", u.d.path}
-	answer, err := upgrade.Check(ctx, u.binary, args, l.marshal(), upgrade.CheckTimeout)
+	state := l.marshal()
+	// What is not known before the freeze, pools, workers and sessions with what they hold, takes several times as much at most.
+	if err := upgrade.CheckRoom(stateMargin + 4*len(state) + sessionState*int(u.d.proxy.Sessions())); err != nil {
+		return upgrade.Answer{}, err
+	}
+	answer, err := upgrade.Check(ctx, u.binary, args, state, upgrade.CheckTimeout)
 	if err != nil {
 		return answer, err
 	}

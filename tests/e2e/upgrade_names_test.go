@@ -3,6 +3,7 @@
 package e2e
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -11,6 +12,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 )
 
 // named is an lb whose config and state mention as many files as they can, with a session that lasts.
@@ -257,4 +259,110 @@ func TestUpgrade_AfterRootMadeItsFiles(t *testing.T) {
 	if code := l.exitCode(t, patience); code != 0 {
 		t.Errorf("exit code of lb: got %d; want 0", code)
 	}
+}
+
+// What is no lb for this machine is refused, in the dry run and in the upgrade, and what is one by another name is taken.
+func TestUpgrade_TakesOnlyALoadBalancer(t *testing.T) {
+	n := startNamed(t, nil)
+	whole, err := os.ReadFile(lbBinary(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	foreign := append([]byte(nil), whole...)
+	foreign[18], foreign[19] = 2, 0 // SPARC (elf(5), e_machine)
+	at := func(name string, data []byte) string {
+		path := filepath.Join(n.dir, name)
+		if err := os.WriteFile(path, data, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	link := filepath.Join(n.dir, "link")
+	fifo := filepath.Join(n.dir, "fifo")
+	if err := errors.Join(os.Symlink(lbBinary(t), link), syscall.Mkfifo(fifo, 0o755)); err != nil {
+		t.Fatal(err)
+	}
+	for _, tc := range []struct {
+		path string
+		want string // "": it is taken
+	}{
+		{at("script", []byte("#!/bin/sh\nexec "+lbBinary(t)+" \"$@\"\n")), "it is a script"},
+		{at("env-script", []byte("#!/usr/bin/env -S "+lbBinary(t)+"\n")), "it is a script"},
+		{at("truncated", whole[:len(whole)/2]), "no whole program"},
+		{at("header", whole[:100]), "no whole program"},
+		{at("empty", nil), "it is empty"},
+		{at("text", []byte("lb\n")), "no program for this machine"},
+		{at("foreign", foreign), "another machine"},
+		{n.dir, "no regular file"},
+		{fifo, "no regular file"},
+		{filepath.Join(n.dir, "none"), "no such file"},
+		{"/bin/true", "does not know how to take over"},
+		{"/bin/false", "cannot take over"},
+		{link, ""},
+		{at("copy", whole), ""},
+		{"", ""},
+	} {
+		before := n.upgrades(t)
+		args := []string{}
+		if tc.path != "" {
+			args = append(args, "--binary", tc.path)
+		}
+		n.upgradeAgrees(t, tc.path, args...)
+		r := run(t, patience, nil, lbBinary(t), append([]string{"upgrade", "-s", n.socket, "--dry-run"}, args...)...)
+		want := before
+		if tc.want == "" {
+			want++
+		}
+		if got := n.upgrades(t); got != want || (r.code == 0) != (tc.want == "") || !strings.Contains(r.stderr, tc.want) {
+			t.Errorf("%s: got %d upgrades, dry run %d %q; want %d, and %q", tc.path, got-before, r.code, r.stderr, want-before, tc.want)
+		}
+	}
+	n.session.Close()
+	n.backend.Close()
+}
+
+// Whoever asked for the upgrade may die at any moment: it is done or it is not, and lb lives.
+func TestUpgrade_TheCallerIsKilled(t *testing.T) {
+	n := startNamed(t, nil)
+	for i := range 25 {
+		cmd := exec.Command(lbBinary(t), "upgrade", "-s", n.socket)
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Duration(i) * 2 * time.Millisecond) // over the check, the freeze, the exec and the answer
+		cmd.Process.Kill()
+		cmd.Wait()
+		n.answers(t)
+	}
+	eventually(t, patience, func() error { // one may be under way
+		if r := run(t, patience, nil, lbBinary(t), "upgrade", "-s", n.socket); r.code != 0 {
+			return fmt.Errorf("afterwards: got %d %s; want it done", r.code, r.stderr)
+		}
+		return nil
+	})
+	n.answers(t)
+	n.session.Close()
+	n.backend.Close()
+}
+
+// With descriptors or memory short an upgrade is done or refused.
+func TestUpgrade_WithLittleLeft(t *testing.T) {
+	n := startNamed(t, nil)
+	for _, limit := range []string{"--fsize=1024:", "--fsize=65536:", "--fsize=unlimited:", "--nofile=48:", "--nofile=96:", "--nofile=1024:",
+		"--as=200000000:", "--as=1500000000:", "--as=unlimited:", "--nproc=1:", "--stack=65536:", "--stack=8388608:", "--memlock=0:", "--core=0:"} {
+		mustRun(t, patience, "prlimit", "--pid", fmt.Sprint(n.pid()), limit)
+		if strings.HasPrefix(limit, "--as=") && limit != "--as=unlimited:" {
+			// The program itself may not start with so little: it must be refused by the check, not end lb.
+			r := run(t, 3*patience, nil, lbBinary(t), "upgrade", "-s", n.socket)
+			t.Logf("%s: %d %s", limit, r.code, r.stderr)
+			if !n.running() {
+				t.Fatalf("%s: lb has ended\n%s", limit, n.tail())
+			}
+			n.answers(t)
+			continue
+		}
+		n.upgradeAgrees(t, limit)
+	}
+	n.session.Close()
+	n.backend.Close()
 }
