@@ -11,7 +11,7 @@ import (
 )
 
 // by is who asks, for the event log.
-func by(r *http.Request) string { return PeerFrom(r.Context()).String() }
+func by(r *http.Request) string { return CallerFrom(r.Context()).String() }
 
 // changed makes the answer of a Control function. Its refusals are conflicts unless they say otherwise.
 func changed(v any, err error) (any, error) {
@@ -123,7 +123,7 @@ func (s *Server) addBackend(r *http.Request) (any, error) {
 		return nil, err
 	}
 	name := cmp.Or(body.Name, body.Address)
-	if address, err := backends.ParseAddress(body.Address); err == nil && !PeerFrom(r.Context()).Local {
+	if address, err := backends.ParseAddress(body.Address); err == nil && !CallerFrom(r.Context()).Local {
 		if err := p.CheckRemote(address); err != nil {
 			return nil, refuse(http.StatusForbidden, "address: %v", err)
 		}

@@ -26,7 +26,7 @@ type fakeLB struct {
 	setting func(*backends.Backend) // after a SetWeight; nil: nothing
 	restart func(ctx context.Context, pool string, r api.RestartRequest, progress func(api.RestartStep)) error
 	scaled  func(count int)
-	upgrade func(ctx context.Context, r api.UpgradeRequest, c *Caller, by string) (api.UpgradeResult, error)
+	upgrade func(ctx context.Context, r api.UpgradeRequest, c *Reply, by string) (api.UpgradeResult, error)
 
 	mu     sync.Mutex
 	calls  []string
@@ -182,7 +182,7 @@ func (f *fakeLB) Reload(_ context.Context, dryRun bool, by string) (api.ReloadRe
 	return api.ReloadResult{DryRun: dryRun, Changes: []string{"pools.app.max_conns: 0 → 5"}}, f.called(by, "reload %v", dryRun)
 }
 
-func (f *fakeLB) Upgrade(ctx context.Context, r api.UpgradeRequest, c *Caller, by string) (api.UpgradeResult, error) {
+func (f *fakeLB) Upgrade(ctx context.Context, r api.UpgradeRequest, c *Reply, by string) (api.UpgradeResult, error) {
 	return f.upgrade(ctx, r, c, by)
 }
 
@@ -215,7 +215,7 @@ func TestChange_AnswersWithWhatIsNowTrue(t *testing.T) {
 		if err != nil || !ok(b) {
 			t.Fatalf("%s: got %+v, %v", what, b, err)
 		}
-		if got := f.last(); got != call+" by uid 0" && !strings.HasPrefix(got, call+" by uid ") {
+		if got := f.last(); !strings.HasPrefix(got, call+" by ") || !strings.HasSuffix(got, " over the control socket") {
 			t.Errorf("%s: got the call %q; want %q", what, got, call)
 		}
 	}

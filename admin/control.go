@@ -12,7 +12,7 @@ import (
 // Control makes the changes that callers of the API ask for; internal/daemon implements it. Each method waits for the outcome.
 // An error means that nothing was changed, and says what to do: one made with api.Refuse has the HTTP status of its maker's
 // choice, one that wraps backends.ErrUnknown is 404, one that wraps backends.ErrRange is 400, any other is a conflict (409).
-// Warnings are sentences about a change that was made. by names the caller for the event log: "uid 0", "token". All methods
+// Warnings are sentences about a change that was made. by names the caller for the event log: "root over the control socket", "the token over HTTP". All methods
 // are safe for concurrent use.
 //
 // The Server has looked up the pools, backends and listeners by the names that the caller wrote.
@@ -54,7 +54,7 @@ type Control interface {
 	// dry run, a refusal, or a failure after which this program goes on. Else the new program answers the caller, whose
 	// connection caller.Hand returns. Hand comes before Freeze, which waits for every request that is not handed over. ctx
 	// ends when the caller leaves before Hand.
-	Upgrade(ctx context.Context, r api.UpgradeRequest, caller *Caller, by string) (api.UpgradeResult, error)
+	Upgrade(ctx context.Context, r api.UpgradeRequest, caller *Reply, by string) (api.UpgradeResult, error)
 	// Stop begins a graceful stop, or with now an immediate one. It does not wait for the end.
 	Stop(now bool, by string)
 	// SetLogLevel changes the least level of the event log.

@@ -58,7 +58,7 @@ func (s *Server) serveEvents(w http.ResponseWriter, r *http.Request) {
 		s.fail(w, err)
 		return
 	}
-	words := PeerFrom(r.Context()).Access() >= AccessOperate
+	words := CallerFrom(r.Context()).Access() >= AccessOperate
 	s.stream(w, r, follow, func(write func(any) bool) <-chan struct{} {
 		events, _, missed, wake := s.eventRing().after(id, eventBatch)
 		for i, e := range events {
@@ -127,7 +127,7 @@ type followerShare struct {
 }
 
 // enter counts a follower in; release counts it out.
-func (f *followers) enter(p Peer) (release func(), err error) {
+func (f *followers) enter(p Caller) (release func(), err error) {
 	key := followerShare{p.Local, p.share()}
 	limit := httpShares.each / 2
 	switch {

@@ -151,7 +151,7 @@ func TestEvents_FollowersEndWithTheServerAndWhenTheyLeave(t *testing.T) {
 
 func TestEvents_FollowersLeaveRoomForOthersAndForTheirOwnUser(t *testing.T) {
 	var f followers
-	fill := func(p Peer) (n int, release func()) {
+	fill := func(p Caller) (n int, release func()) {
 		t.Helper()
 		for {
 			r, err := f.enter(p)
@@ -167,11 +167,11 @@ func TestEvents_FollowersLeaveRoomForOthersAndForTheirOwnUser(t *testing.T) {
 	}
 	stranger := uint32(os.Geteuid()) + 4711
 	for _, tc := range []struct {
-		who  Peer
+		who  Caller
 		room int
 	}{
-		{Peer{Local: true, UID: stranger}, controlShares.each}, {Peer{Local: true, UID: stranger + 1}, controlShares.each},
-		{Peer{Local: true}, controlShares.total}, {Peer{Addr: "192.0.2.1:1"}, httpShares.each}, {Peer{Addr: "192.0.2.2:1"}, httpShares.each},
+		{Caller{Local: true, UID: stranger}, controlShares.each}, {Caller{Local: true, UID: stranger + 1}, controlShares.each},
+		{Caller{Local: true}, controlShares.total}, {Caller{Addr: "192.0.2.1:1"}, httpShares.each}, {Caller{Addr: "192.0.2.2:1"}, httpShares.each},
 	} {
 		n, release := fill(tc.who)
 		if n < 10 || n > tc.room-10 {

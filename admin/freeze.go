@@ -99,7 +99,7 @@ const (
 // Freeze brings the server to rest: nobody is accepted any more, and newcomers wait in the kernel's queue, for the sockets
 // go on listening. Who follows events or logs is sent away at once, an idle connection is closed, and the requests under
 // way may finish until ctx is done; then they are cut, which is no error. A connection that was given away with
-// Caller.Hand is not the server's any more. When Freeze returns, Serve has returned, and no goroutine of the server runs
+// Reply.Hand is not the server's any more. When Freeze returns, Serve has returned, and no goroutine of the server runs
 // but the Running ones. State is as it is then; it goes on as long as somebody publishes, see Server.State.
 //
 // What follows is an exec, or Thaw and another Serve, or Close. After an error the server is as before.

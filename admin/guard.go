@@ -49,9 +49,9 @@ func (g *guard) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			g.refuse(w, refusedWrongToken, refusal)
 			return
 		}
-		peer := PeerFrom(r.Context())
-		peer.Token = true
-		r = r.WithContext(context.WithValue(r.Context(), peerKey{}, peer))
+		caller := CallerFrom(r.Context())
+		caller.Token = true
+		r = r.WithContext(context.WithValue(r.Context(), callerKey{}, caller))
 	}
 	g.next.ServeHTTP(w, r)
 }

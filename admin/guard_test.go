@@ -80,7 +80,7 @@ func TestHTTP_ChangesNeedTheTokenAndNoPageOfStrangersGetsThrough(t *testing.T) {
 	if status, err := put(address, "", http.Header{"Authorization": {right}, "Origin": {"http://" + address}, "Sec-Fetch-Site": {"same-origin"}}, strings.NewReader(change)); status != 200 {
 		t.Errorf("lb's own page with the token: got %d, %v; want 200", status, err)
 	}
-	if f.count() != 1 || f.last() != "weight app/w1 5 false by token" {
+	if f.count() != 1 || f.last() != "weight app/w1 5 false by the token over HTTP" {
 		t.Errorf("change: got %q; want one by the token", f.last())
 	}
 	if _, text := ask(t, "GET", address, "/metrics", "", ""); !strings.Contains(text, `lb_admin_refused_total{reason="no_token"} 2`) {

@@ -41,9 +41,9 @@ const (
 // It can pause: then nobody is accepted, the socket goes on listening, and newcomers wait in the kernel's queue.
 type limitListener struct {
 	shares   shares
-	identify func(net.Conn) Peer
-	failed   func(error) // told of each accept that failed
-	refused  func(Peer)  // told of each newcomer that was refused
+	identify func(net.Conn) Caller
+	failed   func(error)  // told of each accept that failed
+	refused  func(Caller) // told of each newcomer that was refused
 
 	closeOnce sync.Once
 	closeErr  error
@@ -60,7 +60,7 @@ type limitListener struct {
 func limitConns(l net.Listener, s shares) *limitListener {
 	return &limitListener{
 		listener: l, shares: s, identify: new(identifier).identify,
-		failed: func(error) {}, refused: func(Peer) {},
+		failed: func(error) {}, refused: func(Caller) {},
 		open: map[*limitedConn]struct{}{}, ended: make(chan struct{}),
 	}
 }
@@ -119,13 +119,13 @@ func (l *limitListener) Accept() (net.Conn, error) {
 // admit returns the connection with a place, or nil after it refused it. One of root waits for a place, if all are taken by
 // root: whoever else comes then waits behind it, in the kernel's queue.
 func (l *limitListener) admit(c net.Conn, ended <-chan struct{}) net.Conn {
-	conn := &limitedConn{Conn: c, listener: l, peer: l.identify(c), since: time.Now()}
+	conn := &limitedConn{Conn: c, listener: l, caller: l.identify(c), since: time.Now()}
 	for !l.place(conn) {
-		if !conn.peer.privileged() || over(ended) || time.Since(conn.since) > placePatience {
-			l.refused(conn.peer)
+		if !conn.caller.privileged() || over(ended) || time.Since(conn.since) > placePatience {
+			l.refused(conn.caller)
 			c.SetWriteDeadline(time.Now().Add(refusalTimeout)) // fails only on a closed connection, as the write does then
 			if text, err := wholeAnswer(nil, refuse(http.StatusServiceUnavailable,
-				"lb has as many connections of %s to its control API as it holds at once; close some, or try again", conn.peer.share())); err == nil {
+				"lb has as many connections of %s to its control API as it holds at once; close some, or try again", conn.caller.share())); err == nil {
 				c.Write(text)
 			}
 			c.Close()
@@ -139,7 +139,7 @@ func (l *limitListener) admit(c net.Conn, ended <-chan struct{}) net.Conn {
 // place finds a place for a connection, and closes the one that must go for it.
 func (l *limitListener) place(conn *limitedConn) bool {
 	l.mu.Lock()
-	victim, ok := l.placeLocked(&conn.peer)
+	victim, ok := l.placeLocked(&conn.caller)
 	if ok {
 		l.open[conn] = struct{}{}
 	}
@@ -151,17 +151,17 @@ func (l *limitListener) place(conn *limitedConn) bool {
 }
 
 // placeLocked looks for a place. victim is the connection that must go for it, nil if there is room.
-func (l *limitListener) placeLocked(p *Peer) (victim *limitedConn, ok bool) {
+func (l *limitListener) placeLocked(p *Caller) (victim *limitedConn, ok bool) {
 	of := map[string]int{}
 	for c := range l.open {
-		of[c.peer.share()]++
+		of[c.caller.share()]++
 	}
 	mine, privileged, room := p.share(), p.privileged(), l.shares.total
 	if !privileged {
 		room -= l.shares.reserve
 		if of[mine] >= l.shares.each {
 			victim = l.silentLocked(func(c *limitedConn, old bool) int {
-				if old && c.peer.share() == mine {
+				if old && c.caller.share() == mine {
 					return 1
 				}
 				return 0
@@ -173,11 +173,11 @@ func (l *limitListener) placeLocked(p *Peer) (victim *limitedConn, ok bool) {
 		return nil, true
 	}
 	victim = l.silentLocked(func(c *limitedConn, old bool) int {
-		theirs := of[c.peer.share()]
+		theirs := of[c.caller.share()]
 		switch {
-		case !privileged && c.peer.privileged():
+		case !privileged && c.caller.privileged():
 			return 0
-		case privileged && !c.peer.privileged():
+		case privileged && !c.caller.privileged():
 			return theirs + l.shares.total // rather than one of root
 		case old || theirs > of[mine]+1:
 			return theirs
@@ -296,7 +296,7 @@ func (l pausing) Close() error {
 type limitedConn struct {
 	net.Conn
 	listener *limitListener
-	peer     Peer
+	caller   Caller
 	since    time.Time
 	state    atomic.Int32 // the http.ConnState
 	taken    atomic.Bool  // given away: no request is seen any more, and it may not be closed

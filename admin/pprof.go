@@ -13,7 +13,7 @@ const longestProfile = 5 * time.Minute
 // serveProfile answers with a profile of this process, as go tool pprof reads it. It is served over the control socket
 // alone: the memory of lb holds what its clients send.
 func (s *Server) serveProfile(w http.ResponseWriter, r *http.Request) {
-	if !PeerFrom(r.Context()).Local {
+	if !CallerFrom(r.Context()).Local {
 		s.refused.count(refusedAccess)
 		s.fail(w, refuse(http.StatusForbidden, "profiles are served over the control socket alone: curl --unix-socket SOCKET http://lb%s", r.URL.Path))
 		return

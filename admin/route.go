@@ -56,7 +56,7 @@ type param struct {
 	name, typ, doc string // typ is one of JSON Schema's
 }
 
-// routes is the whole API. A handler finds its caller with PeerFrom, and its path's wildcards with r.PathValue.
+// routes is the whole API. A handler finds its caller with CallerFrom, and its path's wildcards with r.PathValue.
 func (s *Server) routes() []route {
 	const (
 		pool     = "/v1/pools/{pool}"
@@ -151,7 +151,7 @@ func (s *Server) mux(routes []route) http.Handler {
 	mux := http.NewServeMux()
 	for _, rt := range routes {
 		mux.HandleFunc(rt.method+" "+rt.path, func(w http.ResponseWriter, r *http.Request) {
-			if refusal := s.mayNot(&rt, PeerFrom(r.Context())); refusal != nil {
+			if refusal := s.mayNot(&rt, CallerFrom(r.Context())); refusal != nil {
 				if refusal.Status == http.StatusUnauthorized {
 					w.Header().Set("WWW-Authenticate", `Bearer realm="lb"`)
 				}
@@ -176,7 +176,7 @@ func (s *Server) mux(routes []route) http.Handler {
 }
 
 // mayNot refuses a caller whose access does not suffice, and tells him how to come instead.
-func (s *Server) mayNot(rt *route, p Peer) *api.Error {
+func (s *Server) mayNot(rt *route, p Caller) *api.Error {
 	have := p.Access()
 	if have >= rt.access {
 		return nil
@@ -253,7 +253,7 @@ func (s *Server) reply(answer func(*http.Request) (any, error)) http.HandlerFunc
 			s.fail(w, err)
 			return
 		}
-		if PeerFrom(r.Context()).Access() < AccessOperate {
+		if CallerFrom(r.Context()).Access() < AccessOperate {
 			v = forReader(v)
 		}
 		writeJSON(w, http.StatusOK, v)

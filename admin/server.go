@@ -86,7 +86,7 @@ func (s *Server) add(name string, l net.Listener, conns shares, handler http.Han
 		s.failures.count(name)
 		s.report(slog.LevelError, "admin accept "+name, "cannot accept a connection to the control API; trying again", "socket", name, "error", err)
 	}
-	e.listener.refused = func(p Peer) {
+	e.listener.refused = func(p Caller) {
 		s.refused.count(refusedShare)
 		s.report(slog.LevelWarn, "admin share "+p.share(), "refused a connection to the control API: too many at once",
 			"socket", name, "of", p.share())
@@ -104,7 +104,7 @@ func (s *Server) newHTTPServer(e *serverEnd, handler http.Handler) *http.Server 
 	}
 	return &http.Server{
 		Handler:           handler,
-		ConnContext:       withPeer,
+		ConnContext:       withCaller,
 		ConnState:         e.changed,
 		ReadHeaderTimeout: headerTimeout,
 		ReadTimeout:       readTimeout,

@@ -268,10 +268,10 @@ func TestRoutes_BodyIsLimited(t *testing.T) {
 	}
 }
 
-func TestPeer_OfTheControlSocketIsKnown(t *testing.T) {
+func TestCaller_OfTheControlSocketIsKnown(t *testing.T) {
 	s, socket, _ := newServer(t, Sources{}, false)
 	s.ends[0].server.Handler = s.mux([]route{{method: "GET", path: "/v1/status", access: AccessAdmin, handler: s.reply(func(r *http.Request) (any, error) {
-		p := PeerFrom(r.Context())
+		p := CallerFrom(r.Context())
 		return nil, refuse(418, "%v %d %d %d", p.Local, p.PID, p.UID, p.GID)
 	})}})
 	serve(t, s)
@@ -279,23 +279,23 @@ func TestPeer_OfTheControlSocketIsKnown(t *testing.T) {
 	var refusal *api.Error
 	want := fmt.Sprintf("true %d %d %d", os.Getpid(), os.Getuid(), os.Getgid())
 	if !errors.As(err, &refusal) || refusal.Status != 418 || refusal.Message != want {
-		t.Errorf("peer: got %v; want %s", err, want)
+		t.Errorf("caller: got %v; want %s", err, want)
 	}
 }
 
-func TestPeer_AccessFollowsFromTheWayItCame(t *testing.T) {
+func TestCaller_AccessFollowsFromTheWayItCame(t *testing.T) {
 	for _, tc := range []struct {
-		peer Peer
-		want Access
+		caller Caller
+		want   Access
 	}{
-		{Peer{}, AccessRead},
-		{Peer{Addr: "127.0.0.1:1"}, AccessRead},
-		{Peer{Local: true, UID: 0}, AccessAdmin},
-		{Peer{Local: true, UID: uint32(os.Geteuid())}, AccessAdmin},
-		{Peer{Local: true, UID: uint32(os.Geteuid()) + 1000}, AccessOperate},
+		{Caller{}, AccessRead},
+		{Caller{Addr: "127.0.0.1:1"}, AccessRead},
+		{Caller{Local: true, UID: 0}, AccessAdmin},
+		{Caller{Local: true, UID: uint32(os.Geteuid())}, AccessAdmin},
+		{Caller{Local: true, UID: uint32(os.Geteuid()) + 1000}, AccessOperate},
 	} {
-		if got := tc.peer.Access(); got != tc.want {
-			t.Errorf("access of %+v: got %v; want %v", tc.peer, got, tc.want)
+		if got := tc.caller.Access(); got != tc.want {
+			t.Errorf("access of %+v: got %v; want %v", tc.caller, got, tc.want)
 		}
 	}
 }

@@ -13,7 +13,7 @@ const ndjson = "application/x-ndjson"
 // ends the stream.
 func (s *Server) stream(w http.ResponseWriter, r *http.Request, follow bool, next func(write func(any) bool) <-chan struct{}) {
 	if follow {
-		release, err := s.followers.enter(PeerFrom(r.Context()))
+		release, err := s.followers.enter(CallerFrom(r.Context()))
 		if err != nil {
 			s.fail(w, err)
 			return

@@ -14,9 +14,9 @@ import (
 	"github.com/273ebdf9/lb/admin/api"
 )
 
-// Caller is who waits for the answer of an upgrade. It is for the time of one call of Control.Upgrade, and for one
+// Reply is the way to who waits for the answer of an upgrade. It is for the time of one call of Control.Upgrade, and for one
 // goroutine.
-type Caller struct {
+type Reply struct {
 	rc   *http.ResponseController
 	conn net.Conn // once it was given away
 }
@@ -25,7 +25,7 @@ type Caller struct {
 // closed on exec, that the caller of Hand closes. The request has been read whole, and no deadline is left on it. Who is
 // the process after an exec answers with Answer; if there is none, the Server answers as usual with what Control.Upgrade
 // returns. From then on it is not seen when the caller leaves.
-func (c *Caller) Hand() (*os.File, error) {
+func (c *Reply) Hand() (*os.File, error) {
 	if c.conn == nil {
 		conn, _, err := c.rc.Hijack()
 		if err != nil {
@@ -50,7 +50,7 @@ func bareConn(c net.Conn) syscall.Conn {
 
 // upgrade answers like every other handler, but the connection may have been given away meanwhile.
 func (s *Server) upgrade(w http.ResponseWriter, r *http.Request) {
-	c := &Caller{rc: http.NewResponseController(w)}
+	c := &Reply{rc: http.NewResponseController(w)}
 	v, err := s.upgraded(c, r)
 	switch {
 	case c.conn != nil:
@@ -63,12 +63,12 @@ func (s *Server) upgrade(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-func (s *Server) upgraded(c *Caller, r *http.Request) (any, error) {
+func (s *Server) upgraded(c *Reply, r *http.Request) (any, error) {
 	var body api.UpgradeRequest
 	if err := readBodyIfAny(r, &body); err != nil {
 		return nil, err
 	}
-	if err := s.mayName(body.Binary, PeerFrom(r.Context())); err != nil {
+	if err := s.mayName(body.Binary, CallerFrom(r.Context())); err != nil {
 		return nil, err
 	}
 	unhurried(c.rc, slowest)
@@ -78,7 +78,7 @@ func (s *Server) upgraded(c *Caller, r *http.Request) (any, error) {
 
 // mayName refuses a binary that p may not name. To name one is to have lb run any program of its host as its own user, also
 // in a dry run: more than a token is for, which a dashboard or a script holds, perhaps on another host.
-func (s *Server) mayName(binary string, p Peer) error {
+func (s *Server) mayName(binary string, p Caller) error {
 	switch {
 	case binary == "":
 	case !p.Local:
@@ -105,7 +105,7 @@ const (
 	lingerTimeout = 100 * time.Millisecond
 )
 
-// Answer answers the caller of POST /v1/upgrade on the connection that Caller.Hand gave to the process before the exec, and
+// Answer answers the caller of POST /v1/upgrade on the connection that Reply.Hand gave to the process before the exec, and
 // closes f. With err it is the refusal that the handler would have sent. A caller who has left is an error, and nothing
 // else.
 func Answer(f *os.File, result api.UpgradeResult, err error) error {

@@ -20,7 +20,7 @@ import (
 )
 
 // upgradeable is a server whose Upgrade is the test's.
-func upgradeable(t *testing.T, upgrade func(ctx context.Context, r api.UpgradeRequest, c *Caller, by string) (api.UpgradeResult, error)) (x *served, socket, address string) {
+func upgradeable(t *testing.T, upgrade func(ctx context.Context, r api.UpgradeRequest, c *Reply, by string) (api.UpgradeResult, error)) (x *served, socket, address string) {
 	t.Helper()
 	cfg := Config{Socket: socketPath(t), SocketMode: "0660", HTTP: "127.0.0.1:0", TokenFile: writeToken(t, testToken, 0o600)}
 	s, err := selfServing(NewServer(cfg, Sources{}))
@@ -53,7 +53,7 @@ func askUpgrade(t *testing.T, address, body string) (*http.Response, string) {
 
 func TestUpgrade_IsAnsweredByTheNewProgram(t *testing.T) {
 	given, freeze := make(chan *os.File), make(chan struct{})
-	x, socket, address := upgradeable(t, func(_ context.Context, r api.UpgradeRequest, c *Caller, by string) (api.UpgradeResult, error) {
+	x, socket, address := upgradeable(t, func(_ context.Context, r api.UpgradeRequest, c *Reply, by string) (api.UpgradeResult, error) {
 		f, err := c.Hand()
 		if err != nil {
 			t.Errorf("Hand: got %v; want a file", err)
@@ -106,7 +106,7 @@ func TestUpgrade_ThatDidNotHappenIsAnsweredByTheOldProgram(t *testing.T) {
 	var handing bool
 	result, failure := api.UpgradeResult{DryRun: true, From: "1", To: "2"}, error(nil)
 	var x *served
-	x, socket, address := upgradeable(t, func(_ context.Context, r api.UpgradeRequest, c *Caller, by string) (api.UpgradeResult, error) {
+	x, socket, address := upgradeable(t, func(_ context.Context, r api.UpgradeRequest, c *Reply, by string) (api.UpgradeResult, error) {
 		if handing {
 			f, err := c.Hand()
 			if err != nil {
@@ -157,7 +157,7 @@ func TestUpgrade_ThatDidNotHappenIsAnsweredByTheOldProgram(t *testing.T) {
 
 func TestUpgrade_CallerWhoLeftHurtsNobody(t *testing.T) {
 	given, end := make(chan *os.File), make(chan struct{})
-	_, socket, address := upgradeable(t, func(_ context.Context, r api.UpgradeRequest, c *Caller, by string) (api.UpgradeResult, error) {
+	_, socket, address := upgradeable(t, func(_ context.Context, r api.UpgradeRequest, c *Reply, by string) (api.UpgradeResult, error) {
 		f, _ := c.Hand()
 		given <- f
 		<-end
@@ -215,7 +215,7 @@ func send(t *testing.T, network, address, text string) net.Conn {
 
 func TestUpgrade_RefusesBeforeItBegins(t *testing.T) {
 	called := false
-	x, socket, address := upgradeable(t, func(context.Context, api.UpgradeRequest, *Caller, string) (api.UpgradeResult, error) {
+	x, socket, address := upgradeable(t, func(context.Context, api.UpgradeRequest, *Reply, string) (api.UpgradeResult, error) {
 		called = true
 		return api.UpgradeResult{}, nil
 	})
@@ -249,7 +249,7 @@ func TestUpgrade_RefusesBeforeItBegins(t *testing.T) {
 }
 
 func TestClientUpgrade_SaysWhenTheOutcomeIsUnknown(t *testing.T) {
-	_, socket, _ := upgradeable(t, func(_ context.Context, r api.UpgradeRequest, c *Caller, by string) (api.UpgradeResult, error) {
+	_, socket, _ := upgradeable(t, func(_ context.Context, r api.UpgradeRequest, c *Reply, by string) (api.UpgradeResult, error) {
 		f, err := c.Hand()
 		f.Close()
 		c.conn.Close() // it dies

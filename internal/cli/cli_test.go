@@ -33,7 +33,7 @@ type fakeLB struct {
 	killing chan struct{} // closed when a kill over an hour has begun
 	once    sync.Once
 	refuse  error
-	upgrade func(context.Context, api.UpgradeRequest, *admin.Caller) (api.UpgradeResult, error)
+	upgrade func(context.Context, api.UpgradeRequest, *admin.Reply) (api.UpgradeResult, error)
 }
 
 // startFake serves one with the pools app (w1, w2) and api (w1), and names its socket in LB_SOCKET.
@@ -143,7 +143,7 @@ func (f *fakeLB) Reload(_ context.Context, dryRun bool, _ string) (api.ReloadRes
 	return api.ReloadResult{DryRun: dryRun, Changes: []string{"pools.app.max_conns: 0 → 5"}, Warnings: []string{"pools.spare: unused"}}, f.refuse
 }
 
-func (f *fakeLB) Upgrade(ctx context.Context, r api.UpgradeRequest, c *admin.Caller, _ string) (api.UpgradeResult, error) {
+func (f *fakeLB) Upgrade(ctx context.Context, r api.UpgradeRequest, c *admin.Reply, _ string) (api.UpgradeResult, error) {
 	return f.upgrade(ctx, r, c)
 }
 

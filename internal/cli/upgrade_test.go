@@ -18,7 +18,7 @@ import (
 // answers has the fake answer an upgrade, and gives what it was asked.
 func (f *fakeLB) answers(result api.UpgradeResult, err error) (asked *api.UpgradeRequest) {
 	asked = new(api.UpgradeRequest)
-	f.upgrade = func(_ context.Context, r api.UpgradeRequest, _ *admin.Caller) (api.UpgradeResult, error) {
+	f.upgrade = func(_ context.Context, r api.UpgradeRequest, _ *admin.Reply) (api.UpgradeResult, error) {
 		*asked = r
 		result.DryRun = r.DryRun
 		return result, err
@@ -66,7 +66,7 @@ func TestUpgrade_SaysWhatCameOfIt(t *testing.T) {
 
 func TestUpgrade_ThatBreaksOffIsNeitherDoneNorFailed(t *testing.T) {
 	f := startFake(t)
-	f.upgrade = func(_ context.Context, _ api.UpgradeRequest, c *admin.Caller) (api.UpgradeResult, error) {
+	f.upgrade = func(_ context.Context, _ api.UpgradeRequest, c *admin.Reply) (api.UpgradeResult, error) {
 		file, err := c.Hand()
 		if err != nil {
 			return api.UpgradeResult{}, err
@@ -83,7 +83,7 @@ func TestUpgrade_ThatBreaksOffIsNeitherDoneNorFailed(t *testing.T) {
 func TestUpgrade_InterruptSaysThatItMayGoOn(t *testing.T) {
 	f := startFake(t)
 	begun := make(chan struct{})
-	f.upgrade = func(ctx context.Context, _ api.UpgradeRequest, _ *admin.Caller) (api.UpgradeResult, error) {
+	f.upgrade = func(ctx context.Context, _ api.UpgradeRequest, _ *admin.Reply) (api.UpgradeResult, error) {
 		close(begun)
 		<-ctx.Done()
 		return api.UpgradeResult{}, ctx.Err()

@@ -289,7 +289,7 @@ func (d *daemon) SetSplit(listener string, weights map[string]int, by string) (n
 			all = append(all, changed)
 		}
 		d.remembered.Splits = all
-		d.report(slog.LevelInfo, api.Event{Kind: "split", Subject: listener, Text: fmt.Sprintf("%v → %v: by %s", before, now, by)},
+		d.report(slog.LevelInfo, api.Event{Kind: "split", Subject: listener, Text: fmt.Sprintf("split %v → %v: by %s", before, now, by)},
 			"split changed", "listener", listener, "from", fmt.Sprint(before), "to", fmt.Sprint(now), "by", by)
 		return nil
 	})
@@ -322,7 +322,7 @@ func (d *daemon) SetListenerMaxConns(listener string, n int, by string) (warning
 			all = append(all, state.Listener{Name: listener, MaxConns: c})
 		}
 		d.remembered.Listeners = all
-		d.report(slog.LevelInfo, api.Event{Kind: "max_conns", Subject: listener, Text: fmt.Sprintf("%d → %d: by %s", before, n, by)},
+		d.report(slog.LevelInfo, api.Event{Kind: "max_conns", Subject: listener, Text: fmt.Sprintf("max_conns %d → %d: by %s", before, n, by)},
 			"listener max_conns changed", "listener", listener, "from", before, "to", n, "by", by)
 		return nil
 	})
@@ -342,6 +342,6 @@ func (d *daemon) Stop(now bool, by string) {
 func (d *daemon) SetLogLevel(level slog.Level, by string) {
 	name := strings.ToLower(level.String())
 	// Before the level may be too high for this line.
-	d.report(slog.LevelInfo, api.Event{Kind: "log-level", Subject: "lb", Text: name + ": by " + by}, "log level changed", "to", name, "by", by)
+	d.report(slog.LevelInfo, api.Event{Kind: "log-level", Subject: "lb", Text: "log level " + name + ": by " + by}, "log level changed", "to", name, "by", by)
 	d.events.SetLevel(level)
 }

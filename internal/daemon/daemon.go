@@ -299,7 +299,7 @@ func changeMessage(c backends.Change) string {
 	return "backend " + c.Field + " changed"
 }
 
-// changeText is a change in words.
+// changeText returns a change in words; the field, where the values do not name it.
 func changeText(c backends.Change) string {
 	text := c.From + " → " + c.To
 	switch c.Field {
@@ -307,6 +307,14 @@ func changeText(c backends.Change) string {
 		text = "added, " + c.To
 	case "removed":
 		text = "removed, " + c.From
+	case "weight", "max_conns":
+		text = c.Field + " " + text
+	case "last_resort":
+		if c.To == "true" {
+			text = "last resort: every backend of " + c.Pool + " is down"
+		} else {
+			text = "no last resort any more: " + c.Pool + " has backends that are up"
+		}
 	}
 	if c.Reason != "" {
 		text += ": " + c.Reason

@@ -74,7 +74,7 @@ func sameFile(a, b string) bool {
 
 // Upgrade replaces the running code by that of a binary. It returns if that was refused or failed, and all goes on as
 // before, or for a dry run. caller is who waits for the outcome, nil for nobody.
-func (d *daemon) Upgrade(ctx context.Context, req api.UpgradeRequest, caller *admin.Caller, by string) (api.UpgradeResult, error) {
+func (d *daemon) Upgrade(ctx context.Context, req api.UpgradeRequest, caller *admin.Reply, by string) (api.UpgradeResult, error) {
 	result, err := d.tryUpgrade(ctx, req, caller, by)
 	if err != nil {
 		d.report(slog.LevelError, api.Event{Kind: "upgrade", Subject: "lb", Text: "cannot upgrade, everything goes on as it was: " + err.Error()},
@@ -83,7 +83,7 @@ func (d *daemon) Upgrade(ctx context.Context, req api.UpgradeRequest, caller *ad
 	return result, err
 }
 
-func (d *daemon) tryUpgrade(ctx context.Context, req api.UpgradeRequest, caller *admin.Caller, by string) (result api.UpgradeResult, err error) {
+func (d *daemon) tryUpgrade(ctx context.Context, req api.UpgradeRequest, caller *admin.Reply, by string) (result api.UpgradeResult, err error) {
 	patience, cancel := context.WithTimeout(ctx, gatePatience)
 	err = d.gate.close(patience)
 	cancel()

@@ -14,8 +14,8 @@ import (
 	"github.com/273ebdf9/lb/internal/sockdiag"
 )
 
-// Peer is who sent a request.
-type Peer struct {
+// Caller is who sent a request.
+type Caller struct {
 	// Local says that it came over the control socket, and that the kernel told who it was when it connected
 	// (SO_PEERCRED, unix(7)): PID, UID and GID. The PID is 0 if it is one of another PID namespace.
 	Local    bool
@@ -31,9 +31,9 @@ type Peer struct {
 	Self bool
 }
 
-// Access returns what the peer may do. Who may open the control socket (its mode says who) may operate; root and the user
+// Access returns what the caller may do. Who may open the control socket (its mode says who) may operate; root and the user
 // that runs lb may do everything. Over TCP there is only reading, and with the token everything. lb itself may do nothing.
-func (p Peer) Access() Access {
+func (p Caller) Access() Access {
 	switch {
 	case p.Self:
 		return accessNone
@@ -48,15 +48,15 @@ func (p Peer) Access() Access {
 	}
 }
 
-// privileged reports whether connections of the peer may use the reserve: those of root and of the user that runs lb, over
+// privileged reports whether connections of the caller may use the reserve: those of root and of the user that runs lb, over
 // TCP from this host too.
-func (p Peer) privileged() bool {
+func (p Caller) privileged() bool {
 	return !p.Self && (p.Local || p.Host) && (p.UID == 0 || p.UID == uint32(os.Geteuid()))
 }
 
-// share names with whom the peer shares connections: all of its user on this host, else all of its address, or of its /64
+// share names with whom the caller shares connections: all of its user on this host, else all of its address, or of its /64
 // of IPv6 (RFC 4291, section 2.5.4), of which one machine has every address.
-func (p Peer) share() string {
+func (p Caller) share() string {
 	switch {
 	case p.Self:
 		return "lb itself"
@@ -78,35 +78,37 @@ func (p Peer) share() string {
 	return ip.String()
 }
 
-// String names the peer for the event log: "uid 0", "token" or an address.
-func (p Peer) String() string {
+// String names the caller for the event log: "root over the control socket".
+func (p Caller) String() string {
 	switch {
 	case p.Self:
 		return "lb itself"
+	case p.Local && p.UID == 0:
+		return "root over the control socket"
 	case p.Local:
-		return "uid " + strconv.FormatUint(uint64(p.UID), 10)
+		return "uid " + strconv.FormatUint(uint64(p.UID), 10) + " over the control socket"
 	case p.Token:
-		return "token"
+		return "the token over HTTP"
 	default:
 		return p.Addr
 	}
 }
 
-type peerKey struct{}
+type callerKey struct{}
 
-// PeerFrom returns the peer of a request by its context; the zero Peer, who may only read, where there is none.
-func PeerFrom(ctx context.Context) Peer {
-	p, _ := ctx.Value(peerKey{}).(Peer)
+// CallerFrom returns the caller of a request by its context; the zero Caller, who may only read, where there is none.
+func CallerFrom(ctx context.Context) Caller {
+	p, _ := ctx.Value(callerKey{}).(Caller)
 	return p
 }
 
-// withPeer is the http.Server.ConnContext that PeerFrom needs.
-func withPeer(ctx context.Context, c net.Conn) context.Context {
-	var p Peer
+// withCaller is the http.Server.ConnContext that CallerFrom needs.
+func withCaller(ctx context.Context, c net.Conn) context.Context {
+	var p Caller
 	if lc, ok := c.(*limitedConn); ok {
-		p = lc.peer
+		p = lc.caller
 	}
-	return context.WithValue(ctx, peerKey{}, p)
+	return context.WithValue(ctx, callerKey{}, p)
 }
 
 // identifier finds out who connects.
@@ -115,26 +117,26 @@ type identifier struct {
 	kernel    localUsers
 }
 
-// identify asks the kernel who is at the other end. A control socket's peer that it does not know has no rights.
-func (i *identifier) identify(c net.Conn) Peer {
+// identify asks the kernel who is at the other end. One on the control socket that it does not know may only read.
+func (i *identifier) identify(c net.Conn) Caller {
 	switch c := c.(type) {
 	case *net.UnixConn:
 		cred, err := peerCred(c)
 		if err != nil {
-			return Peer{Addr: c.RemoteAddr().String()}
+			return Caller{Addr: c.RemoteAddr().String()}
 		}
-		return Peer{
+		return Caller{
 			Local: true, PID: cred.Pid, UID: cred.Uid, GID: cred.Gid,
 			Self: !i.serveSelf && cred.Pid == int32(os.Getpid()),
 		}
 	case *net.TCPConn:
 		return i.identifyTCP(c.LocalAddr().(*net.TCPAddr).AddrPort(), c.RemoteAddr().(*net.TCPAddr).AddrPort())
 	}
-	return Peer{Addr: c.RemoteAddr().String()}
+	return Caller{Addr: c.RemoteAddr().String()}
 }
 
-func (i *identifier) identifyTCP(local, remote netip.AddrPort) Peer {
-	p := Peer{Addr: remote.String()}
+func (i *identifier) identifyTCP(local, remote netip.AddrPort) Caller {
+	p := Caller{Addr: remote.String()}
 	if !ofThisHost(local.Addr(), remote.Addr()) {
 		return p
 	}
