@@ -1,7 +1,7 @@
 package backends
 
-// Hot path: one Acquire and one Release a connection. BenchmarkPick in package balancer holds their cost and that they
-// allocate nothing.
+// Hot path: one Acquire and one Release a connection. BenchmarkPick in package balancer holds their cost and
+// that they allocate nothing.
 
 import (
 	"errors"
@@ -10,40 +10,43 @@ import (
 )
 
 var (
-	// ErrNoneUp: no backend of the pool is selectable.
+	// ErrNoneUp means that no backend of the pool is selectable.
 	ErrNoneUp = errors.New("backends: no backend is selectable")
-	// ErrSaturated: backends are selectable, but each is at its max_conns or was tried by this connection already.
+	// ErrSaturated means that backends are selectable, but each is at its max_conns or was tried by this
+	// connection.
 	ErrSaturated = errors.New("backends: every selectable backend is full or was tried")
-	// ErrQueued: the connection waits; its Waiter's Grant will be called.
+	// ErrQueued means that the connection waits; its Waiter's Grant will be called.
 	ErrQueued = errors.New("backends: waits for a backend")
-	// ErrQueueFull: the connection would have to wait, and as many as queue_size allows do already.
+	// ErrQueueFull means that the connection would have to wait, and queue_size connections do already.
 	ErrQueueFull = errors.New("backends: the queue is full; see queue_size")
 )
 
-// Request is what a policy may know of the connection that wants a backend.
+// Request describes the connection that needs a backend.
 type Request struct {
 	// Client is the client's address; the zero value on a Unix listener.
 	Client netip.Addr
-	// Tried are the backends that this connection could not reach. A policy never picks one of them.
+	// Tried holds the backends that this connection could not reach. A policy never picks one of them.
 	Tried []*Backend
 }
 
-// Policy orders a pool's backends. The pool calls it with its mutex held: no method may block, call the pool, or be
-// called from elsewhere. Implementations are in package balancer.
+// Policy orders a pool's backends. The pool calls it with its mutex held: no method may block, call the pool,
+// or be called from elsewhere. Implementations are in package balancer.
 type Policy interface {
-	// Pick gives a backend that is Eligible and not in req.Tried, or nil when there is none. It does not acquire.
+	// Pick returns a backend that is Eligible and not in req.Tried, or nil if there is none. It does not
+	// acquire.
 	Pick(req *Request) *Backend
-	// Update tells that b's active count, weight, limit or state changed. It may come without a change.
+	// Update is called when b's active count, weight, limit or state may have changed.
 	Update(b *Backend)
-	// Reset gives the members anew, with each one's Index set; the policy may keep the slice and must not change it.
+	// Reset replaces the members, of which each has its Index set. The policy may keep the slice and must not
+	// change it.
 	Reset(members []*Backend)
 }
 
-// Acquire chooses a backend for a new connection and takes one of its slots: the caller owes exactly one Release. When
-// every backend that the connection has not tried is at its max_conns, or none is selectable and when_all_down is "queue",
-// it puts w at the end of the queue and returns ErrQueued; the caller then waits for w.Grant, or ends the wait with Leave.
-// Other errors are ErrNoneUp, ErrQueueFull, and ErrSaturated when every selectable backend was tried or queue_size is 0;
-// then w is not used. Acquire does not keep req.
+// Acquire chooses a backend for a new connection and takes one of its slots: the caller owes exactly one
+// Release. When every backend that the connection has not tried is at its max_conns, or none is selectable
+// and when_all_down is "queue", it puts w at the end of the queue and returns ErrQueued; the caller then
+// waits for w.Grant, or ends the wait with Leave. Other errors are ErrNoneUp, ErrQueueFull, and ErrSaturated
+// when every selectable backend was tried or queue_size is 0; then w is not used. Acquire does not keep req.
 func (p *Pool) Acquire(req *Request, w *Waiter) (*Backend, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -55,7 +58,7 @@ func (p *Pool) Acquire(req *Request, w *Waiter) (*Backend, error) {
 	return nil, p.enqueueLocked(req, w)
 }
 
-// Release gives back a slot of b that Acquire took, to the oldest connection that waits for one.
+// Release gives a slot of b back that Acquire took. It goes to the oldest connection that waits for one.
 func (p *Pool) Release(b *Backend) {
 	p.mu.Lock()
 	if b.active.Add(-1) < 0 {
@@ -77,7 +80,7 @@ func (p *Pool) Release(b *Backend) {
 	granted.call()
 }
 
-// pickLocked chooses a backend, or nil.
+// pickLocked returns the backend for a connection, or nil.
 func (p *Pool) pickLocked(req *Request) *Backend {
 	p.served = true
 	b := p.policy.Pick(req)
@@ -87,8 +90,8 @@ func (p *Pool) pickLocked(req *Request) *Backend {
 	return b
 }
 
-// pickBackupLocked is for a connection that has tried everybody whom the pool offers: they may be up no more, and
-// nobody has noticed yet. It gives the least loaded backup, or nil.
+// pickBackupLocked returns the least loaded backup, or nil, for a connection that has tried every backend
+// that the pool offers: they may be down, and health does not know yet.
 func (p *Pool) pickBackupLocked(req *Request) *Backend {
 	if _, untried := p.offeredLocked(req); untried {
 		return nil
@@ -105,7 +108,8 @@ func (p *Pool) pickBackupLocked(req *Request) *Backend {
 	return best
 }
 
-// offeredLocked says whether a backend is offered, free or not, and whether one is that the connection has not tried.
+// offeredLocked reports whether a backend is offered, free or not, and whether one is that the connection has
+// not tried.
 func (p *Pool) offeredLocked(req *Request) (offered, untried bool) {
 	for _, b := range p.Backends() {
 		if b.offered.Load() {

@@ -57,13 +57,13 @@ func ParseAddress(s string) (Address, error) {
 	return Address{Host: host, Port: uint16(n)}, nil
 }
 
-// IsUnix says whether the address is a Unix socket, by path or abstract.
+// IsUnix reports whether the address is a Unix socket, by path or abstract.
 func (a Address) IsUnix() bool { return a.Path != "" }
 
-// IsHostName says whether the address has to be looked up before it can be connected to.
+// IsHostName reports whether the address has to be looked up before it can be connected to.
 func (a Address) IsHostName() bool { return !a.IsUnix() && a.Host != "" && !isIP(a.Host) }
 
-// Network is "unix" or "tcp", as package net has it.
+// Network returns "unix" or "tcp", as package net has it.
 func (a Address) Network() string {
 	if a.IsUnix() {
 		return "unix"
@@ -71,7 +71,7 @@ func (a Address) Network() string {
 	return "tcp"
 }
 
-// Dial is the address without its prefix, as net.Dial takes it together with Network.
+// Dial returns the address without its prefix, as net.Dial takes it together with Network.
 func (a Address) Dial() string {
 	if a.IsUnix() {
 		return a.Path
@@ -79,7 +79,7 @@ func (a Address) Dial() string {
 	return net.JoinHostPort(a.Host, strconv.Itoa(int(a.Port)))
 }
 
-// String is the form that ParseAddress reads.
+// String returns the form that ParseAddress reads.
 func (a Address) String() string {
 	if a.IsUnix() {
 		return "unix:" + a.Path
@@ -87,8 +87,8 @@ func (a Address) String() string {
 	return a.Dial()
 }
 
-// IsLocalIP reports whether ip is an address of this host, as its network namespace sees it. It asks the kernel unless ip is
-// a loopback address.
+// IsLocalIP reports whether ip is an address of this host, as its network namespace sees it. It asks the
+// kernel unless ip is a loopback address.
 func IsLocalIP(ip netip.Addr) bool {
 	ip = ip.Unmap()
 	if ip.IsLoopback() || ip.IsUnspecified() {
@@ -107,8 +107,9 @@ func IsLocalIP(ip netip.Addr) bool {
 // ErrNoAddress says that a host name has no address.
 var ErrNoAddress = errors.New("backends: host name has no address")
 
-// Resolve turns the address into one the kernel takes. A Unix socket or an IP address needs no look-up and cannot
-// block; a host name is looked up with the host's resolver, and of several answers the first IPv4 one, else the first.
+// Resolve turns the address into one the kernel takes. A Unix socket or an IP address needs no look-up and
+// cannot block; a host name is looked up with the host's resolver, and of several answers the first IPv4 one,
+// else the first.
 func (a Address) Resolve(ctx context.Context) (*RawSockaddr, error) {
 	if a.IsUnix() {
 		return rawUnix(a.Path), nil
@@ -134,14 +135,15 @@ func (a Address) Resolve(ctx context.Context) (*RawSockaddr, error) {
 	return rawInet(netip.AddrPortFrom(ips[0], a.Port)), nil
 }
 
-// RawSockaddr is a socket address as connect(2) takes it. It is never changed once made, so that loops may share it.
+// RawSockaddr is a socket address as connect(2) takes it. It is never changed once made, so that loops may
+// share it.
 type RawSockaddr struct {
 	Family int // unix.AF_UNIX, AF_INET or AF_INET6
 	Len    uint32
 	Any    unix.RawSockaddrAny
 }
 
-// AddrPort is the IP address and port; the zero value for a Unix socket.
+// AddrPort returns the IP address and port; the zero value for a Unix socket.
 func (sa *RawSockaddr) AddrPort() netip.AddrPort {
 	switch sa.Family {
 	case unix.AF_INET:
@@ -168,8 +170,8 @@ func rawUnix(path string) *RawSockaddr {
 	return sa
 }
 
-// rawInet makes the kernel's form of an IP address and port. An IPv4-mapped address becomes IPv4. A named zone is
-// looked up among the host's interfaces.
+// rawInet makes the kernel's form of an IP address and port. An IPv4-mapped address becomes IPv4. A named
+// zone is looked up among the host's interfaces.
 func rawInet(ap netip.AddrPort) *RawSockaddr {
 	ip := ap.Addr().Unmap()
 	var port uint16

@@ -7,21 +7,21 @@ import (
 	"time"
 )
 
-// WeightScale is how much finer an effective weight is than a configured one, so that a slow start can give a part
-// of a weight of 1.
+// WeightScale is the factor from a weight to an effective weight, so that a slow start can use a part of a
+// weight of 1.
 const WeightScale = 1000
 
 // Backend is one place to send connections. It is made by Pool.Add and belongs to that pool for life.
 //
-// Its fields are atomic: anybody may read them, only Pool methods (under the pool's mutex) write the ones that
-// decide who gets a connection.
+// Its fields are atomic: any goroutine may read them, only Pool methods (under the pool's mutex) write the
+// ones that decide who gets a connection.
 type Backend struct {
 	// ID is unique in the process and never used again.
 	ID   uint32
 	Name string
 	// Target is where its connections go; its Address never changes.
 	Target
-	// Counters are what this backend has carried since it was added.
+	// Counters count what this backend has carried since it was added.
 	Counters Counters
 	// ConnectErrors counts failed connects by reason.
 	ConnectErrors [NumConnectErrors]atomic.Uint64
@@ -34,14 +34,14 @@ type Backend struct {
 
 	active     atomic.Int64
 	weight     atomic.Int32
-	effective  atomic.Int64 // what EffectiveWeight gives
+	effective  atomic.Int64 // what EffectiveWeight returns
 	maxConns   atomic.Int32
 	admin      atomic.Uint32
 	health     atomic.Uint32
 	backup     atomic.Bool
 	removed    atomic.Bool
-	lastResort atomic.Bool  // what LastResort gives; set by Pool.refreshLocked alone
-	offered    atomic.Bool  // what Offered gives; set by Pool.refreshLocked alone
+	lastResort atomic.Bool  // what LastResort returns; set by Pool.refreshLocked alone
+	offered    atomic.Bool  // what Offered returns; set by Pool.refreshLocked alone
 	since      atomic.Int64 // Unix ns of the last change of admin or health
 	reason     atomic.Pointer[string]
 	config     atomic.Pointer[BackendConfig]
@@ -50,7 +50,7 @@ type Backend struct {
 	failStreak atomic.Uint32
 
 	// Guarded by the pool's mutex.
-	silent    bool      // down, and only because its heartbeat has stopped
+	silent    bool      // down, and only because it shows no sign of life
 	returning bool      // was removed, and NewBackend has returned it again
 	index     int       // place in the pool's members
 	original  bool      // was there before the pool's first connection
@@ -59,44 +59,45 @@ type Backend struct {
 	rampFrom  time.Time // when its slow start began; zero: it is not starting slowly
 }
 
-// Pool is the pool that the backend belongs to.
+// Pool returns the pool that the backend belongs to.
 func (b *Backend) Pool() *Pool { return b.pool }
 
-// Index is the backend's place among the members that Policy.Reset was given. For policies, under the pool's mutex.
+// Index returns the backend's place among the members that Policy.Reset was given. For policies, under the
+// pool's mutex.
 func (b *Backend) Index() int { return b.index }
 
-// Active is how many slots are held: sessions, and connects under way.
+// Active returns how many slots are held: sessions, and connects under way.
 func (b *Backend) Active() int64 { return b.active.Load() }
 
-// Weight is the current weight, 0..1000.
+// Weight returns the current weight, 0..1000.
 func (b *Backend) Weight() int { return int(b.weight.Load()) }
 
-// ConfiguredWeight is the weight that the configuration gives, which Pool.SetWeight does not change.
+// ConfiguredWeight returns the weight of the configuration, which Pool.SetWeight does not change.
 func (b *Backend) ConfiguredWeight() int { return b.config.Load().Weight }
 
-// EffectiveWeight is what policies compare by: Weight × WeightScale, less while the backend starts slowly, and 0 only
-// if Weight is.
+// EffectiveWeight returns what policies compare by: Weight × WeightScale, less while the backend starts
+// slowly, and 0 only if Weight is.
 func (b *Backend) EffectiveWeight() int64 { return b.effective.Load() }
 
-// Backup says whether the backend is only for when no other of its pool is selectable.
+// Backup reports whether the backend is only for when no other of its pool is selectable.
 func (b *Backend) Backup() bool { return b.backup.Load() }
 
-// Removed says whether the backend is no member of its pool any more. It finishes what it has.
+// Removed reports whether the backend was removed from its pool. It keeps its connections until they end.
 func (b *Backend) Removed() bool { return b.removed.Load() }
 
-// MaxConns is the limit on Active; 0 is none.
+// MaxConns returns the limit on Active; 0 is none.
 func (b *Backend) MaxConns() int { return int(b.maxConns.Load()) }
 
-// Admin is what the operator wants.
+// Admin returns what the operator wants.
 func (b *Backend) Admin() AdminState { return AdminState(b.admin.Load()) }
 
-// Health is what lb sees.
+// Health returns what lb sees.
 func (b *Backend) Health() HealthState { return HealthState(b.health.Load()) }
 
-// Since is when the admin or the health state last changed.
+// Since returns when the admin or the health state last changed.
 func (b *Backend) Since() time.Time { return time.Unix(0, b.since.Load()) }
 
-// Reason is why the last change of state happened; empty before the first.
+// Reason returns why the last change of state happened; empty before the first.
 func (b *Backend) Reason() string {
 	if r := b.reason.Load(); r != nil {
 		return *r
@@ -104,21 +105,24 @@ func (b *Backend) Reason() string {
 	return ""
 }
 
-// Selectable says whether the backend may be given new connections: the operator wants it, it is up, it has weight.
-// Whether the pool offers it, and whether it has a free slot, are questions of their own: see Offered and Eligible.
+// Selectable reports whether the backend may be given new connections: the operator wants it, it is up, it
+// has weight. Whether the pool offers it, and whether it has a free slot, are questions of their own: see
+// Offered and Eligible.
 func (b *Backend) Selectable() bool {
 	return b.Admin() == AdminReady && b.Health() == HealthUp && b.weight.Load() > 0 && !b.removed.Load()
 }
 
-// Offered says whether the pool offers the backend to new connections at this moment: it is selectable, and no backup
-// as long as another is. With nobody selectable, those are offered whose heartbeat has stopped (Pool.SetSilent).
-// With when_all_down = "any", and nobody selectable, each one is offered that the operator wants and that has weight.
+// Offered reports whether the pool offers the backend to new connections at this moment: it is selectable,
+// and no backup as long as another is. If no backend is selectable, those are offered that show no sign of
+// life (Pool.SetSilent). With when_all_down = "any", and no backend selectable, each one is offered that the
+// operator wants and that has weight.
 func (b *Backend) Offered() bool { return b.offered.Load() }
 
-// LastResort says whether the pool offers the backend, whose heartbeat has stopped, because nobody is selectable.
+// LastResort reports whether the pool offers the backend, which shows no sign of life, because no backend is
+// selectable.
 func (b *Backend) LastResort() bool { return b.lastResort.Load() }
 
-// Eligible says whether the backend is offered and below its max_conns.
+// Eligible reports whether the backend is offered and below its max_conns.
 func (b *Backend) Eligible() bool { return b.offered.Load() && b.hasRoom() }
 
 func (b *Backend) hasRoom() bool {
@@ -126,8 +130,8 @@ func (b *Backend) hasRoom() bool {
 	return limit == 0 || b.active.Load() < int64(limit)
 }
 
-// TargetAt returns another place where the backend is to be looked at, which is trusted as the backend is. A host name is
-// looked up.
+// TargetAt returns another place where the backend is to be looked at, which is trusted as the backend is. A
+// host name is looked up.
 func (b *Backend) TargetAt(ctx context.Context, address Address) (*Target, error) {
 	sa, err := address.Resolve(ctx)
 	if err != nil {
@@ -139,7 +143,7 @@ func (b *Backend) TargetAt(ctx context.Context, address Address) (*Target, error
 	return t, nil
 }
 
-// Resolve looks the address up and stores what Sockaddr gives. A failure keeps the last answer.
+// Resolve looks the address up and stores what Sockaddr returns. A failure keeps the last answer.
 func (b *Backend) Resolve(ctx context.Context) error {
 	sa, err := b.Address.Resolve(ctx)
 	if err != nil {
@@ -152,7 +156,7 @@ func (b *Backend) Resolve(ctx context.Context) error {
 // SetSockaddr stores what Sockaddr gives: what b.Address was resolved to.
 func (b *Backend) SetSockaddr(sa *RawSockaddr) { b.sockaddr.Store(sa) }
 
-// Connected tells that a connection was established d after the backend was chosen.
+// Connected notes that a connection was established d after the backend was chosen.
 func (b *Backend) Connected(d time.Duration) {
 	if b.failStreak.Load() != 0 {
 		b.failStreak.Store(0)
@@ -161,8 +165,8 @@ func (b *Backend) Connected(d time.Duration) {
 	b.ConnectTime.Observe(d)
 }
 
-// ConnectFailed counts a failed connect and gives the number in a row since the last success. A full backlog is
-// counted but is no failure: it says that the backend is busy, not that it is gone.
+// ConnectFailed counts a failed connect. It returns the number in a row since the last success. A full
+// backlog is counted but is no failure: it says that the backend is busy, not that it is gone.
 func (b *Backend) ConnectFailed(why ConnectError) (streak uint32) {
 	b.ConnectErrors[why].Add(1)
 	if why == ConnectSaturated || why == ConnectResource {

@@ -15,8 +15,8 @@ func (p *Pool) noteLocked(b *Backend, field, from, to, reason string, held time.
 	})
 }
 
-// emit calls OnChange for what has been noted, in order. One goroutine at a time does it for all, so that the last call
-// for a backend says how the backend is.
+// emit calls OnChange for what has been noted, in order. One goroutine at a time does it for all, so that the
+// last call for a backend says how the backend is.
 func (p *Pool) emit() {
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -6,8 +6,8 @@ import (
 	"net/netip"
 )
 
-// clientKey is a hash of a client's address that stays the same over restarts and on every host; an IPv4-mapped
-// address has the key of the IPv4 one. Every address but the zero one is ok.
+// clientKey returns a hash of a client's address that stays the same over restarts and on every host; an
+// IPv4-mapped address has the key of the IPv4 one. Every address but the zero one is ok.
 func clientKey(addr netip.Addr) (key uint64, ok bool) {
 	if !addr.IsValid() {
 		return 0, false
@@ -16,8 +16,8 @@ func clientKey(addr netip.Addr) (key uint64, ok bool) {
 	return mix(mix(binary.BigEndian.Uint64(a[:8])^mix1, binary.BigEndian.Uint64(a[8:])^mix2), mix1), true
 }
 
-// ClientKey is a hash of the client's address that stays the same over restarts and on every host. It is not ok where
-// the client has no address.
+// ClientKey returns a hash of the client's address that stays the same over restarts and on every host. ok is
+// false if the client has no address.
 func (r *Request) ClientKey() (key uint64, ok bool) { return clientKey(r.Client) }
 
 // Constants of wyhash (Wang Yi, final version 4).
@@ -32,10 +32,10 @@ func mix(a, b uint64) uint64 {
 	return hi ^ lo
 }
 
-// NameKey is a hash of the backend's name that stays the same over restarts and on every host.
+// NameKey returns a hash of the backend's name that stays the same over restarts and on every host.
 func (b *Backend) NameKey() uint64 { return nameKey(b.Name) }
 
-// nameKey is the FNV-1a hash of a name, mixed for names that differ in the last letter only.
+// nameKey returns the FNV-1a hash of a name, mixed for names that differ in the last letter only.
 func nameKey(name string) uint64 {
 	h := uint64(14695981039346656037)
 	for i := range len(name) {

@@ -21,10 +21,10 @@ const (
 	maxDuration = 10 * 365 * 24 * time.Hour
 )
 
-// policies are the names that balance takes.
+// policies holds the names that balance takes.
 var policies = []string{"leastconn", "random", "roundrobin", "source", "first"}
 
-// whenAllDown are the values that when_all_down takes.
+// whenAllDown holds the values that when_all_down takes.
 var whenAllDown = []string{whenReject, whenQueue, whenAny}
 
 const (
@@ -33,44 +33,48 @@ const (
 	whenAny    = "any"
 )
 
-// Config is a pool's configuration, [pools.NAME]. Take DefaultConfig and change it: the zero value is not valid.
+// Config is a pool's configuration, [pools.NAME]. Take DefaultConfig and change it: the zero value is not
+// valid.
 type Config struct {
-	// Balance is the policy, by which a new connection gets its backend: "leastconn" (default), the one with the fewest
-	// connections for its weight, and in turn by weight where these are equal; "random", the less loaded of two drawn at
-	// random by weight; "roundrobin", in turn by weight; "source", the same one for the same client address, unless that one
-	// is out or has more than its share; "first", the first one in the order of the config that is below its max_conns.
+	// Balance is the policy, by which a new connection gets its backend: "leastconn" (default), the one with
+	// the fewest connections for its weight, and in turn by weight where these are equal; "random", the less
+	// loaded of two drawn at random by weight; "roundrobin", in turn by weight; "source", the same one for
+	// the same client address, unless that one is out or has more than its share; "first", the first one in
+	// the order of the config that is below its max_conns.
 	Balance string `toml:"balance"`
 	// MaxConns is how many connections each backend may hold at once; 0 (default) is no limit.
 	MaxConns int `toml:"max_conns"`
-	// QueueSize is how many new connections may wait while every backend is at its max_conns, first come, first served.
-	// One more is closed at once. Default 1024; 0 is no queue.
+	// QueueSize is how many new connections may wait while every backend is at its max_conns, first come,
+	// first served. One more is closed at once. Default 1024; 0 is no queue.
 	QueueSize int `toml:"queue_size"`
 	// QueueTimeout is how long a connection may wait in the queue; then it is closed. Default 5s.
 	QueueTimeout time.Duration `toml:"queue_timeout"`
-	// SlowStart is how long a backend that comes up or is added takes to grow from a hundredth of its weight to all of
-	// it, unless all others are as new. Default "0s": it has its full weight at once.
+	// SlowStart is how long a backend that comes up or is added takes to grow from a hundredth of its weight
+	// to all of it, unless all others are as new. Default "0s": it has its full weight at once.
 	SlowStart time.Duration `toml:"slow_start"`
-	// ConnectTimeout bounds the whole way from the accepted client to an established backend connection, over all
-	// the backends tried. Default 5s.
+	// ConnectTimeout bounds the whole way from the accepted client to an established backend connection, over
+	// all the backends tried. Default 5s.
 	ConnectTimeout time.Duration `toml:"connect_timeout"`
-	// IdleTimeout closes a session on which neither side sent a byte for this long. Default 1h; "0s" is never.
+	// IdleTimeout closes a session on which neither side sent a byte for this long. Default 1h; "0s" is
+	// never.
 	IdleTimeout time.Duration `toml:"idle_timeout"`
-	// HalfClosedTimeout is IdleTimeout for a session of which one side has closed its direction. Default 10m; "0s" is never.
+	// HalfClosedTimeout is IdleTimeout for a session of which one side has closed its direction. Default 10m;
+	// "0s" is never.
 	HalfClosedTimeout time.Duration `toml:"half_closed_timeout"`
-	// MaxSessionAge ends a session this long after it was connected, spread by up to a tenth either way so that sessions
-	// that began together do not end together. Default "0s": never.
+	// MaxSessionAge ends a session this long after it was connected, spread by up to a tenth either way so
+	// that sessions that began together do not end together. Default "0s": never.
 	MaxSessionAge time.Duration `toml:"max_session_age"`
-	// SendProxy tells the backend the client's address in a PROXY header, "v1" (text) or "v2" (binary, with the TLVs that
-	// came from the client's own header). Default "": none.
+	// SendProxy tells the backend the client's address in a PROXY header, "v1" (text) or "v2" (binary, with
+	// the TLVs that came from the client's own header). Default "": none.
 	SendProxy string `toml:"send_proxy"`
-	// Owner is the user, by name or number, who owns the Unix sockets of the pool's backends. lb connects to such a socket only if it
-	// belongs to root, to lb's own user, or to Owner; where somebody else may write to one of its directories, only if it
-	// belongs to Owner. It follows no symbolic link at the end of the path. Workers that lb runs need no Owner. Default "":
-	// nobody else.
+	// Owner is the user, by name or number, who owns the Unix sockets of the pool's backends. lb connects to
+	// such a socket only if it belongs to root, to lb's own user, or to Owner; where somebody else may write
+	// to one of its directories, only if it belongs to Owner. It follows no symbolic link at the end of the
+	// path. Workers that lb runs need no Owner. Default "": nobody else.
 	Owner string `toml:"owner"`
-	// WhenAllDown is what happens to a new connection when no backend is selectable: "reject" (default) closes it,
-	// "queue" lets it wait in the queue until one is up, "any" tries the backends whatever their health, but none that
-	// is in drain or maint or has weight 0.
+	// WhenAllDown is what happens to a new connection when no backend is selectable: "reject" (default)
+	// closes it, "queue" lets it wait in the queue until one is up, "any" tries the backends whatever their
+	// health, but none that is in drain or maint or has weight 0.
 	WhenAllDown string `toml:"when_all_down"`
 	// TCPConfig is about the connections to the pool's TCP backends.
 	TCPConfig
@@ -94,7 +98,7 @@ type BackendConfig struct {
 	Owner string `toml:"owner"`
 }
 
-// DefaultConfig is a pool without backends, with every default set.
+// DefaultConfig returns a pool without backends, with every default set.
 func DefaultConfig() Config {
 	return Config{
 		Balance:           "leastconn",
@@ -108,16 +112,16 @@ func DefaultConfig() Config {
 	}
 }
 
-// DefaultBackendConfig is a backend with every default set and no address.
+// DefaultBackendConfig returns a backend with every default set and no address.
 func DefaultBackendConfig() BackendConfig { return BackendConfig{Weight: DefaultWeight} }
 
 var nameForm = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$`)
 
-// ValidName says whether s can name a pool or a listener: letters, digits, dot, dash and underscore, at most 64, so
-// that it needs no quoting in a path POOL/BACKEND, a label or a URL.
+// ValidName reports whether s can be the name of a pool or a listener: letters, digits, dot, dash and
+// underscore, at most 64, so that it needs no quoting in a path POOL/BACKEND, a label or a URL.
 func ValidName(s string) bool { return nameForm.MatchString(s) }
 
-// Validate finds every fault. Each error's text starts with the key, relative to the pool, such as
+// Validate returns every fault. Each error's text starts with the key, relative to the pool, such as
 // "backends[2].weight: …".
 func (c *Config) Validate() error {
 	var errs []error
@@ -168,12 +172,12 @@ func (c *Config) Validate() error {
 	return errors.Join(errs...)
 }
 
-// limitsEach says whether each backend has a max_conns of its own.
+// limitsEach reports whether each backend has a max_conns of its own.
 func (c *Config) limitsEach() bool {
 	return len(c.Backends) > 0 && !slices.ContainsFunc(c.Backends, func(b BackendConfig) bool { return b.MaxConns == 0 })
 }
 
-// EffectiveName is Name, or the address where no name is given.
+// EffectiveName returns Name, or the address where no name is given.
 func (b *BackendConfig) EffectiveName() string {
 	if b.Name != "" {
 		return b.Name
@@ -206,8 +210,8 @@ func (b *BackendConfig) validate() error {
 	return errors.Join(errs...)
 }
 
-// checkOwner finds what can be no user. Whether there is such a user is asked when lb connects: he may be made later, and lb
-// must not end for him.
+// checkOwner finds what can be no user. Whether there is such a user is asked when lb connects: he may be
+// made later, and lb must not end for him.
 func checkOwner(name string) error {
 	if strings.ContainsAny(name, ":/ \t\n\x00") || strings.HasPrefix(name, "-") {
 		return fmt.Errorf("%q is no user; write a user's name or number, or \"\" for none", name)
@@ -223,8 +227,8 @@ func CheckMaxConns(n int, zero string) error {
 	return nil
 }
 
-// CheckDuration is the one rule for durations in the config: at least 1 ms, or 0 where zeroOK. The message tells the
-// writer of a bare integer, which TOML reads as nanoseconds, what to write.
+// CheckDuration returns an error unless d is at least 1 ms, or 0 where zeroOK: the rule for all durations in
+// the config. The message tells the writer of a bare integer, which TOML reads as nanoseconds, what to write.
 func CheckDuration(key string, d time.Duration, zeroOK bool) error {
 	switch {
 	case d > maxDuration:

@@ -64,7 +64,8 @@ func must(t testing.TB, err error) {
 	}
 }
 
-// Of what OnChange hears of a backend each change begins where the one before ended, and the last is how the backend is.
+// Of what OnChange hears of a backend each change begins where the one before ended, and the last is how the
+// backend is.
 func TestOnChange_TellsInOrder(t *testing.T) {
 	p := livePool(t, 2, nil)
 	last := map[string]string{}

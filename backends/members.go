@@ -16,12 +16,13 @@ type Member struct {
 	Config BackendConfig
 }
 
-// ReplaceMembers replaces the pool's settings and its members, in this order, in one step: each connection sees the old
-// ones or the new ones. Members that are not named are removed, as by Remove. What SetWeight and SetMaxConns have set stays
-// unless cfg or the member's Config changes it: a changed max_conns of the pool reaches the members that have none of
-// their own. A queue that is longer than its new size stays until it is served. The pool chooses by policy, whose name is
-// cfg.Balance; nil keeps the old one. cfg must be valid; its Backends are not read. ReplaceMembers panics if two backends
-// have one name, or if one belongs to another pool.
+// ReplaceMembers replaces the pool's settings and its members, in this order, in one step: each connection
+// sees the old ones or the new ones. Members that are not named are removed, as by Remove. What SetWeight and
+// SetMaxConns have set stays unless cfg or the member's Config changes it: a changed max_conns of the pool
+// reaches the members that have none of their own. A queue that is longer than its new size stays until it is
+// served. The pool chooses by policy, whose name is cfg.Balance; nil keeps the old one. cfg must be valid;
+// its Backends are not read. ReplaceMembers panics if two backends have one name, or if one belongs to
+// another pool.
 func (p *Pool) ReplaceMembers(cfg Config, policy Policy, members []Member, reason string) {
 	p.mu.Lock()
 	if policy != nil {
@@ -76,7 +77,7 @@ func (p *Pool) configureLocked(cfg Config, reason string) {
 	}
 }
 
-// configureMemberLocked gives b a changed configuration. What it has as before stays as it was set at run time.
+// configureMemberLocked changes b's configuration. What cfg does not change stays as it was set at run time.
 func (p *Pool) configureMemberLocked(b *Backend, cfg BackendConfig, reason string) {
 	old := b.config.Swap(&cfg)
 	b.setOwner(p.ownerOf(&cfg))
@@ -92,8 +93,8 @@ func (p *Pool) configureMemberLocked(b *Backend, cfg BackendConfig, reason strin
 	}
 }
 
-// Add makes a backend from cfg and puts it into the pool with that health. It resolves an address that is no host name;
-// the caller runs Resolve for the others.
+// Add makes a backend from cfg and puts it into the pool with that health. It resolves an address that is no
+// host name; the caller runs Resolve for the others.
 func (p *Pool) Add(cfg BackendConfig, health HealthState) (*Backend, error) {
 	b, err := p.NewBackend(cfg, health)
 	if err != nil {
@@ -110,9 +111,10 @@ func (p *Pool) Add(cfg BackendConfig, health HealthState) (*Backend, error) {
 	return b, nil
 }
 
-// NewBackend makes a backend from cfg that is not a member yet: ReplaceMembers makes it one. It resolves an address that is
-// no host name; the caller runs Resolve for the others. If a backend of that name and address was removed and still has
-// connections, NewBackend returns that one, so that they count for its limit and its load.
+// NewBackend makes a backend from cfg that is not a member yet: ReplaceMembers makes it one. It resolves an
+// address that is no host name; the caller runs Resolve for the others. If a backend of that name and address
+// was removed and still has connections, NewBackend returns that one, so that they count for its limit and
+// its load.
 func (p *Pool) NewBackend(cfg BackendConfig, health HealthState) (*Backend, error) {
 	addr, err := ParseAddress(cfg.Address)
 	if err != nil {
@@ -139,8 +141,8 @@ type identity struct {
 	address Address
 }
 
-// departedBackend returns the backend of that identity that was removed and still has connections, or nil. It keeps its
-// connections and counters, and is as new otherwise.
+// departedBackend returns the backend of that identity that was removed and still has connections, or nil. It
+// keeps its connections and counters, and is as new otherwise.
 func (p *Pool) departedBackend(id identity) *Backend {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -184,8 +186,8 @@ func (p *Pool) joinLocked(b *Backend, reason string, now time.Time) {
 	p.noteLocked(b, "added", "", b.Address.String(), reason, 0)
 }
 
-// Remove takes b out of the pool: it gets no new connection, and keeps its slots until each is released. The error is
-// ErrUnknown if b is not a member.
+// Remove takes b out of the pool: it gets no new connection, and keeps its slots until each is released. The
+// error is ErrUnknown if b is not a member.
 func (p *Pool) Remove(b *Backend, reason string) error {
 	p.mu.Lock()
 	if err := p.memberLocked("remove", b); err != nil {

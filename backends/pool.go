@@ -16,11 +16,13 @@ var ErrUnknown = errors.New("backends: no such backend")
 type Pool struct {
 	// Name is the pool's name in the config.
 	Name string
-	// OnChange, if set, is called for every change of a backend, one at a time and in order. Set it before the first
-	// connection. It runs without a lock on a goroutine that makes changes, which emits those of other goroutines too, so
-	// a method may return before its change was emitted. It must not block, and may call the pool.
+	// OnChange, if set, is called for every change of a backend, one at a time and in order. Set it before
+	// the first connection. It runs without a lock on a goroutine that makes changes, which emits those of
+	// other goroutines too, so a method may return before its change was emitted. It must not block, and may
+	// call the pool.
 	OnChange func(Change)
-	// Self are lb's own addresses, to which no backend may lead; nil for none. Set it before the first backend.
+	// Self are lb's own addresses, to which no backend may lead; nil for none. Set it before the first
+	// backend.
 	Self *Self
 	// Queue counts what became of the connections that had to wait.
 	Queue QueueCounters
@@ -94,14 +96,15 @@ func isIP(host string) bool {
 	return err == nil
 }
 
-// SetHealth changes b's health state. It changes nothing if b has that state already or is not a member any more. The event
-// says reason.
+// SetHealth changes b's health state. It changes nothing if b has that state already or is not a member any
+// more. The event says reason.
 func (p *Pool) SetHealth(b *Backend, to HealthState, reason string) (changed bool) {
 	return p.setHealth(b, to, false, reason)
 }
 
-// SetSilent takes b down because it shows no sign of life, and nothing else is known against it. It is a last resort then:
-// the pool offers it while no backend is selectable, and emits when that begins and ends. SetHealth ends it.
+// SetSilent takes b down because it shows no sign of life, and nothing else is known against it. It is a last
+// resort then: the pool offers it while no backend is selectable, and emits when that begins and ends.
+// SetHealth ends it.
 func (p *Pool) SetSilent(b *Backend, reason string) (changed bool) {
 	return p.setHealth(b, HealthDown, true, reason)
 }
@@ -132,8 +135,8 @@ func (p *Pool) setHealth(b *Backend, to HealthState, silent bool, reason string)
 	return true
 }
 
-// ReportProbe emits that probes of b cannot be made, because lb itself is out of something, or can be made again. It
-// changes no state.
+// ReportProbe emits that probes of b cannot be made, because lb itself is out of something, or can be made
+// again. It changes no state.
 func (p *Pool) ReportProbe(b *Backend, possible bool, reason string) {
 	words := [2]string{"impossible", "possible"}
 	from, to := words[0], words[1]
@@ -146,7 +149,8 @@ func (p *Pool) ReportProbe(b *Backend, possible bool, reason string) {
 	p.emit()
 }
 
-// SetAdmin changes b's admin state. It changes nothing if b has that state already or is not a member any more.
+// SetAdmin changes b's admin state. It changes nothing if b has that state already or is not a member any
+// more.
 func (p *Pool) SetAdmin(b *Backend, to AdminState, reason string) (changed bool) {
 	p.mu.Lock()
 	from := b.Admin()
@@ -193,8 +197,8 @@ func (p *Pool) setWeightLocked(b *Backend, weight int, reason string) {
 	p.noteLocked(b, "weight", strconv.Itoa(from), strconv.Itoa(weight), reason, 0)
 }
 
-// SetMaxConns changes how many connections b may hold at once; 0 is no limit. Those above a lower limit stay. Errors are
-// ErrRange, and ErrUnknown when b is no member any more.
+// SetMaxConns changes how many connections b may hold at once; 0 is no limit. Those above a lower limit stay.
+// Errors are ErrRange, and ErrUnknown when b is no member any more.
 func (p *Pool) SetMaxConns(b *Backend, n int, reason string) error {
 	if err := CheckMaxConns(n, "for no limit"); err != nil {
 		return err
@@ -226,8 +230,8 @@ func (b *Backend) changedLocked(now time.Time, reason string) time.Duration {
 	return held
 }
 
-// settleAndUnlock ends a critical section that changed a backend or the members: it works out which backends the pool
-// offers now, grants free slots to waiting connections, unlocks, and emits the changes.
+// settleAndUnlock ends a critical section that changed a backend or the members: it works out which backends
+// the pool offers now, grants free slots to waiting connections, unlocks, and emits the changes.
 func (p *Pool) settleAndUnlock() {
 	p.rampLocked(time.Now())
 	p.refreshLocked()
@@ -240,8 +244,8 @@ func (p *Pool) settleAndUnlock() {
 	p.emit()
 }
 
-// refreshLocked works out which members are offered, and updates the policy where that changed. A backup is offered or not,
-// like the others; a policy never picks a backend that is not offered.
+// refreshLocked works out which members are offered, and updates the policy where that changed. A backup is
+// offered or not, like the others; a policy never picks a backend that is not offered.
 func (p *Pool) refreshLocked() {
 	members := p.Backends()
 	var primary, backup bool

@@ -11,7 +11,8 @@ import (
 	"github.com/273ebdf9/lb/backends"
 )
 
-// acquire asks for a backend for a connection that does not wait: the error is ErrSaturated if it would have to.
+// acquire asks for a backend for a connection that does not wait: the error is ErrSaturated if it would have
+// to.
 func acquire(p *backends.Pool, req *backends.Request) (*backends.Backend, error) {
 	granted := make(chan *backends.Backend, 1)
 	w := backends.Waiter{Grant: func(_ *backends.Waiter, b *backends.Backend) { granted <- b }}
@@ -26,7 +27,8 @@ func acquire(p *backends.Pool, req *backends.Request) (*backends.Backend, error)
 	return b, err
 }
 
-// reload gives the pool other settings and the same members, of which change changes the configuration, as a reload does.
+// reload gives the pool other settings and the same members, of which change changes the configuration, as a
+// reload does.
 func reload(p *backends.Pool, cfg backends.Config, change func(*backends.BackendConfig)) {
 	var members []backends.Member
 	for _, b := range p.Backends() {

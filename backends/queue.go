@@ -6,13 +6,13 @@ import (
 	"sync/atomic"
 )
 
-// Waiter is a connection's place in a pool's queue. It belongs to the pool from the call of Acquire that gave
-// ErrQueued until the call of Grant, or until Leave gave true; then it can be used again.
+// Waiter is a connection's place in a pool's queue. It belongs to the pool from the call of Acquire that
+// returned ErrQueued until the call of Grant, or until Leave returned true. Then it can be used again.
 type Waiter struct {
-	// Session is what the owner knows the connection by; the pool does not read it.
+	// Session identifies the connection to its owner; the pool does not read it.
 	Session uint64
-	// Grant is called once, with a slot of b that is already taken: the owner owes one Release. It is called with no
-	// lock held, on the goroutine that freed the slot, and must not block. It may use w again.
+	// Grant is called once, with a slot of b that is already taken: the owner owes one Release. It is called
+	// with no lock held, on the goroutine that freed the slot, and must not block. It may use w again.
 	Grant func(w *Waiter, b *Backend)
 
 	client netip.Addr
@@ -24,7 +24,7 @@ type Waiter struct {
 	granted    *Backend
 }
 
-// QueueCounters are what became of the connections that had to wait. They only grow.
+// QueueCounters count what became of the connections that had to wait. They only grow.
 type QueueCounters struct {
 	Queued   atomic.Uint64 // had to wait
 	Rejected atomic.Uint64 // did not, because the queue was full
@@ -32,19 +32,20 @@ type QueueCounters struct {
 	Wait     Histogram     // how long those waited that were granted a slot; observed by those who wait
 }
 
-// queue is a pool's queue: those who have waited longest come first. The pool's mutex guards it.
+// queue is a pool's queue: the connections that have waited longest come first. The pool's mutex guards it.
 //
-// Whatever makes a slot free or a backend offered grants in the same critical section. So, whenever the mutex is free,
-// every waiter has tried each backend that is eligible, and a newcomer that finds a free slot takes it from nobody.
+// Whatever makes a slot free or a backend offered grants in the same critical section. So, whenever the mutex
+// is free, every waiter has tried each backend that is eligible, and a newcomer that finds a free slot takes
+// it from no waiter.
 type queue struct {
 	head, tail *Waiter
 }
 
-// QueueLen is how many connections wait at this moment.
+// QueueLen returns how many connections wait at this moment.
 func (p *Pool) QueueLen() int { return int(p.waiting.Load()) }
 
-// Leave ends the wait of w: true says that it was still queued, and its place is free now. False says that a grant is
-// on its way or has come: the caller must wait for it and release what it gets.
+// Leave ends the wait of w. It returns true if w was still queued; its place is free then. False means that a
+// grant is on its way or has come: the caller must wait for it and release what it gets.
 func (p *Pool) Leave(w *Waiter) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -55,7 +56,7 @@ func (p *Pool) Leave(w *Waiter) bool {
 	return true
 }
 
-// enqueueLocked puts w at the end of the queue; ErrQueued says that it did.
+// enqueueLocked puts w at the end of the queue and returns ErrQueued, or returns why it cannot.
 func (p *Pool) enqueueLocked(req *Request, w *Waiter) error {
 	cfg := p.Config()
 	offered, untried := p.offeredLocked(req)
@@ -71,7 +72,7 @@ func (p *Pool) enqueueLocked(req *Request, w *Waiter) error {
 		panic("BUG: backends: waiter is queued already")
 	}
 	w.client, w.tried = req.Client, w.tried[:0]
-	if offered { // else whoever comes up is worth another try
+	if offered { // else a backend that comes up is worth another try
 		w.tried = append(w.tried, req.Tried...)
 	}
 	p.appendLocked(w)
@@ -105,10 +106,10 @@ func (p *Pool) dequeueLocked(w *Waiter) {
 	p.waiting.Add(-1)
 }
 
-// grantLocked gives the free slots of b, which alone has any, to the oldest waiters that have not tried it.
+// grantLocked grants the free slots of b to the oldest waiters that have not tried it.
 func (p *Pool) grantLocked(b *Backend, granted *grants) {
 	if !b.offered.Load() {
-		// A backup's may be of use to somebody who has tried everybody else: pickLocked knows.
+		// A backup may be of use to a connection that has tried all others: pickLocked knows.
 		if b.backup.Load() && b.Selectable() {
 			p.grantAllLocked(granted)
 		}
@@ -123,7 +124,7 @@ func (p *Pool) grantLocked(b *Backend, granted *grants) {
 	}
 }
 
-// grantAllLocked gives the free slots of all backends to the oldest waiters, by the policy.
+// grantAllLocked grants the free slots of all backends to the oldest waiters, by the policy.
 func (p *Pool) grantAllLocked(granted *grants) {
 	var req Request
 	for w := p.queue.head; w != nil; {
@@ -144,14 +145,15 @@ func (p *Pool) grantToLocked(w *Waiter, b *Backend, granted *grants) {
 	granted.add(w, b)
 }
 
-// forgive has those who wait try b again, which has come up.
+// forgive lets the waiters try b again, which has come up.
 func (q *queue) forgive(b *Backend) {
 	for w := q.head; w != nil; w = w.next {
 		w.tried = slices.DeleteFunc(w.tried, func(x *Backend) bool { return x == b })
 	}
 }
 
-// grants are waiters that have left the queue and whose Grant is to be called once the mutex is free, the oldest first.
+// grants holds the waiters that have left the queue and whose Grant is called once the mutex is free, the
+// oldest first.
 type grants struct {
 	head, tail *Waiter
 }
@@ -170,7 +172,7 @@ func (g *grants) call() {
 	for w := g.head; w != nil; {
 		next, b := w.next, w.granted
 		w.next, w.granted = nil, nil
-		w.Grant(w, b) // from here on w is its owner's
+		w.Grant(w, b) // w is its owner's from here on
 		w = next
 	}
 }

@@ -94,7 +94,8 @@ func TestQueue_ServesInArrivalOrder(t *testing.T) {
 	}
 }
 
-// Connections come, are served and leave on 8 goroutines; max_conns holds, and nobody is lost or served twice.
+// Connections come, are served and leave on 8 goroutines; max_conns holds, and nobody is lost or served
+// twice.
 func TestQueue_LosesNobody(t *testing.T) {
 	const clients = 4000
 	p := livePool(t, 4, full(100))
@@ -292,8 +293,9 @@ func TestQueue_SizeZeroIsNone(t *testing.T) {
 	}
 }
 
-// TestQueue_NobodyWaitsForAFreeSlot holds random histories against what the queue is for: whoever waits has tried every
-// backend that has a free slot, and nobody is served before one who came earlier and could have had the same backend.
+// TestQueue_NobodyWaitsForAFreeSlot holds random histories against what the queue is for: whoever waits has
+// tried every backend that has a free slot, and nobody is served before one who came earlier and could have
+// had the same backend.
 func TestQueue_NobodyWaitsForAFreeSlot(t *testing.T) {
 	for _, policy := range []string{"leastconn", "random", "roundrobin", "source", "first"} {
 		for seed := range uint64(60) {

@@ -6,14 +6,14 @@ import (
 	"time"
 )
 
-// SavedPool is what another process must know to go on with a pool as it is, as plain data that survives JSON: a field
-// that is missing is zero, one that is unknown is ignored. Connections are not in it; see Retake and Requeue.
+// SavedPool is a pool for another process that goes on with it. It is plain data that survives JSON: a field
+// that is missing is zero, an unknown one is ignored. Connections are not in it; see Retake and Requeue.
 type SavedPool struct {
 	Name   string
 	Config Config
-	Served bool // somebody has asked for a backend
+	Served bool // a connection has asked for a backend
 	Queue  SavedQueue
-	// Backends are the members in their order, and then those that were removed and still have connections.
+	// Backends holds the members in their order, and then those that were removed and still have connections.
 	Backends []SavedBackend
 }
 
@@ -23,7 +23,7 @@ type SavedQueue struct {
 	Wait                       HistogramSnapshot
 }
 
-// SavedBackend is what is known of a backend.
+// SavedBackend is a backend for another process.
 type SavedBackend struct {
 	Name, Address string
 	Config        BackendConfig
@@ -33,7 +33,7 @@ type SavedBackend struct {
 	Weight, MaxConns int
 	Admin            AdminState
 	Health           HealthState
-	Silent           bool // down, and only because its heartbeat has stopped
+	Silent           bool // down, and only because it shows no sign of life
 	Since            time.Time
 	Reason           string
 	FailStreak       uint32
@@ -46,7 +46,7 @@ type SavedBackend struct {
 	ConnectTime, SessionTime       HistogramSnapshot
 }
 
-// Save gives the pool and its members, and those of removed that are not members any more. What changes later is not in it.
+// Save returns the pool, its members, and the backends in removed, which are not members any more.
 func (p *Pool) Save(removed []*Backend) SavedPool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -85,10 +85,10 @@ func (b *Backend) saveLocked() SavedBackend {
 	return s
 }
 
-// Restore makes the pool what another one was, as far as its members are the same, and gives a backend for each of
-// s.Backends, in that order. One that was removed, or that is no member here, is made anew as a removed one, for the
-// connections that it still has. Nothing is told to OnChange. The error is that of an address which cannot be read; then
-// nothing has changed.
+// Restore makes the pool as another one was, as far as its members are the same. It returns a backend for
+// each of s.Backends, in that order. For one that was removed, or that is not a member here, it makes a
+// removed backend, for the connections that it still has. It does not call OnChange. The error is that of an
+// address that cannot be parsed; then nothing has changed.
 func (p *Pool) Restore(s SavedPool) ([]*Backend, error) {
 	all := make([]*Backend, len(s.Backends))
 	for i := range s.Backends {
@@ -161,8 +161,8 @@ func (h *Histogram) restore(s HistogramSnapshot) {
 	h.sum.Store(uint64(s.Sum))
 }
 
-// Retake takes a slot of b for a connection that had one in another process, whatever the limits are. The caller owes
-// one Release.
+// Retake takes a slot of b for a connection that had one in another process, whatever the limits are. The
+// caller owes one Release.
 func (p *Pool) Retake(b *Backend) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -174,8 +174,8 @@ func (p *Pool) Retake(b *Backend) {
 	}
 }
 
-// Requeue puts w at the end of the queue for a connection that waited in another process, whatever the limits are. tried
-// are the backends that w is not to be given; see Waiter.Tried. It counts nothing.
+// Requeue puts w at the end of the queue for a connection that waited in another process, whatever the limits
+// are. It does not get the backends in req.Tried; see Waiter.Tried. Requeue counts nothing.
 func (p *Pool) Requeue(req *Request, w *Waiter) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -183,7 +183,7 @@ func (p *Pool) Requeue(req *Request, w *Waiter) {
 	p.appendLocked(w)
 }
 
-// Waiters are those who wait, the oldest first.
+// Waiters returns the connections that wait, the oldest first.
 func (p *Pool) Waiters() []*Waiter {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -194,6 +194,6 @@ func (p *Pool) Waiters() []*Waiter {
 	return all
 }
 
-// Tried are the backends that w is not given, as it could not reach them. The pool must stand still meanwhile: nobody may
-// come up, take or release.
+// Tried returns the backends that w could not reach and does not get. The pool must stand still meanwhile: no
+// backend may come up, and no slot be taken or released.
 func (w *Waiter) Tried() []*Backend { return slices.Clone(w.tried) }

@@ -3,8 +3,8 @@ package backends
 import "time"
 
 const (
-	// slowStartFloor is the part of its weight, in units of 1/WeightScale, with which a backend starts: not 0, so that
-	// it is asked at all where there is little to do.
+	// slowStartFloor is the part of its weight, in units of 1/WeightScale, with which a backend starts: not
+	// 0, so that it gets connections at low load too.
 	slowStartFloor = WeightScale / 100
 	// A slow start goes in a hundred steps, and these bound how long each of them takes.
 	minRampStep = 10 * time.Millisecond
@@ -17,14 +17,14 @@ type ramp struct {
 	running bool
 }
 
-// fullWeight is the effective weight of b outside of a slow start.
+// fullWeight returns the effective weight of b outside of a slow start.
 func (b *Backend) fullWeight() int64 { return int64(b.weight.Load()) * WeightScale }
 
 // riseLocked notes that b has come up at now, and begins its slow start.
 //
-// Only a backend that joins others which have been up for long begins slowly. What was there before the pool's first
-// connection has all of its weight when it comes up for the first time; and where all have just come up, nobody is
-// there to carry what a slow one would not take.
+// Only a backend that joins others which have been up for long begins slowly. What was there before the
+// pool's first connection has all of its weight when it comes up for the first time; and where all have just
+// come up, no other backend is there to carry what a slow one would not take.
 func (p *Pool) riseLocked(b *Backend, now time.Time) {
 	first := !b.rose
 	b.rose, b.rampFrom = true, time.Time{}
@@ -45,8 +45,8 @@ func (p *Pool) endRampLocked(b *Backend) {
 	p.weighLocked(b, time.Now())
 }
 
-// seasonedLocked says whether a selectable member, of the backups or of the others, has its full weight and has been up
-// for as long as a slow start takes.
+// seasonedLocked reports whether a selectable member, of the backups or of the others, has its full weight
+// and has been up for as long as a slow start takes.
 func (p *Pool) seasonedLocked(backup bool, now time.Time) bool {
 	slow := p.Config().SlowStart
 	for _, b := range p.Backends() {
@@ -69,7 +69,8 @@ func (p *Pool) weighLocked(b *Backend, now time.Time) {
 	}
 }
 
-// rampLocked brings the weights of those who start slowly up to now, and keeps the clock running while there are any.
+// rampLocked updates the weights of the members that start slowly, and keeps the clock running while there
+// are any.
 func (p *Pool) rampLocked(now time.Time) {
 	slow := p.Config().SlowStart
 	seasoned := [2]bool{p.seasonedLocked(false, now), p.seasonedLocked(true, now)}
@@ -101,7 +102,7 @@ func (p *Pool) rampLocked(now time.Time) {
 	}
 }
 
-// rampStep is run by the clock.
+// rampStep is called by the clock.
 func (p *Pool) rampStep() {
 	p.mu.Lock()
 	defer p.mu.Unlock()

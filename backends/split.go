@@ -31,9 +31,10 @@ type side struct {
 	current int64 // of the smooth weighted round robin
 }
 
-// NewSplit makes a split among the pools that weights names, each with a weight of 0..MaxWeight; find gives a pool by
-// name, or nil. Connections are dealt out exactly by weight, or, with byClient, so that a client stays with its pool
-// and a change of the weights moves no more clients than it must. The error lists every fault.
+// NewSplit makes a split among the pools that weights names, each with a weight of 0..MaxWeight; find returns
+// a pool by name, or nil. Connections are dealt out exactly by weight, or, with byClient, so that a client
+// stays with its pool and a change of the weights moves no more clients than it must. The error lists every
+// fault.
 func NewSplit(weights map[string]int, byClient bool, find func(name string) *Pool) (*Split, error) {
 	errs := []error{ValidateSplit(weights)}
 	s := &Split{byClient: byClient}
@@ -51,7 +52,8 @@ func NewSplit(weights map[string]int, byClient bool, find func(name string) *Poo
 	return s, nil
 }
 
-// ValidateSplit finds every fault of a split's weights. Each error's text starts with the key, such as "split.blue: …".
+// ValidateSplit returns every fault of a split's weights. Each error's text starts with the key, such as
+// "split.blue: …".
 func ValidateSplit(weights map[string]int) error {
 	var errs []error
 	sum := 0
@@ -71,8 +73,8 @@ func ValidateSplit(weights map[string]int) error {
 	return errors.Join(errs...)
 }
 
-// ParseSplit reads weights from words of the form POOL=N, as on a command line. The error is about the form alone: see
-// ValidateSplit.
+// ParseSplit reads weights from words of the form POOL=N, as on a command line. The error is about the form
+// alone: see ValidateSplit.
 func ParseSplit(words []string) (map[string]int, error) {
 	weights := make(map[string]int, len(words))
 	for _, word := range words {
@@ -89,8 +91,8 @@ func ParseSplit(words []string) (map[string]int, error) {
 	return weights, nil
 }
 
-// Pick gives the pool of a new connection of that client. A client without an address, as on a Unix listener, is dealt
-// with by weight alone.
+// Pick returns the pool of a new connection of that client. A client without an address, as on a Unix
+// listener, goes by weight alone.
 func (s *Split) Pick(client netip.Addr) *Pool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -102,8 +104,8 @@ func (s *Split) Pick(client netip.Addr) *Pool {
 	return s.pickInTurnLocked()
 }
 
-// pickInTurnLocked is nginx's smooth weighted round robin: over as many connections as the sum of the weights, each
-// side gets its weight, spread evenly.
+// pickInTurnLocked is nginx's smooth weighted round robin: over as many connections as the sum of the
+// weights, each side gets its weight, spread evenly.
 func (s *Split) pickInTurnLocked() *Pool {
 	var best *side
 	for i := range s.sides {
@@ -120,8 +122,9 @@ func (s *Split) pickInTurnLocked() *Pool {
 	return best.pool
 }
 
-// pickByClientLocked is weighted rendezvous hashing (Schindelhauer and Schomaker, Weighted Distributed Hash Tables,
-// SPAA 2005): a weight that grows takes clients from the others and moves nobody else, and the other way round.
+// pickByClientLocked is weighted rendezvous hashing (Schindelhauer and Schomaker, Weighted Distributed Hash
+// Tables, SPAA 2005): a weight that grows takes clients from the others and moves no other client, and the
+// other way round.
 func (s *Split) pickByClientLocked(key uint64) *Pool {
 	var best *Pool
 	least := math.Inf(1)
@@ -138,7 +141,7 @@ func (s *Split) pickByClientLocked(key uint64) *Pool {
 	return best
 }
 
-// Weights are the weights at this moment, by name of the pool.
+// Weights returns the weights at this moment, by name of the pool.
 func (s *Split) Weights() map[string]int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -153,7 +156,7 @@ func (s *Split) weightsLocked() map[string]int {
 	return weights
 }
 
-// Pools are the pools of the split, by name.
+// Pools returns the pools of the split, by name.
 func (s *Split) Pools() []*Pool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -164,8 +167,8 @@ func (s *Split) Pools() []*Pool {
 	return pools
 }
 
-// SetWeights changes the weights of those pools; the others keep theirs. On an error, which lists every fault, nothing
-// has changed.
+// SetWeights changes the weights of those pools; the others keep theirs. On an error, which lists every
+// fault, nothing has changed.
 func (s *Split) SetWeights(weights map[string]int) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()

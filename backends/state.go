@@ -16,7 +16,7 @@ const (
 
 var adminNames = [...]string{"ready", "drain", "maint"}
 
-// String is the state's name in the API, the metrics and the logs.
+// String returns the state's name in the API, the metrics and the logs.
 func (s AdminState) String() string { return adminNames[s] }
 
 // ParseAdminState reads "ready", "drain" or "maint".
@@ -40,10 +40,10 @@ const (
 
 var healthNames = [...]string{"starting", "up", "down"}
 
-// String is the state's name in the API, the metrics and the logs.
+// String returns the state's name in the API, the metrics and the logs.
 func (s HealthState) String() string { return healthNames[s] }
 
-// Change is one change of a backend's state or weight, as told to Pool.OnChange.
+// Change is one change of a backend's state or weight, for Pool.OnChange.
 type Change struct {
 	Time    time.Time
 	Pool    string

@@ -11,7 +11,7 @@ import (
 type ConnectError uint8
 
 const (
-	ConnectRefused     ConnectError = iota // ECONNREFUSED, ENOENT: nobody listens
+	ConnectRefused     ConnectError = iota // ECONNREFUSED, ENOENT: nothing listens
 	ConnectSaturated                       // EAGAIN from a Unix socket: its backlog is full
 	ConnectTimeout                         // no answer within connect_timeout
 	ConnectUnreachable                     // no route, no permission, name not resolved
@@ -24,19 +24,20 @@ const (
 
 var connectErrorNames = [NumConnectErrors]string{"refused", "saturated", "timeout", "unreachable", "resource", "other", "untrusted"}
 
-// String is the reason label.
+// String returns the reason label.
 func (e ConnectError) String() string { return connectErrorNames[e] }
 
-// Counters are what a backend or a listener has carried. They only grow. Safe for concurrent use: a loop adds, a
-// reader loads.
+// Counters count what a backend or a listener has carried. They only grow. Safe for concurrent use: a loop
+// adds, a reader loads.
 type Counters struct {
 	Connections atomic.Uint64 // connections established
 	BytesIn     atomic.Uint64 // bytes from clients
 	BytesOut    atomic.Uint64 // bytes to clients
 }
 
-// Histogram counts durations in buckets whose bounds double from 64 µs; the zero value is ready.
-// It is lock-free and fixed in size, so that loops can add to it and an upgrade can carry it. Safe for concurrent use.
+// Histogram counts durations in buckets whose bounds double from 64 µs; the zero value is ready. It is
+// lock-free and fixed in size, so that loops can add to it and an upgrade can carry it. Safe for concurrent
+// use.
 type Histogram struct {
 	counts [histogramBuckets]atomic.Uint64
 	sum    atomic.Uint64 // nanoseconds
@@ -71,7 +72,7 @@ func (h *Histogram) Snapshot() HistogramSnapshot {
 	return s
 }
 
-// Bound is the upper bound of bucket i, exclusive; the last bucket has none and gives 0.
+// Bound returns the upper bound of bucket i, exclusive; it is 0 for the last bucket, which has none.
 func (HistogramSnapshot) Bound(i int) time.Duration {
 	if i >= histogramBuckets-1 {
 		return 0
@@ -79,7 +80,7 @@ func (HistogramSnapshot) Bound(i int) time.Duration {
 	return time.Duration(1) << (histogramShift + i)
 }
 
-// Count is how many durations were counted.
+// Count returns how many durations were counted.
 func (s HistogramSnapshot) Count() uint64 {
 	var n uint64
 	for _, c := range s.Counts {

@@ -62,7 +62,8 @@ func TestHistogram_QuantileIsWithinItsBucket(t *testing.T) {
 		last := time.Duration(0)
 		for _, q := range []float64{0, 0.1, 0.5, 0.9, 0.99, 1} {
 			exact := all[min(int(q*float64(len(all))), len(all)-1)]
-			// Bounds double, so an estimate is off by a factor of two at most; and the ranks may differ by one.
+			// Bounds double, so an estimate is off by a factor of two at most; and the ranks may differ by
+			// one.
 			low, high := all[max(int(q*float64(len(all)))-1, 0)]/2, max(2*exact, 65536)
 			if got := s.Quantile(q); got > high || got < last || low > 65536 && got < low {
 				t.Fatalf("quantile %v of %d: got %v; want about %v", q, len(all), got, exact)

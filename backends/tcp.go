@@ -6,15 +6,17 @@ import (
 	"time"
 )
 
-// TCPConfig is how the kernel finds out that the other end of a TCP connection is gone (tcp(7)); it means nothing to a
-// Unix socket. It is part of a pool's Config, for its backends, and of a listener's, for its clients.
+// TCPConfig is how the kernel finds out that the other end of a TCP connection is gone (tcp(7)); it has no
+// meaning for a Unix socket. It is part of a pool's Config, for its backends, and of a listener's, for its
+// clients.
 type TCPConfig struct {
-	// Keepalive is how long a TCP connection is silent before the kernel asks whether the other end is still there
-	// (TCP_KEEPIDLE). Default 75s; "0s" is off.
+	// Keepalive is how long a TCP connection is silent before the kernel asks whether the other end is still
+	// there (TCP_KEEPIDLE). Default 75s; "0s" is off.
 	Keepalive time.Duration `toml:"keepalive"`
 	// KeepaliveInterval is the time between two such questions (TCP_KEEPINTVL). Default 15s.
 	KeepaliveInterval time.Duration `toml:"keepalive_interval"`
-	// KeepaliveCount is after how many questions without an answer the connection is given up (TCP_KEEPCNT), 1..127. Default 4.
+	// KeepaliveCount is after how many questions without an answer the connection is given up (TCP_KEEPCNT),
+	// 1..127. Default 4.
 	KeepaliveCount int `toml:"keepalive_count"`
 	// TCPUserTimeout is how long sent bytes may stay unacknowledged before the connection is given up
 	// (TCP_USER_TIMEOUT). Default "0s": the kernel's own patience, about 15 minutes.
@@ -26,7 +28,7 @@ func DefaultTCPConfig() TCPConfig {
 	return TCPConfig{Keepalive: 75 * time.Second, KeepaliveInterval: 15 * time.Second, KeepaliveCount: 4}
 }
 
-// Check finds every fault. Each error's text starts with the key.
+// Check returns every fault. Each error's text starts with the key.
 func (c *TCPConfig) Check() error {
 	var errs []error
 	if c.Keepalive != 0 && (c.Keepalive < time.Second || c.Keepalive > 32767*time.Second) {

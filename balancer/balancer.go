@@ -1,8 +1,8 @@
 // Package balancer chooses the backend of a new connection.
 //
-// Each policy is a [backends.Policy]: the pool calls it with its mutex held, so a policy needs no lock, starts no
-// goroutine, and never blocks. A policy sees backends only; it never dials and never acquires: the pool takes the slot
-// in the same critical section, which is what makes the choice exact over many loops.
+// Each policy is a [backends.Policy]: the pool calls it with its mutex held, so a policy needs no lock,
+// starts no goroutine, and never blocks. A policy sees backends only; it never dials and never acquires: the
+// pool takes the slot in the same critical section, which is what makes the choice exact over many loops.
 package balancer
 
 import (
@@ -11,7 +11,8 @@ import (
 	"github.com/273ebdf9/lb/backends"
 )
 
-// New makes the policy of that name, with no backends yet: "leastconn", "random", "roundrobin", "source" or "first".
+// New returns the policy of that name, with no backends yet: "leastconn", "random", "roundrobin", "source" or
+// "first".
 func New(name string) (backends.Policy, error) {
 	switch name {
 	case "leastconn":
@@ -29,7 +30,7 @@ func New(name string) (backends.Policy, error) {
 	}
 }
 
-// weightOf is the weight by which a policy counts b: 0 while b is not eligible.
+// weightOf returns the weight by which a policy counts b: 0 while b is not eligible.
 func weightOf(b *backends.Backend) int64 {
 	if !b.Eligible() {
 		return 0

@@ -9,9 +9,10 @@ import (
 	"github.com/273ebdf9/lb/backends"
 )
 
-// First picks the first backend in the order of the config that has a free slot, so that as few as possible are in use.
-// It needs a max_conns on each. Of weights it knows only 0. A backend that starts slowly is filled to the same part of
-// its max_conns first, and beyond that only when all others are full. The zero value is ready.
+// First picks the first backend in the order of the config that has a free slot, so that as few as possible
+// are in use. It needs a max_conns on each. Of weights it knows only 0. A backend that starts slowly is
+// filled to the same part of its max_conns first, and beyond that only when all others are full. The zero
+// value is ready.
 type First struct {
 	members  []*backends.Backend
 	eligible bitset // backends with a free slot
@@ -55,7 +56,7 @@ func (f *First) Pick(req *backends.Request) *backends.Backend {
 	return f.first(f.eligible, req.Tried)
 }
 
-// first gives the first member of a set that was not tried.
+// first returns the first member of a set that was not tried.
 func (f *First) first(set bitset, tried []*backends.Backend) *backends.Backend {
 	for i, word := range set {
 		for ; word != 0; word &= word - 1 {

@@ -9,27 +9,29 @@ import (
 	"github.com/273ebdf9/lb/backends"
 )
 
-// LeastConn picks the backend with the fewest connections for its weight. Backends tie when no two of them are a whole
-// connection apart: active/weight of the one is below (active+1)/weight of the other, both ways. Backends of one weight
-// tie when they have equally many; idle backends tie whatever their weights. Ties go by smooth weighted round robin,
-// so that weights hold for connections that come one at a time as they do for held ones. The zero value is ready.
+// LeastConn picks the backend with the fewest connections for its weight. Backends tie when no two of them
+// are a whole connection apart: active/weight of the one is below (active+1)/weight of the other, both ways.
+// Backends of one weight tie when they have equally many; idle backends tie whatever their weights. Ties go
+// by smooth weighted round robin, so that weights hold for connections that come one at a time as they do for
+// held ones. The zero value is ready.
 //
-// Backends of one weight are a group. Inside a group a tournament orders them by connections, and then by who was
-// picked longest ago: a binary tree whose inner nodes hold the better of their two children, so that the root goes
-// first and a change costs one path of log2(n) comparisons. A pick looks at the first of each group. The groups are
-// made again by the first pick after a weight has changed.
+// Backends of one weight are a group. Inside a group a tournament orders them by connections, and then by the
+// time of their last pick: a binary tree whose inner nodes hold the better of their two children, so that the
+// root goes first and a change costs one path of log2(n) comparisons. A pick looks at the first of each
+// group. The groups are made again by the first pick after a weight has changed.
 type LeastConn struct {
 	members []*backends.Backend
 	keys    []leastKey // by backend index
 	places  []int32    // backend indices, group by group
 	groups  []leastGroup
 	tree    []int32 // the tournaments of the groups, one after the other
-	leaders []int32 // by group: scratch of a pick that may not have everybody; -1 is nobody
+	leaders []int32 // by group: the first of each group for this pick; -1 is none
 	picks   uint64
 	stale   bool // the groups have to be made again
 }
 
-// maxBehind bounds how many connections in a row a group that was passed over for its load gets once it ties again.
+// maxBehind bounds how many connections in a row a group that was passed over for its load gets once it ties
+// again.
 const maxBehind = 10
 
 // leastKey is what a backend is compared by.
@@ -43,14 +45,14 @@ type leastKey struct {
 	eligible bool
 }
 
-// leastGroup is the backends of one weight: places[from:to]. Its tournament is tree[2*from:2*to]: the root is number 1,
-// and the leaves begin at to-from.
+// leastGroup is the backends of one weight: places[from:to]. Its tournament is tree[2*from:2*to]: the root is
+// number 1, and the leaves begin at to-from.
 type leastGroup struct {
 	weight   int64
 	from, to int32
 	eligible int32 // how many of it are
-	// behind is by how many connections the group is behind its share, or ahead if negative: each pick adds its share of
-	// one, and the group that it goes to pays one.
+	// behind is by how many connections the group is behind its share, or ahead if negative: each pick adds
+	// its share of one, and the group that it goes to pays one.
 	behind float64
 }
 
@@ -92,8 +94,9 @@ func (l *LeastConn) Update(b *backends.Backend) {
 	}
 }
 
-// settle divides what the groups are behind among their members, so that other groups can be made of them. Members take
-// turns, so the one picked longest ago is furthest behind, and each of n is 1/n of a connection behind the next.
+// settle divides what the groups are behind among their members, so that other groups can be made of them.
+// Members take turns, so the one picked longest ago is furthest behind, and each of n is 1/n of a connection
+// behind the next.
 func (l *LeastConn) settle() {
 	if l.stale {
 		return
@@ -184,8 +187,9 @@ func (l *LeastConn) Pick(req *backends.Request) *backends.Backend {
 	return l.members[best]
 }
 
-// among picks one of the groups' leaders, or -1 if nobody is eligible: of those that tie with the least loaded, by the
-// rule of Tijdeman, The Chairman Assignment Problem (1980), which keeps every account within one connection.
+// among picks one of the groups' leaders, or -1 if none is eligible: of those that tie with the least loaded,
+// by the rule of Tijdeman, The Chairman Assignment Problem (1980), which keeps every account within one
+// connection.
 func (l *LeastConn) among() int32 {
 	// The smallest (active+1)/weight. Products stay below 2^51: a count is below 2^31, a weight at most 2^20.
 	next, weight := int64(0), int64(0)
@@ -226,8 +230,8 @@ func (l *LeastConn) among() int32 {
 	return l.leaders[best]
 }
 
-// leadUntried makes the leaders of those that were not tried. It looks at all, and runs only for a connection that has
-// failed to connect once.
+// leadUntried sets the leaders to the first backends that were not tried. It looks at all backends, and runs
+// only for a connection that has failed to connect once.
 func (l *LeastConn) leadUntried(tried []*backends.Backend) {
 	for i := range l.leaders {
 		l.leaders[i] = -1

@@ -42,7 +42,8 @@ func replacePolicy(p *backends.Pool, name string, policy backends.Policy) {
 	p.ReplaceMembers(cfg, policy, members, "reload")
 }
 
-// tryAcquire asks for a backend for a connection that does not wait: the error is ErrSaturated if it would have to.
+// tryAcquire asks for a backend for a connection that does not wait: the error is ErrSaturated if it would
+// have to.
 func tryAcquire(p *backends.Pool, req *backends.Request) (*backends.Backend, error) {
 	granted := make(chan *backends.Backend, 1)
 	w := backends.Waiter{Grant: func(_ *backends.Waiter, b *backends.Backend) { granted <- b }}
@@ -98,7 +99,8 @@ func TestLeastConn_BurstIsExact(t *testing.T) {
 	}
 }
 
-// A plain scan of all backends, over random histories, agrees that no other one was a whole connection less loaded.
+// A plain scan of all backends, over random histories, agrees that no other one was a whole connection less
+// loaded.
 func TestLeastConn_PicksNobodyAWholeConnectionAboveAnother(t *testing.T) {
 	for seed := range uint64(200) {
 		rng := rand.New(rand.NewPCG(seed, 1))

@@ -11,12 +11,12 @@ import (
 // maglevSize is the number of places of a Maglev table, a prime. A weight counts to 1/65537 of the sum.
 const maglevSize = 65537
 
-// maglev is the lookup table of Eisenbud et al., Maglev: A Fast and Reliable Software Network Load Balancer (NSDI 2016),
-// section 3.4: each backend has a permutation of the places, which comes from its name alone, and the backends take
-// turns at claiming the next place of theirs that is free, until none is. The parts are nearly exact, and a change of
-// one backend moves few places of the others.
+// maglev is the lookup table of Eisenbud et al., Maglev: A Fast and Reliable Software Network Load Balancer
+// (NSDI 2016), section 3.4: each backend has a permutation of the places, which comes from its name alone,
+// and the backends take turns at claiming the next place of theirs that is free, until none is. The parts are
+// nearly exact, and a change of one backend moves few places of the others.
 //
-// It gives a backend's index for a place; without any weight it is empty.
+// It holds a backend's index for each place. It is empty if no backend has weight.
 type maglev []uint16
 
 // claimant is a backend while the table is filled.
@@ -28,8 +28,8 @@ type claimant struct {
 	offset, skip uint // the last place claimed, and the way to the next
 }
 
-// newMaglev fills a table for members with those weights; who has weight 0 has no part. It may use the memory of an old
-// table.
+// newMaglev fills a table for members with those weights; a weight of 0 has no part. It may use the memory of
+// an old table.
 func newMaglev(old maglev, members []*backends.Backend, weights []int) maglev {
 	var claimants []claimant
 	largest := 0
@@ -77,5 +77,5 @@ func newMaglev(old maglev, members []*backends.Backend, weights []int) maglev {
 
 func (m maglev) empty() bool { return len(m) == 0 }
 
-// slot is the place of a key.
+// slot returns the place of a key.
 func (m maglev) slot(key uint64) int { return int(key % maglevSize) }

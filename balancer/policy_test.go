@@ -141,8 +141,8 @@ func TestFirst_FillsInOrder(t *testing.T) {
 	}
 }
 
-// TestPolicies_PickWhomTheyMay holds every policy, over random histories of a pool, against what a policy promises: it
-// gives an eligible backend that was not tried, if and only if there is one.
+// TestPolicies_PickWhomTheyMay holds every policy, over random histories of a pool, against what a policy
+// promises: it gives an eligible backend that was not tried, if and only if there is one.
 func TestPolicies_PickWhomTheyMay(t *testing.T) {
 	for _, name := range policyNames {
 		seeds := uint64(15)

@@ -10,9 +10,9 @@ import (
 	"github.com/273ebdf9/lb/backends"
 )
 
-// Random draws two different backends at random, by weight, and picks the less loaded: the power of two choices
-// (Mitzenmacher, 2001). When the two tie, as LeastConn has it, it picks the one that is further behind its share, so
-// that weights hold for connections that come one at a time. The zero value is ready.
+// Random draws two different backends at random, by weight, and picks the less loaded: the power of two
+// choices (Mitzenmacher, 2001). When the two tie, as LeastConn has it, it picks the one that is further
+// behind its share, so that weights hold for connections that come one at a time. The zero value is ready.
 //
 // The weights stand in a Fenwick tree (1994), so that a draw and a change cost log2(n) steps.
 type Random struct {
@@ -66,7 +66,7 @@ func (r *Random) set(i int, weight int64) {
 	}
 }
 
-// at gives the backend on which point x of 0..total-1 lies, and the sum of the weights before it.
+// at returns the backend on which point x of 0..total-1 lies, and the sum of the weights before it.
 func (r *Random) at(x int64) (i int, before int64) {
 	step := 1
 	for step*2 < len(r.sums) {
@@ -82,7 +82,7 @@ func (r *Random) at(x int64) (i int, before int64) {
 
 // Pick implements backends.Policy.
 func (r *Random) Pick(req *backends.Request) *backends.Backend {
-	for _, b := range req.Tried { // they count nothing for this pick
+	for _, b := range req.Tried { // they do not count for this pick
 		if r.has(b) {
 			r.set(b.Index(), 0)
 		}
@@ -96,7 +96,7 @@ func (r *Random) Pick(req *backends.Request) *backends.Backend {
 	return b
 }
 
-// has says whether b is a member: one that was tried may have been removed since.
+// has reports whether b is a member: one that was tried may have been removed since.
 func (r *Random) has(b *backends.Backend) bool {
 	i := b.Index()
 	return i < len(r.members) && r.members[i] == b
@@ -134,7 +134,8 @@ func (r *Random) number(n int64) int64 {
 	return int64(hi)
 }
 
-// before reports whether backend i is less loaded than j by a whole connection, or ties with it and has its turn first.
+// before reports whether backend i is less loaded than j by a whole connection, or ties with it and has its
+// turn first.
 func (r *Random) before(i, j int) bool {
 	a, b := &r.parts[i], &r.parts[j]
 	x, y := r.members[i].Active(), r.members[j].Active()

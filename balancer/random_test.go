@@ -7,8 +7,8 @@ import (
 	"github.com/273ebdf9/lb/backends"
 )
 
-// TestRandom_DrawsTwoByWeight goes through all that can be drawn. One backend has no load and the others have much, so
-// it is picked whenever it is among the two.
+// TestRandom_DrawsTwoByWeight goes through all that can be drawn. One backend has no load and the others have
+// much, so it is picked whenever it is among the two.
 func TestRandom_DrawsTwoByWeight(t *testing.T) {
 	weights := []int{1, 2, 5, 3}
 	const sum = 1 + 2 + 5 + 3

@@ -8,15 +8,15 @@ import (
 	"github.com/273ebdf9/lb/backends"
 )
 
-// RoundRobin picks in turn, each backend in proportion to its weight and as evenly spread as that can be: the smooth
-// weighted round robin of nginx (src/stream/ngx_stream_upstream_round_robin.c). Weights 5, 1, 1 give a a b a c a a.
-// Each pick owes every eligible backend its weight more, and goes to the one owed most, who pays the sum of these
-// weights. The zero value is ready.
+// RoundRobin picks in turn, each backend in proportion to its weight and as evenly spread as that can be: the
+// smooth weighted round robin of nginx (src/stream/ngx_stream_upstream_round_robin.c). Weights 5, 1, 1 give a
+// a b a c a a. Each pick owes every eligible backend its weight more, and goes to the one owed most, who pays
+// the sum of these weights. The zero value is ready.
 //
-// nginx looks at every backend for a pick. Here, those of one weight are a group: a pick owes all of them the same, so
-// that their order among themselves stays, and a tournament keeps it (see LeastConn). A pick costs a step for each
-// different weight and log2(n) for the one that pays; when a backend's weight changes, or whether it is offered, the next
-// pick makes the groups anew.
+// nginx looks at every backend for a pick. Here, those of one weight are a group: a pick owes all of them the
+// same, so that their order among themselves stays, and a tournament keeps it (see LeastConn). A pick costs a
+// step for each different weight and log2(n) for the one that pays; when a backend's weight changes, or
+// whether it is offered, the next pick makes the groups again.
 type RoundRobin struct {
 	members []*backends.Backend
 	turns   []turn  // by backend index
@@ -25,7 +25,7 @@ type RoundRobin struct {
 	tree    []int32 // the tournaments of the groups, one after the other
 	picks   int64   // since the groups were made
 	sum     int64   // of the eligible weights
-	stale   bool    // the groups have to be made anew
+	stale   bool    // the groups have to be made again
 }
 
 // maxPicks keeps weight × picks, of an effective weight below 2^20, within 63 bits.
@@ -41,7 +41,8 @@ type turn struct {
 	place    int32 // in its group
 }
 
-// group are the backends of one weight: places[from:to]. Its tournament is tree[2*from:2*to], as that of LeastConn.
+// group is the backends of one weight: places[from:to]. Its tournament is tree[2*from:2*to], as that of
+// LeastConn.
 type group struct {
 	weight   int64
 	from, to int32
@@ -111,7 +112,8 @@ func (r *RoundRobin) regroup() {
 		}
 	}
 	for i := range r.turns {
-		// When a large weight has gone, what was owed under it would be paid back in many picks of one backend in a row.
+		// When a large weight has gone, what was owed under it would be paid back in many picks of one
+		// backend in a row.
 		r.turns[i].owed = min(max(r.turns[i].owed, -bound), bound)
 	}
 	slices.SortStableFunc(r.places, func(i, j int32) int { return int(r.turns[i].weight - r.turns[j].weight) })
@@ -134,12 +136,12 @@ func (r *RoundRobin) regroup() {
 	}
 }
 
-// tournament gives a group's tree, whose root is 1 and whose leaves begin at n.
+// tournament returns a group's tree, whose root is 1 and whose leaves begin at n.
 func (r *RoundRobin) tournament(g *group) (tree []int32, n int) {
 	return r.tree[2*g.from : 2*g.to], int(g.to - g.from)
 }
 
-// better gives the one of two backends of a group that goes first.
+// better returns the one of two backends of a group that goes first.
 func (r *RoundRobin) better(i, j int32) int32 {
 	a, b := &r.turns[i], &r.turns[j]
 	if !b.eligible || a.eligible && (a.owed > b.owed || a.owed == b.owed && i < j) {
@@ -184,7 +186,7 @@ func (r *RoundRobin) Pick(req *backends.Request) *backends.Backend {
 	return r.members[best]
 }
 
-// first gives the one of two backends, of any groups, that goes first; -1 is nobody.
+// first returns the one of two backends, of any groups, that goes first; -1 is none.
 func (r *RoundRobin) first(i, j int32) int32 {
 	b := &r.turns[j]
 	if !b.eligible {
@@ -201,7 +203,8 @@ func (r *RoundRobin) first(i, j int32) int32 {
 	return j
 }
 
-// untried looks at all; it runs only for a connection that has failed to connect once.
+// untried returns the backend that goes first and was not tried. It looks at all backends; it runs only for a
+// connection that has failed to connect once.
 func (r *RoundRobin) untried(tried []*backends.Backend) int32 {
 	best := int32(-1)
 	for i, b := range r.members {

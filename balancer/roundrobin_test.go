@@ -18,8 +18,8 @@ func TestRoundRobin_IsSmooth(t *testing.T) {
 	}
 }
 
-// TestRoundRobin_AgreesWithNginx holds the groups and tournaments against nginx's loop over all backends, over random
-// histories of full backends and of changes of weight.
+// TestRoundRobin_AgreesWithNginx holds the groups and tournaments against nginx's loop over all backends,
+// over random histories of full backends and of changes of weight.
 func TestRoundRobin_AgreesWithNginx(t *testing.T) {
 	for seed := range uint64(50) {
 		rng := rand.New(rand.NewPCG(seed, 6))

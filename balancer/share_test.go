@@ -98,7 +98,8 @@ func TestLeastConn_HeldConnectionsAreExactAtEveryMoment(t *testing.T) {
 	})
 }
 
-// Connections that are held as the weights are leave every load equal, so the short ones beside them go by weight.
+// Connections that are held as the weights are leave every load equal, so the short ones beside them go by
+// weight.
 func TestLeastConn_ShortConnectionsBesideHeldOnesGoByWeight(t *testing.T) {
 	weightVectors(func(rng *rand.Rand, weights []int) {
 		sum, divisor := 0, 0
@@ -145,7 +146,8 @@ func TestLeastConn_ClientsInALoopGoByWeight(t *testing.T) {
 	})
 }
 
-// Whichever connections are held, no backend has a whole connection more than another would have with one more.
+// Whichever connections are held, no backend has a whole connection more than another would have with one
+// more.
 func TestLeastConn_NoTwoAreTwoConnectionsApartInAMix(t *testing.T) {
 	weightVectors(func(rng *rand.Rand, weights []int) {
 		p := newPool(t, new(LeastConn), len(weights), 0, weights...)

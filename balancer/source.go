@@ -1,7 +1,7 @@
 package balancer
 
-// Hot path. BenchmarkPick holds its cost and its allocations; BenchmarkSource_Build holds what a change of the weights
-// or of the membership costs.
+// Hot path. BenchmarkPick holds its cost and its allocations; BenchmarkSource_Build holds what a change of
+// the weights or of the membership costs.
 
 import (
 	"slices"
@@ -10,26 +10,27 @@ import (
 )
 
 const (
-	// boundFloor is how many connections a backend may always have: a share of very few is no measure, and the few
-	// connections of a single client should go to one place.
+	// boundFloor is how many connections a backend may always have: a share of very few says little, and the
+	// few connections of a single client should go to one backend.
 	boundFloor = 8
 	// maxWalk bounds the way to a backend that is offered. Where so few are, least connections is as good.
 	maxWalk = 256
 )
 
-// Source picks the same backend for the same client address, and changes as few as possible of these pairs when a
-// backend goes, returns, or changes its weight: a Maglev table (see maglev) of all members. Clients of one that is out
-// (down, in drain, in maint) go to the next on the table, each by its own address, and come back when it does.
+// Source picks the same backend for the same client address, and changes as few as possible of these pairs
+// when a backend goes, returns, or changes its weight: a Maglev table (see maglev) of all members. Clients of
+// one that is out (down, in drain, in maint) go to the next on the table, each by its own address, and come
+// back when it does.
 //
-// A backend that is full, or that has more than 5/4 of its share of the connections (bounded load: Mirrokni, Thorup,
-// Zadimoghaddam, Consistent Hashing with Bounded Loads, 2016), gets no more: the pick is by least connections then. So
-// it is for a client without an address. The zero value is ready.
+// A backend that is full, or that has more than 5/4 of its share of the connections (bounded load: Mirrokni,
+// Thorup, Zadimoghaddam, Consistent Hashing with Bounded Loads, 2016), gets no more: the pick is by least
+// connections then. So it is for a client without an address. The zero value is ready.
 type Source struct {
 	least   LeastConn
 	members []*backends.Backend
 	table   maglev
 	built   []int // the weights that the table was built for, by backend index
-	stale   bool  // it has to be built anew
+	stale   bool  // it has to be built again
 
 	loads  []load // by backend index
 	active int64  // sum of the loads
@@ -83,7 +84,7 @@ func (s *Source) Pick(req *backends.Request) *backends.Backend {
 	return s.least.Pick(req)
 }
 
-// home is the first backend at or after the key's place that is offered.
+// home returns the first backend at or after the key's place that is offered.
 func (s *Source) home(key uint64) *backends.Backend {
 	if s.stale {
 		s.build()
@@ -111,8 +112,8 @@ func (s *Source) build() {
 	s.stale = false
 }
 
-// withinBound says whether b may have one more connection: with it, at most 5/4 of its share, rounded up, of all
-// connections and this one.
+// withinBound reports whether b may have one more connection: with it, at most 5/4 of its share, rounded up,
+// of all connections and this one.
 func (s *Source) withinBound(b *backends.Backend) bool {
 	l := &s.loads[b.Index()]
 	return l.active < boundFloor || 4*l.active*s.weight < 5*(s.active+1)*l.weight

@@ -33,7 +33,8 @@ func manyClients(seed uint64) []netip.Addr {
 	return clients
 }
 
-// moved gives the part of the clients that have changed their backend, and of those that have had another than lost.
+// moved gives the part of the clients that have changed their backend, and of those that have had another
+// than lost.
 func moved(before, after []*backends.Backend, lost *backends.Backend) (all, others float64) {
 	for i := range before {
 		if before[i].Name != after[i].Name {
