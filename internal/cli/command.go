@@ -8,6 +8,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -62,10 +63,14 @@ func Execute(args []string, stdout, stderr io.Writer, programs Programs) int {
 }
 
 func newRoot(programs Programs) *cobra.Command {
+	keepOrder()
 	root := &cobra.Command{
-		Use:           "lb",
-		Short:         "A Layer-4 TCP load balancer for one host's fleet of app processes",
-		Long:          "lb balances TCP connections over one host's fleet of app processes. Root and the user that runs it may do everything; the others who may open its control socket may not add, remove, reload, upgrade, or stop lb itself.\n\nExit codes: 0 done, 1 refused or failed, 2 wrong usage.",
+		Use:   "lb",
+		Short: "A Layer-4 TCP load balancer for one host's fleet of app processes",
+		Long: "lb accepts TCP connections and gives each to one of the app processes of this host: the one with the fewest, by weight. It starts and\n" +
+			"watches these processes if asked to, takes one out that hangs, and changes weights, the config and its own binary without losing\n" +
+			"a connection.",
+		Example:       "  lb check -f lb.toml          # say what is wrong with a config\n  lb run -f lb.toml            # serve\n  lb status                    # in another terminal\n  lb weight app/w1 50%",
 		SilenceErrors: true,
 		SilenceUsage:  true,
 	}
@@ -96,10 +101,25 @@ func newRoot(programs Programs) *cobra.Command {
 			cmd.RunE = nil
 			defer func() { cmd.RunE = run }()
 		}
-		return usage(cmd)
+		err := usage(cmd)
+		if cmd == root {
+			fmt.Fprint(cmd.OutOrStdout(), rootNotes)
+		}
+		return err
 	})
 	return root
 }
+
+// rootNotes end the help of lb.
+const rootNotes = `
+Exit codes: 0 done, 1 refused or failed, 2 wrong usage.
+
+Root and the user that runs lb may do everything. Others who may open its control socket may not add or remove backends,
+nor reload, upgrade or stop lb itself.
+`
+
+// keepOrder has help list commands in the order of commandGroups.
+var keepOrder = sync.OnceFunc(func() { cobra.EnableCommandSorting = false })
 
 // commandGroup is a part of the list of commands, as help shows it.
 type commandGroup struct {
@@ -109,7 +129,7 @@ type commandGroup struct {
 
 func commandGroups(programs Programs) []commandGroup {
 	return []commandGroup{
-		{"Serve, and measure", []*cobra.Command{newRunCommand(programs), newCheckCommand(), newVersionCommand(), newBenchCommand()}},
+		{"Serve, and measure", []*cobra.Command{newRunCommand(programs), newCheckCommand(), newBenchCommand(), newVersionCommand()}},
 		{"Look at a running lb", []*cobra.Command{newStatusCommand(), newConnsCommand(), newEventsCommand(), newWorkersCommand(), newLogsCommand()}},
 		{"Change what runs", []*cobra.Command{newWeightCommand(), newSplitCommand(), newDrainCommand(), newReadyCommand(), newMaintCommand(),
 			newAddCommand(), newRemoveCommand(), newSetLimitCommand(), newKillCommand()}},
@@ -127,15 +147,33 @@ func needCommand(cmd *cobra.Command, args []string) error {
 	if len(args) == 0 {
 		return errors.New("which command?")
 	}
-	cmd.SuggestionsMinimumDistance = 2
-	if near := cmd.SuggestionsFor(args[0]); len(near) > 0 {
-		// Of equally near ones that with letters swapped, not that with letters lost.
-		slices.SortStableFunc(near, func(a, b string) int {
-			return cmp.Compare(abs(len(a)-len(args[0])), abs(len(b)-len(args[0])))
-		})
-		return fmt.Errorf("there is no command %q; did you mean %q?", args[0], near[0])
+	if near := suggestion(cmd, args[0]); near != "" {
+		return fmt.Errorf("there is no command %q; did you mean %q?", args[0], near)
 	}
 	return fmt.Errorf("there is no command %q", args[0])
+}
+
+// suggestion returns the command that was probably meant by a word; empty for none. It is none that ends something: who has
+// mistyped may run what is suggested.
+func suggestion(cmd *cobra.Command, word string) string {
+	switch strings.ToLower(word) {
+	case "show", "stats", "ls", "ps", "list", "top", "info":
+		word = "status"
+	case "enable":
+		word = "ready"
+	case "disable":
+		word = "maint"
+	}
+	cmd.SuggestionsMinimumDistance = 2
+	near := slices.DeleteFunc(cmd.SuggestionsFor(word), func(name string) bool { return name == "stop" || name == "kill" })
+	if len(near) == 0 {
+		return ""
+	}
+	// Of equally near ones that with letters swapped, not that with letters lost.
+	slices.SortStableFunc(near, func(a, b string) int {
+		return cmp.Compare(abs(len(a)-len(word)), abs(len(b)-len(word)))
+	})
+	return near[0]
 }
 
 // flagError is an error of flags in words. A negative number looks like a flag; the one that lb scale takes is none here

@@ -68,6 +68,9 @@ func TestUsage_IsExitCode2AndSaysWhereHelpIs(t *testing.T) {
 		{"", `which command?`},
 		{"nonsense", `there is no command "nonsense"`},
 		{"stauts", `did you mean "status"?`},
+		{"show", `did you mean "status"?`}, {"stats", `did you mean "status"?`}, {"ls", `did you mean "status"?`}, {"ps", `did you mean "status"?`},
+		{"enable", `did you mean "ready"?`}, {"disable", `did you mean "maint"?`},
+		{"stopp", "there is no command \"stopp\"\n"}, {"kil", "there is no command \"kil\"\n"},
 		{"--nonsense", `unknown flag: --nonsense`},
 		{"status --nonsense", `unknown flag: --nonsense`},
 		{"status app extra", `accepts at most 1 arg`},
@@ -130,8 +133,14 @@ func TestUsage_EveryCommandThatMissesArgumentsSaysWhichItTakes(t *testing.T) {
 
 func TestHelp_IsShortAndListsEveryCommand(t *testing.T) {
 	code, stdout, stderr := lb(t, "--help")
-	if code != exitDone || stderr != "" || strings.Count(stdout, "\n") > 52 {
-		t.Errorf("lb --help: got %d, %d lines, %q; want 0 and at most 52 lines", code, strings.Count(stdout, "\n"), stderr)
+	if code != exitDone || stderr != "" || strings.Count(stdout, "\n") > 64 {
+		t.Errorf("lb --help: got %d, %d lines, %q; want 0 and at most 64 lines", code, strings.Count(stdout, "\n"), stderr)
+	}
+	order := []string{"lb accepts TCP connections", "lb run -f lb.toml", "  run ", "  check ", "  bench ", "may do everything"}
+	for i, words := range order[1:] {
+		if before := order[i]; strings.Index(stdout, words) < strings.Index(stdout, before) || !strings.Contains(stdout, words) {
+			t.Errorf("lb --help: got %q; want %q after %q", stdout, words, before)
+		}
 	}
 	for _, cmd := range newRoot(Programs{}).Commands() {
 		if cmd.Hidden == strings.Contains(stdout, "  "+cmd.Name()+" ") {

@@ -30,15 +30,15 @@ func newAdminCommand(state, short, until string) *cobra.Command {
 }
 
 func newDrainCommand() *cobra.Command {
-	return newAdminCommand("drain", "Give a backend no new connections and let it finish what it has", "has no sessions")
+	return newAdminCommand("drain", "Give a backend no new connections; its sessions may finish", "has no sessions")
 }
 
 func newReadyCommand() *cobra.Command {
-	return newAdminCommand("ready", "Let a backend take new connections again", "is up and takes them")
+	return newAdminCommand("ready", "Give a backend new connections again", "is up and takes them")
 }
 
 func newMaintCommand() *cobra.Command {
-	return newAdminCommand("maint", "Switch a backend off: no new connections, no probes", "has no sessions")
+	return newAdminCommand("maint", "Switch a backend off: no new connections and no probes", "has no sessions")
 }
 
 func setAdmin(c *call, state string, wait bool, timeout time.Duration) error {

@@ -17,7 +17,7 @@ func newEventsCommand() *cobra.Command {
 	var last int
 	cmd := c.flags(&cobra.Command{
 		Use:   "events [-f] [-n N]",
-		Short: "Show what has changed, and with -f what changes",
+		Short: "Show recent changes of state, and with -f new ones",
 		Args:  cobra.NoArgs,
 	})
 	cmd.Flags().BoolVarP(&follow, "follow", "f", false, "go on until interrupted")

@@ -17,12 +17,12 @@ func newReloadCommand() *cobra.Command {
 	var dryRun bool
 	cmd := c.flags(&cobra.Command{
 		Use:   "reload [--dry-run]",
-		Short: "Read the config anew and apply what is different",
-		Long:  "Read the config anew and apply what is different. Running sessions are not touched. A fault anywhere changes nothing. Workers whose command, environment or directory is different are restarted, as lb restart does; if that fails, so does the reload, and those that were not replaced go on.",
+		Short: "Read the config again and apply the differences",
+		Long:  "Read the config again and apply the differences. Running sessions are not touched. A fault anywhere changes nothing. Workers that do not run the command, environment and directory of the config are restarted, as lb restart does; if that fails, so does the reload, and the workers that were not replaced go on.",
 		Args:  cobra.NoArgs,
 		RunE:  c.action(func(c *call) error { return askReload(c, dryRun) }),
 	})
-	cmd.Flags().BoolVar(&dryRun, "dry-run", false, "only tell what is different")
+	cmd.Flags().BoolVar(&dryRun, "dry-run", false, "only show the differences")
 	return cmd
 }
 

@@ -23,8 +23,8 @@ type rollCommand struct {
 
 func (o *rollCommand) flags(cmd *cobra.Command) {
 	cmd.Flags().StringVar(&o.surge, "surge", "1", "how many successors are started at once, after the first: `N` or all")
-	cmd.Flags().DurationVar(&o.timeout, "timeout", 0, "end the restart after `T`, such as 5m, and fail then; 0 is without end")
-	cmd.Flags().BoolVar(&o.noWait, "no-wait", false, "return when it has begun; lb events tells the outcome")
+	cmd.Flags().DurationVar(&o.timeout, "timeout", 0, "fail when the restart takes longer than `T`, such as 5m; 0 is no limit")
+	cmd.Flags().BoolVar(&o.noWait, "no-wait", false, "return when the restart has begun; lb events shows the outcome")
 }
 
 func (o *rollCommand) request() (r api.RestartRequest, err error) {
@@ -50,7 +50,7 @@ func newRestartCommand() *cobra.Command {
 	c, o := new(caller), new(rollCommand)
 	cmd := c.flags(&cobra.Command{
 		Use:   "restart POOL[/SLOT] [--surge N|all] [--timeout T] [--no-wait]",
-		Short: "Replace workers by new ones, one by one and without losing a connection",
+		Short: "Replace workers one by one, without losing a connection",
 		Long: "Replace workers by new ones, one by one and without losing a connection. Each successor is ready, and lives for a second, before the worker it replaces finishes its sessions and ends.\n\n" +
 			"The first one is a canary: if it fails, nothing is replaced, and its last output is shown. An interrupt ends the restart; the workers that were not replaced stay.",
 		Args:              cobra.ExactArgs(1),
@@ -76,7 +76,7 @@ func newRollbackCommand() *cobra.Command {
 	c, o := new(caller), new(rollCommand)
 	cmd := c.flags(&cobra.Command{
 		Use:               "rollback POOL [--surge N|all] [--timeout T] [--no-wait]",
-		Short:             "Go back to the command, environment and directory that worked before",
+		Short:             "Restart workers with the command, environment and directory that worked before",
 		Args:              cobra.ExactArgs(1),
 		ValidArgsFunction: c.complete(first(completeWorkerPools)),
 		RunE: c.action(func(c *call) error {
@@ -135,7 +135,7 @@ func stepLine(pool string, s *api.RestartStep) string {
 	case s.Step == "done":
 		return fmt.Sprintf("%s: %s replaced\n", name, count(s.Done, "worker"))
 	case s.Step == "begun":
-		return fmt.Sprintf("%s: the restart has begun; lb events tells the outcome\n", name)
+		return fmt.Sprintf("%s: the restart has begun; lb events shows the outcome\n", name)
 	case s.Slot == nil:
 		return fmt.Sprintf("%s: failed, %d of %d replaced\n", name, s.Done, s.Total)
 	case s.Step == "started":

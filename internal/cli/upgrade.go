@@ -17,16 +17,16 @@ func newUpgradeCommand() *cobra.Command {
 	var r api.UpgradeRequest
 	cmd := c.flags(&cobra.Command{
 		Use:   "upgrade [--binary FILE] [--dry-run] [--reload]",
-		Short: "Go on as a new binary, in the same process and with every session",
-		Long: "Go on as a new binary: the one that has the name lb was started by now, or FILE. The process stays, and so do its listeners, sessions, workers, counters, and what was changed at run time; only for some milliseconds nothing moves.\n\n" +
-			"The new binary is asked first whether it can take over. If it cannot, or fails later, lb goes on as it was, and says why.",
+		Short: "Replace the running binary; the process and its sessions stay",
+		Long: "Replace the running binary by FILE, or by the one that is now where lb was started from. The process stays, and so do its listeners, sessions, workers, counters, and what was changed at run time. Nothing moves for some milliseconds.\n\n" +
+			"lb first asks the new binary whether it can take over. If it cannot, or fails later, lb goes on as it was, and says why.",
 		Example: "  lb upgrade --dry-run\n  lb upgrade --binary /opt/lb-1.3.0/lb",
 		Args:    cobra.NoArgs,
 		RunE:    c.action(func(c *call) error { return askUpgrade(c, r) }),
 	})
 	cmd.Flags().StringVar(&r.Binary, "binary", "", "the new binary `FILE`")
 	cmd.Flags().BoolVar(&r.DryRun, "dry-run", false, "only ask the new binary whether it can take over")
-	cmd.Flags().BoolVar(&r.Reload, "reload", false, "and read the config anew")
+	cmd.Flags().BoolVar(&r.Reload, "reload", false, "read the config again afterwards")
 	cmd.MarkFlagFilename("binary")
 	return cmd
 }
@@ -42,7 +42,7 @@ func askUpgrade(c *call, r api.UpgradeRequest) error {
 	result, err := c.Upgrade(c.ctx, r)
 	switch {
 	case c.ctx.Err() != nil && !r.DryRun:
-		return fmt.Errorf("%w: lb may go on with the upgrade; lb status tells which version it is, lb events what happened", errInterrupted)
+		return fmt.Errorf("%w: lb may go on with the upgrade; lb status shows which version runs, and lb events what happened", errInterrupted)
 	case errors.Is(err, api.ErrOutcomeUnknown):
 		return fmt.Errorf("the connection to lb ended before its answer, so that the outcome is unknown: %s", c.afterwards())
 	case err != nil:
@@ -61,9 +61,9 @@ func (c *call) afterwards() string {
 	defer cancel()
 	st, err := c.Status(ctx)
 	if err != nil {
-		return fmt.Sprintf("look at lb status for its version, and at lb's log (%v)", err)
+		return fmt.Sprintf("lb status shows which version runs, and the log what happened (%v)", err)
 	}
-	return fmt.Sprintf("lb status says that it is version %s now, pid %d; lb events tells what happened", printable.Text(st.Version), st.PID)
+	return fmt.Sprintf("lb status says that version %s runs now, pid %d; lb events shows what happened", printable.Text(st.Version), st.PID)
 }
 
 // upgradeLine is what an upgrade did, or would do.

@@ -18,7 +18,7 @@ func newWorkersCommand() *cobra.Command {
 	c := new(caller)
 	return c.flags(&cobra.Command{
 		Use:               "workers [POOL]",
-		Short:             "Show the processes that lb runs, and how their slots' last ones ended",
+		Short:             "Show the worker processes, and how the last one of each slot ended",
 		Args:              cobra.MaximumNArgs(1),
 		ValidArgsFunction: c.complete(first(completeWorkerPools)),
 		RunE:              c.action(showWorkers),
@@ -194,7 +194,7 @@ func newScaleCommand() *cobra.Command {
 	var down int
 	cmd := c.flags(&cobra.Command{
 		Use:               "scale POOL N|+N|-N",
-		Short:             "Change how many workers a pool has, and wait until new ones are ready",
+		Short:             "Change the number of workers of a pool",
 		Long:              "Change how many workers a pool has, to N or by N, and wait until new ones are ready. Those with the highest numbers go first, and finish their sessions. The number holds until the config's count changes, or lb is stopped.",
 		Args:              cobra.RangeArgs(1, 2),
 		ValidArgsFunction: c.complete(first(completeWorkerPools)),
@@ -321,7 +321,7 @@ func newStartCommand() *cobra.Command {
 	c := new(caller)
 	return c.flags(&cobra.Command{
 		Use:               "start POOL/SLOT",
-		Short:             "Start a worker that was stopped, or that waits after crashes, and wait until it is ready",
+		Short:             "Start a worker that was stopped or waits after crashes",
 		Args:              cobra.ExactArgs(1),
 		ValidArgsFunction: c.complete(first(completeSlots)),
 		RunE: c.action(func(c *call) error {
