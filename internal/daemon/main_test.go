@@ -23,5 +23,6 @@ func TestMain(m *testing.M) {
 		fmt.Fprintf(os.Stderr, "this binary of tests cannot play %q\n", os.Args[1]) // and must not run the tests again
 		os.Exit(2)
 	}
+	installResolver()
 	os.Exit(leaktest.Run(m))
 }

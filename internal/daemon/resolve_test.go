@@ -2,29 +2,43 @@ package daemon
 
 import (
 	"context"
+	"errors"
 	"net"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	"github.com/273ebdf9/lb/admin/api"
 	"github.com/273ebdf9/lb/internal/eventually"
 )
 
+// dialNameServer, if set, is how look-ups reach their name server. TestMain installs it: whatever runs reads net.DefaultResolver.
+var dialNameServer atomic.Pointer[func(context.Context) error]
+
+func installResolver() {
+	net.DefaultResolver = &net.Resolver{PreferGo: true, Dial: func(ctx context.Context, network, address string) (net.Conn, error) {
+		if dial := dialNameServer.Load(); dial != nil {
+			return nil, (*dial)(ctx)
+		}
+		return new(net.Dialer).DialContext(ctx, network, address)
+	}}
+}
+
 // deafNameServer has every look-up of this process wait until release; asked is closed with the first.
 func deafNameServer(t *testing.T) (asked <-chan struct{}, release func()) {
 	t.Helper()
-	was := net.DefaultResolver
 	begun, end := make(chan struct{}), make(chan struct{})
 	var once, ended sync.Once
-	net.DefaultResolver = &net.Resolver{PreferGo: true, Dial: func(ctx context.Context, _, _ string) (net.Conn, error) {
+	dial := func(ctx context.Context) error {
 		once.Do(func() { close(begun) })
 		select {
 		case <-end:
 		case <-ctx.Done():
 		}
-		return nil, &net.OpError{Op: "dial", Net: "udp", Err: context.DeadlineExceeded}
-	}}
-	t.Cleanup(func() { net.DefaultResolver = was })
+		return errors.New("no answer")
+	}
+	dialNameServer.Store(&dial)
+	t.Cleanup(func() { dialNameServer.Store(nil) })
 	return begun, func() { ended.Do(func() { close(end) }) }
 }
 
