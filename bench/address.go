@@ -12,17 +12,17 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Port is a TCP port of 127.0.0.1 that is kept for a server to come, until Close: neither an outgoing connection gets it
-// nor another Port, in this process or another. A server that sets SO_REUSEADDR or SO_REUSEPORT, as nearly all do, can
-// listen on it meanwhile; for another one, close it first.
+// Port is a TCP port of 127.0.0.1 that is kept for a server to come, until Close: neither an outgoing
+// connection gets it nor another Port, in this process or another. A server that sets SO_REUSEADDR or
+// SO_REUSEPORT, as nearly all do, can listen on it meanwhile; for another one, close it first.
 type Port struct {
 	// Addr is "127.0.0.1:PORT".
 	Addr string
 	file *os.File
 }
 
-// ReservePort finds a port that nobody uses. It is below those that the kernel gives to outgoing connections: a load
-// generator that opens tens of thousands of these would otherwise take it before it is used.
+// ReservePort finds a port that nobody uses. It is below those that the kernel gives to outgoing connections:
+// a load generator that opens tens of thousands of these would otherwise take it before it is used.
 func ReservePort() (*Port, error) {
 	const lowest = 10000
 	end := firstEphemeral()
@@ -43,8 +43,9 @@ func ReservePort() (*Port, error) {
 // Close lets others have the port. It does not end who listens on it.
 func (p *Port) Close() error { return p.file.Close() }
 
-// reserve binds a socket that never listens. Bound without SO_REUSEADDR it is refused a port that anybody has; with it
-// from then on, it does not stand in the way of a socket that listens (inet_csk_bind_conflict in Linux).
+// reserve binds a socket that never listens. Bound without SO_REUSEADDR it is refused a port that anybody
+// has; with it from then on, it does not stand in the way of a socket that listens (inet_csk_bind_conflict in
+// Linux).
 func reserve(port int) (*Port, error) {
 	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
@@ -64,7 +65,8 @@ func reserve(port int) (*Port, error) {
 	return p, nil
 }
 
-// firstEphemeral is the lowest port that the kernel gives to outgoing connections (ip(7), ip_local_port_range).
+// firstEphemeral is the lowest port that the kernel gives to outgoing connections (ip(7),
+// ip_local_port_range).
 func firstEphemeral() int {
 	if b, err := os.ReadFile("/proc/sys/net/ipv4/ip_local_port_range"); err == nil {
 		if fields := strings.Fields(string(b)); len(fields) > 0 {

@@ -19,7 +19,8 @@ func bodies() map[string]int64 {
 
 const smallBody = "ok\n"
 
-// BodySize returns the length of the body that the backends send for a path, or -1 for a path that they do not serve.
+// BodySize returns the length of the body that the backends send for a path, or -1 for a path that they do
+// not serve.
 func BodySize(path string) int64 {
 	if n, ok := bodies()[path]; ok {
 		return n
@@ -50,7 +51,8 @@ type Backends struct {
 	processes []*Process
 }
 
-// StartBackends starts n backends and waits until each answers. Their files and sockets are in dir. The caller must Stop them.
+// StartBackends starts n backends and waits until each answers. Their files and sockets are in dir. The
+// caller must Stop them.
 func StartBackends(ctx context.Context, p Programs, dir string, n int) (*Backends, error) {
 	root := filepath.Join(dir, "www")
 	if err := writeBodies(root); err != nil {
@@ -136,8 +138,9 @@ func writeBodies(root string) error {
 	return nil
 }
 
-// nginxMain is the part that all of our nginx configurations begin with. The user directive keeps the workers root if the
-// master is: the sockets lie in a directory that only its owner may enter. For others nginx ignores it.
+// nginxMain is the part that all of our nginx configurations begin with. The user directive keeps the workers
+// root if the master is: the sockets lie in a directory that only its owner may enter. For others nginx
+// ignores it.
 func nginxMain(home string, workers int, more string) string {
 	user := ""
 	if os.Geteuid() == 0 {
@@ -153,8 +156,8 @@ events { worker_connections 8192; }
 `, home, workers, fileLimit())
 }
 
-// backendConfig serves the small reply from memory and the large ones with sendfile from open files. The connections of the
-// idle case must outlive it, hence the long time-outs.
+// backendConfig serves the small reply from memory and the large ones with sendfile from open files. The
+// connections of the idle case must outlive it, hence the long time-outs.
 func backendConfig(home, root, socket, direct string) string {
 	return nginxMain(home, 1, "") + fmt.Sprintf(`http {
 	access_log off;

@@ -1,24 +1,26 @@
-// Package bench measures what a connection through a balancer costs: the lb of this module, haproxy and nginx stream side
-// by side, in one run, on the same backends and under the same load.
+// Package bench measures what a connection through a balancer costs: the lb of this module, haproxy and nginx
+// stream side by side, in one run, on the same backends and under the same load.
 //
-// [Compare] runs the whole comparison and returns a [Report]. Its pieces stand on their own: [Process] (start, wait until
-// ready, stop by pid), [Tree], [ReadCPU], [ReadMemory] and [CountFDs] (what a tree of processes costs), [Backends] (nginx
-// workers behind Unix sockets), [RunWrk] (load), [Sessions] (idle connections), [Summarize] and [Ratios] (statistics) and
-// [Table] (output).
+// [Compare] runs the whole comparison and returns a [Report]. Its pieces stand on their own: [Process]
+// (start, wait until ready, stop by pid), [Tree], [ReadCPU], [ReadMemory] and [CountFDs] (what a tree of
+// processes costs), [Backends] (nginx workers behind Unix sockets), [RunWrk] (load), [Sessions] (idle
+// connections), [Summarize] and [Ratios] (statistics) and [Table] (output).
 //
 // How it measures:
 //
-//   - One backend fleet serves the whole run. The contenders are started anew for every round and all run at the same time, but
-//     only one of them is under load at any moment; an idle one costs nothing. The order rotates from round to round.
-//   - CPU is read from the kernel's clock of each process before and after the load, see [ReadCPU]. It is the balancer's own:
-//     the backends and wrk are counted apart. What the kernel does for a packet in a soft interrupt is charged to whoever
-//     was running, for every contender alike.
-//   - A ratio is taken within a round, against the best rival of that round, and the median of these ratios is what counts:
-//     the machine's speed changes from minute to minute, the ratio hardly.
+//   - One set of backends serves the whole run. The contenders are started again for every round and all run at the
+//     same time, but only one of them is under load at any moment; an idle one costs nothing. The order rotates from
+//     round to round.
+//   - CPU is read from the kernel's clock of each process before and after the load, see [ReadCPU]. It is the
+//     balancer's own: the backends and wrk are counted apart. What the kernel does for a packet in a soft interrupt is
+//     charged to whatever was running, for every contender alike.
+//   - A ratio is taken within a round, against the best rival of that round, and the median of these ratios is what
+//     counts: the machine's speed changes from minute to minute, the ratio hardly.
 //   - A cell with one failed request is invalid: it is shown, but neither compared nor counted as a best.
 //
-// The package owns every process that it starts and ends each by its pid; it never signals a process by name. It leaves
-// nothing behind: a child dies with this program even if this program is killed. All traffic stays on the loopback interface.
+// The package owns every process that it starts and ends each by its pid; it never signals a process by name.
+// It leaves nothing behind: a child dies with this program even if this program is killed. All traffic stays
+// on the loopback interface.
 package bench
 
 import "time"
@@ -40,7 +42,8 @@ type Case struct {
 	Title string `json:"title"`
 	// Path is the request path; the backends serve the paths of [BodySize].
 	Path string `json:"path"`
-	// Conns is how many client connections are open at a time. In an idle case it is how many sessions are held.
+	// Conns is how many client connections are open at a time. In an idle case it is how many sessions are
+	// held.
 	Conns int `json:"conns"`
 	// NewConn asks for a new connection for every request.
 	NewConn bool `json:"new_conn,omitempty"`
@@ -50,8 +53,8 @@ type Case struct {
 	Goal float64 `json:"goal,omitempty"`
 }
 
-// Limits of an idle session of lb: user memory in bytes and file descriptors. Descriptors are compared after rounding to
-// two digits, because a health check can be in flight while they are counted.
+// Limits of an idle session of lb: user memory in bytes and file descriptors. Descriptors are compared after
+// rounding to two digits, because a health check can be in flight while they are counted.
 const (
 	IdleMemoryGoal = 512.0
 	IdleFDsGoal    = 2.0
@@ -69,7 +72,8 @@ func AllCases() []Case {
 	}
 }
 
-// Sample is what one contender did under one case in one round. Fields that do not apply to the case are zero.
+// Sample is what one contender did under one case in one round. Fields that do not apply to the case are
+// zero.
 type Sample struct {
 	Round     int    `json:"round"`
 	Case      string `json:"case"`
@@ -86,22 +90,23 @@ type Sample struct {
 	P50 time.Duration `json:"p50_ns,omitempty"`
 	P99 time.Duration `json:"p99_ns,omitempty"`
 
-	// CPU is the balancer's CPU time per request in microseconds, from the nanosecond clocks of its processes; StatCPU is
-	// the same from /proc/PID/stat, whose unit is 10 ms, as a check.
+	// CPU is the balancer's CPU time per request in microseconds, from the nanosecond clocks of its
+	// processes; StatCPU is the same from /proc/PID/stat, whose unit is 10 ms, as a check.
 	CPU     float64 `json:"cpu_us,omitempty"`
 	StatCPU float64 `json:"stat_cpu_us,omitempty"`
 	// UserShare is the part of it spent in user mode, 0 to 1, as sampled by the kernel's timer tick.
 	UserShare float64 `json:"user_share,omitempty"`
 	// Switches is the balancer's context switches per request.
 	Switches float64 `json:"switches,omitempty"`
-	// BackendCPU is the CPU time of the backends per request in microseconds. It is not the balancer's, but how a balancer
-	// writes decides how often a backend wakes up.
+	// BackendCPU is the CPU time of the backends per request in microseconds. It is not the balancer's, but
+	// how a balancer writes decides how often a backend wakes up.
 	BackendCPU float64 `json:"backend_cpu_us,omitempty"`
-	// Others is the share of the machine's CPUs, 0 to 1, that neither the contender nor the backends nor the load used, yet
-	// somebody did: interrupts, and other programs that disturbed the measurement.
+	// Others is the share of the machine's CPUs, 0 to 1, that neither the contender nor the backends nor the
+	// load used, yet somebody did: interrupts, and other programs that disturbed the measurement.
 	Others float64 `json:"others"`
 
-	// IdleMemory is the user memory of an idle session in bytes, see [Memory.User]; IdleFDs its file descriptors.
+	// IdleMemory is the user memory of an idle session in bytes, see [Memory.User]; IdleFDs its file
+	// descriptors.
 	IdleMemory float64 `json:"idle_memory_bytes,omitempty"`
 	IdleFDs    float64 `json:"idle_fds,omitempty"`
 	// IdleCPU is the CPU time that the balancer used per second, holding the idle sessions, in microseconds.

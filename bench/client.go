@@ -15,7 +15,8 @@ import (
 // exchangeLimit is how long one request of this package's own client may take.
 const exchangeLimit = 10 * time.Second
 
-// client is one HTTP/1.1 connection of our own. It is as plain as can be, because it stands for a session, not for load.
+// client is one HTTP/1.1 connection of our own. It is as plain as can be, because it stands for a session,
+// not for load.
 type client struct {
 	conn net.Conn
 }
@@ -34,8 +35,8 @@ func dialClient(ctx context.Context, addr string) (*client, error) {
 	return &client{conn: conn}, nil
 }
 
-// exchange sends one request and reads the whole reply, which must be a 200 and as long as [BodySize] says. Between two
-// exchanges the client holds no buffer, so that thousands of idle ones are cheap.
+// exchange sends one request and reads the whole reply, which must be a 200 and as long as [BodySize] says.
+// Between two exchanges the client holds no buffer, so that thousands of idle ones are cheap.
 func (c *client) exchange(ctx context.Context, path string, in *bufio.Reader) error {
 	limit := time.Now().Add(exchangeLimit)
 	if d, ok := ctx.Deadline(); ok && d.Before(limit) {
@@ -69,8 +70,8 @@ func (c *client) exchange(ctx context.Context, path string, in *bufio.Reader) er
 
 func newReplyReader() *bufio.Reader { return bufio.NewReaderSize(nil, 64<<10) }
 
-// Probe sends one request for path to addr over a connection of its own, and returns nil if the right reply came. An addr
-// that begins with "unix:" is a Unix socket.
+// Probe sends one request for path to addr over a connection of its own, and returns nil if the right reply
+// came. An addr that begins with "unix:" is a Unix socket.
 func Probe(ctx context.Context, addr, path string) error {
 	c, err := dialClient(ctx, addr)
 	if err != nil {
@@ -80,8 +81,8 @@ func Probe(ctx context.Context, addr, path string) error {
 	return c.exchange(ctx, path, newReplyReader())
 }
 
-// WarmUp sends requests to addr over conns connections for a while, each on a new connection if newConn is set, and checks
-// the length of each reply. The first failure ends it and is returned.
+// WarmUp sends requests to addr over conns connections for a while, each on a new connection if newConn is
+// set, and checks the length of each reply. The first failure ends it and is returned.
 func WarmUp(ctx context.Context, addr, path string, conns int, newConn bool, duration time.Duration) error {
 	end := time.Now().Add(duration)
 	one := func(ctx context.Context) error {
@@ -115,8 +116,8 @@ func WarmUp(ctx context.Context, addr, path string, conns int, newConn bool, dur
 	return nil
 }
 
-// inParallel calls f for 0 to n-1, each in a goroutine, waits for all of them and returns the first error. After an error
-// the context of the others ends.
+// inParallel calls f for 0 to n-1, each in a goroutine, waits for all of them and returns the first error.
+// After an error the context of the others ends.
 func inParallel(ctx context.Context, n int, f func(ctx context.Context, i int) error) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
@@ -141,8 +142,8 @@ type Sessions struct {
 // openers is how many sessions are opened at a time: few enough for any listen queue.
 const openers = 16
 
-// OpenSessions opens n connections to addr and sends one request for path on each, so that each is connected through to a
-// backend and nothing is under way when it returns. The caller must Close the sessions.
+// OpenSessions opens n connections to addr and sends one request for path on each, so that each is connected
+// through to a backend and nothing is under way when it returns. The caller must Close the sessions.
 func OpenSessions(ctx context.Context, addr, path string, n int) (*Sessions, error) {
 	s := &Sessions{clients: make([]*client, n), path: path}
 	err := s.each(ctx, func(ctx context.Context, i int, in *bufio.Reader) error {

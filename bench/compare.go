@@ -14,7 +14,8 @@ import (
 // Options says what [Compare] does.
 type Options struct {
 	Programs Programs
-	// Contenders are compared in this order in the first round, and each later round begins with another of them.
+	// Contenders are compared in this order in the first round, and each later round begins with another of
+	// them.
 	Contenders []Contender
 	Cases      []Case
 	// Rounds is how often each case is measured for each contender; at least 1.
@@ -23,7 +24,8 @@ type Options struct {
 	Duration time.Duration
 	// WarmUp is how long the same kind of load runs unmeasured before; 0 means none.
 	WarmUp time.Duration
-	// Settle is how long idle sessions are left alone before they are measured; IdleFor is how long they are measured.
+	// Settle is how long idle sessions are left alone before they are measured; IdleFor is how long they are
+	// measured.
 	Settle, IdleFor time.Duration
 	// Backends is the number of workers behind the balancers; at least 1.
 	Backends int
@@ -67,9 +69,10 @@ func (o Options) Validate() error {
 	return errors.Join(errs...)
 }
 
-// Compare measures every contender under every case in every round. It works in a temporary directory of its own, and when it
-// returns, none of the processes that it started is left, and the directory is gone. If ctx ends, it returns early with the
-// error of ctx. A contender that fails a measurement is not an error but an invalid sample; one that does not start is.
+// Compare measures every contender under every case in every round. It works in a temporary directory of its
+// own, and when it returns, none of the processes that it started is left, and the directory is gone. If ctx
+// ends, it returns early with the error of ctx. A contender that fails a measurement is not an error but an
+// invalid sample; one that does not start is.
 func Compare(ctx context.Context, o Options) (report *Report, err error) {
 	if err := o.Validate(); err != nil {
 		return nil, fmt.Errorf("cannot compare: %w", err)
@@ -110,8 +113,8 @@ type comparison struct {
 	backends *Backends
 }
 
-// round measures all cases once. The cases under load share their processes; the idle case gets fresh ones, because memory
-// that earlier load made a process take, and keep for itself, would hide what a session needs.
+// round measures all cases once. The cases under load share their processes; the idle case gets fresh ones,
+// because memory that earlier load made a process take, and keep for itself, would hide what a session needs.
 func (c *comparison) round(ctx context.Context, round int) (samples []Sample, err error) {
 	contenders := rotate(c.options.Contenders, round)
 	loaded := slices.DeleteFunc(slices.Clone(c.options.Cases), func(k Case) bool { return k.Idle })
@@ -184,14 +187,15 @@ func (c *comparison) start(ctx context.Context, contender Contender) (*Running, 
 	})
 }
 
-// rotate returns the contenders beginning with another one in each round, so that none of them is always the first, or always
-// behind the same other.
+// rotate returns the contenders beginning with another one in each round, so that none of them is always the
+// first, or always behind the same other.
 func rotate(contenders []Contender, round int) []Contender {
 	n := round % len(contenders)
 	return slices.Concat(contenders[n:], contenders[:n])
 }
 
-// measure takes one sample. What goes wrong with the contender makes the sample invalid; an error is the end of the comparison.
+// measure takes one sample. What goes wrong with the contender makes the sample invalid; an error is the end
+// of the comparison.
 func (c *comparison) measure(ctx context.Context, round int, contender *Running, kase Case,
 	take func(context.Context, *Running, Case, *Sample) error,
 ) (Sample, error) {
@@ -268,8 +272,8 @@ func (c *comparison) measureLoad(ctx context.Context, contender *Running, kase C
 	return nil
 }
 
-// touchSessions is how many sessions a fresh contender serves before its memory is first read, so that what it allocates once,
-// for the first of them, is not divided among the idle ones.
+// touchSessions is how many sessions a fresh contender serves before its memory is first read, so that what
+// it allocates once, for the first of them, is not divided among the idle ones.
 const touchSessions = 16
 
 // measureIdle holds sessions open and reads what they cost.
@@ -333,8 +337,8 @@ func (c *comparison) measureIdle(ctx context.Context, contender *Running, kase C
 	return nil
 }
 
-// steadyFDs counts descriptors once their number stands still: just after the start, the connections that asked whether
-// the contender is ready may not be closed yet.
+// steadyFDs counts descriptors once their number stands still: just after the start, the connections that
+// asked whether the contender is ready may not be closed yet.
 func steadyFDs(ctx context.Context, pids []int) (int, error) {
 	const still = 10 // looks in a row, 10 ms apart
 	last, same := -1, 0
@@ -356,8 +360,8 @@ func steadyFDs(ctx context.Context, pids []int) (int, error) {
 	return 0, fmt.Errorf("cannot count descriptors: their number does not stand still")
 }
 
-// awaitFDs waits until the processes have no more than n descriptors: a balancer sees the end of a connection later than the
-// client does. Those that a contender keeps for later use are no reason to wait for long.
+// awaitFDs waits until the processes have no more than n descriptors: a balancer sees the end of a connection
+// later than the client does. Those that a contender keeps for later use are no reason to wait for long.
 func awaitFDs(ctx context.Context, pids []int, n int) error {
 	limit := time.Now().Add(5 * time.Second)
 	for {

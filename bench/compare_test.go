@@ -11,7 +11,8 @@ import (
 	"time"
 )
 
-// fakeContender is a balancer that the test binary plays. It dies of a request for the path poison, if that is not empty.
+// fakeContender is a balancer that the test binary plays. It dies of a request for the path poison, if that
+// is not empty.
 func fakeContender(t *testing.T, name string, kind Kind, poison string) Contender {
 	path := actor(t, "balancer")
 	return Contender{Name: name, Kind: kind, Command: func(home, addr string, backends []Backend) (Command, error) {

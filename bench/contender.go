@@ -28,8 +28,8 @@ type Contender struct {
 	// Name is unique within a comparison.
 	Name string
 	Kind Kind
-	// Command writes what the contender needs into the directory home and says how to start it, listening on addr and
-	// balancing over the backends. It is nil for a reference, which is not started.
+	// Command writes what the contender needs into the directory home and says how to start it, listening on
+	// addr and balancing over the backends. It is nil for a reference, which is not started.
 	Command func(home, addr string, backends []Backend) (Command, error)
 }
 
@@ -39,14 +39,15 @@ type HAProxyOptions struct {
 	Splice bool
 	// RoundRobin takes the backends in turn, by their weights, instead of that with the least connections.
 	RoundRobin bool
-	// Check asks each backend with an HTTP request for this path whether it is alive, twice a second, with a second for
-	// the answer; two failures take it down, with its sessions. "" checks nothing.
+	// Check asks each backend with an HTTP request for this path whether it is alive, twice a second, with a
+	// second for the answer; two failures take it down, with its sessions. "" checks nothing.
 	Check string
 	// Admin has it listen for commands on its [AdminSocket], see [HAProxyCommand].
 	Admin bool
 }
 
-// HAProxy returns haproxy in TCP mode with two threads. It logs nothing. With the zero options it is the cheapest it can be.
+// HAProxy returns haproxy in TCP mode with two threads. It logs nothing. With the zero options it is the
+// cheapest it can be.
 func HAProxy(p Programs, name string, o HAProxyOptions) Contender {
 	return Contender{Name: name, Kind: KindRival, Command: func(home, addr string, backends []Backend) (Command, error) {
 		file := filepath.Join(home, "haproxy.cfg")
@@ -98,7 +99,8 @@ func haproxyConfig(home, addr string, backends []Backend, o HAProxyOptions) stri
 	return b.String()
 }
 
-// HAProxyCommand sends one command to the Admin socket of a running haproxy; what haproxy answers is an error.
+// HAProxyCommand sends one command to the Admin socket of a running haproxy; what haproxy answers is an
+// error.
 func HAProxyCommand(ctx context.Context, socket, command string) error {
 	var d net.Dialer
 	conn, err := d.DialContext(ctx, "unix", socket)
@@ -130,9 +132,9 @@ func weight(word string, b Backend) string {
 	return word + strconv.Itoa(b.Weight)
 }
 
-// NginxStream returns nginx's stream proxy with two workers, each with a listening socket of its own (reuseport), and least
-// connections over shared counts (zone), or backends in turn by their weights if roundRobin. It logs nothing, and knows of
-// no other health checks than failed connects.
+// NginxStream returns nginx's stream proxy with two workers, each with a listening socket of its own
+// (reuseport), and least connections over shared counts (zone), or backends in turn by their weights if
+// roundRobin. It logs nothing, and knows of no other health checks than failed connects.
 func NginxStream(p Programs, name string, roundRobin bool) Contender {
 	return Contender{Name: name, Kind: KindRival, Command: func(home, addr string, backends []Backend) (Command, error) {
 		return nginxCommand(p, name, home, nginxStreamConfig(home, addr, backends, p.NginxStream, roundRobin))
@@ -157,7 +159,8 @@ func nginxStreamConfig(home, addr string, backends []Backend, module string, rou
 	return b.String()
 }
 
-// LB returns a build of lb, the binary at path. The function config returns its configuration, with files in home.
+// LB returns a build of lb, the binary at path. The function config returns its configuration, with files in
+// home.
 func LB(name, path string, config func(home, addr string, backends []Backend) string) Contender {
 	return Contender{Name: name, Kind: KindLB, Command: func(home, addr string, backends []Backend) (Command, error) {
 		file := filepath.Join(home, "lb.toml")
@@ -174,8 +177,8 @@ func LB(name, path string, config func(home, addr string, backends []Backend) st
 	}}
 }
 
-// RelayConfig returns the configuration of lb that is measured against others' relays, with a number of event loops. It
-// checks the backends' health, as it would in use, and writes no access log.
+// RelayConfig returns the configuration of lb that is measured against others' relays, with a number of event
+// loops. It checks the backends' health, as it would in use, and writes no access log.
 func RelayConfig(loops int) func(home, addr string, backends []Backend) string {
 	return func(home, addr string, backends []Backend) string {
 		var b strings.Builder
@@ -204,5 +207,6 @@ interval = "2s"
 // AdminSocket is the path of the socket for commands of a contender whose files are in home.
 func AdminSocket(home string) string { return filepath.Join(home, "admin.sock") }
 
-// Direct returns the reference: clients connect to the backends themselves, which share one TCP port by SO_REUSEPORT.
+// Direct returns the reference: clients connect to the backends themselves, which share one TCP port by
+// SO_REUSEPORT.
 func Direct(name string) Contender { return Contender{Name: name, Kind: KindReference} }

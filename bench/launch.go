@@ -23,8 +23,9 @@ type Running struct {
 	port *Port // of Addr; nil for a reference
 }
 
-// Launch starts a contender in the directory home, on a port of its own, in front of the backends. It waits until ready
-// returns nil. If that fails, Launch leaves nothing behind. A contender without a command is not launched.
+// Launch starts a contender in the directory home, on a port of its own, in front of the backends. It waits
+// until ready returns nil. If that fails, Launch leaves nothing behind. A contender without a command is not
+// launched.
 func Launch(ctx context.Context, c Contender, home string, backends []Backend, ready func(ctx context.Context, addr string) error) (*Running, error) {
 	port, err := ReservePort()
 	if err != nil {

@@ -19,8 +19,8 @@ import (
 	"github.com/273ebdf9/lb/internal/leaktest"
 )
 
-// TestMain lets the test binary play the other programs: by the name it is called under (nginx, wrk, balancer), or as one
-// of the plain children that the tests of Process need.
+// TestMain lets the test binary play the other programs: by the name it is called under (nginx, wrk,
+// balancer), or as one of the plain children that the tests of Process need.
 func TestMain(m *testing.M) {
 	switch filepath.Base(os.Args[0]) {
 	case "nginx":
@@ -155,8 +155,8 @@ func playWrk() int {
 	return 0
 }
 
-// playBalancer passes connections from its first argument to the Unix socket in its second. With a third argument it dies
-// of the request for that path.
+// playBalancer passes connections from its first argument to the Unix socket in its second. With a third
+// argument it dies of the request for that path.
 func playBalancer() int {
 	ln, err := net.Listen("tcp", os.Args[1])
 	if err != nil {

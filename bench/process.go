@@ -24,13 +24,13 @@ type Command struct {
 	Args []string
 	// Env are variables added to this program's own, as "NAME=value".
 	Env []string
-	// Log is the file that receives the process's standard output and error; an existing one is emptied. It is a file,
-	// not a pipe, so that a grandchild that outlives the process blocks nobody.
+	// Log is the file that receives the process's standard output and error; an existing one is emptied. It
+	// is a file, not a pipe, so that a grandchild that outlives the process blocks nobody.
 	Log string
 	// Files are open in the process as descriptors 3, 4 and so on. Start leaves them open here.
 	Files []*os.File
-	// DeathSignal is what the kernel sends to the process when this program dies; 0 means SIGKILL. A master with workers
-	// wants SIGTERM, because nobody tells the workers when their master is killed.
+	// DeathSignal is what the kernel sends to the process when this program dies; 0 means SIGKILL. A master
+	// with workers wants SIGTERM, because nobody tells the workers when their master is killed.
 	DeathSignal syscall.Signal
 }
 
@@ -42,8 +42,9 @@ type Process struct {
 	err     error
 }
 
-// Start starts a process, in a process group of its own: an interrupt typed at the terminal reaches this program only, and
-// this program decides how its children end. Whoever starts a process must call [Process.Stop].
+// Start starts a process, in a process group of its own: an interrupt typed at the terminal reaches this
+// program only, and this program decides how its children end. Whoever starts a process must call
+// [Process.Stop].
 func Start(c Command) (*Process, error) {
 	log, err := os.OpenFile(c.Log, os.O_CREATE|os.O_TRUNC|os.O_WRONLY|os.O_APPEND, 0o600)
 	if err != nil {
@@ -69,8 +70,9 @@ func Start(c Command) (*Process, error) {
 	return p, nil
 }
 
-// live starts the child and waits for it on one locked thread: to the kernel the parent, whose death is signalled, is the
-// thread that forked (prctl(2), PR_SET_PDEATHSIG), so that thread must last as long as the child.
+// live starts the child and waits for it on one locked thread: to the kernel the parent, whose death is
+// signalled, is the thread that forked (prctl(2), PR_SET_PDEATHSIG), so that thread must last as long as the
+// child.
 func (p *Process) live(started chan<- error) {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
@@ -80,8 +82,8 @@ func (p *Process) live(started chan<- error) {
 		return
 	}
 	p.awaitExit()
-	// Until it is reaped the dead child keeps its pid, and with it the id of its group, so this hits nobody else. Without
-	// it the workers of a master that crashed would live on.
+	// Until it is reaped the dead child keeps its pid, and with it the id of its group, so this hits nobody
+	// else. Without it the workers of a master that crashed would live on.
 	_ = syscall.Kill(-p.PID(), syscall.SIGKILL)
 	p.err = p.cmd.Wait()
 	close(p.done)
@@ -103,7 +105,8 @@ func (p *Process) PID() int { return p.cmd.Process.Pid }
 // Done returns a channel that is closed when the process has ended.
 func (p *Process) Done() <-chan struct{} { return p.done }
 
-// CPU returns the CPU time of the process and of those of its children that it waited for. It is zero until Done is closed.
+// CPU returns the CPU time of the process and of those of its children that it waited for. It is zero until
+// Done is closed.
 func (p *Process) CPU() time.Duration {
 	if !p.ended() {
 		return 0
@@ -129,7 +132,8 @@ func (p *Process) Output() string {
 	return string(b)
 }
 
-// Exited returns nil while the process runs, and afterwards an error that says how it ended and the last lines it wrote.
+// Exited returns nil while the process runs, and afterwards an error that says how it ended and the last
+// lines it wrote.
 func (p *Process) Exited() error {
 	if !p.ended() {
 		return nil
@@ -141,8 +145,8 @@ func (p *Process) Exited() error {
 	return fmt.Errorf("%s ended (%s)%s", p.command.Name, how, lastLines(p.Output(), 5))
 }
 
-// explain returns why the process ended if that is what err comes from, and err otherwise. The connections of a process
-// break a moment before it can be seen to have ended, so it waits that long.
+// explain returns why the process ended if that is what err comes from, and err otherwise. The connections of
+// a process break a moment before it can be seen to have ended, so it waits that long.
 func (p *Process) explain(err error) error {
 	timer := time.NewTimer(200 * time.Millisecond)
 	defer timer.Stop()
@@ -154,8 +158,8 @@ func (p *Process) explain(err error) error {
 	}
 }
 
-// Wait waits until the process has ended by itself; an exit status other than 0 is an error. If ctx ends first, Wait stops
-// the process and returns the error of ctx.
+// Wait waits until the process has ended by itself; an exit status other than 0 is an error. If ctx ends
+// first, Wait stops the process and returns the error of ctx.
 func (p *Process) Wait(ctx context.Context) error {
 	select {
 	case <-p.done:
@@ -168,8 +172,8 @@ func (p *Process) Wait(ctx context.Context) error {
 	}
 }
 
-// WaitReady calls probe until it returns nil, the process ends, the limit is over or ctx ends. The probe must give up when
-// its context ends.
+// WaitReady calls probe until it returns nil, the process ends, the limit is over or ctx ends. The probe must
+// give up when its context ends.
 func (p *Process) WaitReady(ctx context.Context, limit time.Duration, probe func(context.Context) error) error {
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
@@ -192,10 +196,10 @@ func (p *Process) WaitReady(ctx context.Context, limit time.Duration, probe func
 	}
 }
 
-// Stop ends the process and all of its descendants: SIGTERM to the process first, and SIGKILL to whatever of them is left
-// after the grace time. A grace of 0 or less kills at once. It returns after the process was reaped; that a process ends by
-// a signal is no error. Stopping an ended process does nothing. The error says that the descendants could not be listed, so
-// that those outside the process's group may be left.
+// Stop ends the process and all of its descendants: SIGTERM to the process first, and SIGKILL to whatever of
+// them is left after the grace time. A grace of 0 or less kills at once. It returns after the process was
+// reaped; that a process ends by a signal is no error. Stopping an ended process does nothing. The error says
+// that the descendants could not be listed, so that those outside the process's group may be left.
 func (p *Process) Stop(grace time.Duration) error {
 	if p.ended() {
 		return nil
@@ -244,7 +248,8 @@ func snapshot(root int) ([]procStat, error) {
 	return stats, nil
 }
 
-// lastLines returns the last n lines of s, each indented on a line of its own, for the end of an error message.
+// lastLines returns the last n lines of s, each indented on a line of its own, for the end of an error
+// message.
 func lastLines(s string, n int) string {
 	lines := bytes.Split(bytes.TrimSpace([]byte(s)), []byte("\n"))
 	if len(lines) > n {

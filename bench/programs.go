@@ -13,7 +13,8 @@ import (
 	"strings"
 )
 
-// Programs holds the paths of the foreign programs that the comparison runs. A path is empty if the program is not needed.
+// Programs holds the paths of the foreign programs that the comparison runs. A path is empty if the program
+// is not needed.
 type Programs struct {
 	Wrk     string
 	HAProxy string
@@ -66,14 +67,15 @@ type Search struct {
 	Paths Programs
 	// Need are the programs to find.
 	Need []Program
-	// Install, if not nil, has what is missing installed from Debian's packages; the output of apt-get goes there. Debian
-	// starts a newly installed haproxy and nginx as services with their preset configuration. The benchmarks neither use
-	// nor stop these.
+	// Install, if not nil, has what is missing installed from Debian's packages; the output of apt-get goes
+	// there. Debian starts a newly installed haproxy and nginx as services with their preset configuration.
+	// The benchmarks neither use nor stop these.
 	Install io.Writer
 }
 
-// FindPrograms finds programs. If some are not installed, the error is [ErrMissing] and names the command that installs
-// them, and the programs returned are the others. nginx without its stream module, where that is needed, is left out.
+// FindPrograms finds programs. If some are not installed, the error is [ErrMissing] and names the command
+// that installs them, and the programs returned are the others. nginx without its stream module, where that
+// is needed, is left out.
 func FindPrograms(ctx context.Context, s Search) (Programs, error) {
 	p, err := s.find(ctx)
 	var missing missingError
@@ -138,7 +140,8 @@ func lookPath(program string) (string, error) {
 	return "", err
 }
 
-// findNginxStream asks nginx how it was built and returns the path of its stream module, "" if stream is built in.
+// findNginxStream asks nginx how it was built and returns the path of its stream module, "" if stream is
+// built in.
 func findNginxStream(ctx context.Context, nginx string) (string, error) {
 	out, err := exec.CommandContext(ctx, nginx, "-V").CombinedOutput()
 	if err != nil {

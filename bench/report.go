@@ -63,7 +63,8 @@ type Report struct {
 	Samples []Sample `json:"samples"`
 }
 
-// Series returns one number of each round of a contender under a case, with NaN for a round whose sample is missing or invalid.
+// Series returns one number of each round of a contender under a case, with NaN for a round whose sample is
+// missing or invalid.
 func (r *Report) Series(kase, contender string, value func(Sample) float64) []float64 {
 	series := make([]float64, r.Rounds)
 	for i := range series {
@@ -77,7 +78,8 @@ func (r *Report) Series(kase, contender string, value func(Sample) float64) []fl
 	return series
 }
 
-// BestRival returns, for each round, the least number of all rivals under a case; NaN where no rival has a valid one.
+// BestRival returns, for each round, the least number of all rivals under a case; NaN where no rival has a
+// valid one.
 func (r *Report) BestRival(kase string, value func(Sample) float64) []float64 {
 	var all [][]float64
 	for _, contender := range r.Contenders {

@@ -10,7 +10,8 @@ type Summary struct {
 	Median, Min, Max float64
 }
 
-// Summarize returns the median, the least and the greatest of values, leaving out NaN. It does not change values.
+// Summarize returns the median, the least and the greatest of values, leaving out NaN. It does not change
+// values.
 func Summarize(values []float64) Summary {
 	sorted := make([]float64, 0, len(values))
 	for _, v := range values {
@@ -27,7 +28,8 @@ func Summarize(values []float64) Summary {
 	return Summary{Median: (sorted[(n-1)/2] + sorted[n/2]) / 2, Min: sorted[0], Max: sorted[n-1]}
 }
 
-// Ratios returns values[i] / base[i] for each i. Where either is NaN or base is not above zero, the ratio is NaN.
+// Ratios returns values[i] / base[i] for each i. Where either is NaN or base is not above zero, the ratio is
+// NaN.
 func Ratios(values, base []float64) []float64 {
 	ratios := make([]float64, min(len(values), len(base)))
 	for i := range ratios {
@@ -39,8 +41,8 @@ func Ratios(values, base []float64) []float64 {
 	return ratios
 }
 
-// Least returns, for each i, the least of the i-th numbers of all series, leaving out NaN; it is NaN where there are none.
-// The result is as long as the longest series.
+// Least returns, for each i, the least of the i-th numbers of all series, leaving out NaN; it is NaN where
+// there are none. The result is as long as the longest series.
 func Least(series ...[]float64) []float64 {
 	var least []float64
 	for _, one := range series {

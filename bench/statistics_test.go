@@ -45,7 +45,8 @@ func TestLeast_LeavesOutNaN(t *testing.T) {
 	}
 }
 
-// The median of ratios is not the ratio of medians: a round in which the whole machine was slow must not count more.
+// The median of ratios is not the ratio of medians: a round in which the whole machine was slow must not
+// count more.
 func ExampleRatios() {
 	lb := []float64{8, 80, 9}
 	best := []float64{10, 100, 10}

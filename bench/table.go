@@ -13,7 +13,8 @@ import (
 type Table struct {
 	// Header holds the columns' names.
 	Header []string
-	// Left is how many columns, from the first on, are aligned to the left; the others are to the right. 0 means one.
+	// Left is how many columns, from the first on, are aligned to the left; the others are to the right. 0
+	// means one.
 	Left int
 
 	rows []tableRow

@@ -15,16 +15,16 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// statTick is the unit of the times in /proc/PID/stat and /proc/stat: USER_HZ, which Linux fixes at 100 on every
-// architecture that Go runs on (proc(5) calls it sysconf(_SC_CLK_TCK)).
+// statTick is the unit of the times in /proc/PID/stat and /proc/stat: USER_HZ, which Linux fixes at 100 on
+// every architecture that Go runs on (proc(5) calls it sysconf(_SC_CLK_TCK)).
 const statTick = 10 * time.Millisecond
 
 // CPU is the CPU time of some processes since each began. Its fields only ever grow.
 type CPU struct {
 	// Total is exact to the nanosecond: the sum of the processes' CPU-time clocks.
 	Total time.Duration
-	// User and System are utime and stime of /proc/PID/stat, in steps of 10 ms. The kernel scales their sum to the exact
-	// time; how it splits into the two is sampled by the timer tick.
+	// User and System are utime and stime of /proc/PID/stat, in steps of 10 ms. The kernel scales their sum
+	// to the exact time; how it splits into the two is sampled by the timer tick.
 	User, System time.Duration
 	// Switches counts context switches, voluntary or not, of the threads that are alive.
 	Switches uint64
@@ -40,12 +40,12 @@ func (c CPU) Sub(before CPU) CPU {
 	}
 }
 
-// ReadCPU adds up the CPU time of the processes, of all of their threads, ended ones included. It fails if one of the
-// processes is gone, because its time is gone with it.
+// ReadCPU adds up the CPU time of the processes, of all of their threads, ended ones included. It fails if
+// one of the processes is gone, because its time is gone with it.
 //
-// Total is read from the processes' CPU-time clocks (clock_getcpuclockid(3)): they count nanoseconds, bring the time of a
-// thread that runs at this moment up to date, and keep that of ended threads. /proc/PID/schedstat knows one thread only, and
-// /proc/PID/stat counts in 10 ms.
+// Total is read from the processes' CPU-time clocks (clock_getcpuclockid(3)): they count nanoseconds, bring
+// the time of a thread that runs at this moment up to date, and keep that of ended threads.
+// /proc/PID/schedstat knows one thread only, and /proc/PID/stat counts in 10 ms.
 func ReadCPU(pids []int) (CPU, error) {
 	var sum CPU
 	for _, pid := range pids {
@@ -70,7 +70,8 @@ func ReadCPU(pids []int) (CPU, error) {
 }
 
 // processClock reads the CPU-time clock of a process. The clock's id is made of the pid as in the kernel's
-// include/linux/posix-timers.h: the inverted pid above three bits, of which CPUCLOCK_SCHED (2) means "exact, whole process".
+// include/linux/posix-timers.h: the inverted pid above three bits, of which CPUCLOCK_SCHED (2) means "exact,
+// whole process".
 func processClock(pid int) (time.Duration, error) {
 	const cpuclockSched = 2
 	var ts unix.Timespec
@@ -190,8 +191,8 @@ func Tree(root int) ([]int, error) {
 
 // Memory is the memory of some processes, in bytes.
 type Memory struct {
-	// Anon is memory that belongs to no file: heaps, stacks, written data. A page that several processes still share after
-	// a fork counts as one, a part for each (Pss_Anon).
+	// Anon is memory that belongs to no file: heaps, stacks, written data. A page that several processes
+	// still share after a fork counts as one, a part for each (Pss_Anon).
 	Anon uint64
 	// Shared is memory that processes share on purpose, such as nginx's zones or a memfd (Pss_Shmem).
 	Shared uint64
@@ -199,13 +200,15 @@ type Memory struct {
 	Swapped uint64
 }
 
-// User returns the memory that the processes themselves took: all three kinds. The program's and its libraries' files are
-// not in it, since they are mapped once, however many sessions there are. What the kernel holds for a connection (sockets,
-// their buffers, epoll entries) is not either; two sockets per session cost every balancer the same.
+// User returns the memory that the processes themselves took: all three kinds. The program's and its
+// libraries' files are not in it, since they are mapped once, however many sessions there are. What the
+// kernel holds for a connection (sockets, their buffers, epoll entries) is not either; two sockets per
+// session cost every balancer the same.
 func (m Memory) User() uint64 { return m.Anon + m.Shared + m.Swapped }
 
-// ReadMemory adds up the memory of the processes from /proc/PID/smaps_rollup (Linux 5.3 or newer), which counts pages that
-// were really touched. It walks the processes' page tables, so it is not for use during a measurement of CPU.
+// ReadMemory adds up the memory of the processes from /proc/PID/smaps_rollup (Linux 5.3 or newer), which
+// counts pages that were really touched. It walks the processes' page tables, so it is not for use during a
+// measurement of CPU.
 func ReadMemory(pids []int) (Memory, error) {
 	var sum Memory
 	for _, pid := range pids {
@@ -247,8 +250,8 @@ func CountFDs(pids []int) (int, error) {
 	return sum, nil
 }
 
-// MachineBusy returns how long the machine's CPUs, all together, did anything but idle since boot, in steps of 10 ms; that
-// includes time a hypervisor gave to others.
+// MachineBusy returns how long the machine's CPUs, all together, did anything but idle since boot, in steps
+// of 10 ms; that includes time a hypervisor gave to others.
 func MachineBusy() (time.Duration, error) {
 	b, err := os.ReadFile("/proc/stat")
 	if err != nil {
@@ -260,7 +263,8 @@ func MachineBusy() (time.Duration, error) {
 func parseMachineBusy(stat string) (time.Duration, error) {
 	line, _, _ := strings.Cut(stat, "\n")
 	fields := strings.Fields(line)
-	// proc_stat(5): cpu user nice system idle iowait irq softirq steal guest guest_nice; guest is part of user.
+	// proc_stat(5): cpu user nice system idle iowait irq softirq steal guest guest_nice; guest is part of
+	// user.
 	if len(fields) < 9 || fields[0] != "cpu" {
 		return 0, fmt.Errorf("cannot parse CPU use of the machine %q", line)
 	}

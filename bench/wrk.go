@@ -36,7 +36,8 @@ type WrkResult struct {
 	Rate float64
 	// P50 and P99 are percentiles of the time from sending a request to having its whole reply.
 	P50, P99 time.Duration
-	// ConnectErrors to Timeouts are wrk's socket errors; BadStatus counts replies of another status than 2xx and 3xx.
+	// ConnectErrors to Timeouts are wrk's socket errors; BadStatus counts replies of another status than 2xx
+	// and 3xx.
 	ConnectErrors, ReadErrors, WriteErrors, Timeouts, BadStatus uint64
 	// CPU is the CPU time of wrk itself.
 	CPU time.Duration

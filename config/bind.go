@@ -36,8 +36,8 @@ type bind struct {
 	address backends.Address
 }
 
-// binds are the addresses that lb listens on, each under itself and under those groups that a wildcard stands for. A
-// group is an address with a port and one of the hosts below, which no address has.
+// binds are the addresses that lb listens on, each under itself and under those groups that a wildcard stands
+// for. A group is an address with a port and one of the hosts below, which no address has.
 type binds map[backends.Address]bind
 
 const (
@@ -46,8 +46,8 @@ const (
 	everyV6 = "every IPv6 address"
 )
 
-// add puts in an address, unless the kernel would refuse to listen on it because of another: both are the same, or one
-// is a wildcard that the other falls under. Port 0 is another port each time.
+// add puts in an address, unless the kernel would refuse to listen on it because of another: both are the
+// same, or one is a wildcard that the other falls under. Port 0 is another port each time.
 func (m binds) add(path string, address backends.Address) (by bind, ok bool) {
 	a := normal(address)
 	if !a.IsUnix() && a.Port == 0 {

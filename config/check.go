@@ -8,7 +8,8 @@ import (
 	"github.com/273ebdf9/lb/backends"
 )
 
-// check finds the faults of a decoded config: those that the Config types find in themselves, and those between them.
+// check finds the faults of a decoded config: those that the Config types find in themselves, and those
+// between them.
 func (d *decoder) check(c *Config) {
 	d.validate("", reflect.ValueOf(c).Elem())
 	users := d.checkListeners(c)
@@ -22,8 +23,8 @@ func (d *decoder) check(c *Config) {
 	}
 }
 
-// validate adds the faults that v and every struct in it find in themselves. A fault at a key that has one already is left
-// out: the key still has its default, and what is wrong with that is not the writer's.
+// validate adds the faults that v and every struct in it find in themselves. A fault at a key that has one
+// already is left out: the key still has its default, and what is wrong with that is not the writer's.
 func (d *decoder) validate(path string, v reflect.Value) {
 	walk(path, v, func(path string, x any) {
 		if c, ok := x.(interface{ Validate() error }); ok {

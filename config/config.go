@@ -1,9 +1,9 @@
 // Package config reads lb's configuration: strict TOML into a checked Config.
 //
-// What the keys are, their defaults and their checks belong to the packages that they configure, as their Config types,
-// DefaultConfig and Validate; this package puts them together, and adds what no single one can check. Every fault of a
-// file is found in one go, with its line, its TOML path and what to write instead. The package starts no goroutine, and
-// never changes or watches a file.
+// What the keys are, their defaults and their checks belong to the packages that they configure, as their
+// Config types, DefaultConfig and Validate; this package puts them together, and adds what no single one can
+// check. Every fault of a file is found in one go, with its line, its TOML path and what to write instead.
+// The package starts no goroutine, and never changes or watches a file.
 package config
 
 import (
@@ -23,9 +23,9 @@ import (
 
 // Config is a whole configuration. Load and Parse return only checked ones.
 //
-// A key or table is added where it belongs: a field with a toml tag in one of the Config types here or of the packages.
-// A new Config type is also added to newDefaults. Absent tables have their defaults; a pointer to a struct is an optional
-// table, nil when absent.
+// A key or table is added where it belongs: a field with a toml tag in one of the Config types here or of the
+// packages. A new Config type is also added to newDefaults. Absent tables have their defaults; a pointer to a
+// struct is an optional table, nil when absent.
 type Config struct {
 	// Proxy is how lb carries connections.
 	Proxy proxy.Config `toml:"proxy"`
@@ -33,10 +33,11 @@ type Config struct {
 	Admin admin.Config `toml:"admin"`
 	// Log is what lb writes about itself and its sessions.
 	Log logs.Config `toml:"log"`
-	// Listeners are the addresses that clients connect to, one table for each listener, in the order of the file. At
-	// least one.
+	// Listeners are the addresses that clients connect to, one table for each listener, in the order of the
+	// file. At least one.
 	Listeners []Listener `toml:"listeners,named"`
-	// Pools are the sets of backends that connections go to, one table for each pool, in the order of the file.
+	// Pools are the sets of backends that connections go to, one table for each pool, in the order of the
+	// file.
 	Pools []Pool `toml:"pools,named"`
 
 	// Source is the text that it was read from.
@@ -57,10 +58,11 @@ type Pool struct {
 	backends.Config
 	// Health is how lb finds out which of the pool's backends are alive.
 	Health health.Config `toml:"health"`
-	// Workers are the processes that lb starts and watches itself, as backends of the pool. Without this table it runs none.
+	// Workers are the processes that lb starts and watches itself, as backends of the pool. Without this
+	// table it runs none.
 	Workers *supervisor.Config `toml:"workers"`
-	// Backends are the places that the pool sends connections to, one table for each, in order. A pool needs these, or
-	// workers; it may have both.
+	// Backends are the places that the pool sends connections to, one table for each, in order. A pool needs
+	// these, or workers; it may have both.
 	Backends []backends.BackendConfig `toml:"backends"`
 }
 
@@ -81,9 +83,10 @@ func newDefaults() defaultsByType {
 	)
 }
 
-// Load reads the file at path, at most 1 MiB, and does as Parse does. It also finds the backends that are lb itself by a name
-// or a symbolic link of this host, and warns of a file that others may write to. The error is of the operating system when
-// the file cannot be read, and an *Error that lists every fault when it is not a valid config.
+// Load reads the file at path, at most 1 MiB, and does as Parse does. It also finds the backends that are lb
+// itself by a name or a symbolic link of this host, and warns of a file that others may write to. The error
+// is of the operating system when the file cannot be read, and an *Error that lists every fault when it is
+// not a valid config.
 func Load(path string) (*Config, error) {
 	data, err := readFile(path)
 	if err != nil {
@@ -120,12 +123,12 @@ func named(file string, faults []Fault) []Fault {
 	return faults
 }
 
-// Parse reads a config. The name stands for it in faults, as the path does for Load. The error is an *Error that lists
-// every fault; of faults in the syntax there is only the first.
+// Parse reads a config. The name stands for it in faults, as the path does for Load. The error is an *Error
+// that lists every fault; of faults in the syntax there is only the first.
 func Parse(name string, data []byte) (*Config, error) { return parseNamed(name, data, false) }
 
-// ParseRunning is Parse for a config that runs already: it does not ask whether the host still has the users and groups that it
-// names.
+// ParseRunning is Parse for a config that runs already: it does not ask whether the host still has the users
+// and groups that it names.
 func ParseRunning(name string, data []byte) (*Config, error) { return parseNamed(name, data, true) }
 
 func parseNamed(name string, data []byte, textOnly bool) (*Config, error) {

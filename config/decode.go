@@ -17,8 +17,9 @@ var (
 	textUnmarshaler = reflect.TypeFor[encoding.TextUnmarshaler]()
 )
 
-// decoder puts what the TOML parser read into a Config, and collects the faults. The parser's own decoder stops at the
-// first one, takes Weight for weight, says no index in an array of tables, and reads a bare integer as nanoseconds.
+// decoder puts what the TOML parser read into a Config, and collects the faults. The parser's own decoder
+// stops at the first one, takes Weight for weight, says no index in an array of tables, and reads a bare
+// integer as nanoseconds.
 type decoder struct {
 	defaults defaultsByType
 	tables   []Table
@@ -39,8 +40,8 @@ func (d *decoder) fault(path, format string, args ...any) {
 	}
 }
 
-// isFaulty says whether there is a fault at path, in it or around it already, so that what else is said about path may
-// be a consequence.
+// isFaulty says whether there is a fault at path, in it or around it already, so that what else is said about
+// path may be a consequence.
 func (d *decoder) isFaulty(path string) bool {
 	if _, ok := d.faulty[path]; ok {
 		return true
@@ -225,7 +226,8 @@ func header(path string) string {
 	return "[" + path + "]"
 }
 
-// namedTables puts tables such as [pools.NAME] into a slice of structs that have a field Name, in the order of the file.
+// namedTables puts tables such as [pools.NAME] into a slice of structs that have a field Name, in the order
+// of the file.
 func (d *decoder) namedTables(path string, raw any, v reflect.Value) {
 	table, ok := raw.(map[string]any)
 	if !ok {

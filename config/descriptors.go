@@ -8,7 +8,8 @@ import (
 )
 
 const (
-	// baseFDs are standard streams, logs, the state file, the runtime's own, and what a reload or a look-up opens for a moment.
+	// baseFDs are standard streams, logs, the state file, the runtime's own, and what a reload or a look-up
+	// opens for a moment.
 	baseFDs = 48
 	// adminFDs are connections to the control API; it holds more of them where descriptors are plenty.
 	adminFDs = 64
@@ -24,12 +25,13 @@ type Room struct {
 	Sessions int64
 	// Reserved descriptors are left to everything else: see proxy.Proxy.Reserve.
 	Reserved int
-	// Warning says that fewer sessions fit than proxy.max_sessions, or that there is no room to spare; empty where all is well.
+	// Warning says that fewer sessions fit than proxy.max_sessions, or that there is no room to spare; empty
+	// where all is well.
 	Warning string
 }
 
-// Room divides the RLIMIT_NOFILE of this process among sessions and what else the config needs. The error says that not a single
-// session fits.
+// Room divides the RLIMIT_NOFILE of this process among sessions and what else the config needs. The error
+// says that not a single session fits.
 func (c *Config) Room() (Room, error) {
 	need, spare := c.descriptors()
 	r := Room{Reserved: need + spare}
@@ -53,9 +55,10 @@ func (c *Config) Room() (Room, error) {
 	return r, nil
 }
 
-// descriptors returns how many file descriptors lb needs for this config beside its sessions: each bind, a probe of every backend
-// at once, every worker with a successor, the control socket; and how many it should have to spare, for connections to the
-// control API, an upgrade, and a reload that adds a quarter more of what is configured.
+// descriptors returns how many file descriptors lb needs for this config beside its sessions: each bind, a
+// probe of every backend at once, every worker with a successor, the control socket; and how many it should
+// have to spare, for connections to the control API, an upgrade, and a reload that adds a quarter more of
+// what is configured.
 func (c *Config) descriptors() (need, spare int) {
 	n := 0
 	for i := range c.Listeners {

@@ -13,7 +13,8 @@ import (
 type Change struct {
 	// Path is the TOML path, with a backend by its name: pools.app.backends.w1.weight.
 	Path string
-	// From and To are the values as TOML writes them. From is empty for what was added, To for what was removed.
+	// From and To are the values as TOML writes them. From is empty for what was added, To for what was
+	// removed.
 	From, To string
 }
 
@@ -30,8 +31,8 @@ func (c Change) String() string {
 	return c.Path + ": " + c.From + " → " + c.To
 }
 
-// Diff lists what is different in to, in the order of to, with what was removed at the end of its table. Comments and
-// the order of the tables are no differences; the order of a pool's backends is one.
+// Diff lists what is different in to, in the order of to, with what was removed at the end of its table.
+// Comments and the order of the tables are no differences; the order of a pool's backends is one.
 func Diff(from, to *Config) []Change {
 	var d differ
 	d.table("", reflect.ValueOf(from).Elem(), reflect.ValueOf(to).Elem())

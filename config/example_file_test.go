@@ -9,8 +9,8 @@ import (
 	"testing"
 )
 
-// The example's form: above a key stand comments; a key that is commented out shows its default. A table may be commented
-// out with its keys.
+// The example's form: above a key stand comments; a key that is commented out shows its default. A table may
+// be commented out with its keys.
 var (
 	keyOff  = regexp.MustCompile(`^# ([a-z0-9_]+) = (.*)$`)
 	keyLive = regexp.MustCompile(`^([a-z0-9_]+) = (.*)$`)

@@ -7,9 +7,9 @@ import (
 	"testing"
 )
 
-// FuzzParse: whatever the text, there is a valid Config or a list of faults inside of the file; and every key that the
-// parser reads has a line. The go command minimizes what it finds for up to a minute each, at 0 execs/sec: shorten that
-// with -fuzzminimizetime 20x.
+// FuzzParse: whatever the text, there is a valid Config or a list of faults inside of the file; and every key
+// that the parser reads has a line. The go command minimizes what it finds for up to a minute each, at 0
+// execs/sec: shorten that with -fuzzminimizetime 20x.
 func FuzzParse(f *testing.F) {
 	example, err := os.ReadFile("../config.example.toml")
 	if err != nil {

@@ -23,10 +23,10 @@ import (
 	"github.com/273ebdf9/lb/supervisor"
 )
 
-// HostWarnings warns of what this config needs and this host has not, in the order of the file: directories, addresses, users,
-// programs and limits. All that keeps lb run from starting here is among it, but for what another process has (a port, a
-// socket), which may be the lb that is to be reloaded. It asks the file system, the resolver and the kernel, and changes
-// nothing. File is the config's name in the warnings.
+// HostWarnings warns of what this config needs and this host has not, in the order of the file: directories,
+// addresses, users, programs and limits. All that keeps lb run from starting here is among it, but for what
+// another process has (a port, a socket), which may be the lb that is to be reloaded. It asks the file
+// system, the resolver and the kernel, and changes nothing. File is the config's name in the warnings.
 func (c *Config) HostWarnings(file string) []Fault {
 	d := c.onHost()
 	walk("", reflect.ValueOf(c).Elem(), func(path string, x any) {
@@ -132,7 +132,8 @@ func (d *decoder) needAddress(path, address string, n *network) {
 	}
 }
 
-// nonlocalBind reports whether this host lets processes listen on addresses that it does not have yet (ip(7)).
+// nonlocalBind reports whether this host lets processes listen on addresses that it does not have yet
+// (ip(7)).
 func nonlocalBind() bool {
 	return sysctl("net/ipv4/ip_nonlocal_bind", 0) != 0 || sysctl("net/ipv6/ip_nonlocal_bind", 0) != 0
 }
@@ -152,8 +153,8 @@ func sysctl(name string, otherwise int) int {
 	return n
 }
 
-// checkWriters warns of a config that others than root and lb's own user may change: they can have lb run any program as a
-// worker. That matters where lb has privileges.
+// checkWriters warns of a config that others than root and lb's own user may change: they can have lb run any
+// program as a worker. That matters where lb has privileges.
 func (d *decoder) checkWriters(file string) {
 	if !privileged() {
 		return
@@ -179,8 +180,8 @@ func (d *decoder) checkWriters(file string) {
 	}
 }
 
-// needForHealth warns of a pool with health type "accept" where that sees no more than "connect": unseen says why it does on
-// this host, or is nil.
+// needForHealth warns of a pool with health type "accept" where that sees no more than "connect": unseen says
+// why it does on this host, or is nil.
 func (d *decoder) needForHealth(p *Pool, unseen error) {
 	path := join("pools", p.Name)
 	at := join(path, "health")
@@ -270,15 +271,16 @@ func (d *decoder) needProgram(path string, w *supervisor.Config) {
 	}
 }
 
-// needInterpreter warns of a program that is there and that the kernel will not run: a script whose interpreter is not there.
+// needInterpreter warns of a program that is there and that the kernel will not run: a script whose
+// interpreter is not there.
 func (d *decoder) needInterpreter(path, program string) {
 	if err := supervisor.CheckProgram(program); err != nil {
 		d.warn(join(path, "command"), "no worker starts: %s", err)
 	}
 }
 
-// inPath returns where the program would be found in a PATH as exec.LookPath looks, which takes none that it finds by a
-// relative directory; empty: nowhere.
+// inPath returns where the program would be found in a PATH as exec.LookPath looks, which takes none that it
+// finds by a relative directory; empty: nowhere.
 func inPath(program, path string) string {
 	for _, dir := range filepath.SplitList(path) {
 		if dir == "" {
@@ -294,8 +296,8 @@ func inPath(program, path string) string {
 	return ""
 }
 
-// nofileLimits are the hard limit of descriptors, the most that the kernel allows anybody, 0 if that is not known, and
-// whether this process may go beyond the hard limit (CAP_SYS_RESOURCE, setrlimit(2)).
+// nofileLimits are the hard limit of descriptors, the most that the kernel allows anybody, 0 if that is not
+// known, and whether this process may go beyond the hard limit (CAP_SYS_RESOURCE, setrlimit(2)).
 func nofileLimits() (hard, most uint64, privileged bool) {
 	var l unix.Rlimit
 	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &l); err != nil {
@@ -341,8 +343,8 @@ func isDirectory(path string) bool {
 	return err == nil && info.IsDir()
 }
 
-// needDirectory warns if there is no directory for a file; made is how many of the last directories lb makes itself. What
-// is no absolute path is a word, or an abstract socket.
+// needDirectory warns if there is no directory for a file; made is how many of the last directories lb makes
+// itself. What is no absolute path is a word, or an abstract socket.
 func (d *decoder) needDirectory(path, file string, made int) {
 	dir := filepath.Dir(file)
 	if !filepath.IsAbs(file) || strings.Contains(dir, "{") {

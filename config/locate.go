@@ -4,16 +4,17 @@ import (
 	"strings"
 )
 
-// maxDepth is how deep arrays and inline tables may nest, and how many parts a dotted key may have. The deepest key of
-// lb has 4. The parser recurses without a limit and keeps every prefix of a dotted key, so that one hostile megabyte
-// would cost it a gigabyte of stack or memory.
+// maxDepth is how deep arrays and inline tables may nest, and how many parts a dotted key may have. The
+// deepest key of lb has 4. The parser recurses without a limit and keeps every prefix of a dotted key, so
+// that one hostile megabyte would cost it a gigabyte of stack or memory.
 const maxDepth = 16
 
-// locator finds the line of every key. The parser keeps positions only for some keys, and of an array of tables only
-// the last element's (toml v1.6.0, setType), so they are read from the text again.
+// locator finds the line of every key. The parser keeps positions only for some keys, and of an array of
+// tables only the last element's (toml v1.6.0, setType), so they are read from the text again.
 //
-// It knows the shape of TOML and not its values: keys, headers, strings, brackets and comments. Text that it cannot read
-// is text that the parser refuses at that place or before, so it just stops there. https://toml.io/en/v1.1.0
+// It knows the shape of TOML and not its values: keys, headers, strings, brackets and comments. Text that it
+// cannot read is text that the parser refuses at that place or before, so it just stops there.
+// https://toml.io/en/v1.1.0
 type locator struct {
 	text string
 	pos  int
@@ -23,8 +24,8 @@ type locator struct {
 	deep int            // the line where maxDepth was exceeded, or 0
 }
 
-// locate finds the line of each key, table and array element in text. If text nests deeper than maxDepth, tooDeep is the
-// line where it does.
+// locate finds the line of each key, table and array element in text. If text nests deeper than maxDepth,
+// tooDeep is the line where it does.
 func locate(text string) (at map[string]int, tooDeep int) {
 	l := locator{text: text, line: 1, at: map[string]int{}, size: map[string]int{}}
 	l.document()

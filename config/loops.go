@@ -13,9 +13,10 @@ import (
 	"github.com/273ebdf9/lb/backends"
 )
 
-// A backend that is lb itself, in whatever spelling, would have lb carry its own connections in a circle: without any
-// client the first health probe fills lb to its session limit. This file finds such backends as far as they can be known
-// before a connection is made. The proxy breaks at run time what is found here too late.
+// A backend that is lb itself, in whatever spelling, would have lb carry its own connections in a circle:
+// without any client the first health probe fills lb to its session limit. This file finds such backends as
+// far as they can be known before a connection is made. The proxy breaks at run time what is found here too
+// late.
 
 // lookupLimit bounds the look-ups of all host names of a config.
 const lookupLimit = 2 * time.Second
@@ -33,8 +34,8 @@ type network struct {
 // textual knows what can be read from the config alone.
 var textual = &network{}
 
-// newHost returns the network of this host. It asks the resolver, the kernel and the file system, and changes nothing. The
-// resolver has until ctx ends.
+// newHost returns the network of this host. It asks the resolver, the kernel and the file system, and changes
+// nothing. The resolver has until ctx ends.
 func newHost(ctx context.Context) *network {
 	n := &network{
 		lookup: func(host string) []netip.Addr {
@@ -64,8 +65,9 @@ func newHost(ctx context.Context) *network {
 	return n
 }
 
-// addresses are the one that lb takes for a host, to listen or to connect: of several the first of IPv4, else the first. There is
-// none for a name that cannot be looked up. The unspecified addresses are kept as they are.
+// addresses are the one that lb takes for a host, to listen or to connect: of several the first of IPv4, else
+// the first. There is none for a name that cannot be looked up. The unspecified addresses are kept as they
+// are.
 func (n *network) addresses(host string) []netip.Addr {
 	host = strings.TrimSuffix(strings.ToLower(host), ".")
 	if ip, err := netip.ParseAddr(host); err == nil {
@@ -103,7 +105,8 @@ func (n *network) path(path string) string {
 	return path
 }
 
-// loopbackFor returns the address that the kernel connects to in the place of an unspecified one (ip(7), ipv6(7)).
+// loopbackFor returns the address that the kernel connects to in the place of an unspecified one (ip(7),
+// ipv6(7)).
 func loopbackFor(ip netip.Addr) netip.Addr {
 	switch ip {
 	case netip.IPv4Unspecified():
@@ -114,8 +117,8 @@ func loopbackFor(ip netip.Addr) netip.Addr {
 	return ip
 }
 
-// RefuseLoop returns why a pool may not have a backend at the address: connections would come back to lb. It returns nil
-// if the pool may. Host names are looked up, until ctx ends.
+// RefuseLoop returns why a pool may not have a backend at the address: connections would come back to lb. It
+// returns nil if the pool may. Host names are looked up, until ctx ends.
 func (c *Config) RefuseLoop(ctx context.Context, pool string, address backends.Address) error {
 	l := newLoops(c, newHost(ctx))
 	leadsBack := func(from *Listener) bool { return l.leadsTo(from, pool, map[*Listener]bool{}) }
@@ -222,8 +225,8 @@ func (l *loops) at(a backends.Address) []ownSocket {
 	return found
 }
 
-// find says what is wrong with a backend of a pool at the address; "" if nothing is. leadsBack reports whether the
-// connections of a listener may come to the pool, through other listeners of lb.
+// find says what is wrong with a backend of a pool at the address; "" if nothing is. leadsBack reports
+// whether the connections of a listener may come to the pool, through other listeners of lb.
 func (l *loops) find(pool string, address backends.Address, leadsBack func(*Listener) bool) string {
 	for _, own := range l.at(address) {
 		switch {
@@ -238,7 +241,8 @@ func (l *loops) find(pool string, address backends.Address, leadsBack func(*List
 	return ""
 }
 
-// leadsTo reports whether connections of the listener may come to the pool. seen are the listeners that were looked at.
+// leadsTo reports whether connections of the listener may come to the pool. seen are the listeners that were
+// looked at.
 func (l *loops) leadsTo(from *Listener, pool string, seen map[*Listener]bool) bool {
 	if from.uses(pool) {
 		return true
@@ -255,8 +259,8 @@ func (l *loops) leadsTo(from *Listener, pool string, seen map[*Listener]bool) bo
 	return false
 }
 
-// circles numbers the pools so that those with one number lead to each other (R. Tarjan, "Depth-first search and linear
-// graph algorithms", 1972). It takes a time that grows with the config only.
+// circles numbers the pools so that those with one number lead to each other (R. Tarjan, "Depth-first search
+// and linear graph algorithms", 1972). It takes a time that grows with the config only.
 func (l *loops) circles() map[string]int {
 	number, low, circle := map[string]int{}, map[string]int{}, map[string]int{}
 	var stack []string

@@ -13,7 +13,8 @@ import (
 	"github.com/273ebdf9/lb/backends"
 )
 
-// fakeHost has the address 192.0.2.7, known as box, a directory /link that leads to /real, and no other names.
+// fakeHost has the address 192.0.2.7, known as box, a directory /link that leads to /real, and no other
+// names.
 var fakeHost = &network{
 	lookup: func(host string) []netip.Addr {
 		if host == "box" {
@@ -92,8 +93,8 @@ func TestLoops_EverySpellingOfTheListenerIsFound(t *testing.T) {
 	f(textual, ":80", "[::1]:9901", "")
 }
 
-// chain is a config of listeners of which each one's backend is another; to[i] is the listener that pool i leads to, -1 a
-// backend that is none.
+// chain is a config of listeners of which each one's backend is another; to[i] is the listener that pool i
+// leads to, -1 a backend that is none.
 func chain(to ...int) string {
 	var b strings.Builder
 	b.WriteString("[admin]\nsocket = \"\"\nhttp = \"\"\n")

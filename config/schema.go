@@ -11,13 +11,13 @@ import (
 
 // Key is one key that a config may have.
 type Key struct {
-	// Table is the table that it stands in, such as "pools.NAME.health", "pools.NAME.backends[]"; NAME and [] stand for
-	// any name and any element.
+	// Table is the table that it stands in, such as "pools.NAME.health", "pools.NAME.backends[]"; NAME and []
+	// stand for any name and any element.
 	Table string
 	// Name is the key itself.
 	Name string
-	// Type says in words what belongs there: "string", "integer", "number", "boolean", "duration", "list of …" or
-	// "table of …".
+	// Type says in words what belongs there: "string", "integer", "number", "boolean", "duration", "list of
+	// …" or "table of …".
 	Type string
 	// Default is the default as TOML writes it. "" is an empty string, [] an empty list.
 	Default string
@@ -37,8 +37,8 @@ type Table struct {
 	Field string
 }
 
-// Tables are all tables that a config may have, in the order of the Go types. The reference and the example are checked
-// against them.
+// Tables are all tables that a config may have, in the order of the Go types. The reference and the example
+// are checked against them.
 func Tables() []Table {
 	var tables []Table
 	addTables(&tables, newDefaults(), "", reflect.ValueOf(Config{}))
@@ -83,8 +83,8 @@ type field struct {
 	named               bool // a slice in Go, in TOML a table of tables by name
 }
 
-// fieldsOf are the fields of a struct that have a TOML key, with those of its embedded structs, in order. Of two with
-// one key the outer is meant, as in Go.
+// fieldsOf are the fields of a struct that have a TOML key, with those of its embedded structs, in order. Of
+// two with one key the outer is meant, as in Go.
 func fieldsOf(t reflect.Type) []field {
 	var fields []field
 	for i := range t.NumField() {
@@ -107,8 +107,8 @@ func fieldsOf(t reflect.Type) []field {
 	})
 }
 
-// tableType is the struct that a field holds as a table, by name or in an array of tables. A struct that reads itself
-// from text is no table.
+// tableType is the struct that a field holds as a table, by name or in an array of tables. A struct that
+// reads itself from text is no table.
 func tableType(f field) (t reflect.Type, ok bool) {
 	t = f.Type
 	if t.Kind() == reflect.Pointer || t.Kind() == reflect.Slice {
@@ -198,8 +198,8 @@ func nearest(s string, words []string) string {
 	return best
 }
 
-// editDistance is how many letters must be put in, left out, replaced or swapped with the next to turn a into b
-// (optimal string alignment).
+// editDistance is how many letters must be put in, left out, replaced or swapped with the next to turn a into
+// b (optimal string alignment).
 func editDistance(a, b string) int {
 	var before, last, row []int
 	row = make([]int, len(b)+1)

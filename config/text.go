@@ -19,8 +19,9 @@ import (
 // maxSize is far above any config that a person or a template writes; a larger file is not a config.
 const maxSize = 1 << 20
 
-// readFile reads at most maxSize bytes, so that /dev/zero or a forgotten log file is no way to fill the memory. A FIFO without a
-// writer is empty: lb does not wait for one, as it would be deaf meanwhile (O_NONBLOCK, fifo(7)).
+// readFile reads at most maxSize bytes, so that /dev/zero or a forgotten log file is no way to fill the
+// memory. A FIFO without a writer is empty: lb does not wait for one, as it would be deaf meanwhile
+// (O_NONBLOCK, fifo(7)).
 func readFile(path string) ([]byte, error) {
 	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0)
 	if err != nil {
@@ -76,8 +77,8 @@ func faultAt(text string, offset int, message string) Fault {
 	return Fault{Line: line, Column: column, Message: message}
 }
 
-// syntaxFault is what the parser has to say about the text, in one line. Its offset is more to be relied on than its
-// line, which is one too low for some faults at the end of the text.
+// syntaxFault is what the parser has to say about the text, in one line. Its offset is more to be relied on
+// than its line, which is one too low for some faults at the end of the text.
 func syntaxFault(text string, err error) Fault {
 	var pe toml.ParseError
 	if !errors.As(err, &pe) {
@@ -95,8 +96,8 @@ func syntaxFault(text string, err error) Fault {
 	return f
 }
 
-// bareString is a line with a string or a duration that has no quotes, which is what most faults of the syntax are. The
-// parser complains of the first letter that no number can have. Digits alone are left to it.
+// bareString is a line with a string or a duration that has no quotes, which is what most faults of the
+// syntax are. The parser complains of the first letter that no number can have. Digits alone are left to it.
 var bareString = regexp.MustCompile(`^[ \t]*[A-Za-z0-9_."-]+[ \t]*=[ \t]*([^\s"'#\[\]{},=]*[^\s"'#\[\]{},=0-9_.+-][^\s"'#\[\]{},=]*)[ \t\r]*(#.*)?$`)
 
 // oneLine is s without control characters, which a quoted piece of the text may have brought.
@@ -109,8 +110,8 @@ func oneLine(s string) string {
 	}, s)
 }
 
-// decodeTOML is toml.Decode without its panics: the parser has some of its own ("BUG: …") for text that it did not
-// foresee, and a reload must not end a running balancer.
+// decodeTOML is toml.Decode without its panics: the parser has some of its own ("BUG: …") for text that it
+// did not foresee, and a reload must not end a running balancer.
 func decodeTOML(text string, v any) (err error) {
 	defer func() {
 		if r := recover(); r != nil {

@@ -26,18 +26,22 @@ type Cell struct {
 	Answered int                  `json:"answered"`
 	Failed   map[load.Failure]int `json:"failed"`
 	Latency  Latency              `json:"latency"`
-	// Shares are the parts of the answers that each worker gave; absent where the answers do not tell who gave them. After a
-	// scale-up they are of the requests since the new connections were opened.
+	// Shares are the parts of the answers that each worker gave; absent where the answers do not tell who
+	// gave them. After a scale-up they are of the requests since the new connections were opened.
 	Shares []float64 `json:"shares,omitempty"`
-	// Idle is the part of the time in which a request waited for a worker, and another worker had nothing to do.
+	// Idle is the part of the time in which a request waited for a worker, and another worker had nothing to
+	// do.
 	Idle *float64 `json:"idle_while_queued,omitempty"`
-	// EventAt is when the event happened, EventTook how long it took; EventLate that it was not over when the load was.
+	// EventAt is when the event happened, EventTook how long it took; EventLate that it was not over when the
+	// load was.
 	EventAt   time.Duration `json:"event_at_ns,omitempty"`
 	EventTook time.Duration `json:"event_took_ns,omitempty"`
 	EventLate bool          `json:"event_late,omitempty"`
-	// LastSent is the time from the worker's death, or stop, to the last connection that was sent to it; 0 if none was.
+	// LastSent is the time from the worker's death, or stop, to the last connection that was sent to it; 0 if
+	// none was.
 	LastSent time.Duration `json:"last_sent_ns,omitempty"`
-	// After is how many requests failed or hung that began more than Detection after the event; AfterOf of how many.
+	// After is how many requests failed or hung that began more than Detection after the event; AfterOf of
+	// how many.
 	After   int `json:"failed_after_detection"`
 	AfterOf int `json:"after_detection"`
 	// BalancerCPU and WorkerCPU are CPU time per answered request, in microseconds.
@@ -148,8 +152,8 @@ func (c *Cell) note(o *load.Outcome) {
 // transit is how long a request may be on its way before it counts as waiting.
 const transit = 2 * time.Millisecond
 
-// idleWhileQueued is the part of the load's time in which a request waited although a worker was idle. It needs to know
-// when the workers worked; without that it says false.
+// idleWhileQueued is the part of the load's time in which a request waited although a worker was idle. It
+// needs to know when the workers worked; without that it says false.
 func idleWhileQueued(p *contender, outcomes []load.Outcome, event happening) (float64, bool) {
 	type change struct {
 		at            time.Duration

@@ -8,8 +8,8 @@ import (
 	"github.com/273ebdf9/lb/internal/plot"
 )
 
-// colours are the contenders', the same in every chart; apart from each other for the colour-blind too (Okabe and Ito,
-// "Color Universal Design").
+// colours are the contenders', the same in every chart; apart from each other for the colour-blind too (Okabe
+// and Ito, "Color Universal Design").
 var colours = map[string]string{
 	ContenderReusePort: "#d55e00",
 	ContenderPrefork:   "#e69f00",
@@ -23,8 +23,8 @@ func newSeries(contender string) plot.Series {
 	return plot.Series{Name: contender, Color: colours[contender], Strong: contender == ContenderLB}
 }
 
-// latencyChart shows the latency by percentile, both in logarithms: the tail is where contenders differ. It returns nil if
-// nothing was answered.
+// latencyChart shows the latency by percentile, both in logarithms: the tail is where contenders differ. It
+// returns nil if nothing was answered.
 func (r *Report) latencyChart(c *Case) *plot.Chart {
 	chart := &plot.Chart{
 		Kind: plot.Line, Title: "Latency by percentile, from the intended beginning; a hung request counts as the time-out.",

@@ -172,8 +172,8 @@ func (p *contender) rival() bench.Contender {
 	return bench.HAProxy(p.options.Programs, p.name, bench.HAProxyOptions{RoundRobin: weighted, Check: check, Admin: true})
 }
 
-// rivalBackends are the workers as the rival's configuration names them. haproxy's also names those that join later; it is
-// told when they are there.
+// rivalBackends are the workers as the rival's configuration names them. haproxy's also names those that join
+// later; it is told when they are there.
 func (p *contender) rivalBackends() []bench.Backend {
 	backends := p.own.backends(p.kase.Weights)
 	if p.name == ContenderNginx {
@@ -187,8 +187,8 @@ func (p *contender) rivalBackends() []bench.Backend {
 	return backends
 }
 
-// growRival tells haproxy or nginx of the workers that have joined: as their manuals say, by a command to the one, by a new
-// configuration to the other.
+// growRival tells haproxy or nginx of the workers that have joined: as their manuals say, by a command to the
+// one, by a new configuration to the other.
 func (p *contender) growRival(ctx context.Context) error {
 	if p.name == ContenderNginx {
 		if _, err := p.rival().Command(p.home, p.addr, p.rivalBackends()); err != nil {

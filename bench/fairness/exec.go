@@ -9,8 +9,8 @@ import (
 	"syscall"
 )
 
-// Exec turns this process into the command, with LISTEN_PID in its environment, which who takes over a listening socket
-// compares with its own pid (sd_listen_fds(3)). It returns only with an error.
+// Exec turns this process into the command, with LISTEN_PID in its environment, which who takes over a
+// listening socket compares with its own pid (sd_listen_fds(3)). It returns only with an error.
 func Exec(command []string) error {
 	if len(command) == 0 {
 		return errors.New("cannot run a worker: no command")

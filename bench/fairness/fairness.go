@@ -1,13 +1,15 @@
-// Package fairness measures how ways to spread connections over worker processes fare: SO_REUSEPORT, a listener that the
-// workers inherit, lb, haproxy and nginx, with the same workers and the same load, interleaved in one run, in the cases that
-// tell them apart: few connections, heavy-tailed service times, a slow, a stuck and a killed worker, a restart, a scale-up.
+// Package fairness measures how ways to spread connections over worker processes fare: SO_REUSEPORT, a
+// listener that the workers inherit, lb, haproxy and nginx, with the same workers and the same load,
+// interleaved in one run, in the cases that tell them apart: few connections, heavy-tailed service times, a
+// slow, a stuck and a killed worker, a restart, a scale-up.
 //
-// [Run] does all of it and returns a [Report], which can be written as text, as JSON and as a page of HTML. The load is of
-// package bench/load; processes, what they cost, and tables are of package bench.
+// [Run] does all of it and returns a [Report], which can be written as text, as JSON and as a page of HTML.
+// The load is of package bench/load; processes, what they cost, and tables are of package bench.
 //
-// A way to spread is a [Contender]. The contenders of a case are started anew, all together, and loaded with the same plan one after
-// the other, in an order that rotates, or all at once where [Options.Together] is set: that is as fair, for every contender sees the
-// same moments of the machine, and quicker, but they take CPU from each other.
+// A way to spread is a [Contender]. The contenders of a case are started anew, all together, and loaded with
+// the same plan one after the other, in an order that rotates, or all at once where [Options.Together] is
+// set: that is as fair, for every contender sees the same moments of the machine, and quicker, but they take
+// CPU from each other.
 //
 // Run owns what it starts. When it returns, no process, socket or directory of it is left.
 package fairness
@@ -49,12 +51,13 @@ type Options struct {
 	Timeout time.Duration
 	// Together loads all contenders at the same time.
 	Together bool
-	// Repeats is how many measurements of a run may be made anew, with the same plan, because the load generator could not
-	// keep its schedule. With Together there are none.
+	// Repeats is how many measurements of a run may be made anew, with the same plan, because the load
+	// generator could not keep its schedule. With Together there are none.
 	Repeats int
 	// Seed decides all that chance decides.
 	Seed uint64
-	// CheckRequests is with how many requests the load generator is checked before; 0 is as many as are needed.
+	// CheckRequests is with how many requests the load generator is checked before; 0 is as many as are
+	// needed.
 	CheckRequests int
 	// CommandLine is how to repeat the run, for the report.
 	CommandLine []string
@@ -70,7 +73,8 @@ type Options struct {
 type Self struct {
 	// LB is the path of lb.
 	LB string
-	// Worker are the words that run the benchmark's own worker: the program [load.Serve] with what WorkerArgs adds.
+	// Worker are the words that run the benchmark's own worker: the program [load.Serve] with what WorkerArgs
+	// adds.
 	Worker []string
 	// Exec are the words before a command that is to find LISTEN_PID in its environment, see [Exec].
 	Exec []string
@@ -174,11 +178,13 @@ func CaseNames() []string {
 type Budget struct {
 	Workers  int
 	Duration time.Duration // of a case's load
-	// Rate is requests a second instead of the case's own; 0 is a load that keeps half of the workers busy, more or less.
+	// Rate is requests a second instead of the case's own; 0 is a load that keeps half of the workers busy,
+	// more or less.
 	Rate float64
 	// Law of the service times, instead of the case's own; "" is that.
 	Law string
-	// Closed makes a closed loop of the cases that name no connections of their own; KeepAlive keeps their connections.
+	// Closed makes a closed loop of the cases that name no connections of their own; KeepAlive keeps their
+	// connections.
 	Closed, KeepAlive bool
 }
 

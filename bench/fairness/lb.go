@@ -18,11 +18,12 @@ import (
 )
 
 const (
-	// beatInterval is within which lb wants a heartbeat of the benchmark's worker; after beatFall without one it is down.
+	// beatInterval is within which lb wants a heartbeat of the benchmark's worker; after beatFall without one
+	// it is down.
 	beatInterval = 250 * time.Millisecond
 	beatFall     = 2
-	// restartSurge is how many workers lb replaces at a time, after the first. It has each successor live for a second
-	// before it goes on, so that one at a time would outlast the load.
+	// restartSurge is how many workers lb replaces at a time, after the first. It has each successor live for
+	// a second before it goes on, so that one at a time would outlast the load.
 	restartSurge = "4"
 	// Detection is how long lb takes, by its configuration, to find a worker stuck.
 	Detection = (beatFall + 1) * beatInterval

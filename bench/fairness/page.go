@@ -17,9 +17,9 @@ import (
 //go:embed report.css
 var reportStyle string
 
-// WriteHTML writes the report as one page that needs nothing beside it: tables, verdicts, plots, and all that a reader
-// must know to judge and repeat the run. The tables can be read without a script; the plots need one. The page's content
-// security policy allows nothing but its own style and its own script.
+// WriteHTML writes the report as one page that needs nothing beside it: tables, verdicts, plots, and all that
+// a reader must know to judge and repeat the run. The tables can be read without a script; the plots need
+// one. The page's content security policy allows nothing but its own style and its own script.
 func (r *Report) WriteHTML(w io.Writer) error {
 	var p page
 	style := plot.Style + reportStyle
@@ -134,8 +134,8 @@ func (r *Report) addCase(p *page, c *Case) error {
 	return nil
 }
 
-// page is a page of HTML in the making. The template packages of the standard library would add 2.5 MB to lb, since with
-// them the linker keeps every exported method of the program.
+// page is a page of HTML in the making. The template packages of the standard library would add 2.5 MB to lb,
+// since with them the linker keeps every exported method of the program.
 type page struct{ bytes.Buffer }
 
 // raw is text that is HTML already.

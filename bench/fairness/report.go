@@ -32,7 +32,8 @@ type Report struct {
 	// Detection is how long lb may take to find a stuck worker.
 	Detection time.Duration `json:"detection_ns"`
 
-	// Repeated is how many measurements were made anew because the load generator could not keep its schedule.
+	// Repeated is how many measurements were made anew because the load generator could not keep its
+	// schedule.
 	Repeated int `json:"repeated"`
 
 	// Check is the load generator against itself.
@@ -92,7 +93,8 @@ type Row struct {
 	Failed   map[load.Failure]int `json:"failed"`
 	// Latency is of all rounds' requests together.
 	Latency Latency `json:"latency"`
-	// Shares are the means over the rounds; MaxMean is the greatest share against an equal one, the median over the rounds.
+	// Shares are the means over the rounds; MaxMean is the greatest share against an equal one, the median
+	// over the rounds.
 	Shares  []float64 `json:"shares,omitempty"`
 	MaxMean float64   `json:"max_mean,omitempty"`
 	// Idle is the median over the rounds; nil where it is not known.

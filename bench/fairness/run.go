@@ -21,9 +21,10 @@ const (
 	checkRate     = 400
 )
 
-// Run runs every case in every round for every contender that can play it. A contender that cannot be started or measured is no error
-// but a broken cell; a worker of the user's own that cannot be run is one, before anything is measured, and so is that
-// there is nothing to measure. If ctx ends, Run returns early with the error of ctx.
+// Run runs every case in every round for every contender that can play it. A contender that cannot be started
+// or measured is no error but a broken cell; a worker of the user's own that cannot be run is one, before
+// anything is measured, and so is that there is nothing to measure. If ctx ends, Run returns early with the
+// error of ctx.
 func Run(ctx context.Context, o Options) (report *Report, err error) {
 	if err := o.Validate(); err != nil {
 		return nil, fmt.Errorf("cannot compare: %w", err)

@@ -19,8 +19,8 @@ const (
 	endLag = 200 * time.Millisecond
 )
 
-// Unplayable says that none of the contenders can play any of the cases, and why; nil if there is something to measure. Programs
-// must have been looked for.
+// Unplayable says that none of the contenders can play any of the cases, and why; nil if there is something
+// to measure. Programs must have been looked for.
 func (o *Options) Unplayable() error {
 	var reasons []string
 	for i := range o.Cases {
@@ -51,8 +51,9 @@ func (o *Options) findCommand() error {
 	return nil
 }
 
-// try starts one worker of the user's own as the first contender of the run has it, and sends it a request: one that cannot be
-// started, or ends, is told of before anything is measured. What it answers is not looked at.
+// try starts one worker of the user's own as the first contender of the run has it, and sends it a request:
+// one that cannot be started, or ends, is told of before anything is measured. What it answers is not looked
+// at.
 func (r *run) try(ctx context.Context) error {
 	name, kase := r.first()
 	if len(r.options.Command) == 0 || name == "" {
@@ -76,7 +77,8 @@ func (r *run) try(ctx context.Context) error {
 	return nil
 }
 
-// first is the first contender of a run that runs workers, and the first case that it plays; "" if there is none.
+// first is the first contender of a run that runs workers, and the first case that it plays; "" if there is
+// none.
 func (r *run) first() (string, *Case) {
 	for i := range r.options.Cases {
 		for _, name := range r.able(&r.options.Cases[i]) {
@@ -88,8 +90,8 @@ func (r *run) first() (string, *Case) {
 	return "", nil
 }
 
-// request sends a request to the only worker, which is not started again from now on, and waits until something comes
-// back. It returns an error only if the worker ends.
+// request sends a request to the only worker, which is not started again from now on, and waits until
+// something comes back. It returns an error only if the worker ends.
 func (w *benchWorkers) request(ctx context.Context, path string) error {
 	w.mu.Lock()
 	w.stopping = true

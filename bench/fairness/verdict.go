@@ -13,7 +13,8 @@ import (
 type Verdict struct {
 	Case  string   `json:"case"`
 	Texts []string `json:"texts"`
-	// Goal is what lb is to reach against SO_REUSEPORT; "" where there is none, or one of the two did not take part.
+	// Goal is what lb is to reach against SO_REUSEPORT; "" where there is none, or one of the two did not
+	// take part.
 	Goal string `json:"goal,omitempty"`
 	// Outcome is "met", "missed", or "not judged" where the figures do not count.
 	Outcome string `json:"outcome,omitempty"`

@@ -36,8 +36,8 @@ const (
 	shareSocket                 // all on one inherited TCP socket
 )
 
-// benchWorkers are the workers that the benchmark runs itself, as the plainest master process would: it starts one that
-// dies again, at once, and does not notice one that is stuck.
+// benchWorkers are the workers that the benchmark runs itself, as the plainest master process would: it
+// starts one that dies again, at once, and does not notice one that is stuck.
 type benchWorkers struct {
 	stage   *stage
 	home    string
@@ -107,7 +107,8 @@ func (w *benchWorkers) grow(ctx context.Context, n int) error {
 	return err
 }
 
-// ownAddress is where the i-th of shareNothing listens. A worker that wants a port has none such (Options.unable).
+// ownAddress is where the i-th of shareNothing listens. A worker that wants a port has none such
+// (Options.unable).
 func (w *benchWorkers) ownAddress(i int) string {
 	return "unix:" + filepath.Join(w.home, fmt.Sprintf("w%d.sock", i))
 }
@@ -187,8 +188,8 @@ func (w *benchWorkers) watch(slot *workerSlot, p *bench.Process) {
 	}
 }
 
-// awaitReady waits until a worker can take connections. One with a socket of its own is asked; of those that share one,
-// nobody can be, so that every process is given the time that its socket takes to be served.
+// awaitReady waits until a worker can take connections. One with a socket of its own is asked; of those that
+// share one, nobody can be, so that every process is given the time that its socket takes to be served.
 func (w *benchWorkers) awaitReady(ctx context.Context, slot *workerSlot) error {
 	w.mu.Lock()
 	p := slot.worker
@@ -215,8 +216,9 @@ func knock(ctx context.Context, addr string) error {
 	return conn.Close()
 }
 
-// watches says whether a process has become the worker and waits for connections: for one of the benchmark's own, that it
-// has an epoll set with the socket in it, which /proc/PID/fdinfo shows (proc(5)); for one of the user's, that it sleeps.
+// watches says whether a process has become the worker and waits for connections: for one of the benchmark's
+// own, that it has an epoll set with the socket in it, which /proc/PID/fdinfo shows (proc(5)); for one of the
+// user's, that it sleeps.
 func watches(pid int, command []string) error {
 	if len(command) == 0 {
 		infos, err := filepath.Glob(fmt.Sprintf("/proc/%d/fdinfo/*", pid))
@@ -250,7 +252,8 @@ func (w *benchWorkers) signal(number int, sig syscall.Signal) error {
 	return nil
 }
 
-// restart replaces the workers one by one: the new one is ready first, then the old one is asked to end and has ended.
+// restart replaces the workers one by one: the new one is ready first, then the old one is asked to end and
+// has ended.
 func (w *benchWorkers) restart(ctx context.Context) error {
 	for _, slot := range w.slots {
 		w.mu.Lock()

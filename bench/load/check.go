@@ -44,8 +44,8 @@ func (c *Checked) OK() bool {
 	})
 }
 
-// CheckQuietly is Check, again if it was not OK, up to three times: what disturbs the machine for a moment says nothing about
-// the load generator.
+// CheckQuietly is Check, again if it was not OK, up to three times: what disturbs the machine for a moment
+// says nothing about the load generator.
 func CheckQuietly(ctx context.Context, law Law, n int, rate float64, seed uint64) (c *Checked, err error) {
 	for range 3 {
 		if c, err = Check(ctx, law, n, rate, seed); err != nil || c.OK() {
@@ -55,9 +55,10 @@ func CheckQuietly(ctx context.Context, law Law, n int, rate float64, seed uint64
 	return c, err
 }
 
-// Check sends n requests at the rate to a server in this process that answers each, however many there are at a time, after
-// its service time, and compares the quantiles of the measured latency with those of the law. The service times are n
-// equally likely ones in random order, the k-th least at k/n of the law, so that chance does not blur what is compared.
+// Check sends n requests at the rate to a server in this process that answers each, however many there are at
+// a time, after its service time, and compares the quantiles of the measured latency with those of the law.
+// The service times are n equally likely ones in random order, the k-th least at k/n of the law, so that
+// chance does not blur what is compared.
 func Check(ctx context.Context, law Law, n int, rate float64, seed uint64) (*Checked, error) {
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

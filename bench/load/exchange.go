@@ -119,7 +119,8 @@ func (s *session) exchange(intended, began, service time.Duration) Outcome {
 	return o
 }
 
-// exchange sends one request and reads its whole reply: over conn, or over a new connection, which it closes, if conn is nil.
+// exchange sends one request and reads its whole reply: over conn, or over a new connection, which it closes,
+// if conn is nil.
 func (r *runner) exchange(conn net.Conn, in *bufio.Reader, intended, began, service time.Duration, last bool) Outcome {
 	o := Outcome{Intended: intended, Began: began, Worker: -1}
 	err := r.speak(conn, in, &o, service, last)
@@ -169,8 +170,8 @@ func (r *runner) speak(conn net.Conn, in *bufio.Reader, o *Outcome, service time
 	return nil
 }
 
-// readWorker reads the header Worker: number, pid, and when it began and ended. A server of the user's own may send only
-// what it has.
+// readWorker reads the header Worker: number, pid, and when it began and ended. A server of the user's own
+// may send only what it has.
 func (r *runner) readWorker(text string, o *Outcome) {
 	var begin, end int64
 	n, _ := fmt.Sscan(text, &o.Worker, &o.PID, &begin, &end)

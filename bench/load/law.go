@@ -113,8 +113,8 @@ func MustLaw(text string) Law {
 // String is the form that ParseLaw reads.
 func (l Law) String() string { return l.text }
 
-// Quantile is the service time that a share u, 0 <= u < 1, of all service times is at most: the inverse of the
-// distribution, by which a uniform random number becomes a service time.
+// Quantile is the service time that a share u, 0 <= u < 1, of all service times is at most: the inverse of
+// the distribution, by which a uniform random number becomes a service time.
 func (l Law) Quantile(u float64) time.Duration {
 	var seconds float64
 	switch p := l.params; l.kind {

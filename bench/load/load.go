@@ -1,17 +1,20 @@
-// Package load is the load of the benchmark: requests at given moments with given service times, the client that sends them
-// and says what became of each, and the worker that serves them, one at a time.
+// Package load is the load of the benchmark: requests at given moments with given service times, the client
+// that sends them and says what became of each, and the worker that serves them, one at a time.
 //
-// A [Plan] holds everything that chance decides, made of one seed: when each request begins, how long it keeps a worker,
-// and over which connection it goes. [Run] carries a plan out. In an open loop a request begins when the plan says, whether
-// or not earlier ones were answered, and its latency counts from that moment, even if it could only be sent later: a server
-// that stalls cannot hide behind a client that waits for it (coordinated omission, Gil Tene, "How NOT to Measure Latency").
-// In a closed loop each client sends its next request when the last one was answered.
+// A [Plan] holds everything that chance decides, made of one seed: when each request begins, how long it
+// keeps a worker, and over which connection it goes. [Run] carries a plan out. In an open loop a request
+// begins when the plan says, whether or not earlier ones were answered, and its latency counts from that
+// moment, even if it could only be sent later: a server that stalls cannot hide behind a client that waits
+// for it (coordinated omission, Gil Tene, "How NOT to Measure Latency"). In a closed loop each client sends
+// its next request when the last one was answered.
 //
-// The client measures itself: [Result.Lag] is how much later than it could have it sent each request, and [Result.Behind]
-// says so when that spoils the figures. [Check] holds it against a server whose latency is known.
+// The client measures itself: [Result.Lag] is how much later than it could have it sent each request, and
+// [Result.Behind] says so when that spoils the figures. [Check] holds it against a server whose latency is
+// known.
 //
-// Requests are HTTP/1.1. The header Service-Time tells the worker how long to work, and the worker's reply carries the
-// header Worker with who it is and when it worked. A server that knows neither can be loaded all the same.
+// Requests are HTTP/1.1. The header Service-Time tells the worker how long to work, and the worker's reply
+// carries the header Worker with who it is and when it worked. A server that knows neither can be loaded all
+// the same.
 //
 // Ownership: Run starts goroutines and waits for all of them. [Serve] is the whole of a worker process.
 package load
@@ -24,8 +27,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// now reads CLOCK_MONOTONIC, which all processes of a machine share (clock_gettime(2)): what a worker reads can be set
-// beside what a client reads.
+// now reads CLOCK_MONOTONIC, which all processes of a machine share (clock_gettime(2)): what a worker reads
+// can be set beside what a client reads.
 func now() time.Duration {
 	var ts unix.Timespec
 	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &ts); err != nil {
@@ -34,9 +37,9 @@ func now() time.Duration {
 	return time.Duration(ts.Nano())
 }
 
-// alarm is a timer of the kernel (timerfd_create(2)) that a goroutine waits for as for a connection. The runtime's own
-// timers are up to 1 ms late, because it waits in epoll_wait(2), which counts in milliseconds; and a goroutine that sleeps in
-// nanosleep(2) keeps its processor from the others for a while.
+// alarm is a timer of the kernel (timerfd_create(2)) that a goroutine waits for as for a connection. The
+// runtime's own timers are up to 1 ms late, because it waits in epoll_wait(2), which counts in milliseconds;
+// and a goroutine that sleeps in nanosleep(2) keeps its processor from the others for a while.
 type alarm struct{ file *os.File }
 
 func newAlarm() (*alarm, error) {

@@ -14,13 +14,13 @@ import (
 type Shape struct {
 	// Rate is how many requests begin a second, in an open loop; 0 is a closed loop.
 	Rate float64 `json:"rate_per_s,omitempty"`
-	// Conns is how many connections are kept alive, or how many clients a closed loop has. 0 is a new connection for each
-	// request of an open loop.
+	// Conns is how many connections are kept alive, or how many clients a closed loop has. 0 is a new
+	// connection for each request of an open loop.
 	Conns int `json:"conns,omitempty"`
 	// NewConn has the clients of a closed loop open a connection for each request.
 	NewConn bool `json:"new_conn,omitempty"`
-	// Late is how many of the kept connections are opened only at LateAt after the beginning; until then the others carry
-	// the load.
+	// Late is how many of the kept connections are opened only at LateAt after the beginning; until then the
+	// others carry the load.
 	Late   int           `json:"late,omitempty"`
 	LateAt time.Duration `json:"late_at_ns,omitempty"`
 	// Duration is how long requests begin.

@@ -31,11 +31,13 @@ type Target struct {
 
 // Outcome is what became of one request. Its times are since the beginning of the load.
 type Outcome struct {
-	// Intended is when it was to begin; Began when the client began it: its connect, or its sending over a kept connection.
+	// Intended is when it was to begin; Began when the client began it: its connect, or its sending over a
+	// kept connection.
 	Intended, Began, Done time.Duration
 	// Failure is why there was no answer; "" if there was one.
 	Failure Failure
-	// Worker is the number of the worker that served it, PID its process; -1 and 0 where the answer does not tell.
+	// Worker is the number of the worker that served it, PID its process; -1 and 0 where the answer does not
+	// tell.
 	Worker, PID int
 	// Begin and End are when the worker took it up and had done it; 0 where the answer does not tell.
 	Begin, End time.Duration
@@ -54,12 +56,14 @@ type Result struct {
 	Planned int
 	// Lag is how much later than it could have the client began the requests, in microseconds.
 	Lag *hdrhistogram.Histogram
-	// Full says that at some moment no more requests could be under way, so that the load was less than planned.
+	// Full says that at some moment no more requests could be under way, so that the load was less than
+	// planned.
 	Full bool
 }
 
-// A load counts as sent on schedule if the lag at its 99th percentile is at most lagLimit, or at most a fifth of the latency
-// there, of which it is a part: what differs by less than a fifth is not told apart by the few requests beyond p99 either.
+// A load counts as sent on schedule if the lag at its 99th percentile is at most lagLimit, or at most a fifth
+// of the latency there, of which it is a part: what differs by less than a fifth is not told apart by the few
+// requests beyond p99 either.
 const lagLimit = 5 * time.Millisecond
 
 // LagP99 is the 99th percentile of the lag.
@@ -89,9 +93,10 @@ func (r *Result) latencyP99() time.Duration {
 	return time.Duration(h.ValueAtQuantile(99)) * time.Microsecond
 }
 
-// Run carries out a plan against a target. begun, if not nil, is called at the beginning of the load with a function that
-// tells how long ago that was. When Run returns, every request has an outcome and every connection is closed. If ctx ends,
-// the requests under way are given up, no others begin, and the error is that of ctx.
+// Run carries out a plan against a target. begun, if not nil, is called at the beginning of the load with a
+// function that tells how long ago that was. When Run returns, every request has an outcome and every
+// connection is closed. If ctx ends, the requests under way are given up, no others begin, and the error is
+// that of ctx.
 func Run(ctx context.Context, p *Plan, t Target, begun func(elapsed func() time.Duration)) (*Result, error) {
 	r := &runner{plan: p, target: t, ctx: ctx, lag: newHistogram()}
 	r.request = requestHead(t)
@@ -213,8 +218,8 @@ func (r *runner) keptLoop(kept []net.Conn) {
 	}
 }
 
-// keptConn sends the requests of one kept connection in their order. After a failure it opens it anew. One without a
-// connection is told to open one by an arrival for none.
+// keptConn sends the requests of one kept connection in their order. After a failure it opens it anew. One
+// without a connection is told to open one by an arrival for none.
 func (r *runner) keptConn(conn net.Conn, queue <-chan Arrival) {
 	s := &session{runner: r, conn: conn, in: bufio.NewReaderSize(nil, 4096)}
 	defer s.close()
@@ -260,7 +265,8 @@ func (r *runner) client(conn net.Conn, services []time.Duration) {
 	}
 }
 
-// openKept opens the connections that are there from the beginning, one after the other, as clients come one by one.
+// openKept opens the connections that are there from the beginning, one after the other, as clients come one
+// by one.
 func (r *runner) openKept(ctx context.Context) ([]net.Conn, error) {
 	if r.plan.Conns == 0 {
 		return nil, nil

@@ -32,10 +32,11 @@ const drainTime = time.Second
 // listenFD is the listening socket that a worker is given, as by systemd (sd_listen_fds(3)).
 const listenFD = 3
 
-// Serve serves the listening socket that is descriptor 3 until SIGTERM: a program with one thread and an event loop that
-// does one request at a time, as those of Node or Python. While it works, by sleeping or by burning CPU, it neither reads
-// nor accepts. Of the connections that wait it takes one a turn, after those that it has were served, so that another
-// process on the same socket can take the next. It tells sd_notify(3) that it is ready, and sends heartbeats if asked to.
+// Serve serves the listening socket that is descriptor 3 until SIGTERM: a program with one thread and an
+// event loop that does one request at a time, as those of Node or Python. While it works, by sleeping or by
+// burning CPU, it neither reads nor accepts. Of the connections that wait it takes one a turn, after those
+// that it has were served, so that another process on the same socket can take the next. It tells
+// sd_notify(3) that it is ready, and sends heartbeats if asked to.
 //
 // At SIGTERM it closes its listener, as servers do, serves those whom it has accepted, and ends.
 func Serve(w Worker) error {
@@ -253,8 +254,9 @@ func threadCPU() time.Duration {
 	return time.Duration(ts.Nano())
 }
 
-// Socket makes a listening socket for workers: reuse lets others listen on the same address, each with a queue of its own
-// (SO_REUSEPORT in socket(7)). A path is bound anew, whatever was there. The caller closes the file.
+// Socket makes a listening socket for workers: reuse lets others listen on the same address, each with a
+// queue of its own (SO_REUSEPORT in socket(7)). A path is bound anew, whatever was there. The caller closes
+// the file.
 func Socket(address string, reuse bool) (*os.File, error) {
 	fd, err := socket(address, reuse)
 	if err != nil {

@@ -1,7 +1,8 @@
 // Package plot holds the script and the style sheet that draw charts as SVG in a page of lb.
 //
-// The page says what to draw; the script draws it when the page has loaded. The page needs nothing from elsewhere. The
-// script sets no inline style and has no inline handler, so a page may forbid both in its content security policy.
+// The page says what to draw; the script draws it when the page has loaded. The page needs nothing from
+// elsewhere. The script sets no inline style and has no inline handler, so a page may forbid both in its
+// content security policy.
 package plot
 
 import (
@@ -9,8 +10,8 @@ import (
 	"encoding/json"
 )
 
-// Script draws a [Chart] into each element that has one in its data-plot attribute. It also defines the function
-// drawPlot(element, chart), for a page whose figures change.
+// Script draws a [Chart] into each element that has one in its data-plot attribute. It also defines the
+// function drawPlot(element, chart), for a page whose figures change.
 //
 //go:embed plot.js
 var Script string
@@ -67,7 +68,8 @@ type Series struct {
 	Points [][2]float64 `json:"points"`
 }
 
-// JSON returns the chart as the data-plot attribute has it, before HTML escaping. NaN and infinite numbers are an error.
+// JSON returns the chart as the data-plot attribute has it, before HTML escaping. NaN and infinite numbers
+// are an error.
 func (c *Chart) JSON() (string, error) {
 	text, err := json.Marshal(c)
 	return string(text), err

@@ -1,11 +1,12 @@
-// Command compare runs lb, haproxy and nginx stream side by side and prints what each costs; it is what `make bench` runs.
+// Command compare runs lb, haproxy and nginx stream side by side and prints what each costs; it is what `make
+// bench` runs.
 //
-//	go run ./bench/cmd/compare                                                    # everything
-//	go run ./bench/cmd/compare -cases keepalive -rounds 3 -contenders lb,nginx         # a quick look at one thing
-//	go run ./bench/cmd/compare -lb old=./lb-old,new=./bin/lb -contenders lb            # two builds against each other
+//	go run ./bench/cmd/compare  # everything
+//	go run ./bench/cmd/compare -cases keepalive -rounds 3 -contenders lb,nginx  # a quick look at one thing
+//	go run ./bench/cmd/compare -lb old=./lb-old,new=./bin/lb -contenders lb  # two builds against each other
 //
-// It exits with 1 if it could not measure, or if any measurement is invalid, and with 2 on wrong usage. A missed goal is
-// only printed.
+// It exits with 1 if it could not measure, or if any measurement is invalid, and with 2 on wrong usage. A
+// missed goal is only printed.
 package main
 
 import (
@@ -26,8 +27,8 @@ import (
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	// After the first signal, which ends everything in order, a second one ends this program at once; the kernel then
-	// ends its children.
+	// After the first signal, which ends everything in order, a second one ends this program at once; the
+	// kernel then ends its children.
 	context.AfterFunc(ctx, stop)
 	os.Exit(run(ctx, os.Args[1:], os.Stdout, os.Stderr))
 }

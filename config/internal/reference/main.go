@@ -1,4 +1,5 @@
-// Reference writes docs/config.md, the reference of every config key, from the doc comments of the Config types.
+// Reference writes docs/config.md, the reference of every config key, from the doc comments of the Config
+// types.
 //
 //	reference FILE
 //
@@ -149,8 +150,8 @@ func (s *sources) parse(t reflect.Type) (map[string]string, error) {
 	return docs, nil
 }
 
-// markdown is the doc comment of a field for readers of TOML: without the name that Go's comments begin with, and with
-// keys in place of the struct's field names.
+// markdown is the doc comment of a field for readers of TOML: without the name that Go's comments begin with,
+// and with keys in place of the struct's field names.
 func markdown(doc, field string, in reflect.Type) string {
 	if text, ok := cutSubject(doc, field); ok {
 		doc = strings.ToUpper(text[:1]) + text[1:]
