@@ -305,9 +305,18 @@ func (a *adopter) carry(l *loop, s *session, v *SavedSession) error {
 			l.later(s, e)
 		}
 	}
+	for e := range s.dirs {
+		if s.dirs[e].flags&dirBroken != 0 { // it was about to end, by the side that takes nothing or has failed
+			s.endsWith(resetBy(1 - e))
+		}
+	}
 	for e := range s.dirs { // what was waited for comes as no event
 		if d := &s.dirs[e]; d.flags&dirSettling != 0 || d.blocked() && s.ends[1-e].flags&endArmedOut == 0 {
+			// Not later than it was to be looked at: hand-overs one after the other would put it off for ever.
 			s.recheck = l.p.since() + minSettlePause
+			if v.Timer > 0 {
+				s.recheck = min(s.recheck, v.Timer)
+			}
 			l.armIdle(s)
 		}
 	}

@@ -1,8 +1,10 @@
 package proxy_test
 
 import (
+	"bytes"
 	"encoding/json"
 	"io"
+	"net"
 	"slices"
 	"sync/atomic"
 	"testing"
@@ -210,6 +212,43 @@ func TestFreeze_BytesOnTheirWayArrive(t *testing.T) {
 			r.ended(1)
 		})
 	}
+}
+
+// TestFreeze_AnEndUnderWayGoesOn hands sessions over that a reset is about to end: what was taken before it still
+// arrives, then the reset, with the termination of the side that caused it; also over hand-overs one after the other.
+func TestFreeze_AnEndUnderWayGoesOn(t *testing.T) {
+	const total = 400_000
+	backendKinds(t, func(t *testing.T, kind string) {
+		r := newRig(t, nil, serve(t, kind, func(c conn) {
+			receive(t, c, "as") // the rest of the request stays unread: closing is a reset
+			send(t, c, bytes.Repeat([]byte("z"), total))
+			if kind == tcpSocket { // its kernel must not discard what lb has not taken yet
+				eventually(t, "lb has everything", func() bool { return unacknowledged(t, c) == 0 })
+			}
+		}).address)
+		c := r.dial()
+		c.(*net.TCPConn).SetReadBuffer(64 << 10)
+		send(t, c, []byte("ask"))
+		eventually(t, "the backend has closed, and lb holds what the client does not take", func() bool {
+			return r.proxy.Holdings().Failed == 1
+		})
+		got, over := make(chan int, 1), false
+		go func() { got <- readToReset(t, c) }()
+		for !over {
+			r.handOver()
+			select {
+			case n := <-got:
+				over = true
+				if n != total {
+					t.Errorf("bytes before the reset: got %d; want %d", n, total)
+				}
+			default:
+			}
+		}
+		if rec := r.wantTermination("SD"); rec.BytesOut != total {
+			t.Errorf("bytes in the record: got %d; want %d", rec.BytesOut, total)
+		}
+	})
 }
 
 func TestFreeze_AConnectUnderWayGoesOn(t *testing.T) {
