@@ -46,6 +46,8 @@ func (e *exposition) process(p api.ProcessStatus) {
 	e.value("", float64(p.Pipes))
 	e.family("lb_spliced_bytes_total", counter, "Bytes that went through pipes by splice(2).")
 	e.count("", p.SplicedBytes)
+	e.family("lb_handoff_ends_lost_total", counter, "Times that the kernel dropped messages about handed-off connections that ended; lb asked it anew.")
+	e.count("", p.HandoffEndsLost)
 	e.family("lb_access_log_dropped_total", counter, "Lines that the access log had to drop.")
 	e.count("", p.AccessLogDropped)
 	e.family("lb_log_dropped_total", counter, "Lines of the event log, and of workers in it, that lb had to drop.")

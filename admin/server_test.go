@@ -130,12 +130,12 @@ func TestStatus_FieldNamesStay(t *testing.T) {
 	if err := json.Unmarshal(b, &top); err != nil {
 		t.Fatal(err)
 	}
-	wantKeys(t, "status", top, "accept_errors access_log_dropped listeners log_dropped max_sessions pid pipes pools revision session_limit_reached sessions spliced_bytes started stopping upgrade_sessions upgrade_standstill_seconds upgrades uptime_seconds version")
+	wantKeys(t, "status", top, "accept_errors access_log_dropped handoff_ends_lost listeners log_dropped max_sessions pid pipes pools revision session_limit_reached sessions spliced_bytes started stopping upgrade_sessions upgrade_standstill_seconds upgrades uptime_seconds version")
 	first := func(v any) map[string]any { return v.([]any)[0].(map[string]any) }
 	wantKeys(t, "listener", first(top["listeners"]), "active addresses bytes_in bytes_out connections connections_per_second max_conns name pool refused")
 	pool := first(top["pools"])
-	wantKeys(t, "pool", pool, "active backends balance name queue selectable")
-	wantKeys(t, "backend", first(pool["backends"]), "accept_queue active address admin backup bytes_in bytes_out configured_weight connect_errors connect_p50_seconds connect_p99_seconds connections connections_per_second health last_probe last_resort max_conns name reason selectable share since weight")
+	wantKeys(t, "pool", pool, "active backends balance handoff name queue selectable")
+	wantKeys(t, "backend", first(pool["backends"]), "accept_queue active address admin backup bytes_in bytes_out configured_weight connect_errors connect_p50_seconds connect_p99_seconds connections connections_per_second handoff health last_probe last_resort max_conns name reason selectable share since weight")
 	down := pool["backends"].([]any)[1].(map[string]any)
 	wantKeys(t, "probe", down["last_probe"].(map[string]any), "duration_seconds error ok time type")
 	wantKeys(t, "connect errors", down["connect_errors"].(map[string]any), "other refused resource saturated timeout unreachable untrusted")

@@ -53,7 +53,7 @@ func (s *Sources) pools() []*backends.Pool {
 }
 
 func (s *Sources) pool(p *backends.Pool) api.PoolStatus {
-	st := api.PoolStatus{Name: p.Name, Balance: p.Config().Balance, Queue: queueStatus(p), Backends: []api.BackendStatus{}, Workers: s.workers(p)}
+	st := api.PoolStatus{Name: p.Name, Balance: p.Config().Balance, Handoff: handoffOf(p), Queue: queueStatus(p), Backends: []api.BackendStatus{}, Workers: s.workers(p)}
 	all := offeredWeight(p)
 	for _, b := range p.Backends() {
 		bs := s.backend(b)
@@ -65,6 +65,14 @@ func (s *Sources) pool(p *backends.Pool) api.PoolStatus {
 		st.Backends = append(st.Backends, bs)
 	}
 	return st
+}
+
+// handoffOf is p's handoff; one that an older lb has written down has none.
+func handoffOf(p *backends.Pool) string {
+	if p.Config().HandsOff() {
+		return p.Config().Handoff
+	}
+	return backends.HandoffOff
 }
 
 func queueStatus(p *backends.Pool) api.QueueStatus {
@@ -104,6 +112,7 @@ func (s *Sources) backend(b *backends.Backend) api.BackendStatus {
 		Selectable:       b.Selectable(),
 		LastResort:       b.LastResort(),
 		Backup:           b.Backup(),
+		Handoff:          b.Channel != nil,
 		Weight:           b.Weight(),
 		ConfiguredWeight: b.ConfiguredWeight(),
 		Active:           b.Active(),

@@ -65,6 +65,11 @@ func (p *Pool) Release(b *Backend) {
 		p.mu.Unlock()
 		panic("BUG: backends: slot released twice")
 	}
+	p.roomAndUnlock(b)
+}
+
+// roomAndUnlock ends a critical section in which b may have got room: the policy hears of it, and those who wait.
+func (p *Pool) roomAndUnlock(b *Backend) {
 	if b.removed.Load() {
 		p.departLocked(b)
 	} else {
@@ -125,5 +130,8 @@ func (p *Pool) offeredLocked(req *Request) (offered, untried bool) {
 // takeLocked takes a slot of b.
 func (p *Pool) takeLocked(b *Backend) {
 	b.active.Add(1)
+	if b.window.Load() > 0 {
+		b.untaken.Add(1)
+	}
 	p.policy.Update(b)
 }

@@ -30,9 +30,15 @@ type Backend struct {
 	// SessionTime is from accept to the end of the session.
 	SessionTime Histogram
 
+	// Channel is how the front gives connections to the backend where it does not connect to Address; nil as a rule. The
+	// front sets it before the backend is selectable, and the pool does not read it.
+	Channel any
+
 	pool *Pool
 
 	active     atomic.Int64
+	window     atomic.Int32 // see SetWindow; 0: none
+	untaken    atomic.Int64 // of active, those that the backend has not taken yet; counted where there is a window
 	weight     atomic.Int32
 	effective  atomic.Int64 // what EffectiveWeight returns
 	maxConns   atomic.Int32
@@ -127,7 +133,7 @@ func (b *Backend) Eligible() bool { return b.offered.Load() && b.hasRoom() }
 
 func (b *Backend) hasRoom() bool {
 	limit := b.maxConns.Load()
-	return limit == 0 || b.active.Load() < int64(limit)
+	return (limit == 0 || b.active.Load() < int64(limit)) && !b.windowFull()
 }
 
 // TargetAt returns another place where the backend is to be looked at, which is trusted as the backend is. A

@@ -1,6 +1,7 @@
 package backends
 
 import (
+	"math"
 	"net/netip"
 	"slices"
 	"time"
@@ -172,6 +173,13 @@ func (p *Pool) Retake(b *Backend) {
 	} else {
 		p.policy.Update(b)
 	}
+}
+
+// RetakeUntaken is Retake for a connection that b has not taken yet; see SetWindow.
+func (p *Pool) RetakeUntaken(b *Backend) {
+	b.window.CompareAndSwap(0, math.MaxInt32) // until SetWindow says another one
+	b.untaken.Add(1)
+	p.Retake(b)
 }
 
 // Requeue puts w at the end of the queue for a connection that waited in another process, whatever the limits

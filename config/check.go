@@ -17,6 +17,7 @@ func (d *decoder) check(c *Config) {
 	for i := range c.Pools {
 		d.checkPool(&c.Pools[i], users[c.Pools[i].Name])
 		d.checkWorkers(c, &c.Pools[i])
+		d.checkHandoff(&c.Pools[i], users[c.Pools[i].Name])
 	}
 	if !d.textOnly { // what runs cannot be refused any more
 		d.checkLoops(c, textual)

@@ -57,6 +57,7 @@ func (c *Config) HostWarnings(file string) []Fault {
 	for i := range c.Pools {
 		p := &c.Pools[i]
 		d.needForHealth(p, unseen)
+		d.needForHandoff(p, unseen)
 		if p.Workers != nil {
 			workers = true
 			d.needForWorkers(join(join("pools", p.Name), "workers"), p.Workers)

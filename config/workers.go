@@ -20,7 +20,7 @@ func (d *decoder) checkWorkers(c *Config, p *Pool) {
 		return
 	}
 	workers := join(path, "workers")
-	if p.Health.Type == "accept" && !d.isSet(join(workers, "kill_after")) {
+	if p.Health.Type == "accept" && !p.HandsOff() && !d.isSet(join(workers, "kill_after")) {
 		p.Workers.KillAfter = 0
 	}
 	if p.Health.Type == "notify" && len(p.Backends) > 0 {

@@ -17,6 +17,7 @@ import (
 	"fmt"
 	"math"
 	"math/rand/v2"
+	"net"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -42,6 +43,10 @@ type Checker struct {
 	// Sockets says whether a process has accepted a connection. Nil: the kernel refuses to say, and "accept"
 	// sees no more than "connect". Set it before Run.
 	Sockets *sockdiag.Conn
+
+	// DialChannel gives a worker to which sockets are handed over a connection of lb's own, and returns lb's end of it
+	// once the worker has taken it. It is for backends that have a Channel. Set it before Run.
+	DialChannel func(ctx context.Context, b *backends.Backend) (net.Conn, error)
 
 	pool        *backends.Pool
 	probe       probeFunc      // nil: each watch has a prober. For tests

@@ -47,7 +47,8 @@ func timedOut(format string, args ...any) result {
 
 // prober probes one backend. It belongs to the watch's goroutine.
 type prober struct {
-	sockets *sockdiag.Conn // nil: the kernel does not say who accepts
+	sockets *sockdiag.Conn                                             // nil: the kernel does not say who accepts
+	channel func(context.Context, *backends.Backend) (net.Conn, error) // Checker.DialChannel
 	accept  acceptProbe
 }
 
@@ -58,7 +59,8 @@ func (x *prober) close() { x.accept.reset() }
 func (x *prober) probe(ctx context.Context, p *plan, b *backends.Backend) result {
 	probing, cancel := context.WithTimeout(ctx, p.Timeout)
 	defer cancel()
-	if p.Type == typeAccept {
+	handedOff := b.Channel != nil && x.channel != nil && p.address == (backends.Address{}) && p.Port == 0
+	if p.Type == typeAccept && !handedOff {
 		found := x.accept.probe(probing, p, b, x.sockets)
 		if ctx.Err() != nil {
 			x.accept.reset()
@@ -66,8 +68,13 @@ func (x *prober) probe(ctx context.Context, p *plan, b *backends.Backend) result
 		return found
 	}
 	ctx = probing
-	conn, err := dial(ctx, p, b)
+	conn, err := x.dial(ctx, p, b, handedOff)
 	if err != nil {
+		if handedOff && isTimeout(err) {
+			found := timedOut("timeout after %v: it takes no connection", p.Timeout)
+			found.hung = true
+			return found
+		}
 		return p.connectFault(err)
 	}
 	defer closeProbe(conn)
@@ -89,7 +96,18 @@ func (x *prober) probe(ctx context.Context, p *plan, b *backends.Backend) result
 	case typeAgent:
 		return p.askAgent(conn)
 	}
+	if handedOff {
+		return success("taken")
+	}
 	return success("connected")
+}
+
+// dial connects to b, or has its worker take a connection.
+func (x *prober) dial(ctx context.Context, p *plan, b *backends.Backend, handedOff bool) (net.Conn, error) {
+	if handedOff {
+		return x.channel(ctx, b)
+	}
+	return dial(ctx, p, b)
 }
 
 // closeProbe closes a TCP connection with RST: a probe a second would leave sixty sockets a backend in

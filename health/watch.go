@@ -42,7 +42,7 @@ func stoodStill(d time.Duration) string {
 
 // run waits for what is due, and probes, until ctx is done.
 func (w *watch) run(ctx context.Context) {
-	prober := prober{sockets: w.checker.Sockets}
+	prober := prober{sockets: w.checker.Sockets, channel: w.checker.DialChannel}
 	defer prober.close()
 	if w.probe = w.checker.probe; w.probe == nil {
 		w.probe = prober.probe

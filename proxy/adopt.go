@@ -86,6 +86,7 @@ func (p *Proxy) Adopt(f *Frozen) error {
 			return fmt.Errorf("cannot adopt session %d of %d: %w", i+1, len(f.Sessions), err)
 		}
 	}
+	a.channels()
 	if err := a.register(); err != nil {
 		return err
 	}
@@ -129,6 +130,7 @@ type adopter struct {
 	f         *Frozen
 	listeners []*Listener // by number
 	sessions  []*session  // by number
+	untaken   []untakenPlace
 }
 
 // listener goes on with the counts of a listener, or makes one of a closed one.
@@ -211,7 +213,7 @@ func (a *adopter) backends(numbers []int) (list []*backends.Backend, err error) 
 func (a *adopter) session(i int) error {
 	v, p := &a.f.Sessions[i], a.p
 	if v.Listener < 0 || v.Listener >= len(a.listeners) || v.Loop < 0 || v.LastFrom > backend ||
-		v.Phase <= uint8(phaseFree) || v.Phase > uint8(phaseRelaying) || v.Ends[client].FD < 0 {
+		v.Phase <= uint8(phaseFree) || v.Phase > uint8(phaseHandedOff) || v.Ends[client].FD < 0 && v.Phase != uint8(phaseHandedOff) {
 		return ErrBadState
 	}
 	pool, err1 := a.pool(v.Pool)
@@ -221,8 +223,9 @@ func (a *adopter) session(i int) error {
 		return err
 	}
 	ph := phase(v.Phase)
-	hasBackend := ph == phaseConnecting || ph == phaseRelaying
-	if hasBackend != (b != nil) || hasBackend != (v.Ends[backend].FD >= 0) || pool == nil && ph != phaseHeader || b != nil && b.Pool() != pool {
+	connects := ph == phaseConnecting || ph == phaseRelaying
+	hasBackend := connects || ph == phaseHandedOff
+	if hasBackend != (b != nil) || connects != (v.Ends[backend].FD >= 0) || pool == nil && ph != phaseHeader || b != nil && b.Pool() != pool {
 		return ErrBadState
 	}
 	l := p.loops[v.Loop%len(p.loops)]
@@ -242,7 +245,9 @@ func (a *adopter) session(i int) error {
 	if v.Counted {
 		s.source = s.listener.settings.Load().sources.Restore(s.client.Addr())
 	}
-	if b != nil {
+	if ph == phaseHandedOff {
+		a.handed(l, s, &v.Handed)
+	} else if b != nil {
 		pool.Retake(b)
 	}
 	s.listener.active.Add(1)

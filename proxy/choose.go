@@ -1,7 +1,7 @@
 package proxy
 
 // Hot path of new connections: who is chosen for a connection, and what becomes of it where that one cannot be had. How
-// the connection gets there is the deliverer's: connect.go and relay.go. BenchmarkConnect and `make bench` hold the cost.
+// the connection gets there is the deliverer's: connect.go and relay.go, or handover.go and channel.go. BenchmarkConnect and `make bench` hold the cost.
 //
 // A deliverer's part of the agreement: deliver is called with a slot acquired. It either takes the connection on (the slot
 // is the session's until close), or leaves nothing behind and calls undelivered.
@@ -78,6 +78,9 @@ func (l *loop) choose(s *session) {
 // reports whether to choose another backend.
 func (l *loop) take(s *session, b *backends.Backend) bool {
 	s.backend, s.chosen = b, l.now
+	if ch := channelOf(b); ch != nil {
+		return l.handOver(s, ch)
+	}
 	return l.deliver(s, b)
 }
 
@@ -93,7 +96,7 @@ func (l *loop) undelivered(s *session, why backends.ConnectError, errno unix.Err
 	s.busy = s.busy || why == backends.ConnectSaturated
 	s.short = why == backends.ConnectResource
 	streak := b.ConnectFailed(why)
-	s.pool.Release(b)
+	s.pool.ReleaseUntaken(b)
 	if l.p.OnConnectFailure != nil {
 		l.p.OnConnectFailure(b, why, streak)
 	}

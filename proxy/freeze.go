@@ -26,6 +26,7 @@ type Frozen struct {
 	Counts    SavedCounts
 	Listeners []SavedListener // the open ones, and then those that are closed and still have sessions
 	Sessions  []SavedSession
+	Channels  []SavedChannel
 
 	// Pools and Backends are those that sessions are about, members or not. They are no plain data: whoever writes the rest
 	// down writes them down too.
@@ -83,6 +84,8 @@ type SavedSession struct {
 	Place                   int  // in the queue of its pool, from 0; -1: it does not wait there
 	Forbidden               []int
 
+	Handed SavedHanded // while it is handed over
+
 	Start, Budget, QueuedAt, Chosen, Connected, Active, Expires, Timer time.Duration // 0 is never, see session
 	Pause, Queued                                                      time.Duration // lengths
 }
@@ -115,6 +118,9 @@ func (f *Frozen) FDs() []int {
 		for e := range s.Ends {
 			if fd := s.Ends[e].FD; fd >= 0 {
 				fds = append(fds, fd)
+			}
+			if s.Handed.Untaken && e == client {
+				fds = append(fds, s.Handed.FD)
 			}
 			if d := &s.Directions[e]; d.Piped > 0 {
 				fds = append(fds, d.PipeR, d.PipeW)
@@ -225,6 +231,9 @@ func (p *Proxy) save() *Frozen {
 	}
 	for _, l := range p.loops {
 		l.table.each(func(s *session) { w.session(l, s, now) })
+		for _, ch := range l.channels {
+			w.channel(ch)
+		}
 	}
 	return w.frozen
 }
@@ -326,6 +335,9 @@ func (w *saver) session(l *loop, s *session, now time.Duration) {
 	}
 	if s.waiter != nil {
 		v.Place, v.Forbidden = w.places[s.waiter], w.backendsOf(s.waiter.Tried())
+	}
+	if h := s.handed; h != nil {
+		v.Handed = h.save()
 	}
 	for e := range s.ends {
 		v.Ends[e] = SavedEnd{int(s.ends[e].fd), s.ends[e].flags}

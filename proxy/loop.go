@@ -38,36 +38,37 @@ const (
 // loop is one event loop: a goroutine, an epoll set, and the sessions it owns. Everything in it but inbox and the
 // atomics is touched by that goroutine alone.
 type loop struct {
-	p       *Proxy
-	id      int
-	epfd    int32
-	wakefd  int32                                                                  // eventfd: there is something in the inbox
-	ctl     func(epfd int32, op int, fd int32, mask uint32, data token) unix.Errno // epollCtl, or a test's
-	events  []unix.EpollEvent
-	rest    rest
-	scratch []byte
-	now     time.Duration // since the proxy's epoch, read once a round
-	table   table
-	wheel   *wheel
-	pipes   pipePool
-	limits  relayLimits
-	ready   []readyRef   // directions that used up their turn
-	moved   int          // bytes carried in this round; see roundBytes
-	dirty   []sessionRef // sessions with bytes the shared counters do not have
-	countAt time.Duration
-	accepts []*acceptor        // by token; nil where a listener was closed
-	pending []*acceptor        // that have something to accept in this round
-	waiters []*backends.Waiter // free ones
-	probes  []probe            // see backlog.go
-	probing bool               // the session that is connected comes from the head of a backlog's queue
-	grant   func(*backends.Waiter, *backends.Backend)
-	req     backends.Request
-	rec     Record
-	opened  uint64 // sessions so far
-	headers proxyHeaderReader
-	header  []byte // the buffer of PROXY headers that are sent
-	rsa     unix.RawSockaddrAny
-	quit    bool
+	p        *Proxy
+	id       int
+	epfd     int32
+	wakefd   int32                                                                  // eventfd: there is something in the inbox
+	ctl      func(epfd int32, op int, fd int32, mask uint32, data token) unix.Errno // epollCtl, or a test's
+	events   []unix.EpollEvent
+	rest     rest
+	scratch  []byte
+	now      time.Duration // since the proxy's epoch, read once a round
+	table    table
+	wheel    *wheel
+	pipes    pipePool
+	limits   relayLimits
+	ready    []readyRef   // directions that used up their turn
+	moved    int          // bytes carried in this round; see roundBytes
+	dirty    []sessionRef // sessions with bytes the shared counters do not have
+	countAt  time.Duration
+	accepts  []*acceptor        // by token; nil where a listener was closed
+	channels []*Channel         // by token; nil where one was closed
+	pending  []*acceptor        // that have something to accept in this round
+	waiters  []*backends.Waiter // free ones
+	probes   []probe            // see backlog.go
+	probing  bool               // the session that is connected comes from the head of a backlog's queue
+	grant    func(*backends.Waiter, *backends.Backend)
+	req      backends.Request
+	rec      Record
+	opened   uint64 // sessions so far
+	headers  proxyHeaderReader
+	header   []byte // the buffer of PROXY headers that are sent
+	rsa      unix.RawSockaddrAny
+	quit     bool
 
 	freezing *freezing // park at the end of this round
 
@@ -253,6 +254,10 @@ func (l *loop) dispatch(ev *unix.EpollEvent) {
 			l.readInbox()
 			return
 		}
+		if ev.Fd <= firstChannelID {
+			l.channelEvent(ev.Fd)
+			return
+		}
 		if a := l.accepts[firstListenerID-ev.Fd]; a != nil && !a.queued {
 			a.queued = true
 			l.pending = append(l.pending, a)
@@ -274,6 +279,8 @@ func (l *loop) dispatch(ev *unix.EpollEvent) {
 	case phaseConnecting:
 		l.connectEvent(s, e, ev.Events)
 		return
+	case phaseHandedOff:
+		return // nothing of it is in the epoll set any more
 	}
 	l.relayEvent(s, e, ev.Events)
 }
@@ -460,6 +467,9 @@ func (l *loop) expired(s *session) {
 	case phaseConnecting:
 		l.connectTimeout(s)
 		return
+	case phaseHandedOff:
+		l.untakenTooLong(s)
+		return
 	}
 	if l.deadline(s) > l.now {
 		l.armIdle(s)
@@ -525,7 +535,7 @@ func (l *loop) close(s *session, reset bool) {
 	if s.backend != nil {
 		s.count()
 		s.backend.SessionTime.Observe(l.now - s.start)
-		s.pool.Release(s.backend)
+		l.release(s)
 	}
 	l.report(s)
 	l.sessions.Store(int64(l.table.used - 1))
@@ -547,6 +557,9 @@ func (l *loop) report(s *session) {
 	}
 	if s.connected > 0 {
 		l.rec.ConnectTime = s.connected - s.start
+	}
+	if s.handed != nil && s.handed.takenAt() > 0 {
+		l.rec.ConnectTime = s.handed.takenAt() - s.start
 	}
 	l.p.OnSession(&l.rec)
 }

@@ -20,6 +20,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/273ebdf9/lb/backends"
+	"github.com/273ebdf9/lb/internal/sockdiag"
 )
 
 // ErrStopped is what a Proxy that was stopped answers.
@@ -32,6 +33,7 @@ type Stats struct {
 	SplicedBytes atomic.Uint64
 	AcceptErrors atomic.Uint64 // times that a listener was not served for a moment, because of an error
 	LimitReached atomic.Uint64 // times that newcomers had to wait at max_sessions
+	EndsLost     atomic.Uint64 // times that the kernel dropped messages about handed-off connections; lb asked it anew
 	ShedClients  atomic.Uint64 // clients closed at once as no descriptor was left for them
 	Shortages    atomic.Uint64 // times that a session had to wait for memory of the kernel
 
@@ -55,7 +57,14 @@ type Proxy struct {
 	// OnLimit, if set, is told when max_sessions is reached, once until it was left again. It must not block.
 	OnLimit func(max int64)
 
+	// OnChannel, if set, is told of what a worker says over its hand-off channel. It runs on a loop and must not block.
+	OnChannel func(b *backends.Backend, event ChannelEvent, text string)
+
 	Stats Stats
+
+	handed   handedTable
+	channels atomic.Int32   // opened so far
+	hearing  sync.WaitGroup // hearEnds
 
 	epoch       time.Time // monotonic; all times in sessions count from here
 	loops       []*loop
@@ -68,12 +77,15 @@ type Proxy struct {
 	running     sync.WaitGroup
 
 	mu        sync.Mutex
-	listeners []*Listener  // guarded by mu
-	activated []Activated  // guarded by mu; handed over by the service manager, and not taken yet
-	inherited []*inherited // guarded by mu; listening sockets of the process before, and not taken yet
-	started   bool         // guarded by mu; before that the loops' state is of whoever holds mu
-	stopped   bool         // guarded by mu
-	freezing  *freezing    // guarded by mu, which Freeze holds until Thaw
+	endings   *sockdiag.Ends // guarded by mu until it is set; nil: nobody has asked, or noEndings
+	diag      *sockdiag.Conn // set with endings
+	noEndings error          // guarded by mu; why the kernel does not tell when connections end
+	listeners []*Listener    // guarded by mu
+	activated []Activated    // guarded by mu; handed over by the service manager, and not taken yet
+	inherited []*inherited   // guarded by mu; listening sockets of the process before, and not taken yet
+	started   bool           // guarded by mu; before that the loops' state is of whoever holds mu
+	stopped   bool           // guarded by mu
+	freezing  *freezing      // guarded by mu, which Freeze holds until Thaw
 	drained   chan struct{}
 }
 
@@ -137,6 +149,9 @@ func (p *Proxy) Start() {
 		closeFD(int32(x.FD))
 	}
 	p.inherited = nil
+	if p.endings != nil {
+		p.startEnds()
+	}
 	for _, l := range p.loops {
 		p.running.Add(1)
 		go p.runLoop(l)
@@ -183,6 +198,7 @@ func (p *Proxy) Stop(ctx context.Context) (killed int64, err error) {
 	for _, l := range p.loops {
 		l.post(message{do: func(l *loop) { l.quit = true }})
 	}
+	p.closeEnds()
 	p.running.Wait()
 	for _, l := range p.loops {
 		l.returnGrants()

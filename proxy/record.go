@@ -21,6 +21,8 @@ import (
 //	D  lb closed it as its backend went down or away
 //	K  lb closed it for the operator, or as it stopped
 //	                                     R  before it was let in: rules, limits, PROXY header
+//	                                     H  handed over to a worker: who ended it is not known, but
+//	                                        that the worker died before it had taken it (SH), or lb ended it
 type Termination [2]byte
 
 // String is the two letters.
@@ -41,10 +43,12 @@ var (
 	termClientGoneEarly = Termination{'C', 'R'}
 	termQueue           = Termination{'s', 'Q'}
 	termQueueGone       = Termination{'C', 'Q'}
+	termHandedOff       = Termination{'-', 'H'}
+	termUntaken         = Termination{'S', 'H'}
 )
 
 // phaseLetters are the second letters of what can happen in any phase.
-var phaseLetters = [...]byte{phaseFree: '-', phaseHeader: 'R', phaseQueued: 'Q', phaseConnecting: 'C', phaseRelaying: 'D'}
+var phaseLetters = [...]byte{phaseFree: '-', phaseHeader: 'R', phaseQueued: 'Q', phaseConnecting: 'C', phaseRelaying: 'D', phaseHandedOff: 'H'}
 
 // endedBy is the termination of a session that by ends in its present phase.
 func (s *session) endedBy(by byte) Termination { return Termination{by, phaseLetters[s.phase]} }

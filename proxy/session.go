@@ -26,6 +26,7 @@ const (
 	phaseQueued           // waits in the pool's queue for a slot of a backend
 	phaseConnecting       // a connect to a backend is in progress
 	phaseRelaying         // both ends are connected
+	phaseHandedOff        // the client was given to a worker, which may have taken it
 )
 
 // flags of an end.
@@ -95,6 +96,7 @@ type session struct {
 	tried     []*backends.Backend
 	waiter    *backends.Waiter // while phaseQueued, in the pool's queue
 	place     *backlogPlace    // while phaseQueued, for a backlog
+	handed    *handed          // while phaseHandedOff
 	client    netip.AddrPort
 	forwarded *forwarded       // what the client's PROXY header said; nil as a rule
 	source    access.SourceRef // its place among the counted sources; the zero value as a rule

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/273ebdf9/lb/backends"
+	"github.com/273ebdf9/lb/internal/sockdiag"
 )
 
 // SessionInfo is one running session at one moment.
@@ -15,19 +16,20 @@ type SessionInfo struct {
 	Listener string
 	Pool     string // empty while its PROXY header is awaited
 	Backend  string // empty while none is chosen
-	Phase    string // "header", "queued", "connecting" or "relaying"
+	Phase    string // "header", "queued", "connecting", "relaying", "giving" or "handed off"
 	Start    time.Time
 	Idle     time.Duration // since the last byte
 	BytesIn  uint64        // from the client
 	BytesOut uint64        // to the client
 }
 
-var phaseNames = [...]string{phaseFree: "", phaseHeader: "header", phaseQueued: "queued", phaseConnecting: "connecting", phaseRelaying: "relaying"}
+var phaseNames = [...]string{phaseFree: "", phaseHeader: "header", phaseQueued: "queued", phaseConnecting: "connecting", phaseRelaying: "relaying", phaseHandedOff: "handed off"}
 
 // SessionList lists the running sessions, the oldest first. Each loop is asked at its own moment. It costs a loop about as
 // much as it has sessions; none once the proxy has stopped.
 func (p *Proxy) SessionList() []SessionInfo {
 	var all []SessionInfo
+	cookies := map[uint64]int{} // of those that were handed over, their places
 	p.onLoops(func(l *loop) {
 		now := p.since()
 		l.table.each(func(s *session) {
@@ -42,16 +44,37 @@ func (p *Proxy) SessionList() []SessionInfo {
 			if s.backend != nil {
 				info.Backend = s.backend.Name
 			}
+			if s.handed != nil && s.handed.takenAt() == 0 {
+				info.Phase = "giving"
+			} else if s.handed != nil {
+				cookies[s.handed.cookie] = len(all)
+			}
 			all = append(all, info)
 		})
 	})
+	p.fillHanded(all, cookies)
 	slices.SortFunc(all, func(a, b SessionInfo) int { return a.Start.Compare(b.Start) })
 	return all
 }
 
+// fillHanded asks the kernel what the connections have carried that workers hold.
+func (p *Proxy) fillHanded(all []SessionInfo, cookies map[uint64]int) {
+	if len(cookies) == 0 || p.diag == nil {
+		return
+	}
+	for port := range p.handed.portsNow() {
+		_ = p.diag.Sockets(port, func(s *sockdiag.Socket) { // else they are shown without
+			if i, ok := cookies[s.Cookie]; ok {
+				all[i].BytesIn, all[i].BytesOut = s.Received, s.Acked
+				all[i].Idle = s.Idle
+			}
+		})
+	}
+}
+
 // Kill closes the sessions with these ids, as far as they run, and gives how many it closed. Their termination is "K" and
-// the phase they were in.
-func (p *Proxy) Kill(ids []uint64) int {
+// the phase they were in. The error says why connections that workers hold could not be ended.
+func (p *Proxy) Kill(ids []uint64) (int, error) {
 	want := make(map[uint64]bool, len(ids))
 	for _, id := range ids {
 		want[id] = true
@@ -61,22 +84,41 @@ func (p *Proxy) Kill(ids []uint64) int {
 
 // CloseBackend closes the sessions of a backend that is down or gone, and gives how many there were. Their termination
 // is "DD".
-func (p *Proxy) CloseBackend(b *backends.Backend) int {
-	return p.closeAll(func(s *session) bool { return s.backend == b && s.phase == phaseRelaying }, 'D')
+func (p *Proxy) CloseBackend(b *backends.Backend) (int, error) {
+	return p.closeAll(func(s *session) bool {
+		return s.backend == b && (s.phase == phaseRelaying || s.phase == phaseHandedOff)
+	}, 'D')
 }
 
-func (p *Proxy) closeAll(which func(*session) bool, by byte) int {
+// closeAll closes sessions. One that was handed over is not lb's to close: the kernel ends it, and then tells.
+func (p *Proxy) closeAll(which func(*session) bool, by byte) (int, error) {
 	n := 0
+	cookies := map[uint64]bool{}
 	p.onLoops(func(l *loop) {
 		l.table.each(func(s *session) {
-			if which(s) {
+			switch {
+			case !which(s):
+			case s.phase == phaseHandedOff:
+				s.end = s.endedBy(by)
+				cookies[s.handed.cookie] = true
+			default:
 				n++
 				s.end = s.endedBy(by)
 				l.close(s, false)
 			}
 		})
 	})
-	return n
+	destroyed, err := p.destroy(cookies)
+	if err != nil {
+		p.onLoops(func(l *loop) { // they go on
+			l.table.each(func(s *session) {
+				if s.handed != nil && cookies[s.handed.cookie] {
+					s.end = Termination{}
+				}
+			})
+		})
+	}
+	return n + destroyed, err
 }
 
 // Turning says whether every loop comes round within the timeout.

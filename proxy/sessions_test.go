@@ -117,7 +117,7 @@ func TestKill_ClosesTheNamedSessionsAlone(t *testing.T) {
 			}
 		}
 	}
-	if n := r.proxy.Kill(append(ids, 1<<60)); n != 3 {
+	if n, err := r.proxy.Kill(append(ids, 1<<60)); n != 3 || err != nil {
 		t.Errorf("Kill: got %d; want 3", n)
 	}
 	for i, c := range clients {
@@ -132,10 +132,10 @@ func TestKill_ClosesTheNamedSessionsAlone(t *testing.T) {
 			t.Errorf("termination code: got %v; want KD", rec.Termination)
 		}
 	}
-	if n := r.proxy.Kill(ids); n != 0 {
+	if n, _ := r.proxy.Kill(ids); n != 0 {
 		t.Errorf("Kill of sessions that have ended: got %d; want 0", n)
 	}
-	if n := r.proxy.Kill(nil); n != 0 {
+	if n, _ := r.proxy.Kill(nil); n != 0 {
 		t.Errorf("Kill of none: got %d; want 0", n)
 	}
 }
@@ -170,7 +170,7 @@ func TestKill_InEveryPhaseFreesWhatWasHeld(t *testing.T) {
 			break
 		}
 	}
-	if n := r.proxy.Kill(ids); n != 3 {
+	if n, _ := r.proxy.Kill(ids); n != 3 {
 		t.Errorf("Kill: got %d; want 3", n)
 	}
 	for _, c := range []conn{relaying, waiting} {
@@ -208,7 +208,7 @@ func TestCloseBackend_ClosesItsSessionsAlone(t *testing.T) {
 		}
 		b := r.pool.Get("b0")
 		r.pool.SetHealth(b, backends.HealthDown, "test")
-		if n := r.proxy.CloseBackend(b); n != 5 || len(at["b0"]) != 5 {
+		if n, _ := r.proxy.CloseBackend(b); n != 5 || len(at["b0"]) != 5 {
 			t.Errorf("CloseBackend: got %d of %d; want 5", n, len(at["b0"]))
 		}
 		for _, c := range at["b0"] {
@@ -222,7 +222,7 @@ func TestCloseBackend_ClosesItsSessionsAlone(t *testing.T) {
 				t.Errorf("record: got %v at %s; want DD at b0", rec.Termination, rec.Backend.Name)
 			}
 		}
-		if n := r.proxy.CloseBackend(b); n != 0 {
+		if n, _ := r.proxy.CloseBackend(b); n != 0 {
 			t.Errorf("CloseBackend once more: got %d; want 0", n)
 		}
 	})
@@ -237,7 +237,7 @@ func TestCloseBackend_WhoWaitsGetsAnother(t *testing.T) {
 	r.waits(1)
 	b := r.pool.Get("b0")
 	r.pool.SetHealth(b, backends.HealthDown, "test")
-	if n := r.proxy.CloseBackend(b); n != 1 {
+	if n, _ := r.proxy.CloseBackend(b); n != 1 {
 		t.Errorf("CloseBackend: got %d; want 1", n)
 	}
 	r.ended(1)
@@ -273,7 +273,9 @@ func TestTurning_SaysWhetherEveryLoopComesRound(t *testing.T) {
 	if !r.proxy.Turning(time.Millisecond) {
 		t.Error("Turning once stopped: got false; want true, there is nothing to turn")
 	}
-	if list := r.proxy.SessionList(); list != nil || r.proxy.Kill([]uint64{1}) != 0 || r.proxy.CloseBackend(r.pool.Get("b0")) != 0 {
+	killed, _ := r.proxy.Kill([]uint64{1})
+	closed, _ := r.proxy.CloseBackend(r.pool.Get("b0"))
+	if list := r.proxy.SessionList(); list != nil || killed != 0 || closed != 0 {
 		t.Errorf("sessions once stopped: got %v; want none", list)
 	}
 }

@@ -51,6 +51,51 @@ func send(fd int32, buf []byte) (n int, errno unix.Errno) {
 	}
 }
 
+// sendFD sends a message with a descriptor beside it (SCM_RIGHTS, unix(7)), whole or not at all.
+func sendFD(to int32, message []byte, fd int32) unix.Errno {
+	var control [24]byte // CMSG_SPACE(4)
+	h := (*unix.Cmsghdr)(unsafe.Pointer(&control))
+	h.Level, h.Type = unix.SOL_SOCKET, unix.SCM_RIGHTS
+	h.SetLen(unix.CmsgLen(4))
+	*(*int32)(unsafe.Pointer(&control[unix.SizeofCmsghdr])) = fd
+	iov := unix.Iovec{Base: unsafe.SliceData(message)}
+	iov.SetLen(len(message))
+	m := unix.Msghdr{Iov: &iov, Iovlen: 1, Control: &control[0]}
+	m.SetControllen(unix.CmsgSpace(4))
+	for {
+		_, _, e := unix.RawSyscall(unix.SYS_SENDMSG, uintptr(to), uintptr(unsafe.Pointer(&m)), unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL)
+		if e != unix.EINTR {
+			return e
+		}
+	}
+}
+
+// recvBack reads a message, and closes the descriptors that come with it: lb has its own.
+func recvBack(fd int32, buf []byte) (int, unix.Errno) {
+	control := make([]byte, unix.CmsgSpace(4*maxDescriptors))
+	for {
+		n, size, _, _, err := unix.Recvmsg(int(fd), buf, control, unix.MSG_DONTWAIT|unix.MSG_CMSG_CLOEXEC)
+		if err == unix.EINTR {
+			continue
+		}
+		if err != nil {
+			return 0, err.(unix.Errno)
+		}
+		if messages, err := unix.ParseSocketControlMessage(control[:size]); err == nil {
+			for i := range messages {
+				fds, _ := unix.ParseUnixRights(&messages[i])
+				for _, fd := range fds {
+					unix.Close(fd)
+				}
+			}
+		}
+		return n, 0
+	}
+}
+
+// maxDescriptors is SCM_MAX_FD: how many descriptors a message can carry.
+const maxDescriptors = 253
+
 // splice moves up to n bytes from one fd to another, one of which is a pipe (splice(2)).
 func splice(from, to int32, n int, flags int) (int, unix.Errno) {
 	for {

@@ -65,6 +65,14 @@ func (p *Proxy) Prepare(specs []ListenerSpec) (*Transition, error) {
 			}
 		}
 	}
+	for _, c := range t.change {
+		for _, s := range c.sockets {
+			if port := portOf(s.fd); port != 0 {
+				p.handed.listens(port, c.ln)
+			}
+		}
+	}
+	p.setEndPorts()
 	return t, nil
 }
 

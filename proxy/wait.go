@@ -56,7 +56,7 @@ func (l *loop) granted(w *backends.Waiter, b *backends.Backend) {
 	s := l.table.find(unpackRef(w.Session))
 	l.waiters = append(l.waiters, w)
 	if s == nil {
-		b.Pool().Release(b)
+		b.Pool().ReleaseUntaken(b)
 		return
 	}
 	s.waiter = nil
@@ -78,7 +78,7 @@ func (l *loop) returnGrants() {
 	l.inbox.mu.Unlock()
 	for _, m := range msgs {
 		if m.grant != nil {
-			m.slot.Pool().Release(m.slot)
+			m.slot.Pool().ReleaseUntaken(m.slot)
 		}
 	}
 }

@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/273ebdf9/lb/internal/handoff"
 )
 
 const (
@@ -88,6 +90,13 @@ type Config struct {
 	// Watchdog is the interval of the heartbeat that is asked of the workers (WATCHDOG_USEC). 0: none is asked. It follows
 	// from the pool's health, and is no key of its own.
 	Watchdog time.Duration `toml:"-"`
+	// Handoff is how the workers are given accepted sockets, HandoffLB or HandoffNode; empty: they are not. It follows from
+	// the pool's handoff, as what comes next.
+	Handoff string `toml:"-"`
+	// HandoffAddress is where clients connect to, which HandoffLB tells the workers.
+	HandoffAddress string `toml:"-"`
+	// HandoffReport has HandoffLB ask the workers to say when connections end.
+	HandoffReport bool `toml:"-"`
 }
 
 // RecycleConfig is when a worker is replaced though nothing is wrong with it, [pools.NAME.workers.recycle]: its successor
@@ -130,7 +139,8 @@ var (
 	envName = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`)
 	octal   = regexp.MustCompile(`^0?[0-7]{1,3}$`)
 	// ownEnv is what lb itself tells its workers.
-	ownEnv = []string{"LB_WORKER_ID", "LB_WORKER_SOCKET", "NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "INVOCATION_ID", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES"}
+	ownEnv = []string{"LB_WORKER_ID", "LB_WORKER_SOCKET", "NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "INVOCATION_ID", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES",
+		handoff.EnvFD, handoff.EnvAddress, handoff.EnvReport, handoff.EnvNodeFD, handoff.EnvNodeSerialization, handoff.EnvNodeID}
 	// stopSignals are the values of stop_signal.
 	stopSignals = []string{"TERM", "INT", "QUIT", "HUP", "USR1", "USR2"}
 )
@@ -158,6 +168,9 @@ func (c *Config) ValidateText() error {
 		if strings.ContainsRune(arg, 0) {
 			fault("command[%d]: NUL byte", i)
 		}
+	}
+	if c.Handoff != "" && (c.names("{socket}") || c.names("{port}")) {
+		fault("command: {socket} and {port} cannot be used with handoff = %q: the worker is given its connections on descriptor %d", c.Handoff, backFD)
 	}
 	if c.names("{socket}") && c.names("{port}") {
 		fault("command: {socket} and {port} cannot both be used: a worker listens in one place")

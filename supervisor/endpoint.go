@@ -33,6 +33,8 @@ type endpoint struct {
 	port    int    // of TCP
 	fd      int    // the listening socket, if lb bound it; else -1
 	file    fileAt // of the socket
+	handoff string // the worker is given its connections: how; fd is its end of the channel then
+	front   int    // lb's end
 }
 
 // address is the endpoint's, in the form of Backend.Address.
@@ -62,6 +64,12 @@ func (p *Pool) openEndpoint(s *slot, r *Release) (*endpoint, error) {
 		}
 		e.port = port
 		e.backend.Address = e.address()
+		return e, nil
+	}
+	if r.Handoff != "" {
+		if err := p.openChannel(e, r.Handoff); err != nil {
+			return nil, fmt.Errorf("cannot make a hand-off channel: %w", err)
+		}
 		return e, nil
 	}
 	id, err := cfg.identity()
@@ -164,6 +172,13 @@ func (p *Pool) closeEndpoint(e *endpoint) {
 		unix.Close(e.fd)
 		e.fd = -1
 	}
+	if e.handoff != "" {
+		if e.front >= 0 {
+			unix.Close(e.front)
+			e.front = -1
+		}
+		return
+	}
 	if name := p.entry(e.path); name != "" {
 		p.removeEntry(name)
 	}
@@ -176,6 +191,9 @@ func (p *Pool) closeEndpoint(e *endpoint) {
 // socket, which lb holds too, has nobody waiting any more.
 func (p *Pool) probeEndpoint(w *worker) func(ctx context.Context) error {
 	e := w.end
+	if e.handoff != "" {
+		return p.probeChannel(e.backend)
+	}
 	listening := -1
 	if e.fd >= 0 { // a copy: e may be closed meanwhile
 		fd, err := copyFD(e.fd)
@@ -245,6 +263,27 @@ func awaitAccept(ctx context.Context, connect func(context.Context) (net.Conn, e
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-tick.C:
+		}
+	}
+}
+
+// probeChannel returns a function that waits until a worker has taken a connection that lb gave it.
+func (p *Pool) probeChannel(b Backend) func(ctx context.Context) error {
+	if p.Hooks.Probe == nil {
+		return func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() }
+	}
+	return func(ctx context.Context) error {
+		tick := time.NewTicker(probeEvery)
+		defer tick.Stop()
+		for {
+			if p.Hooks.Probe(ctx, b) == nil {
+				return nil
+			}
+			select {
+			case <-ctx.Done():
+				return ctx.Err()
+			case <-tick.C:
+			}
 		}
 	}
 }

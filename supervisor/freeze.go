@@ -13,6 +13,7 @@ import (
 func (p *Pool) notifyFileName() string        { return p.Name + "/notify" }
 func (p *Pool) homeFileName() string          { return p.Name + "/home" }
 func (p *Pool) listenFile(name string) string { return p.Name + "/" + name + "/listen" }
+func (p *Pool) frontFile(name string) string  { return p.Name + "/" + name + "/front" }
 func (p *Pool) outputFile(name string) string { return p.Name + "/" + name + "/output" }
 
 // Freeze stops the pool between two events and writes it down, for Adopt in the program that this process becomes by
@@ -171,6 +172,9 @@ func (p *Pool) copyFiles() (map[string]*os.File, error) {
 		name := w.end.backend.Name
 		if w.end.fd >= 0 {
 			add(p.listenFile(name), w.end.fd)
+		}
+		if w.end.handoff != "" && w.end.front >= 0 {
+			add(p.frontFile(name), w.end.front)
 		}
 		if w.out != nil && !w.out.ended() {
 			if raw, e := w.out.file.SyscallConn(); e == nil {

@@ -86,6 +86,10 @@ func (p *Pool) spawn(w *worker) (*process, error) {
 		files = append(files, uintptr(w.end.fd))
 		l.Listen = 1
 	}
+	if w.end.handoff != "" {
+		files = append(files, uintptr(w.end.front))
+		l.Listen = 2
+	}
 	files = append(files, uintptr(gate[0]))
 	text, err := json.Marshal(l)
 	if err != nil {
@@ -149,12 +153,16 @@ func (p *Pool) environment(w *worker, id identity) []string {
 	}
 	env["INVOCATION_ID"] = w.invocation
 	env["LB_WORKER_ID"] = strconv.Itoa(w.slot.number)
-	if w.end.path != "" {
-		env["LB_WORKER_SOCKET"] = w.end.path
-	}
 	env["NOTIFY_SOCKET"] = p.receiver.Path()
-	if w.end.fd >= 0 {
-		env["LISTEN_FDS"], env["LISTEN_FDNAMES"] = "1", p.Name
+	if w.end.handoff != "" {
+		p.handoffEnvironment(w, env)
+	} else {
+		if w.end.path != "" {
+			env["LB_WORKER_SOCKET"] = w.end.path
+		}
+		if w.end.fd >= 0 {
+			env["LISTEN_FDS"], env["LISTEN_FDNAMES"] = "1", p.Name
+		}
 	}
 	if p.cfg.Watchdog > 0 {
 		env["WATCHDOG_USEC"] = strconv.FormatInt(p.cfg.Watchdog.Microseconds(), 10)

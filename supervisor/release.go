@@ -19,6 +19,7 @@ type Release struct {
 	Umask        string            `json:"umask,omitempty"`
 	Nice         int               `json:"nice,omitempty"`
 	RlimitNofile uint64            `json:"rlimit_nofile,omitempty"`
+	Handoff      string            `json:"handoff,omitempty"`
 
 	text string // what key gives, once it was asked for; the pool's goroutine's
 }
@@ -27,13 +28,13 @@ type Release struct {
 func (c *Config) release() *Release {
 	return &Release{
 		Command: slices.Clone(c.Command), Env: maps.Clone(c.Env), Dir: c.Dir, User: c.User, Group: c.Group, Umask: c.Umask,
-		Nice: c.Nice, RlimitNofile: c.RlimitNofile,
+		Nice: c.Nice, RlimitNofile: c.RlimitNofile, Handoff: c.Handoff,
 	}
 }
 
 // config is a Config with the release's part, for the methods of one.
 func (r *Release) config() *Config {
-	return &Config{Command: r.Command, Env: r.Env, User: r.User, Group: r.Group}
+	return &Config{Command: r.Command, Env: r.Env, User: r.User, Group: r.Group, Handoff: r.Handoff}
 }
 
 // pinned is r with its directory as it was followed; empty: as it is typed.

@@ -203,7 +203,11 @@ func (p *Pool) restoreWorker(ws *savedWorker, killed bool) {
 		w.attempt = p.recycling
 	}
 	if ws.End != nil {
-		p.restoreEndpoint(w, ws.End, pidfd, killed)
+		pid := 0
+		if ws.Process != nil {
+			pid = ws.Process.PID
+		}
+		p.restoreEndpoint(w, ws.End, pidfd, pid, killed)
 	}
 	if ws.Output != nil {
 		w.out = p.restoreOutput(w, ws)
@@ -243,6 +247,8 @@ func (p *Pool) afterKill(w *worker) {
 		p.act(w, doStop, "orphans = \"stop\"")
 	case w.slot.current != w && w.slot.next != w:
 		p.fire(w, retire, "not wanted any more")
+	case w.end != nil && w.end.handoff != "" && w.end.front < 0:
+		p.fire(w, offline, "its hand-off channel is gone with the lb before")
 	}
 }
 
@@ -274,10 +280,12 @@ func openProcess(ps *savedProcess, killed bool) int {
 }
 
 // restoreEndpoint gives w its address, and tells of it.
-func (p *Pool) restoreEndpoint(w *worker, es *savedEndpoint, pidfd int, killed bool) {
+func (p *Pool) restoreEndpoint(w *worker, es *savedEndpoint, pidfd, pid int, killed bool) {
 	e := &endpoint{slot: w.slot.number, path: es.Path, port: es.Port, fd: -1}
 	e.backend = Backend{Pool: p.Name, Slot: w.slot.number, Name: es.Name, Address: e.address()}
-	if es.Bound {
+	if es.Handoff != "" {
+		p.restoreChannel(e, es, pidfd)
+	} else if es.Bound {
 		e.fd = p.restoreListener(e, pidfd)
 		if e.fd < 0 && w.state == waiting { // it would have nothing to start with
 			p.closeEndpoint(e)
@@ -292,7 +300,7 @@ func (p *Pool) restoreEndpoint(w *worker, es *savedEndpoint, pidfd int, killed b
 	case up, silent:
 		standing = Serving
 	}
-	p.tellRestored(e.backend, standing, killed)
+	p.tellRestored(e.backend, standing, killed, pid)
 }
 
 // restoreListener returns the socket that lb bound for e; -1 if there is none any more.
@@ -309,7 +317,7 @@ func (p *Pool) restoreListener(e *endpoint, pidfd int) int {
 	return -1
 }
 
-func (p *Pool) tellRestored(b Backend, s Standing, killed bool) {
+func (p *Pool) tellRestored(b Backend, s Standing, killed bool, pid int) {
 	reason := "goes on"
 	if killed {
 		reason = "adopted"
@@ -320,6 +328,9 @@ func (p *Pool) tellRestored(b Backend, s Standing, killed bool) {
 	}
 	if p.Hooks.Added != nil {
 		p.Hooks.Added(b)
+	}
+	if killed && b.Handoff != "" && pid > 0 && p.Hooks.Adopted != nil {
+		p.Hooks.Adopted(b, heldSockets(pid))
 	}
 	if killed && s != Held && p.Hooks.Starting != nil {
 		p.Hooks.Starting(b, reason)

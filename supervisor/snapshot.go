@@ -82,10 +82,12 @@ type savedProcess struct {
 }
 
 type savedEndpoint struct {
-	Name  string `json:"name"` // of its backend
-	Path  string `json:"path,omitempty"`
-	Port  int    `json:"port,omitempty"`
-	Bound bool   `json:"bound,omitempty"` // lb has bound it
+	Name    string    `json:"name"` // of its backend
+	Path    string    `json:"path,omitempty"`
+	Port    int       `json:"port,omitempty"`
+	Bound   bool      `json:"bound,omitempty"` // lb has bound it
+	Handoff string    `json:"handoff,omitempty"`
+	Channel [2]uint64 `json:"channel,omitzero"` // the inodes of lb's and the worker's end
 }
 
 type savedOutput struct {
@@ -197,6 +199,9 @@ func (p *Pool) saveWorker(w *worker) savedWorker {
 	}
 	if e := w.end; e != nil {
 		ws.End = &savedEndpoint{Name: e.backend.Name, Path: e.path, Port: e.port, Bound: e.fd >= 0}
+		if e.handoff != "" {
+			ws.End.Handoff, ws.End.Channel = e.handoff, e.channelInodes()
+		}
 	}
 	if o := w.out; o != nil {
 		ws.Output = &savedOutput{Inode: o.inode}

@@ -51,6 +51,11 @@ type Backend struct {
 	Name string
 	// Address is "unix:/path" or "127.0.0.1:port".
 	Address string
+	// Handoff is how the worker is given accepted sockets, HandoffLB or HandoffNode; empty: it is connected to at Address,
+	// where there is nothing otherwise. Front and Back are lb's and the worker's end of its channel then, which the pool
+	// closes after Removed; -1 if they could not be had from a worker that ran before.
+	Handoff     string
+	Front, Back int
 }
 
 // Hooks are the facts that flow up, and the questions that go there. Each may be nil. They are called on the pool's
@@ -64,6 +69,12 @@ type Hooks struct {
 	Starting func(b Backend, reason string)
 	// Ready: b takes connections from now on.
 	Ready func(b Backend, reason string)
+	// Adopted: b's worker, to which sockets were handed over by an lb that was killed, holds these, by their inodes. Called
+	// after Added.
+	Adopted func(b Backend, sockets map[uint32]bool)
+	// Probe gives b's worker a connection of lb's own over the hand-off channel, and returns when it has taken it. Called on a
+	// goroutine of its own.
+	Probe func(ctx context.Context, b Backend) error
 	// Beat: b's worker sent a heartbeat. Called on the goroutine of the notify socket.
 	Beat func(b Backend)
 	// Offline: b takes no new connections. It keeps those that it has.
@@ -517,6 +528,10 @@ func (p *Pool) finish() {
 		if w.end != nil && w.end.fd >= 0 {
 			unix.Close(w.end.fd)
 			w.end.fd = -1
+		}
+		if w.end != nil && w.end.handoff != "" && w.end.front >= 0 {
+			unix.Close(w.end.front)
+			w.end.front = -1
 		}
 	}
 }

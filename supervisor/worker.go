@@ -336,7 +336,7 @@ func (p *Pool) bury(w *worker, reason string) {
 	}
 	end := w.end
 	w.end = nil
-	if end != nil && (!again || end.fd < 0) {
+	if end != nil && (!again || end.fd < 0 || end.handoff != "") { // who takes from a channel has begun to speak on it
 		p.dispose(end, reason)
 		end = nil
 	}
@@ -347,9 +347,14 @@ func (p *Pool) bury(w *worker, reason string) {
 
 // dispose ends an address.
 func (p *Pool) dispose(end *endpoint, reason string) {
-	p.host.close(end)
+	if end.handoff == "" {
+		p.host.close(end)
+	}
 	if p.Hooks.Removed != nil {
 		p.Hooks.Removed(end.backend, reason)
+	}
+	if end.handoff != "" { // what the worker had not taken is out of it now
+		p.host.close(end)
 	}
 }
 

@@ -88,7 +88,10 @@ type BackendStatus struct {
 	ConnectP99 float64 `json:"connect_p99_seconds"`
 	// LastProbe is null before the first probe.
 	LastProbe *ProbeStatus `json:"last_probe"`
-	// AcceptQueue is the queue of its listening socket; null where lb cannot see it: on another host, say.
+	// Handoff says that the backend is given accepted sockets; its address is a name then.
+	Handoff bool `json:"handoff"`
+	// AcceptQueue is the queue of its listening socket; null where lb cannot see it: on another host, say. With Handoff it is
+	// what it was given and has not taken, and handoff_window.
 	AcceptQueue *AcceptQueue `json:"accept_queue"`
 	// Warned warns of the change that this answers.
 	Warned

@@ -5,6 +5,8 @@ type PoolStatus struct {
 	Name string `json:"name"`
 	// Balance is the name of its policy.
 	Balance string `json:"balance"`
+	// Handoff is how accepted sockets go to its workers: "lb" or "node"; "off" where lb carries the bytes.
+	Handoff string `json:"handoff"`
 	// Active is how many slots its backends have given out.
 	Active int64 `json:"active"`
 	// Selectable is how many of its backends may be given new connections.

@@ -58,6 +58,9 @@ type ProcessStatus struct {
 	// Pipes is how many pipes for splice(2) are open, in use or pooled; SplicedBytes counts what went through them.
 	Pipes        int64  `json:"pipes"`
 	SplicedBytes uint64 `json:"spliced_bytes"`
+	// HandoffEndsLost counts the times that the kernel dropped what it had to tell of handed-off connections that ended. lb
+	// asked it anew, and missed none.
+	HandoffEndsLost uint64 `json:"handoff_ends_lost"`
 	// AccessLogDropped counts the lines that the access log had to drop.
 	AccessLogDropped uint64 `json:"access_log_dropped"`
 	// LogDropped counts the lines of the event log, and of workers in it, that were dropped because what takes them is too

@@ -172,7 +172,11 @@ func renderStatus(st *api.Status, now time.Time, colour bool) string {
 }
 
 func renderPool(p *api.PoolStatus, now time.Time, colour bool) string {
-	title := cell{text: fmt.Sprintf("pool %s, %s: %d of %s selectable, %d active", printable.Text(p.Name), printable.Text(p.Balance),
+	mode := printable.Text(p.Balance)
+	if p.Handoff != "" && p.Handoff != "off" {
+		mode += ", handoff " + printable.Text(p.Handoff)
+	}
+	title := cell{text: fmt.Sprintf("pool %s, %s: %d of %s selectable, %d active", printable.Text(p.Name), mode,
 		p.Selectable, count(len(p.Backends), "backend"), p.Active)}
 	if p.Queue.Size > 0 {
 		title.text += fmt.Sprintf(", %d of %d queued", p.Queue.Length, p.Queue.Size)

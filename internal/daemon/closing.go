@@ -29,8 +29,12 @@ func (c *closing) begin(b *backends.Backend) {
 }
 
 func (c *closing) close(b *backends.Backend) {
-	if n := c.proxy.CloseBackend(b); n > 0 {
+	n, err := c.proxy.CloseBackend(b)
+	if n > 0 {
 		c.log.Info("closed the sessions of a backend that went down (on_down)", "backend", b.Pool().Name+"/"+b.Name, "sessions", n)
+	}
+	if err != nil {
+		c.log.Warn("cannot close connections that were handed over to a worker that is down (on_down)", "backend", b.Pool().Name+"/"+b.Name, "error", err)
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -138,6 +138,7 @@ func newDaemon(path string, cfg *config.Config, inherited admin.Frozen, files ma
 	px.OnShortage = func(b *backends.Backend, err error) {
 		d.repeats.Log(slog.LevelError, "shortage "+err.Error(), shortage(err), "backend", b.Pool().Name+"/"+b.Name, "error", err)
 	}
+	px.OnChannel = d.channelEvent
 	px.OnLimit = func(n int64) {
 		d.log.Warn("session limit reached: newcomers wait until sessions end; raise RLIMIT_NOFILE or proxy.max_sessions", "max_sessions", n)
 	}

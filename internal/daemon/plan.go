@@ -88,6 +88,7 @@ func (p *plan) planPool(cfg *config.Pool) (*plannedPool, error) {
 		pp.checker.ConfiguredWeight = (*backends.Backend).ConfiguredWeight
 		pp.checker.SetMaxConns = pool.SetMaxConns
 		pp.checker.Sockets = p.d.queues.sockets
+		pp.checker.DialChannel = p.d.dialChannel
 		pp.pool, pp.policy = pool, nil
 	}
 	for _, bc := range wantedBackends(cfg, &p.remembered) {
@@ -216,7 +217,7 @@ func (p *plan) prepareWorkers() (err error) {
 		if checker == nil {
 			checker = p.old.checkers[pp.pool].Checker
 		}
-		w, err := p.d.newWorkerPool(pp.cfg, pp.pool, checker, p.d.runDir)
+		w, err := p.d.newWorkerPool(p.cfg, pp.cfg, pp.pool, checker, p.d.runDir)
 		if err != nil {
 			return err
 		}
@@ -314,14 +315,14 @@ func (p *plan) commitWorkers(pp *plannedPool) {
 		})
 		return
 	}
-	if (p.workersChanged(pp) || pp.stale()) && pp.workers.update(pp.cfg) {
+	if (p.workersChanged(pp) || pp.stale()) && pp.workers.update(p.cfg, pp.cfg) {
 		p.restart = append(p.restart, pp.workers)
 	}
 }
 
 // workersChanged reports whether the config of a pool's workers is another one than before.
 func (p *plan) workersChanged(pp *plannedPool) bool {
-	return !reflect.DeepEqual(workersConfig(p.old.cfg.Pool(pp.cfg.Name)), workersConfig(pp.cfg))
+	return !reflect.DeepEqual(workersConfig(p.old.cfg, p.old.cfg.Pool(pp.cfg.Name)), workersConfig(p.cfg, pp.cfg))
 }
 
 // stale reports whether the pool goes on with workers that are not of the config that runs: a rollout has failed, or they were

@@ -25,6 +25,9 @@ type acceptQueues struct {
 
 // of returns the queue of b's listener, or nil where it cannot be seen: on another host, in another network namespace.
 func (q *acceptQueues) of(b *backends.Backend) *api.AcceptQueue {
+	if b.Channel != nil {
+		return &api.AcceptQueue{Waiting: int(b.Untaken()), Limit: b.Pool().Config().HandoffWindow}
+	}
 	if q.sockets == nil {
 		return nil
 	}

@@ -79,7 +79,7 @@ func (d *daemon) edited(pool string) (warnings []string) {
 	if err != nil {
 		return []string{"the config file has faults now (lb check names them); the workers are of the config that runs"}
 	}
-	if now := onDisk.Pool(pool); now == nil || now.Workers == nil || !reflect.DeepEqual(workersConfig(now), workersConfig(running)) {
+	if now := onDisk.Pool(pool); now == nil || now.Workers == nil || !reflect.DeepEqual(workersConfig(onDisk, now), workersConfig(d.view.Load().cfg, running)) {
 		return []string{fmt.Sprintf("the config file has changed since it was loaded: the workers are of pools.%s.workers as it was then; lb reload makes the new one hold", pool)}
 	}
 	return nil

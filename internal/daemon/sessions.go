@@ -1,6 +1,10 @@
 package daemon
 
 import (
+	"errors"
+
+	"golang.org/x/sys/unix"
+
 	"context"
 	"fmt"
 	"log/slog"
@@ -76,7 +80,11 @@ func (d *daemon) Kill(ctx context.Context, f api.SessionFilter, over time.Durati
 		for now := time.Since(start); n < len(ids) && due[n] <= now; n++ {
 		}
 		if n > done {
-			closed += d.proxy.Kill(ids[done:n])
+			killed, err := d.proxy.Kill(ids[done:n])
+			closed += killed
+			if err != nil {
+				return closed, handedOffError(err)
+			}
 			done = n
 			continue
 		}
@@ -92,6 +100,14 @@ func (d *daemon) Kill(ctx context.Context, f api.SessionFilter, over time.Durati
 		}
 	}
 	return closed, nil
+}
+
+// handedOffError says why a connection that a worker holds could not be ended.
+func handedOffError(err error) error {
+	if errors.Is(err, unix.EPERM) {
+		return fmt.Errorf("cannot end connections that were handed over to workers: lb may not (it needs CAP_NET_ADMIN); restart the worker instead: %w", err)
+	}
+	return fmt.Errorf("cannot end connections that were handed over to workers; restart the worker instead: %w", err)
 }
 
 // killSubject is what a kill is about.

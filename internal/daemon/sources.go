@@ -56,7 +56,7 @@ func (d *daemon) processStatus() api.ProcessStatus {
 		Sessions: d.proxy.Sessions(), MaxSessions: d.proxy.MaxSessions(),
 		SessionLimitReached: st.LimitReached.Load(),
 		AcceptErrors:        map[string]uint64{"resource": st.AcceptErrors.Load()},
-		Pipes:               st.Pipes.Load(), SplicedBytes: st.SplicedBytes.Load(),
+		Pipes:               st.Pipes.Load(), SplicedBytes: st.SplicedBytes.Load(), HandoffEndsLost: st.EndsLost.Load(),
 		AccessLogDropped: d.access.Dropped(), LogDropped: d.events.Dropped(),
 		Upgrades: d.upgrades.Load(), UpgradeSessions: d.carriedOver.Load(), UpgradeStandstill: d.standstill.Seconds(),
 	}

@@ -408,7 +408,7 @@ func (u *upgrading) writeDown(l *live, frozen *proxy.Frozen) {
 	l.head = u.head()
 	l.admin.State = d.admin.State() // what workers wrote, and what was told, since the control API is at rest
 	l.head.FrozenAt = u.frozenAt
-	l.head.Epoch, l.head.Counts = frozen.Epoch, frozen.Counts
+	l.head.Epoch, l.head.Counts, l.head.Channels = frozen.Epoch, frozen.Counts, frozen.Channels
 	pools := slices.Clone(v.pools)
 	for p := range v.checkers { // removed, and connections are still on their way
 		if !slices.Contains(pools, p) {

@@ -67,11 +67,12 @@ type liveHead struct {
 	LogLevel    string            `json:"log_level"`
 	Service     map[string]string `json:"service,omitempty"` // what the service manager had put into the environment
 
-	Epoch           time.Duration     `json:"epoch"` // see proxy.Frozen
-	Counts          proxy.SavedCounts `json:"counts"`
-	SessionPools    []int             `json:"session_pools,omitempty"`    // the numbers of proxy.Frozen.Pools among the pools
-	SessionBackends [][2]int          `json:"session_backends,omitempty"` // and those of its Backends: pool, and place in it
-	Closing         [][2]int          `json:"closing,omitempty"`          // those backends whose sessions are to be closed (on_down)
+	Epoch           time.Duration        `json:"epoch"` // see proxy.Frozen
+	Counts          proxy.SavedCounts    `json:"counts"`
+	Channels        []proxy.SavedChannel `json:"channels,omitempty"`
+	SessionPools    []int                `json:"session_pools,omitempty"`    // the numbers of proxy.Frozen.Pools among the pools
+	SessionBackends [][2]int             `json:"session_backends,omitempty"` // and those of its Backends: pool, and place in it
+	Closing         [][2]int             `json:"closing,omitempty"`          // those backends whose sessions are to be closed (on_down)
 
 	Lock int `json:"lock"` // the descriptor of the run-time directory's; -1: there is none
 	// Files are descriptors of what has a name that may lead elsewhere by now, by their keys: "log", "access", "run_dir". A version
@@ -186,7 +187,7 @@ func readLive(data []byte) (*live, error) {
 	if l.frozen.Sessions, err = decodeSessions(sessions); err != nil {
 		return nil, err
 	}
-	l.frozen.Epoch, l.frozen.Counts = l.head.Epoch, l.head.Counts
+	l.frozen.Epoch, l.frozen.Counts, l.frozen.Channels = l.head.Epoch, l.head.Counts, l.head.Channels
 	if len(l.admin.FDs) != len(l.admin.Sockets) {
 		return nil, fmt.Errorf("%w: control sockets", state.ErrDamaged)
 	}
@@ -285,6 +286,17 @@ func encodeSession(e *state.Encoder, s *proxy.SavedSession) {
 	encodeAddr(e, s.Peer)
 	encodeAddr(e, s.Server)
 	e.String(string(s.TLVs))
+	h := &s.Handed
+	untaken := uint64(0)
+	if h.Untaken {
+		untaken = 1
+	}
+	e.Uint(h.Cookie)
+	e.Uint(h.Seq)
+	e.Uint(untaken)
+	for _, n := range []int64{int64(h.Since), int64(h.Taken), int64(h.FD), int64(h.Order)} {
+		e.Int(n)
+	}
 }
 
 // decodeSessions reads many sessions, on all CPUs: the clients of all of them wait meanwhile.
@@ -331,6 +343,10 @@ func decodeSession(d *state.Decoder, s *proxy.SavedSession) error {
 	s.Forbidden = decodeNumbers(d)
 	err = errors.Join(err, decodeAddr(d, &s.Peer), decodeAddr(d, &s.Server))
 	s.TLVs = []byte(d.String())
+	s.Handed = proxy.SavedHanded{
+		Cookie: d.Uint(), Seq: d.Uint(), Untaken: d.Uint() != 0,
+		Since: time.Duration(d.Int()), Taken: time.Duration(d.Int()), FD: int(d.Int()), Order: int(d.Int()),
+	}
 	return errors.Join(err, d.Err())
 }
 

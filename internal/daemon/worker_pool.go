@@ -43,8 +43,11 @@ type workerPool struct {
 }
 
 // workersConfig is how the supervisor is to run a pool's workers.
-func workersConfig(cfg *config.Pool) supervisor.Config {
+func workersConfig(all *config.Config, cfg *config.Pool) supervisor.Config {
 	c := *cfg.Workers
+	if cfg.HandsOff() {
+		c.Handoff, c.HandoffAddress = cfg.Handoff, handoffAddress(all, cfg.Name)
+	}
 	if cfg.Health.Type == "notify" {
 		c.Watchdog = cfg.Health.Interval
 	}
@@ -52,8 +55,14 @@ func workersConfig(cfg *config.Pool) supervisor.Config {
 }
 
 // newFleet makes the workers of a pool, and starts none.
-func (d *daemon) newWorkerPool(cfg *config.Pool, pool *backends.Pool, checker *health.Checker, dir *supervisor.Dir) (*workerPool, error) {
-	c := workersConfig(cfg)
+func (d *daemon) newWorkerPool(all *config.Config, cfg *config.Pool, pool *backends.Pool, checker *health.Checker, dir *supervisor.Dir) (*workerPool, error) {
+	if err := d.checkHandoff(cfg); err != nil {
+		return nil, err
+	}
+	c := workersConfig(all, cfg)
+	if cfg.HandsOff() {
+		c.HandoffReport = d.proxy.EndsUnseen() != nil
+	}
 	sup, err := supervisor.NewPool(cfg.Name, c, dir)
 	if err != nil {
 		return nil, err
@@ -64,17 +73,15 @@ func (d *daemon) newWorkerPool(cfg *config.Pool, pool *backends.Pool, checker *h
 	}
 	w.cfg.Store(&c)
 	sup.Hooks = supervisor.Hooks{
-		Added: w.added, Resumed: w.resumed, Removed: w.removed,
+		Added: w.added, Adopted: w.adopted, Probe: w.probe, Resumed: w.resumed, Removed: w.removed,
 		Starting: func(b supervisor.Backend, reason string) {
 			w.with(b, func(b *backends.Backend) { checker.Starting(b, reason) })
 		},
 		Ready: func(b supervisor.Backend, reason string) {
 			w.with(b, func(b *backends.Backend) { checker.Ready(b, reason) })
 		},
-		Offline: func(b supervisor.Backend, reason string) {
-			w.with(b, func(b *backends.Backend) { checker.Offline(b, reason) })
-		},
-		Beat: func(b supervisor.Backend) { w.with(b, checker.Beat) },
+		Offline: w.offline,
+		Beat:    func(b supervisor.Backend) { w.with(b, checker.Beat) },
 		Sessions: func(b supervisor.Backend) (n int) {
 			w.with(b, func(b *backends.Backend) { n = int(b.Active()) })
 			return n
@@ -112,6 +119,7 @@ func (w *workerPool) added(b supervisor.Backend) {
 		return
 	}
 	w.members[b] = backends.Member{Backend: m, Config: cfg}
+	w.openChannel(b, m)
 	restore(m, w.settings[b.Slot], "as its slot was")
 	w.checker.AddHeld(m)
 }
@@ -122,6 +130,7 @@ func (w *workerPool) resumed(b supervisor.Backend, s supervisor.Standing) {
 	if m := w.pool.Get(b.Name); m != nil && m.Address.String() == b.Address {
 		cfg := w.backendConfig(b)
 		w.members[b] = backends.Member{Backend: m, Config: cfg}
+		w.openChannel(b, m)
 		w.mu.Unlock()
 		return
 	}
@@ -191,6 +200,7 @@ func (w *workerPool) removed(b supervisor.Backend, reason string) {
 		return
 	}
 	delete(w.members, b)
+	w.d.proxy.CloseChannel(m.Backend)
 	w.checker.Remove(m.Backend)
 	w.pool.Remove(m.Backend, reason) // a reload that takes the pool's workers away may have been faster
 }
@@ -340,8 +350,9 @@ func (w *workerPool) closeLogs() {
 }
 
 // update goes on under another config. It says whether the workers are to be restarted for it.
-func (w *workerPool) update(cfg *config.Pool) (restart bool) {
-	c := workersConfig(cfg)
+func (w *workerPool) update(all *config.Config, cfg *config.Pool) (restart bool) {
+	c := workersConfig(all, cfg)
+	c.HandoffReport = w.cfg.Load().HandoffReport
 	old := w.cfg.Swap(&c)
 	if old.Log != c.Log || old.LogMaxMiB != c.LogMaxMiB || old.LogKeep != c.LogKeep {
 		w.closeLogs()

@@ -212,3 +212,15 @@ func appendJSON(b []byte, v any) []byte {
 	}
 	return append(b, text...)
 }
+
+// EachLine calls each for every whole line of data, without its end, and returns what is left.
+func EachLine(data []byte, each func(line []byte)) (rest []byte) {
+	for {
+		line, after, ok := bytes.Cut(data, []byte("\n"))
+		if !ok {
+			return data
+		}
+		each(line)
+		data = after
+	}
+}

@@ -8,8 +8,11 @@ import (
 	"slices"
 	"testing"
 	"time"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/273ebdf9/lb/internal/eventually"
 )
 
 func listenEnds(t testing.TB, ports ...uint16) *Ends {
@@ -160,6 +163,7 @@ func TestEnds_OverflowIsToldAndTheDumpKnowsWhoLives(t *testing.T) {
 		client.Close()
 		server.Close()
 	}
+	eventually.True(t, "the kernel has dropped some", func() bool { return drops(t, ends) > 0 })
 	timer := time.AfterFunc(10*time.Second, func() { ends.Close() })
 	defer timer.Stop()
 	heard := 0
@@ -204,6 +208,20 @@ func TestEnds_OverflowIsToldAndTheDumpKnowsWhoLives(t *testing.T) {
 			}
 		}
 	}
+}
+
+// drops returns how many messages the kernel has dropped (SO_MEMINFO).
+func drops(t testing.TB, e *Ends) uint32 {
+	t.Helper()
+	var info [9]uint32
+	size := uint32(unsafe.Sizeof(info))
+	const dropsAt = 8 // SK_MEMINFO_DROPS
+	_, _, errno := unix.Syscall6(unix.SYS_GETSOCKOPT, uintptr(descriptor(t, e.file)), unix.SOL_SOCKET, unix.SO_MEMINFO,
+		uintptr(unsafe.Pointer(&info)), uintptr(unsafe.Pointer(&size)), 0)
+	if errno != 0 {
+		t.Fatal(errno)
+	}
+	return info[dropsAt]
 }
 
 func setBuffer(t testing.TB, e *Ends, size int) {

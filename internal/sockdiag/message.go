@@ -3,6 +3,7 @@ package sockdiag
 import (
 	"encoding/binary"
 	"net/netip"
+	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -32,6 +33,9 @@ const (
 	unixPeer    = 2 // UNIX_DIAG_PEER
 	unixClients = 3 // UNIX_DIAG_ICONS
 	unixQueues  = 4 // UNIX_DIAG_RQLEN
+
+	lastSentAt     = int(unsafe.Offsetof(unix.TCPInfo{}.Last_data_sent))
+	lastReceivedAt = int(unsafe.Offsetof(unix.TCPInfo{}.Last_data_recv))
 
 	ackedAt    = int(unsafe.Offsetof(unix.TCPInfo{}.Bytes_acked))
 	receivedAt = int(unsafe.Offsetof(unix.TCPInfo{}.Bytes_received))
@@ -113,6 +117,8 @@ func parseInet(b []byte, s *Socket) bool {
 	s.Inode = native.Uint32(b[68:])
 	if info := attribute(b[sizeofInetMessage:], inetInfo); len(info) >= receivedAt+8 {
 		s.Acked, s.Received = native.Uint64(info[ackedAt:]), native.Uint64(info[receivedAt:])
+		idle := min(native.Uint32(info[lastSentAt:]), native.Uint32(info[lastReceivedAt:]))
+		s.Idle = time.Duration(idle) * time.Millisecond
 	}
 	return true
 }

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -14,10 +15,11 @@ type Socket struct {
 	Local    netip.AddrPort
 	Remote   netip.AddrPort
 	State    State
-	Inode    uint32 // 0 before a process accepted it and after all closed it
-	UID      uint32 // the user of the process that made it, as this process's user namespace has it
-	Acked    uint64 // bytes that the other side acknowledged; the handshake and a FIN count as one each
-	Received uint64 // bytes that came, in order; a FIN counts as one
+	Inode    uint32        // 0 before a process accepted it and after all closed it
+	UID      uint32        // the user of the process that made it, as this process's user namespace has it
+	Acked    uint64        // bytes that the other side acknowledged; the handshake and a FIN count as one each
+	Received uint64        // bytes that came, in order; a FIN counts as one
+	Idle     time.Duration // since the last byte came or went
 
 	queue Queue // of a listening socket
 }

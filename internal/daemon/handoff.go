@@ -1,0 +1,133 @@
+package daemon
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+
+	"github.com/273ebdf9/lb/admin/api"
+	"github.com/273ebdf9/lb/backends"
+	"github.com/273ebdf9/lb/config"
+	"github.com/273ebdf9/lb/proxy"
+	"github.com/273ebdf9/lb/supervisor"
+)
+
+// handoffAddress returns where clients of a pool connect to, "" if there is no such TCP address.
+func handoffAddress(c *config.Config, pool string) string {
+	for i := range c.Listeners {
+		l := &c.Listeners[i]
+		if _, split := l.Split[pool]; l.Pool != pool && !split {
+			continue
+		}
+		for _, bind := range l.Bind {
+			a, err := backends.ParseAddress(bind)
+			if err != nil || a.IsUnix() {
+				continue
+			}
+			ip, err := netip.ParseAddr(a.Host)
+			if err != nil {
+				ip = netip.IPv6Unspecified()
+			}
+			return netip.AddrPortFrom(ip, a.Port).String()
+		}
+	}
+	return ""
+}
+
+// checkHandoff says why a pool's sockets cannot be handed over here.
+func (d *daemon) checkHandoff(cfg *config.Pool) error {
+	if cfg.Handoff != backends.HandoffNode {
+		return nil
+	}
+	if err := d.proxy.EndsUnseen(); err != nil {
+		return fmt.Errorf("cannot hand sockets to the Node programs of pool %q: %w; write handoff = \"off\"", cfg.Name, err)
+	}
+	return nil
+}
+
+// openChannel gives a worker's backend its hand-off channel, if it has one.
+func (w *workerPool) openChannel(b supervisor.Backend, m *backends.Backend) {
+	if b.Handoff == "" {
+		return
+	}
+	if b.Front < 0 || b.Back < 0 {
+		w.d.log.Warn("a worker of before can be given no connections any more: its hand-off channel is gone", "backend", w.Name+"/"+b.Name)
+		return
+	}
+	address, _ := netip.ParseAddrPort(w.cfg.Load().HandoffAddress)
+	err := w.d.proxy.OpenChannel(m, proxy.ChannelConfig{
+		Node: b.Handoff == supervisor.HandoffNode, Front: b.Front, Back: b.Back, Address: address,
+	})
+	if err != nil {
+		w.d.log.Error("a worker can be given no connections", "backend", w.Name+"/"+b.Name, "error", err)
+	}
+}
+
+// adopted is told of the sockets that a worker of an lb that was killed holds.
+func (w *workerPool) adopted(b supervisor.Backend, sockets map[uint32]bool) {
+	w.with(b, func(m *backends.Backend) {
+		n, err := w.d.proxy.Recount(m, sockets)
+		if err != nil {
+			w.d.log.Warn("cannot see which connections a worker of before has: they are not counted", "backend", w.Name+"/"+b.Name, "error", err)
+		} else if n > 0 {
+			w.d.log.Info("a worker of before has connections, which count", "backend", w.Name+"/"+b.Name, "sessions", n)
+		}
+	})
+}
+
+// offline is told that a worker is to be given nothing any more: it is unselectable by now.
+func (w *workerPool) offline(b supervisor.Backend, reason string) {
+	w.with(b, func(m *backends.Backend) {
+		w.checker.Offline(m, reason)
+		w.d.proxy.Disconnect(m)
+	})
+}
+
+// probe gives a worker that starts a connection of lb's own, and returns when it has taken it.
+func (w *workerPool) probe(ctx context.Context, b supervisor.Backend) (err error) {
+	err = proxy.ErrNoChannel
+	w.with(b, func(m *backends.Backend) {
+		var conn net.Conn
+		if conn, err = w.d.dialChannel(ctx, m); err == nil {
+			conn.Close()
+		}
+	})
+	return err
+}
+
+// dialChannel gives a worker a connection of lb's own, and returns lb's end once it has taken it.
+func (d *daemon) dialChannel(ctx context.Context, b *backends.Backend) (net.Conn, error) {
+	f, err := d.proxy.Probe(ctx, b)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close() // FileConn makes a copy
+	return net.FileConn(f)
+}
+
+// channelEvent is told of what a worker says over its channel. It runs on a loop.
+func (d *daemon) channelEvent(b *backends.Backend, event proxy.ChannelEvent, text string) {
+	w, ok := d.view.Load().checkers[b.Pool()]
+	if !ok || w.workers == nil {
+		return
+	}
+	name := b.Pool().Name + "/" + b.Name
+	switch event {
+	case proxy.ChannelReady:
+		w.workers.Notify(b.Name, supervisor.NoticeReady, `process.send("ready")`)
+	case proxy.ChannelLeaves:
+		w.workers.Notify(b.Name, supervisor.NoticeLeaves, text)
+	case proxy.ChannelBroken:
+		d.report(slog.LevelError, api.Event{Kind: "handoff", Subject: name, Text: "given no connections any more: " + text},
+			"a worker is given no connections any more", "backend", name, "reason", text)
+		w.workers.SetHealth(b.Name, false, text)
+		w.ConnectFailed(b, backends.ConnectOther, never)
+	case proxy.ChannelOther:
+		d.report(slog.LevelWarn, api.Event{Kind: "handoff", Subject: name, Text: text}, "a worker wants more than lb does for it", "backend", name, "reason", text)
+	}
+}
+
+// never is a run of failures that is longer than any limit.
+const never = 1<<32 - 1

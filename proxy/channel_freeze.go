@@ -1,0 +1,122 @@
+package proxy
+
+import (
+	"cmp"
+	"slices"
+	"time"
+)
+
+// SavedHanded is what is known of a connection that was handed over. It is in no epoll set, and, once it is taken, no
+// descriptor of this process.
+type SavedHanded struct {
+	Cookie, Seq  uint64
+	Since, Taken time.Duration
+	Untaken      bool
+	FD           int // while Untaken
+	Order        int // among those that the worker has not taken; -1: it was taken back, and is to be given again
+}
+
+// SavedChannel is a worker's channel, but for its descriptors, which its supervisor carries over.
+type SavedChannel struct {
+	Backend int
+	Node    bool
+	Seq     uint64
+	Servers int
+	Keys    []SavedNodeKey
+	In      []byte // the beginning of a line
+	Reports bool
+	Broken  string
+}
+
+// SavedNodeKey is a server of a Node program.
+type SavedNodeKey struct {
+	Name string
+	Port int
+	Up   bool
+}
+
+func (h *handed) save() SavedHanded {
+	v := SavedHanded{Cookie: h.cookie, Seq: h.seq, Since: h.since, Taken: h.takenAt()}
+	h.channel.mu.Lock()
+	defer h.channel.mu.Unlock()
+	if v.Taken == 0 {
+		v.Untaken, v.FD, v.Order = true, int(h.fd), slices.Index(h.channel.untaken, h)
+	}
+	return v
+}
+
+func (w *saver) channel(ch *Channel) {
+	if ch == nil {
+		return
+	}
+	ch.mu.Lock()
+	defer ch.mu.Unlock()
+	v := SavedChannel{
+		Backend: w.backend(ch.backend), Node: ch.node, Seq: ch.seq, Servers: ch.servers, In: slices.Clone(ch.in),
+		Reports: ch.reports, Broken: ch.broken,
+	}
+	for _, k := range ch.keys {
+		v.Keys = append(v.Keys, SavedNodeKey{k.name, k.port, k.up})
+	}
+	w.frozen.Channels = append(w.frozen.Channels, v)
+}
+
+// handed makes s what it was: its connection is a worker's, or on its way there.
+func (a *adopter) handed(l *loop, s *session, v *SavedHanded) {
+	b := s.backend
+	h := &handed{cookie: v.Cookie, seq: v.Seq, since: v.Since, fd: -1, loop: l, ref: s.ref(), listener: s.listener, channel: a.channelOf(s)}
+	h.taken.Store(int64(v.Taken))
+	s.handed = h
+	a.p.handed.add(h)
+	if !v.Untaken {
+		s.pool.Retake(b)
+		return
+	}
+	h.fd = int32(v.FD)
+	s.pool.RetakeUntaken(b)
+	if v.Order < 0 {
+		h.again()
+		return
+	}
+	a.untaken = append(a.untaken, untakenPlace{h, v.Order})
+}
+
+// untakenPlace is a connection's place in its worker's channel.
+type untakenPlace struct {
+	h     *handed
+	order int
+}
+
+// channelOf returns the channel of s's backend, which gets its descriptors from OpenChannel.
+func (a *adopter) channelOf(s *session) *Channel {
+	ch := channelOf(s.backend)
+	if ch == nil {
+		ch = a.p.newChannel(s.backend)
+		s.backend.Channel = ch
+	}
+	return ch
+}
+
+// channels makes the channels what they were.
+func (a *adopter) channels() {
+	for i := range a.f.Channels {
+		v := &a.f.Channels[i]
+		b, err := a.backend(v.Backend)
+		if err != nil || b == nil {
+			continue
+		}
+		ch := channelOf(b)
+		if ch == nil {
+			ch = a.p.newChannel(b)
+			b.Channel = ch
+		}
+		ch.node, ch.seq, ch.servers, ch.in, ch.reports, ch.broken = v.Node, v.Seq, v.Servers, v.In, v.Reports, v.Broken
+		for _, k := range v.Keys {
+			ch.keys = append(ch.keys, nodeKey{k.Name, k.Port, k.Up})
+		}
+	}
+	slices.SortFunc(a.untaken, func(x, y untakenPlace) int { return cmp.Compare(x.order, y.order) })
+	for _, x := range a.untaken {
+		x.h.channel.untaken = append(x.h.channel.untaken, x.h)
+	}
+}

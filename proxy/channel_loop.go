@@ -1,0 +1,162 @@
+package proxy
+
+// What a loop does with the channels that it reads: a worker's answers.
+
+import (
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/273ebdf9/lb/internal/handoff"
+)
+
+// firstChannelID begins the ids of channels' tokens, downwards: far below those of listeners.
+const firstChannelID = -1 << 30
+
+const (
+	// repliesARound is how many messages of one worker a loop reads in a round.
+	repliesARound = 64
+	// A worker that says more than floodBytes in floodTime is not read for as long. What it does not say, it has not taken.
+	floodBytes = 4 << 20
+	floodTime  = time.Second
+)
+
+// watchChannel begins to read ch.
+func (l *loop) watchChannel(ch *Channel) {
+	slot := -1
+	for i, other := range l.channels {
+		if other == nil {
+			slot = i
+			break
+		}
+	}
+	if slot < 0 {
+		slot = len(l.channels)
+		l.channels = append(l.channels, nil)
+	}
+	l.channels[slot] = ch
+	ch.slot = int32(slot)
+	l.resumeChannel(ch)
+}
+
+func (l *loop) channelToken(ch *Channel) token { return token{id: firstChannelID - ch.slot} }
+
+func (l *loop) resumeChannel(ch *Channel) {
+	if !ch.watched && ch.slot >= 0 && epollCtl(l.epfd, unix.EPOLL_CTL_ADD, ch.front, unix.EPOLLIN, l.channelToken(ch)) == 0 {
+		ch.watched = true
+	}
+}
+
+func (l *loop) pauseChannel(ch *Channel) {
+	if ch.watched {
+		epollCtl(l.epfd, unix.EPOLL_CTL_DEL, ch.front, 0, token{})
+		ch.watched = false
+	}
+}
+
+// unwatchChannel reads what the worker said last, and nothing more.
+func (l *loop) unwatchChannel(ch *Channel) {
+	if ch.slot < 0 {
+		return
+	}
+	if ch.watched {
+		l.readReplies(ch)
+	}
+	l.pauseChannel(ch)
+	l.channels[ch.slot] = nil
+	ch.slot = -1
+}
+
+// channelEvent handles an event of a channel.
+func (l *loop) channelEvent(id int32) {
+	i := int(firstChannelID - id)
+	if i >= len(l.channels) || l.channels[i] == nil {
+		return // a late event
+	}
+	l.readReplies(l.channels[i])
+}
+
+// readReplies reads what the worker says, up to repliesARound messages: epoll tells of the rest again.
+func (l *loop) readReplies(ch *Channel) {
+	for range repliesARound {
+		n, errno := recv(ch.front, l.scratch)
+		if errno == unix.EAGAIN {
+			return
+		}
+		if errno != 0 || n == 0 {
+			l.breakChannel(ch, "its worker has closed it")
+			return
+		}
+		if fault := l.reply(ch, l.scratch[:n]); fault != "" {
+			l.breakChannel(ch, fault)
+			return
+		}
+		if l.now-ch.heardAt > floodTime {
+			ch.heard, ch.heardAt = 0, l.now
+		}
+		if ch.heard += n; ch.heard > floodBytes {
+			l.silence(ch)
+			return
+		}
+	}
+}
+
+// silence has a worker that floods its channel wait.
+func (l *loop) silence(ch *Channel) {
+	l.pauseChannel(ch)
+	ch.paused = true
+	time.AfterFunc(floodTime, func() {
+		l.post(message{do: func(l *loop) {
+			if ch.paused && ch.slot >= 0 {
+				ch.paused, ch.heard, ch.heardAt = false, 0, l.now
+				l.resumeChannel(ch)
+			}
+		}})
+	})
+}
+
+// breakChannel gives a worker up that does not keep to the protocol. What it has taken goes on.
+func (l *loop) breakChannel(ch *Channel, why string) {
+	l.pauseChannel(ch)
+	ch.retract(why)
+	l.p.tellChannel(ch, ChannelBroken, why)
+}
+
+// tellChannel tells OnChannel.
+func (p *Proxy) tellChannel(ch *Channel, event ChannelEvent, text string) {
+	if p.OnChannel != nil {
+		p.OnChannel(ch.backend, event, text)
+	}
+}
+
+// reply handles what a worker says. It returns what is wrong with it, or "".
+func (l *loop) reply(ch *Channel, data []byte) (fault string) {
+	if ch.node {
+		return l.nodeReply(ch, data)
+	}
+	r, end, err := handoff.ParseReply(data)
+	if err != nil {
+		return "its worker does not speak the protocol: " + err.Error()
+	}
+	const tooMany = "its worker takes more than it was given"
+	switch r {
+	case handoff.Taken:
+		if !ch.tookFirst(l.now) {
+			return tooMany
+		}
+	case handoff.Refused:
+		if !ch.refused(0, true) {
+			return tooMany
+		}
+	case handoff.Hello:
+		if ch.reports {
+			return "its worker begins twice"
+		}
+		ch.reports = true
+	case handoff.Ended:
+		if !ch.reports || !l.p.reported(ch, end) {
+			return "its worker tells the end of a connection that it does not have"
+		}
+	}
+	return ""
+}

@@ -1,0 +1,208 @@
+package proxy
+
+// How lb hears that a handed-off connection has ended: the kernel says so (package sockdiag), or the worker where it
+// does not.
+
+import (
+	"errors"
+	"maps"
+	"os"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/273ebdf9/lb/internal/handoff"
+	"github.com/273ebdf9/lb/internal/sockdiag"
+)
+
+// handedTable knows all connections that were given to workers and have not ended, by the kernel's number. Safe for
+// concurrent use.
+type handedTable struct {
+	mu    sync.Mutex
+	all   map[uint64]*handed
+	ports map[uint16]*Listener // at which clients connect or did, with who listened there last: never forgotten, and few
+}
+
+// listens notes that clients connect at the port.
+func (t *handedTable) listens(port uint16, ln *Listener) {
+	t.mu.Lock()
+	if t.ports == nil {
+		t.ports = map[uint16]*Listener{}
+	}
+	t.ports[port] = ln
+	t.mu.Unlock()
+}
+
+// portsNow returns a copy of the ports.
+func (t *handedTable) portsNow() map[uint16]*Listener {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return maps.Clone(t.ports)
+}
+
+func (t *handedTable) add(h *handed) {
+	t.mu.Lock()
+	if t.all == nil {
+		t.all = map[uint64]*handed{}
+	}
+	t.all[h.cookie] = h
+	t.mu.Unlock()
+}
+
+func (t *handedTable) remove(h *handed) {
+	t.mu.Lock()
+	if t.all[h.cookie] == h {
+		delete(t.all, h.cookie)
+	}
+	t.mu.Unlock()
+}
+
+// watchEnds begins to hear of the ends of connections. It does nothing when called again. The error says why it cannot.
+func (p *Proxy) watchEnds() error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.endings != nil || p.noEndings != nil {
+		return p.noEndings
+	}
+	if p.endings, p.noEndings = sockdiag.ListenEnds(); p.noEndings != nil {
+		p.endings = nil
+		return p.noEndings
+	}
+	if p.diag, p.noEndings = sockdiag.Dial(); p.noEndings != nil {
+		p.endings.Close()
+		p.endings, p.diag = nil, nil
+		return p.noEndings
+	}
+	p.setEndPorts()
+	if p.started && !p.stopped {
+		p.startEnds()
+	}
+	return nil
+}
+
+// EndsUnseen says why lb cannot see when handed-off connections end; nil if it can, or nobody has asked yet.
+func (p *Proxy) EndsUnseen() error { return p.watchEnds() }
+
+// startEnds starts the goroutine that hears. The caller holds mu.
+func (p *Proxy) startEnds() {
+	ends := p.endings
+	p.hearing.Go(func() { p.hearEnds(ends) })
+}
+
+// setEndPorts has the kernel tell only of connections at the listeners' ports. The caller holds mu.
+func (p *Proxy) setEndPorts() {
+	if p.endings == nil {
+		return
+	}
+	ports := slices.Collect(maps.Keys(p.handed.portsNow()))
+	if len(ports) == 0 {
+		ports = []uint16{0} // nobody's
+	}
+	_ = p.endings.SetPorts(ports...) // without it lb hears of more than it needs
+}
+
+func portOf(fd int32) uint16 { return localAddr(fd).Port() }
+
+// hearEnds is the goroutine that hears of ends, until the subscription is closed.
+func (p *Proxy) hearEnds(ends *sockdiag.Ends) {
+	p.reconcile() // of before it listened
+	batches := make([][]handedEnd, len(p.loops))
+	for into := make([]sockdiag.Socket, 256); ; {
+		n, err := ends.Read(into)
+		p.handed.mu.Lock()
+		for i := range into[:n] {
+			if h := p.handed.all[into[i].Cookie]; h != nil {
+				delete(p.handed.all, h.cookie)
+				batches[h.loop.id] = append(batches[h.loop.id], handedEnd{h, lessFIN(into[i].Received), lessFIN(into[i].Acked)})
+			}
+		}
+		p.handed.mu.Unlock()
+		p.postEnds(batches)
+		switch {
+		case err == nil:
+		case errors.Is(err, sockdiag.ErrOverflow):
+			p.Stats.EndsLost.Add(1)
+			p.reconcile()
+		default:
+			return // closed
+		}
+	}
+}
+
+// lessFIN returns how many bytes were carried: the kernel counts the FIN as one.
+func lessFIN(n uint64) uint64 {
+	if n > 0 {
+		return n - 1
+	}
+	return 0
+}
+
+// postEnds gives each loop the ends of its connections.
+func (p *Proxy) postEnds(batches [][]handedEnd) {
+	for i, ends := range batches {
+		if len(ends) > 0 {
+			batches[i] = nil
+			p.loops[i].post(message{do: func(l *loop) { l.handedEnded(ends) }})
+		}
+	}
+}
+
+// reconcileRetry is how soon a list that could not be had is asked for again.
+const reconcileRetry = 100 * time.Millisecond
+
+// reconcile compares the table with the sockets that there are: what is not there any more has ended, untold.
+func (p *Proxy) reconcile() {
+	p.handed.mu.Lock()
+	before := make(map[uint64]*handed, len(p.handed.all)) // not those that are given while the kernel lists
+	for cookie, h := range p.handed.all {
+		before[cookie] = h
+	}
+	p.handed.mu.Unlock()
+	if len(before) == 0 {
+		return
+	}
+	for port := range p.handed.portsNow() {
+		if err := p.diag.Sockets(port, func(s *sockdiag.Socket) { delete(before, s.Cookie) }); err != nil {
+			if !errors.Is(err, os.ErrClosed) {
+				time.AfterFunc(reconcileRetry, p.reconcile)
+			}
+			return
+		}
+	}
+	batches := make([][]handedEnd, len(p.loops))
+	p.handed.mu.Lock()
+	for cookie, h := range before {
+		if p.handed.all[cookie] == h {
+			delete(p.handed.all, cookie)
+			batches[h.loop.id] = append(batches[h.loop.id], handedEnd{h: h})
+		}
+	}
+	p.handed.mu.Unlock()
+	p.postEnds(batches)
+}
+
+// reported is told by a worker that a connection has ended. It reports whether there is such a connection.
+func (p *Proxy) reported(ch *Channel, end handoff.End) bool {
+	p.handed.mu.Lock()
+	h := p.handed.all[end.ID]
+	if h == nil || h.channel != ch {
+		p.handed.mu.Unlock()
+		return p.endings != nil // the kernel was faster
+	}
+	delete(p.handed.all, end.ID)
+	p.handed.mu.Unlock()
+	h.loop.post(message{do: func(l *loop) { l.handedEnded([]handedEnd{{h, end.Received, end.Sent}}) }})
+	return true
+}
+
+// closeEnds ends the subscription and its goroutine.
+func (p *Proxy) closeEnds() {
+	p.mu.Lock()
+	ends, diag := p.endings, p.diag
+	p.mu.Unlock()
+	if ends != nil {
+		ends.Close()
+		p.hearing.Wait()
+		diag.Close()
+	}
+}

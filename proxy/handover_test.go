@@ -1,0 +1,441 @@
+package proxy_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/273ebdf9/lb/backends"
+	"github.com/273ebdf9/lb/internal/handoff"
+	"github.com/273ebdf9/lb/proxy"
+)
+
+// taker is a worker in this process: it takes connections from a channel, and greets each with its name.
+type taker struct {
+	testing.TB
+	name  string
+	front int // lb's end, of which the proxy has a copy
+	back  int // the worker's end
+
+	mu      sync.Mutex
+	conns   []net.Conn     // guarded by mu
+	ids     map[uint64]int // guarded by mu; how often each was taken
+	ended   chan struct{}  // closed when run has returned
+	stopped atomic.Bool    // it takes nothing, as if it hung
+	resume  chan struct{}  // closed when it goes on
+	mute    bool           // it takes and says nothing
+}
+
+// newTaker adds a backend with a channel to the rig's pool.
+func (r *rig) newTaker(name string, weight int) *taker {
+	r.Helper()
+	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		r.Fatal(err)
+	}
+	w := &taker{TB: r.TB, name: name, front: pair[0], back: pair[1], ids: map[uint64]int{}, ended: make(chan struct{}), resume: make(chan struct{})}
+	cfg := backends.DefaultBackendConfig()
+	cfg.Name, cfg.Address, cfg.Weight = name, "unix:/nowhere/"+name, weight
+	b, err := r.pool.Add(cfg, backends.HealthStarting)
+	if err != nil {
+		r.Fatal(err)
+	}
+	if err := r.proxy.OpenChannel(b, proxy.ChannelConfig{Front: w.front, Back: w.back}); err != nil {
+		r.Fatal(err)
+	}
+	r.pool.SetHealth(b, backends.HealthUp, "test")
+	go w.run()
+	r.Cleanup(func() { w.die(r) })
+	return w
+}
+
+// die is the end of the worker's process, as its supervisor sees it.
+func (w *taker) die(r *rig) {
+	if w.back < 0 {
+		return
+	}
+	unix.Shutdown(w.back, unix.SHUT_RDWR) // run returns; a process that dies has no such thing, and loses nothing more
+	<-w.ended
+	r.proxy.CloseChannel(r.pool.Get(w.name))
+	unix.Close(w.front)
+	unix.Close(w.back)
+	w.back = -1
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, c := range w.conns {
+		c.Close()
+	}
+}
+
+// run takes connections until the channel ends.
+func (w *taker) run() {
+	defer close(w.ended)
+	buf, oob := make([]byte, 256), make([]byte, unix.CmsgSpace(4))
+	for {
+		polled := []unix.PollFd{{Fd: int32(w.back), Events: unix.POLLIN}}
+		unix.Poll(polled, -1)
+		if w.stopped.Load() {
+			if polled[0].Revents&unix.POLLHUP != 0 {
+				return
+			}
+			<-w.resume
+			continue
+		}
+		n, oobn, _, _, err := unix.Recvmsg(w.back, buf, oob, unix.MSG_DONTWAIT|unix.MSG_CMSG_CLOEXEC)
+		if err == unix.EAGAIN {
+			continue
+		}
+		if err != nil || n == 0 {
+			return
+		}
+		c, err := handoff.ParseConnection(buf[:n])
+		if err != nil {
+			w.Errorf("lb said %q: %v", buf[:n], err)
+			return
+		}
+		messages, err := unix.ParseSocketControlMessage(oob[:oobn])
+		if err != nil || len(messages) != 1 {
+			w.Errorf("no descriptor came: %v", err)
+			return
+		}
+		fds, err := unix.ParseUnixRights(&messages[0])
+		if err != nil {
+			w.Error(err)
+			return
+		}
+		f := os.NewFile(uintptr(fds[0]), "conn")
+		conn, err := net.FileConn(f)
+		f.Close()
+		if !w.mute {
+			unix.Sendto(w.back, []byte{byte(handoff.Taken)}, unix.MSG_NOSIGNAL, nil)
+		}
+		if err != nil {
+			continue
+		}
+		if c.Probe {
+			conn.Close()
+			continue
+		}
+		w.mu.Lock()
+		w.ids[c.ID]++
+		w.conns = append(w.conns, conn)
+		w.mu.Unlock()
+		fmt.Fprintf(conn, "%s\n", w.name)
+		go w.serve(conn)
+	}
+}
+
+// serve echoes until the client has said all, and closes.
+func (w *taker) serve(conn net.Conn) {
+	io.Copy(conn, conn)
+	conn.Close()
+}
+
+func (w *taker) taken() int {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return len(w.conns)
+}
+
+// greeting reads the name of the worker that has the client's connection.
+func (r *rig) greeting(c net.Conn) string {
+	r.Helper()
+	c.SetReadDeadline(time.Now().Add(ioTimeout))
+	b := make([]byte, 0, 16)
+	for {
+		var one [1]byte
+		if _, err := c.Read(one[:]); err != nil {
+			r.Fatalf("no greeting: %v after %q", err, b)
+		}
+		if one[0] == '\n' {
+			return string(b)
+		}
+		b = append(b, one[0])
+	}
+}
+
+func (r *rig) client() net.Conn {
+	r.Helper()
+	c, err := net.Dial("tcp", r.ln.Addresses()[0])
+	if err != nil {
+		r.Fatal(err)
+	}
+	r.Cleanup(func() { c.Close() })
+	return c
+}
+
+// handsOff configures a pool that hands over.
+func handsOff(s *setup) {
+	s.pool.Handoff = backends.HandoffLB
+	s.pool.HandoffTimeout = 500 * time.Millisecond
+}
+
+func TestHandOff_WorkerAndClientSpeakDirectly(t *testing.T) {
+	r := newRig(t, handsOff)
+	w := r.newTaker("w0", 100)
+	c := r.client()
+	if got := r.greeting(c); got != "w0" {
+		t.Errorf("got a greeting of %q; want w0", got)
+	}
+	if got, want := w.conns[0].RemoteAddr().String(), c.LocalAddr().String(); got != want {
+		t.Errorf("the worker sees client %s; want %s", got, want)
+	}
+	fmt.Fprint(c, "0123456789")
+	if _, err := io.ReadFull(c, make([]byte, 10)); err != nil {
+		t.Fatal(err)
+	}
+	b := r.pool.Get("w0")
+	eventually(t, "the connection counts as taken", func() bool { return b.Untaken() == 0 })
+	if b.Active() != 1 || r.proxy.Sessions() != 1 || r.ln.Active() != 1 {
+		t.Errorf("got %d active, %d sessions, %d of the listener; want 1 each", b.Active(), r.proxy.Sessions(), r.ln.Active())
+	}
+	list := r.proxy.SessionList()
+	if len(list) != 1 || list[0].Phase != "handed off" || list[0].BytesIn != 10 { // what went out is acknowledged later
+		t.Errorf("got sessions %+v; want one, handed off, with 10 bytes in", list)
+	}
+	c.Close()
+	rec := r.wantTermination("-H")
+	if rec.BytesIn != 10 || rec.BytesOut != 13 || rec.Backend != b || rec.ConnectTime < 0 {
+		t.Errorf("got %d bytes in, %d out, backend %v, connected after %v; want 10, 13, w0", rec.BytesIn, rec.BytesOut, rec.Backend, rec.ConnectTime)
+	}
+	if n := b.Counters.Connections.Load(); n != 1 {
+		t.Errorf("got %d connections of the backend; want 1", n)
+	}
+}
+
+func TestHandOff_IsExact(t *testing.T) {
+	for _, listen := range []string{"127.0.0.1:0", "[::1]:0"} {
+		for name, weights := range map[string][]int{"even": {100, 100, 100, 100, 100, 100, 100, 100}, "1:3": {100, 300}} {
+			t.Run(name+" "+listen, func(t *testing.T) {
+				r := newRig(t, func(s *setup) {
+					handsOff(s)
+					s.pool.HandoffTimeout = ioTimeout // the workers are goroutines beside 400 clients
+					s.listener.Bind = []string{listen}
+				})
+				sum := 0
+				var workers []*taker
+				for i, weight := range weights {
+					workers = append(workers, r.newTaker(fmt.Sprintf("w%d", i), weight))
+					sum += weight
+				}
+				const n = 400
+				var running sync.WaitGroup
+				clients := make([]net.Conn, n)
+				for i := range n {
+					running.Go(func() {
+						c, err := net.Dial("tcp", r.ln.Addresses()[0])
+						if err != nil {
+							t.Error(err)
+							return
+						}
+						clients[i] = c
+					})
+				}
+				running.Wait()
+				for _, c := range clients {
+					r.greeting(c)
+				}
+				for i, w := range workers {
+					if got, want := w.taken(), n*weights[i]/sum; got != want {
+						t.Errorf("%s took %d; want %d", w.name, got, want)
+					}
+					if got := r.pool.Get(w.name).Active(); got != int64(n*weights[i]/sum) {
+						t.Errorf("%s counts %d; want %d", w.name, got, n*weights[i]/sum)
+					}
+				}
+				for _, c := range clients {
+					c.Close()
+				}
+				eventually(t, "every count is 0", func() bool { return r.pool.Active() == 0 && r.proxy.Sessions() == 0 })
+			})
+		}
+	}
+}
+
+// A worker that hangs has a full window, which others serve; what it had taken stays with it.
+func TestHandOff_WhatAHungWorkerHasNotTakenGoesToOthersOnce(t *testing.T) {
+	down := make(chan backends.ConnectError, 100)
+	r := newRig(t, func(s *setup) {
+		handsOff(s)
+		s.onFailed = func(why backends.ConnectError, _ uint32) { down <- why }
+	})
+	hung, other := r.newTaker("w0", 100), r.newTaker("w1", 100)
+	kept := r.client()
+	first := r.greeting(kept)
+	kept2 := r.client()
+	r.greeting(kept2)
+	if first == "w1" {
+		hung, other = other, hung
+	}
+	hung.stopped.Store(true)
+	const n = 16
+	var clients []net.Conn
+	for range n {
+		clients = append(clients, r.client())
+	}
+	for _, c := range clients {
+		if got := r.greeting(c); got != other.name {
+			t.Errorf("a new connection was served by %s, which hangs", got)
+		}
+	}
+	if why := <-down; why != backends.ConnectTimeout {
+		t.Errorf("lb heard of %v; want a timeout", why)
+	}
+	hung.stopped.Store(false)
+	close(hung.resume)
+	total := 0
+	for _, w := range []*taker{hung, other} {
+		w.mu.Lock()
+		for id, times := range w.ids {
+			if times != 1 {
+				t.Errorf("connection %x was taken %d times", id, times)
+			}
+			total++
+		}
+		w.mu.Unlock()
+	}
+	if total != n+2 {
+		t.Errorf("%d connections were taken; want %d", total, n+2)
+	}
+	if got := r.pool.Get(hung.name); got.Active() != 1 || got.Untaken() != 0 {
+		t.Errorf("the hung worker counts %d, %d of them untaken; want what it had taken: 1", got.Active(), got.Untaken())
+	}
+}
+
+func TestHandOff_WhatADeadWorkerHasNotTakenGoesToOthers(t *testing.T) {
+	r := newRig(t, handsOff)
+	dead := r.newTaker("w0", 100)
+	dead.stopped.Store(true)
+	var clients []net.Conn
+	for range 8 {
+		clients = append(clients, r.client())
+	}
+	b := r.pool.Get("w0")
+	eventually(t, "its window is full", func() bool { return b.Untaken() == 8 })
+	r.newTaker("w1", 100)
+	// Its supervisor's order: no process, then no backend.
+	dead.stopped.Store(false)
+	dead.resumeNever(r)
+	for _, c := range clients {
+		if got := r.greeting(c); got != "w1" {
+			t.Errorf("served by %s; want w1", got)
+		}
+	}
+}
+
+// resumeNever ends the worker before it takes anything.
+func (w *taker) resumeNever(r *rig) {
+	r.pool.SetHealth(r.pool.Get(w.name), backends.HealthDown, "died")
+	r.proxy.CloseChannel(r.pool.Get(w.name))
+	close(w.resume)
+	w.die(r)
+}
+
+// With a window of 1 the queue is lb's, and whoever is free takes the oldest.
+func TestHandOff_AFullWindowQueues(t *testing.T) {
+	r := newRig(t, func(s *setup) {
+		handsOff(s)
+		s.pool.HandoffWindow = 1
+		s.pool.HandoffTimeout = time.Minute
+	})
+	w := r.newTaker("w0", 100)
+	w.stopped.Store(true)
+	var clients []net.Conn
+	for i := range 5 {
+		clients = append(clients, r.client())
+		eventually(t, "the connection has come", func() bool { return r.proxy.Sessions() == int64(i+1) })
+	}
+	b := r.pool.Get("w0")
+	eventually(t, "one is given, four wait", func() bool { return b.Untaken() == 1 && r.pool.QueueLen() == 4 })
+	w.stopped.Store(false)
+	close(w.resume)
+	for _, c := range clients {
+		r.greeting(c)
+	}
+	for i, c := range w.conns {
+		if c.RemoteAddr().String() != clients[i].LocalAddr().String() {
+			t.Errorf("the %d-th taken is %v; want %v, first come, first served", i, c.RemoteAddr(), clients[i].LocalAddr())
+		}
+	}
+}
+
+func TestProbe_ReturnsWhenTaken(t *testing.T) {
+	r := newRig(t, handsOff)
+	w := r.newTaker("w0", 100)
+	b := r.pool.Get("w0")
+	f, err := r.proxy.Probe(context.Background(), b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.Close()
+	w.stopped.Store(true)
+	for range 3 {
+		ctx, cancel := context.WithTimeout(context.Background(), 50*time.Millisecond)
+		if f, err := r.proxy.Probe(ctx, b); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("a worker that hangs: got %v, %v; want a timeout", f, err)
+		}
+		cancel()
+	}
+	w.stopped.Store(false)
+	close(w.resume)
+	if f, err = r.proxy.Probe(context.Background(), b); err != nil {
+		t.Fatal(err)
+	}
+	f.Close()
+	if b.Active() != 0 || b.Untaken() != 0 {
+		t.Errorf("probes count: %d active, %d untaken", b.Active(), b.Untaken())
+	}
+}
+
+func TestChannel_AHostileWorkerCostsItselfOnly(t *testing.T) {
+	for name, evil := range map[string]func(fd int){
+		"takes more than it was given": func(fd int) { unix.Write(fd, []byte{1}) },
+		"speaks nonsense":              func(fd int) { unix.Write(fd, []byte("HTTP/1.1 200 OK\r\n")) },
+		"closes the channel":           func(fd int) { unix.Shutdown(fd, unix.SHUT_WR) },
+		"tells ends that are none":     func(fd int) { unix.Write(fd, handoff.AppendEnded(nil, handoff.End{ID: 5})) },
+		"passes descriptors": func(fd int) {
+			unix.Sendmsg(fd, []byte("take this"), unix.UnixRights(fd, fd, fd), nil, 0)
+		},
+		"floods": func(fd int) {
+			for range 1000 {
+				unix.Sendto(fd, []byte{byte(handoff.Hello)}, unix.MSG_DONTWAIT, nil)
+			}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			broken := make(chan string, 10)
+			r := newRig(t, func(s *setup) {
+				handsOff(s)
+				s.prepare = func(p *proxy.Proxy) {
+					p.OnChannel = func(b *backends.Backend, event proxy.ChannelEvent, text string) {
+						if event == proxy.ChannelBroken {
+							broken <- b.Name + " " + text
+						}
+					}
+				}
+			})
+			bad := r.newTaker("w0", 100)
+			good := r.newTaker("w1", 100)
+			evil(bad.back)
+			select {
+			case <-broken:
+			case <-time.After(ioTimeout):
+				t.Fatal("nobody noticed")
+			}
+			for range 10 {
+				if got := r.greeting(r.client()); got != good.name {
+					t.Errorf("served by %s", got)
+				}
+			}
+		})
+	}
+}
