@@ -175,7 +175,7 @@ func (p *Proxy) CloseChannel(b *backends.Backend) {
 		return
 	}
 	p.mu.Lock()
-	if !p.stopped {
+	if !p.loopsEnd { // a worker may end while Stop waits for the sessions
 		ch.loop.call(func(l *loop) { l.unwatchChannel(ch) })
 	}
 	p.mu.Unlock()

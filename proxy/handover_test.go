@@ -439,3 +439,49 @@ func TestChannel_AHostileWorkerCostsItselfOnly(t *testing.T) {
 		})
 	}
 }
+
+// A worker may end while lb waits for its last sessions: its channel is read no more, whoever else has descriptors of it.
+func TestCloseChannel_WhileTheProxyStops(t *testing.T) {
+	broken := make(chan string, 100)
+	r := newRig(t, func(s *setup) {
+		handsOff(s)
+		s.prepare = func(p *proxy.Proxy) {
+			p.OnChannel = func(_ *backends.Backend, _ proxy.ChannelEvent, text string) {
+				select {
+				case broken <- text:
+				default:
+				}
+			}
+		}
+	})
+	leaving := r.newTaker("w0", 100)
+	leavingFirst := r.client()
+	r.greeting(leavingFirst)
+	r.newTaker("w1", 100)
+	held := r.client()
+	r.greeting(held)
+	leavingFirst.Close()
+	eventually(t, "its session has ended", func() bool { return r.pool.Get("w0").Active() == 0 })
+	stopped := make(chan struct{})
+	go func() {
+		r.proxy.Stop(context.Background())
+		close(stopped)
+	}()
+	eventually(t, "it stops", func() bool { // the listener is closed
+		c, err := net.Dial("tcp", r.ln.Addresses()[0])
+		if err == nil {
+			c.Close()
+		}
+		return err != nil
+	})
+	r.proxy.CloseChannel(r.pool.Get("w0"))
+	unix.Write(leaving.back, []byte{byte(handoff.Taken)}) // nobody reads it
+	held.Close()
+	<-stopped
+	r.stopped = true
+	select {
+	case text := <-broken:
+		t.Errorf("lb went on reading: %s", text)
+	default:
+	}
+}

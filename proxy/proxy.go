@@ -85,6 +85,7 @@ type Proxy struct {
 	inherited []*inherited   // guarded by mu; listening sockets of the process before, and not taken yet
 	started   bool           // guarded by mu; before that the loops' state is of whoever holds mu
 	stopped   bool           // guarded by mu
+	loopsEnd  bool           // guarded by mu; nothing can be asked of a loop any more
 	freezing  *freezing      // guarded by mu, which Freeze holds until Thaw
 	drained   chan struct{}
 }
@@ -194,6 +195,9 @@ func (p *Proxy) Stop(ctx context.Context) (killed int64, err error) {
 			})
 		})
 	}
+	p.mu.Lock()
+	p.loopsEnd = true
+	p.mu.Unlock()
 	// Not before: a session that is closed may free a slot for one of another loop.
 	for _, l := range p.loops {
 		l.post(message{do: func(l *loop) { l.quit = true }})
