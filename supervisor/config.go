@@ -29,25 +29,28 @@ const (
 	maxCount = 1024
 )
 
-// Config is the processes that lb runs for a pool, [pools.NAME.workers]. Take DefaultConfig and change it: the zero value
-// is not valid.
+// Config is the processes that lb runs for a pool, [pools.NAME.workers]. Take DefaultConfig and change it:
+// the zero value is not valid.
 type Config struct {
-	// Command is the program and its arguments; no shell is involved. A program without a slash is looked for in PATH.
-	// {socket} becomes the path of a Unix socket that the program must bind itself, a new one at each start; {port} a free
-	// TCP port on 127.0.0.1 that it must bind; {slot} the worker's number. Without {socket} and {port} lb binds the socket
-	// and hands it over, listening, as descriptor 3 (LISTEN_FDS, as systemd's socket activation). Required.
+	// Command is the program and its arguments; no shell is involved. A program without a slash is looked for
+	// in PATH. {socket} becomes the path of a Unix socket that the program must bind itself, a new one at
+	// each start; {port} a free TCP port on 127.0.0.1 that it must bind, and is ready only when what listens
+	// there is its own; {slot} the worker's number. Without {socket} and {port} lb binds the socket and hands
+	// it over, listening, as descriptor 3 (LISTEN_FDS, as systemd's socket activation). Required.
 	Command []string `toml:"command"`
 	// Count is how many workers run. Default 0: as many as there are CPUs.
 	Count int `toml:"count"`
-	// Env is added to lb's own environment, and the placeholders of Command are filled in here too. LB_WORKER_ID,
-	// LB_WORKER_SOCKET, NOTIFY_SOCKET, WATCHDOG_USEC, WATCHDOG_PID, INVOCATION_ID, LISTEN_FDS, LISTEN_PID and LISTEN_FDNAMES are set by lb. Default {}.
+	// Env is added to lb's own environment, and the placeholders of Command are filled in here too.
+	// LB_WORKER_ID, LB_WORKER_SOCKET, NOTIFY_SOCKET, WATCHDOG_USEC, WATCHDOG_PID, INVOCATION_ID, LISTEN_FDS,
+	// LISTEN_PID and LISTEN_FDNAMES are set by lb. Default {}.
 	Env map[string]string `toml:"env"`
-	// Dir is the working directory. A symbolic link is followed anew at each start of a worker, so that a deploy can swap
-	// it. Default "": lb's own.
+	// Dir is the working directory. A symbolic link is followed anew at each start of a worker, so that a
+	// deploy can swap it. Default "": lb's own.
 	Dir string `toml:"dir"`
 	// User is the name or number of the user that the workers run as; needs root. Default "": lb's own.
 	User string `toml:"user"`
-	// Group is the name or number of their group; needs root. Default "": the User's own, with its supplementary groups.
+	// Group is the name or number of their group; needs root. Default "": the User's own, with its
+	// supplementary groups.
 	Group string `toml:"group"`
 	// Umask is their file mode mask, in octal: "027". Default "": lb's own.
 	Umask string `toml:"umask"`
@@ -55,43 +58,47 @@ type Config struct {
 	Nice int `toml:"nice"`
 	// RlimitNofile is how many descriptors each may open. Default 0: what lb was started with.
 	RlimitNofile uint64 `toml:"rlimit_nofile"`
-	// Ready is what tells that a worker can take connections: "connect" (default), that it accepts one, or READY=1 on
-	// NOTIFY_SOCKET if that comes first; "notify", only READY=1.
+	// Ready is what tells that a worker can take connections: "connect" (default), that it accepts one, or
+	// READY=1 on NOTIFY_SOCKET if that comes first; "notify", only READY=1.
 	Ready string `toml:"ready"`
-	// StartTimeout is how long a worker may take to be ready; then it is stopped, and that counts as a crash. Default 30s.
+	// StartTimeout is how long a worker may take to be ready; then it is stopped, and that counts as a crash.
+	// Default 30s.
 	StartTimeout time.Duration `toml:"start_timeout"`
-	// StopTimeout is how long a worker that takes nothing new may take to finish its connections; then it is stopped
-	// nevertheless. Default 30s.
+	// StopTimeout is how long a worker that takes nothing new may take to finish its connections; then it is
+	// stopped nevertheless. Default 30s.
 	StopTimeout time.Duration `toml:"stop_timeout"`
-	// StopSignal asks a worker to end, once its connections are finished: "TERM" (default), "INT", "QUIT", "HUP", "USR1"
-	// or "USR2".
+	// StopSignal asks a worker and its whole process group to end, once its connections are finished: "TERM"
+	// (default), "INT", "QUIT", "HUP", "USR1" or "USR2".
 	StopSignal string `toml:"stop_signal"`
-	// KillTimeout is how long it may take to end after that signal; then its whole process group is killed. Default 10s.
+	// KillTimeout is how long it and all that it has started may take to end after that signal; then they are
+	// killed. Default 10s.
 	KillTimeout time.Duration `toml:"kill_timeout"`
-	// KillAfter is how long a worker may be down, by its heartbeat or its probes, until it gets SIGABRT, for a dump of what
-	// it hangs in, and KillTimeout later SIGKILL, and another one is started; "0s" is never. Default 30s, but never with
-	// the pool's health type "accept": a worker that does not accept may be busy.
+	// KillAfter is how long a worker may be down, by its heartbeat or its probes, until it gets SIGABRT, for
+	// a dump of what it hangs in, and KillTimeout later SIGKILL, and another one is started; "0s" is never.
+	// Default 30s, but never with the pool's health type "accept": a worker that does not accept may be busy.
 	KillAfter time.Duration `toml:"kill_after"`
-	// MaxDraining is how many replaced workers of the pool may finish their connections at once; with one more the oldest
-	// is stopped. Default 32; 0 is no limit.
+	// MaxDraining is how many replaced workers of the pool may finish their connections at once; with one
+	// more the oldest is stopped. Default 32; 0 is no limit.
 	MaxDraining int `toml:"max_draining"`
-	// Orphans is what becomes of the workers of an lb that was killed, when it is started again: "adopt" (default) goes on
-	// with them, "stop" stops them and starts others.
+	// Orphans is what becomes of the workers of an lb that was killed, when it is started again: "adopt"
+	// (default) goes on with them, "stop" stops them and starts others.
 	Orphans string `toml:"orphans"`
-	// Log is the absolute path of a file for what the workers write to their standard output and error, each line with its
-	// time, slot and pid; {slot} in it makes it a file for each slot. Default "": lb's own event log.
+	// Log is the absolute path of a file for what the workers write to their standard output and error, each
+	// line with its time, slot and pid; {slot} in it makes it a file for each slot. Default "": lb's own
+	// event log.
 	Log string `toml:"log"`
 	// LogMaxMiB is the size in MiB at which that file is renamed and begun anew. Default 100; 0 is never.
 	LogMaxMiB int `toml:"log_max_mib"`
-	// LogKeep is how many renamed files are kept, as FILE.1 (the youngest), FILE.2 and so on. Default 3; 0 keeps none.
+	// LogKeep is how many renamed files are kept, as FILE.1 (the youngest), FILE.2 and so on. Default 3; 0
+	// keeps none.
 	LogKeep int `toml:"log_keep"`
 	// Recycle replaces workers by age or use.
 	Recycle RecycleConfig `toml:"recycle"`
-	// Watchdog is the interval of the heartbeat that is asked of the workers (WATCHDOG_USEC). 0: none is asked. It follows
-	// from the pool's health, and is no key of its own.
+	// Watchdog is the interval of the heartbeat that is asked of the workers (WATCHDOG_USEC). 0: none is
+	// asked. It follows from the pool's health, and is no key of its own.
 	Watchdog time.Duration `toml:"-"`
-	// Handoff is how the workers are given accepted sockets, HandoffLB or HandoffNode; empty: they are not. It follows from
-	// the pool's handoff, as what comes next.
+	// Handoff is how the workers are given accepted sockets, HandoffLB or HandoffNode; empty: they are not.
+	// It follows from the pool's handoff, as what comes next.
 	Handoff string `toml:"-"`
 	// HandoffAddress is where clients connect to, which HandoffLB tells the workers.
 	HandoffAddress string `toml:"-"`
@@ -99,14 +106,15 @@ type Config struct {
 	HandoffReport bool `toml:"-"`
 }
 
-// RecycleConfig is when a worker is replaced though nothing is wrong with it, [pools.NAME.workers.recycle]: its successor
-// first, and one worker of the pool at a time.
+// RecycleConfig is when a worker is replaced though nothing is wrong with it, [pools.NAME.workers.recycle]:
+// its successor first, and one worker of the pool at a time.
 type RecycleConfig struct {
 	// Conns is after how many connections. Default 0: never.
 	Conns uint64 `toml:"conns"`
 	// Age is after how long. Default "0s": never.
 	Age time.Duration `toml:"age"`
-	// Jitter spreads both by up to this part either way, 0..0.5, so that workers do not come of age together. Default 0.2.
+	// Jitter spreads both by up to this part either way, 0..0.5, so that workers do not come of age together.
+	// Default 0.2.
 	Jitter float64 `toml:"jitter"`
 }
 
@@ -145,8 +153,8 @@ var (
 	stopSignals = []string{"TERM", "INT", "QUIT", "HUP", "USR1", "USR2"}
 )
 
-// Validate finds every fault. Each error's text starts with the key. It looks at nothing outside of the Config but for
-// the user and the group.
+// Validate finds every fault. Each error's text starts with the key. It looks at nothing outside of the
+// Config but for the user and the group.
 func (c *Config) Validate() error {
 	_, err := c.identity()
 	return errors.Join(c.ValidateText(), err)
@@ -249,7 +257,7 @@ func checkDuration(key string, d time.Duration, zeroOK bool) error {
 	}
 }
 
-// names says whether the command or the environment uses a placeholder.
+// names reports whether the command or the environment uses a placeholder.
 func (c *Config) names(placeholder string) bool {
 	for _, arg := range c.Command {
 		if strings.Contains(arg, placeholder) {
@@ -273,7 +281,7 @@ type identity struct {
 	home     string // empty: lb's own, as no other user is asked for
 }
 
-// identity looks User and Group up.
+// identity looks up User and Group.
 func (c *Config) identity() (identity, error) {
 	if c.User == "" && c.Group == "" {
 		return identity{}, nil

@@ -12,9 +12,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Dir is lb's run-time directory: the sockets of the workers, and what a later lb must know of them. One lb uses it at a
-// time. Only lb's user can change its entries, so what is in it is reached through its descriptor and cannot be swapped.
-// It is safe for concurrent use.
+// Dir is lb's run-time directory: the sockets of the workers, and what a later lb must know of them. One lb
+// uses it at a time. Only lb's user can change its entries, so what is in it is reached through its
+// descriptor and cannot be swapped. It is safe for concurrent use.
 type Dir struct {
 	path string
 
@@ -23,8 +23,8 @@ type Dir struct {
 	root *os.Root
 }
 
-// OpenDir makes the directory, with its parents, for this user alone (0700), and locks it. The error is ErrDirInUse when
-// another lb has it.
+// OpenDir makes the directory, with its parents, for this user alone (0700), and locks it. The error is
+// ErrDirInUse when another lb has it.
 func OpenDir(path string) (*Dir, error) {
 	path, err := filepath.Abs(path)
 	if err != nil {
@@ -42,10 +42,11 @@ func OpenDir(path string) (*Dir, error) {
 	return &Dir{path: path, lock: lock, root: root}, nil
 }
 
-// AdoptDir goes on with a directory whose lock, which Dir.File returned, came through an exec: no other lb could take it
-// meanwhile. A directory that was removed meanwhile is made again. Where its name leads elsewhere or cannot be used, AdoptDir goes
-// on in dir, the open directory, which Dir.Open returned, and heal looks again later; with nil it fails, and the error is
-// ErrDirInUse when the lock is another directory's. Both files stay the caller's.
+// AdoptDir goes on with a directory whose lock, which Dir.File returned, came through an exec: no other lb
+// could take it meanwhile. A directory that was removed meanwhile is made again. Where its name leads
+// elsewhere or cannot be used, AdoptDir goes on in dir, the open directory, which Dir.Open returned, and heal
+// looks again later; with nil it fails, and the error is ErrDirInUse when the lock is another directory's.
+// Both files stay the caller's.
 func AdoptDir(path string, lock, dir *os.File) (*Dir, error) {
 	path, err := filepath.Abs(path)
 	if err != nil {
@@ -166,8 +167,8 @@ func lockDir(root *os.Root) (*os.File, error) {
 	return lock, nil
 }
 
-// heal makes the directory again when its name does not lead to it any more: somebody removed it. It reports whether it
-// did. Entries of the one before are gone; each Pool makes its own again.
+// heal makes the directory again when its name does not lead to it any more: somebody removed it. It reports
+// whether it did. Entries of the one before are gone; each Pool makes its own again.
 func (d *Dir) heal() (healed bool, err error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -203,8 +204,8 @@ func (d *Dir) entries() *os.Root {
 	return d.root
 }
 
-// makeFolder makes a folder of that name, whose entries only lb can change, for workers of a user and a group to reach
-// their sockets in. One that an earlier lb left is used again.
+// makeFolder makes a folder of that name, whose entries only lb can change, for workers of a user and a group
+// to reach their sockets in. One that an earlier lb left is used again.
 func (d *Dir) makeFolder(name string, id identity) (*os.Root, error) {
 	root := d.entries()
 	if err := root.Mkdir(name, 0o700); err != nil && !errors.Is(err, os.ErrExist) {
@@ -230,8 +231,8 @@ func (d *Dir) makeFolder(name string, id identity) (*os.Root, error) {
 	return root.OpenRoot(name)
 }
 
-// File returns a copy of the lock, which holds as long as one of them is open: carry it through an exec, for AdoptDir. The
-// caller closes it.
+// File returns a copy of the lock, which holds as long as one of them is open: carry it through an exec, for
+// AdoptDir. The caller closes it.
 func (d *Dir) File() (*os.File, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()

@@ -18,8 +18,8 @@ import (
 const (
 	// maxUnixPath is the longest path that fits in sun_path with its final NUL (unix(7)).
 	maxUnixPath = 107
-	// backlog is how many connections wait in a socket that lb binds for a worker; one that hangs swallows that many
-	// before connects find it saturated.
+	// backlog is how many connections wait in a socket that lb binds for a worker; one that hangs swallows
+	// that many before connects find it saturated.
 	backlog = 512
 	// probeEvery is how often a worker that starts is asked whether it is ready.
 	probeEvery = 20 * time.Millisecond
@@ -37,7 +37,7 @@ type endpoint struct {
 	front   int    // lb's end
 }
 
-// address is the endpoint's, in the form of Backend.Address.
+// address returns the endpoint's address in the form of Backend.Address.
 func (e *endpoint) address() string {
 	if e.path != "" {
 		return "unix:" + e.path
@@ -45,13 +45,13 @@ func (e *endpoint) address() string {
 	return net.JoinHostPort("127.0.0.1", strconv.Itoa(e.port))
 }
 
-// fill fills the placeholders in.
+// fill returns s with its placeholders filled in.
 func (e *endpoint) fill(s string) string {
 	return strings.NewReplacer("{socket}", e.path, "{slot}", strconv.Itoa(e.slot), "{port}", strconv.Itoa(e.port)).Replace(s)
 }
 
-// openEndpoint makes a new address for a worker of s that runs r: a free TCP port, a path for it to bind, or a socket
-// that listens.
+// openEndpoint makes a new address for a worker of s that runs r: a free TCP port, a path for it to bind, or
+// a socket that listens.
 func (p *Pool) openEndpoint(s *slot, r *Release) (*endpoint, error) {
 	p.serial++
 	name := fmt.Sprintf("%d.%d", s.number, p.serial)
@@ -102,8 +102,8 @@ func (p *Pool) makeNest(name string, id identity) error {
 	return nil
 }
 
-// listenUnix makes e's listening socket, with a file of that name in the pool's directory, where nobody else can swap it. It
-// blocks, as programs that are handed one expect.
+// listenUnix makes e's listening socket, with a file of that name in the pool's directory, where nobody else
+// can swap it. It blocks, as programs that are handed one expect.
 func (p *Pool) listenUnix(e *endpoint, name string, id identity) error {
 	p.removeEntry(name)
 	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
@@ -128,7 +128,8 @@ func (p *Pool) listenUnix(e *endpoint, name string, id identity) error {
 	return nil
 }
 
-// own gives a socket in a directory that only lb can change to a worker's user, who alone may connect to it.
+// own returns a socket in a directory that only lb can change to a worker's user, who alone may connect to
+// it.
 func own(dir *os.Root, name string, id identity) error {
 	st, err := dir.Lstat(name)
 	if err != nil {
@@ -143,8 +144,8 @@ func own(dir *os.Root, name string, id identity) error {
 	return errors.Join(err, dir.Chmod(name, 0o600))
 }
 
-// removeEntry removes what has that name in the pool's directory: a socket, or the directory that one is in, with what its
-// worker left there. What is nested deeper stays, and so does what is still being added.
+// removeEntry removes what has that name in the pool's directory: a socket, or the directory that one is in,
+// with what its worker left there. What is nested deeper stays, and so does what is still being added.
 func (p *Pool) removeEntry(name string) {
 	if p.home.Load().Remove(name) == nil {
 		return
@@ -166,7 +167,7 @@ func (p *Pool) entry(path string) string {
 	return name
 }
 
-// closeEndpoint gives an address up.
+// closeEndpoint closes an address and removes its file.
 func (p *Pool) closeEndpoint(e *endpoint) {
 	if e.fd >= 0 {
 		unix.Close(e.fd)
@@ -184,11 +185,11 @@ func (p *Pool) closeEndpoint(e *endpoint) {
 	}
 }
 
-// probeEndpoint returns a function that waits until a connection to w's address has been accepted. It returns the error of its
-// context when that is done before, and another one when w can never be ready.
+// probeEndpoint returns a function that waits until a connection to w's address has been accepted. It returns
+// the error of its context when that is done before, and another one when w can never be ready.
 //
-// A connect to a socket that lb bound itself always succeeds: the kernel answers. It was accepted when the listening
-// socket, which lb holds too, has nobody waiting any more.
+// A connect to a socket that lb bound itself always succeeds: the kernel answers. It was accepted when the
+// listening socket, which lb holds too, has nobody waiting any more.
 func (p *Pool) probeEndpoint(w *worker) func(ctx context.Context) error {
 	e := w.end
 	if e.handoff != "" {
@@ -223,8 +224,9 @@ func (p *Pool) probeEndpoint(w *worker) func(ctx context.Context) error {
 	}
 }
 
-// connectUnix connects to a worker's socket. A worker that binds it itself may have put something else there: a link to a socket
-// that lb may use and the worker may not. So the file is opened without following it, looked at, and then connected to.
+// connectUnix connects to a worker's socket. A worker that binds it itself may have put something else there:
+// a link to a socket that lb may use and the worker may not. So the file is opened without following it,
+// looked at, and then connected to.
 func (p *Pool) connectUnix(ctx context.Context, path string, user int) (net.Conn, error) {
 	name, ok := strings.CutPrefix(path, p.folder()+"/")
 	if !ok { // of an older lb's run-time directory

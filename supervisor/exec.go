@@ -15,15 +15,16 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// ExecArg is the first argument by which a program tells that it was started as the shim; it must call Exec then, before
-// anything else, with the arguments that follow.
+// ExecArg is the first argument by which a program tells that it was started as the shim; it must call Exec
+// then, before anything else, with the arguments that follow.
 const ExecArg = "__exec"
 
-// A worker must find its own pid in LISTEN_PID (sd_listen_fds(3)), and nobody knows it before the fork. So lb starts its
-// own binary, which puts its pid there, takes on user, limits and mask, and becomes the command by execve(2): the same
-// process. Before that it waits for a byte, which lb sends once it has recorded the pid; if lb dies first, the shim ends.
+// A worker must find its own pid in LISTEN_PID (sd_listen_fds(3)), and nobody knows it before the fork. So lb
+// starts its own binary, which puts its pid there, takes on user, limits and mask, and becomes the command by
+// execve(2): the same process. Before that it waits for a byte, which lb sends once it has recorded the pid;
+// if lb dies first, the shim ends.
 
-// launch is what the shim is to do.
+// launch tells the shim what to do.
 type launch struct {
 	Listen  int      `json:"listen"` // how many listening sockets there are, from descriptor 3 on; the pipe follows
 	Set     bool     `json:"set"`    // UID, GID and Groups hold
@@ -75,7 +76,8 @@ func becomeWorker(args []string) (code int, err error) {
 			return exitNotFound, fmt.Errorf("cannot run %q: %w", l.Command[0], err)
 		}
 	}
-	// After an upgrade lb's threads hold back the signals that lb handles, and a child inherits that (signal(7)).
+	// After an upgrade lb's threads hold back the signals that lb handles, and a child inherits that
+	// (signal(7)).
 	if err := unix.PthreadSigmask(unix.SIG_SETMASK, &unix.Sigset_t{}, nil); err != nil {
 		return exitCannotRun, fmt.Errorf("cannot let signals through to %q: %w", l.Command[0], err)
 	}
@@ -111,7 +113,7 @@ func awaitRelease(fd int) error {
 	}
 }
 
-// takeOn gives the process its limits and its user, in the order that needs root last.
+// takeOn sets the process's limits and user, in the order that needs root last.
 func (l *launch) takeOn() error {
 	if err := dropInherited(); err != nil {
 		return fmt.Errorf("capabilities: %w", err)
@@ -152,8 +154,8 @@ func (l *launch) takeOn() error {
 	return nil
 }
 
-// dropInherited gives up the capabilities that lb has for itself and that execve(2) would pass on to any program: those in the
-// ambient and the inheritable set (capabilities(7)). They belong to the calling thread.
+// dropInherited drops the capabilities that lb has for itself and that execve(2) would pass on to any
+// program: those in the ambient and the inheritable set (capabilities(7)). They belong to the calling thread.
 func dropInherited() error {
 	if err := unix.Prctl(unix.PR_CAP_AMBIENT, unix.PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0); err != nil && err != unix.EINVAL {
 		return err

@@ -16,18 +16,19 @@ func (p *Pool) listenFile(name string) string { return p.Name + "/" + name + "/l
 func (p *Pool) frontFile(name string) string  { return p.Name + "/" + name + "/front" }
 func (p *Pool) outputFile(name string) string { return p.Name + "/" + name + "/output" }
 
-// Freeze stops the pool between two events and writes it down, for Adopt in the program that this process becomes by
-// execve(2). The state is JSON. The files are copies, closed at an exec and the caller's to close: the
-// notify socket, and each worker's listening socket and output. Whoever executes clears their FD_CLOEXEC, and has Adopt
-// find each under its name.
+// Freeze stops the pool between two events and writes it down, for Adopt in the program that this process
+// becomes by execve(2). The state is JSON. The files are copies, closed at an exec and the caller's to close:
+// the notify socket, and each worker's listening socket and output. Whoever executes clears their FD_CLOEXEC,
+// and has Adopt find each under its name.
 //
-// Until Thaw nothing is read, started, stopped or waited for, no hook is called, and every method but Status, Counters and Thaw
-// waits. Nothing is lost meanwhile: messages wait in the notify socket, output in its pipes, and who ends is a
-// zombie, so Reap must not run. What is told by SetHealth after Freeze is heard by Thaw alone: after an exec, tell it again.
-// A command under way, of Scale for example, goes on after Thaw; after an exec its work does, and nobody waits for it.
+// Until Thaw nothing is read, started, stopped or waited for, no hook is called, and every method but Status,
+// Counters and Thaw waits. Nothing is lost meanwhile: messages wait in the notify socket, output in its
+// pipes, and who ends is a zombie, so Reap must not run. What is told by SetHealth after Freeze is heard by
+// Thaw alone: after an exec, tell it again. A command under way, of Scale for example, goes on after Thaw;
+// after an exec its work does, and nobody waits for it.
 //
-// The error is ErrBusy while a restart is under way, which a freeze would cut off, and ErrStopped when the pool ends; all
-// goes on then.
+// The error is ErrBusy while a restart is under way, which a freeze would cut off, and ErrStopped when the
+// pool ends; all goes on then.
 func (p *Pool) Freeze() (state json.RawMessage, files map[string]*os.File, err error) {
 	f := &freezing{done: make(chan struct{})}
 	ok := p.post(func() {
@@ -76,7 +77,7 @@ func (p *Pool) park() (again bool) {
 	if !<-p.thaw {
 		return false
 	}
-	p.goOn()
+	p.resume()
 	return true
 }
 
@@ -109,7 +110,7 @@ func (p *Pool) freeze() (json.RawMessage, map[string]*os.File, error) {
 		files, err = p.copyFiles()
 	}
 	if err != nil {
-		p.goOn()
+		p.resume()
 		return nil, nil, err
 	}
 	state, err := json.Marshal(p.freezeState())
@@ -119,19 +120,19 @@ func (p *Pool) freeze() (json.RawMessage, map[string]*os.File, error) {
 	return state, files, nil
 }
 
-// freezable says why the pool cannot be frozen now.
+// freezable returns why the pool cannot be frozen now.
 func (p *Pool) freezable() error {
 	switch {
 	case p.ending:
 		return ErrStopped
-	case p.roll != nil:
-		return fmt.Errorf("%w: %d of %d workers are replaced", ErrBusy, p.roll.done, p.roll.total)
+	case p.rollout != nil:
+		return fmt.Errorf("%w: %d of %d workers are replaced", ErrBusy, p.rollout.done, p.rollout.total)
 	}
 	return nil
 }
 
-// goOn starts all that a freeze has ended.
-func (p *Pool) goOn() {
+// resume starts all that a freeze has ended.
+func (p *Pool) resume() {
 	p.round, p.endRound = context.WithCancel(context.Background())
 	if p.receiver != nil {
 		p.receiver.Resume()

@@ -29,7 +29,8 @@ func (s *stage) freeze() (json.RawMessage, map[string]*os.File) {
 	return state, files
 }
 
-// exec is what an exec leaves of a frozen pool: its state and its files, in another one. Its Start is the caller's.
+// exec is what an exec leaves of a frozen pool: its state and its files, in another one. Its Start is the
+// caller's.
 func (s *stage) exec(cfg Config, state json.RawMessage, files map[string]*os.File) *Pool {
 	s.t.Helper()
 	s.pool.thaw <- false

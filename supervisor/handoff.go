@@ -17,8 +17,9 @@ const (
 	HandoffNode = "node"
 )
 
-// A worker that takes accepted sockets has, as descriptor 3, its end of a pair of sockets. Descriptor 4 is lb's end: with
-// that nobody uses it, the channel outlives an lb that is killed, and the next one takes it up.
+// A worker that takes accepted sockets has, as descriptor 3, its end of a pair of sockets. Descriptor 4 is
+// lb's end: with that nobody uses it, the channel outlives an lb that is killed, and the next one takes it
+// up.
 const (
 	backFD  = 3
 	frontFD = 4
@@ -40,7 +41,7 @@ func (p *Pool) openChannel(e *endpoint, mode string) error {
 	return nil
 }
 
-// setChannel gives e the two ends of its channel.
+// setChannel returns e the two ends of its channel.
 func (p *Pool) setChannel(e *endpoint, mode string, front, back int) {
 	e.handoff, e.front, e.fd = mode, front, back
 	e.backend.Address = e.address()
@@ -52,7 +53,8 @@ func (p *Pool) handoffEnvironment(w *worker, env map[string]string) {
 	switch w.end.handoff {
 	case HandoffLB:
 		env[handoff.EnvFD] = strconv.Itoa(backFD)
-		// Programs that know socket activation look there, and a preloaded library answers for the descriptor.
+		// Programs that know socket activation look there, and a preloaded library answers for the
+		// descriptor.
 		env["LISTEN_FDS"], env["LISTEN_FDNAMES"] = "1", p.Name
 		if p.cfg.HandoffAddress != "" {
 			env[handoff.EnvAddress] = p.cfg.HandoffAddress
@@ -67,7 +69,7 @@ func (p *Pool) handoffEnvironment(w *worker, env map[string]string) {
 	}
 }
 
-// restoreChannel gives e the channel that it had.
+// restoreChannel returns e the channel that it had.
 func (p *Pool) restoreChannel(e *endpoint, es *savedEndpoint, pidfd int) {
 	front, back := p.frozen.take(p.frontFile(es.Name)), p.frozen.take(p.listenFile(es.Name))
 	if (front < 0 || back < 0) && pidfd >= 0 {
@@ -81,8 +83,9 @@ func (p *Pool) restoreChannel(e *endpoint, es *savedEndpoint, pidfd int) {
 	p.setChannel(e, es.Handoff, front, back)
 }
 
-// adoptChannel is a copy of both ends of the channel of a worker that an lb before has started; -1 and -1 if the kernel does
-// not give them (pidfd_getfd(2) asks for the rights of a debugger), or the worker has put something else there.
+// adoptChannel is a copy of both ends of the channel of a worker that an lb before has started; -1 and -1 if
+// the kernel does not give them (pidfd_getfd(2) asks for the rights of a debugger), or the worker has put
+// something else there.
 func adoptChannel(pidfd int, inodes [2]uint64) (front, back int) {
 	var fds [2]int
 	for i, n := range []int{frontFD, backFD} {
@@ -149,7 +152,8 @@ const (
 	NoticeLeaves
 )
 
-// Notify tells that the worker at the backend of that name said something over its hand-off channel. It never blocks.
+// Notify tells that the worker at the backend of that name said something over its hand-off channel. It never
+// blocks.
 func (p *Pool) Notify(name string, n Notice, reason string) {
 	p.post(func() {
 		for _, w := range p.workers {

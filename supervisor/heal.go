@@ -10,11 +10,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Somebody may remove what the pool has in the file system: a cleaner of old files takes the sockets or the whole run-time
-// directory, a worker unlinks its socket or shuts it down for all who share it. The pool looks once a second, and makes again
-// what it can.
+// Somebody may remove what the pool has in the file system: a cleaner of old files takes the sockets or the
+// whole run-time directory, a worker unlinks its socket or shuts it down for all who share it. The pool looks
+// once a second, and makes again what it can.
 
-// lookEvery is how often the pool looks at its files, retries its record, and looks for a worker that is due to be recycled.
+// lookEvery is how often the pool looks at its files, retries its record, and looks for a worker that is due
+// to be recycled.
 const lookEvery = time.Second
 
 // fileAt is a socket's file, as it was last seen.
@@ -23,8 +24,8 @@ type fileAt struct {
 	missing int         // looks in a row that did not find it
 }
 
-// heal makes the pool's directory and notify socket again if they are gone, and gives every slot whose worker cannot be reached
-// any more another one, at another address.
+// heal makes the pool's directory and notify socket again if they are gone, and gives every slot whose worker
+// cannot be reached any more another one, at another address.
 func (p *Pool) heal() {
 	p.setFault("directory", p.host.mend())
 	for _, w := range append([]*worker(nil), p.workers...) {
@@ -88,7 +89,7 @@ func (p *Pool) mend() error {
 	return nil
 }
 
-// ownNotify gives the notify socket to the workers' user.
+// ownNotify returns the notify socket to the workers' user.
 func (p *Pool) ownNotify(id identity) (err error) {
 	if err = own(p.home.Load(), notifyName, id); err == nil {
 		p.notifyFile.info, err = p.home.Load().Lstat(notifyName)
@@ -96,8 +97,8 @@ func (p *Pool) ownNotify(id identity) (err error) {
 	return err
 }
 
-// lost returns why nobody can connect to e any more; empty: they can, as far as the file and the socket tell. serves: a worker
-// that binds its socket itself has done so.
+// lost returns why nobody can connect to e any more; empty: they can, as far as the file and the socket tell.
+// serves: a worker that binds its socket itself has done so.
 func (p *Pool) lost(e *endpoint, serves bool) string {
 	if e.path == "" || e.fd < 0 && !serves || e.handoff != "" { // whoever gives the connections sees that it takes none
 		return ""
@@ -123,14 +124,16 @@ func (p *Pool) lost(e *endpoint, serves bool) string {
 	return ""
 }
 
-// shutDown reports whether a listening socket takes no connections, since somebody who shares it called shutdown(2).
+// shutDown reports whether a listening socket takes no connections, since somebody who shares it called
+// shutdown(2).
 func shutDown(fd int) bool {
 	polled := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLRDHUP}}
 	n, err := unix.Poll(polled, 0)
 	return err == nil && n > 0 && polled[0].Revents&(unix.POLLRDHUP|unix.POLLHUP|unix.POLLERR) != 0
 }
 
-// setFault notes what lb cannot do for the pool now, and tries again; nil: it works. Hooks.Fault hears of each change.
+// setFault notes what lb cannot do for the pool now, and tries again; nil: it works. Hooks.Fault hears of
+// each change.
 func (p *Pool) setFault(what string, err error) {
 	text := ""
 	if err != nil {

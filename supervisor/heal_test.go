@@ -142,7 +142,8 @@ func TestRecycle_TakesAllSlotsInTurn(t *testing.T) {
 	})
 }
 
-// A wrapper that does not pass the signal on, and does not wait, costs its program nothing of its time to end.
+// A wrapper that does not pass the signal on, and does not wait, costs its program nothing of its time to
+// end.
 func TestStop_ReachesTheProgramBehindAWrapper(t *testing.T) {
 	t.Parallel()
 	f := func(script string) {

@@ -9,8 +9,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// CheckHost finds what keeps workers from being started on this host as the config says. It changes nothing. Each error's
-// text starts with the key.
+// CheckHost finds what keeps workers from being started on this host as the config says. It changes nothing.
+// Each error's text starts with the key.
 func (c *Config) CheckHost() error {
 	_, err := c.lookUpIdentity()
 	return err
@@ -28,8 +28,8 @@ func (c *Config) lookUpIdentity() (identity, error) {
 	return id, nil
 }
 
-// CheckRunDir returns an error if the path of the run-time directory is so long that the sockets of a pool's workers would
-// not fit in a Unix socket's address.
+// CheckRunDir returns an error if the path of the run-time directory is so long that the sockets of a pool's
+// workers would not fit in a Unix socket's address.
 func CheckRunDir(dir, pool string) error {
 	longest := len(filepath.Join(dir, pool, "1023.9999999999", "sock"))
 	if longest <= maxUnixPath {
@@ -39,7 +39,8 @@ func CheckRunDir(dir, pool string) error {
 		"a Unix socket's has at most %d; set admin.run_dir to a shorter one", dir, longest, maxUnixPath)
 }
 
-// CheckExisting returns an error if there is something at the path of the run-time directory that cannot be it.
+// CheckExisting returns an error if there is something at the path of the run-time directory that cannot be
+// it.
 func CheckExisting(dir string) error {
 	fd, err := unix.Open(dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
 	if err == nil {

@@ -9,8 +9,8 @@ import (
 // leftoverPatience bounds how long workers of a pool that is no more may take to end.
 const leftoverPatience = 30 * time.Second
 
-// Leftovers returns the names of the pools, but for those in known, of which an lb that was killed has left a record: they
-// were renamed, or removed from the config, while no lb ran.
+// Leftovers returns the names of the pools, but for those in known, of which an lb that was killed has left a
+// record: they were renamed, or removed from the config, while no lb ran.
 func (d *Dir) Leftovers(known func(name string) bool) (names []string) {
 	f, err := d.entries().Open(".")
 	if err != nil {
@@ -26,8 +26,9 @@ func (d *Dir) Leftovers(known func(name string) bool) (names []string) {
 	return names
 }
 
-// EndLeftovers ends the workers that an lb that was killed has left in a pool that is no more, as a stop would, and removes the
-// pool's files. hooks may be the zero value. It returns when all have ended, or sooner, having killed them, when ctx is done.
+// EndLeftovers ends the workers that an lb that was killed has left in a pool that is no more, as a stop
+// would, and removes the pool's files. hooks may be the zero value. It returns when all have ended, or
+// sooner, having killed them, when ctx is done.
 func (d *Dir) EndLeftovers(ctx context.Context, name string, hooks Hooks) error {
 	cfg := DefaultConfig()
 	cfg.Command, cfg.Count = []string{"none"}, 1

@@ -6,10 +6,10 @@ import (
 	"time"
 )
 
-// A worker is in one state. What happens to it are events. The table below says what follows; nothing else changes a
-// worker's state, and an event that the table does not have for a state changes nothing.
+// A worker is in one state. What happens to it are events. The table below says what follows; nothing else
+// changes a worker's state, and an event that the table does not have for a state changes nothing.
 
-// state is where a worker, one process of a slot, stands.
+// state is the state of a worker, which is one process of a slot.
 type state uint8
 
 const (
@@ -87,7 +87,7 @@ var eventDocs = [numEvents]string{
 	exited:    "its process has ended, or could not be started",
 }
 
-// action is what is done at a transition.
+// action is one step that a transition takes.
 type action uint8
 
 const (
@@ -161,7 +161,7 @@ var table = []rule{
 	{[]state{starting, draining, stopping, aborting, killing}, exited, gone, []action{doBury}},
 }
 
-// timers is the one event a state waits for by the clock, if any.
+// timers holds, for each state, the event that the clock brings, if any.
 var timers = [numStates]struct {
 	set   bool
 	event event
@@ -179,14 +179,14 @@ var timers = [numStates]struct {
 	killing:  {true, overdue, func(*Config, *worker) time.Duration { return killPatience }, "5 s"},
 }
 
-// killPatience is how long the kernel may take to end a process after SIGKILL; one that hangs in it, on a dead network disk
-// for example, is left alone then.
+// killPatience is how long the kernel may take to end a process after SIGKILL; one that hangs in it, on a
+// dead network disk for example, is left alone then.
 const killPatience = 5 * time.Second
 
 // trialTime is how long a worker that is ready must live before it may replace another.
 const trialTime = time.Second
 
-// transition is the rule for an event in a state; nil when the event changes nothing.
+// transition returns the rule for an event in a state; nil when the event changes nothing.
 func transition(from state, on event) *rule {
 	for i := range table {
 		if table[i].on != on {
@@ -201,7 +201,7 @@ func transition(from state, on event) *rule {
 	return nil
 }
 
-// document is docs/workers-states.md.
+// document returns the text of docs/workers-states.md.
 func document() string {
 	var b strings.Builder
 	b.WriteString(`# The states of a worker

@@ -134,7 +134,8 @@ func openFDs(pid string) []string {
 	return all
 }
 
-// wantFDs waits until no more than n descriptors are open: a connection that get has used is closed a moment after it.
+// wantFDs waits until no more than n descriptors are open: a connection that get has used is closed a moment
+// after it.
 func wantFDs(t *testing.T, n int) {
 	t.Helper()
 	for deadline := time.Now().Add(5 * time.Second); ; runtime.Gosched() {

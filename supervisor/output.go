@@ -27,13 +27,14 @@ const (
 	// lineCost and byteCost are about what a line and a byte of it cost lb: an empty line is not free.
 	lineCost = 2 * time.Microsecond
 	byteCost = 2 * time.Nanosecond
-	// freeRate is the part of its time that a worker's output may always cost, freeBurst how much at once; what costs more
-	// waits for Hooks.Pace, and the worker in its write.
+	// freeRate is the part of its time that a worker's output may always cost, freeBurst how much at once;
+	// what costs more waits for Hooks.Pace, and the worker in its write.
 	freeRate  = 0.005
 	freeBurst = 100 * time.Millisecond
 	// longestPause is how long a worker is not read at most.
 	longestPause = 250 * time.Millisecond
-	// lastWords is how long the output of a worker that has ended is waited for, if something else holds it open.
+	// lastWords is how long the output of a worker that has ended is waited for, if something else holds it
+	// open.
 	lastWords = 200 * time.Millisecond
 	// maxDrain is how much of it is read then, in bytes: more than a pipe holds.
 	maxDrain = 1 << 20
@@ -50,8 +51,9 @@ type Line struct {
 	Cut  bool
 }
 
-// outputPipe makes the pipe that a worker writes to: what lb reads, and the worker's descriptor. The latter is open for
-// reading too, so that a worker outlives an lb that is killed: its pipe still has a reader, and it gets no SIGPIPE.
+// outputPipe makes the pipe that a worker writes to: what lb reads, and the worker's descriptor. The latter
+// is open for reading too, so that a worker outlives an lb that is killed: its pipe still has a reader, and
+// it gets no SIGPIPE.
 func outputPipe() (out *os.File, in int, err error) {
 	var fds [2]int
 	if err := unix.Pipe2(fds[:], unix.O_CLOEXEC|unix.O_NONBLOCK); err != nil {
@@ -67,8 +69,9 @@ func outputPipe() (out *os.File, in int, err error) {
 	return os.NewFile(uintptr(fds[0]), "output"), in, nil
 }
 
-// adoptOutput returns the output of a worker that an lb before has started; nil if it cannot be had. What the worker calls
-// its output now may be anything, a terminal that would become lb's by being opened: so it is looked at before.
+// adoptOutput returns the output of a worker that an lb before has started; nil if it cannot be had. What the
+// worker calls its output now may be anything, a terminal that would become lb's by being opened: so it is
+// looked at before.
 func adoptOutput(pid int, inode uint64) *os.File {
 	fd, err := unix.Open(fmt.Sprintf("/proc/%d/fd/1", pid), unix.O_PATH|unix.O_CLOEXEC, 0)
 	if err != nil {
@@ -95,8 +98,9 @@ func pipeInode(fd int) uint64 {
 	return st.Ino
 }
 
-// output reads what a worker writes, on a goroutine of its own, which may end and be followed by another one. Nothing that
-// is read is dropped. A worker that writes without end is read more slowly, and waits in its write, as it would for a disk.
+// output reads what a worker writes, on a goroutine of its own, which may end and be followed by another one.
+// Nothing that is read is dropped. A worker that writes without end is read more slowly, and waits in its
+// write, as it would for a disk.
 type output struct {
 	pool  *Pool
 	slot  int
@@ -179,7 +183,8 @@ func (o *output) pace(ctx context.Context, cost time.Duration) {
 	}
 }
 
-// pause notes that nobody reads any more; false if it was for the last time, and what is there is still to be read.
+// pause notes that nobody reads any more; false if it was for the last time, and what is there is still to be
+// read.
 func (o *output) pause() bool {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -187,8 +192,8 @@ func (o *output) pause() bool {
 	return !o.last
 }
 
-// finish reads the last words of a worker that has ended; it waits for a moment, as a process outside of its group may
-// hold the pipe open for ever.
+// finish reads the last words of a worker that has ended; it waits for a moment, as a process outside of its
+// group may hold the pipe open for ever.
 func (o *output) finish() {
 	o.mu.Lock()
 	o.last = true
@@ -204,7 +209,7 @@ func (o *output) finish() {
 	}
 }
 
-// ended says whether all is read.
+// ended reports whether all is read.
 func (o *output) ended() bool {
 	select {
 	case <-o.done:
@@ -307,7 +312,7 @@ func (o *output) keep(text string) {
 	o.tail = append(o.tail, strings.Clone(text))
 }
 
-// lines is a copy of the last lines, oldest first.
+// lines returns a copy of the last lines, oldest first.
 func (o *output) lines() []string {
 	o.mu.Lock()
 	defer o.mu.Unlock()

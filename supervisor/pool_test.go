@@ -682,8 +682,8 @@ func TestStop_KillsTheDeafAfterKillTimeout(t *testing.T) {
 	})
 }
 
-// Whatever happens in whatever order: what serves has a process, each slot has one worker at most, and a quiet hour
-// brings everything up.
+// Whatever happens in whatever order: what serves has a process, each slot has one worker at most, and a
+// quiet hour brings everything up.
 func TestPool_RandomEventsKeepTheInvariants(t *testing.T) {
 	seed := time.Now().UnixNano()
 	t.Logf("seed %d", seed)

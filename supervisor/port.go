@@ -12,10 +12,11 @@ import (
 	"strings"
 )
 
-// A worker that is told a {port} binds it itself, some time after lb has found it free. Whoever listens there first would get
-// its clients; so the worker counts as ready only when the socket that listens is its own.
+// A worker that is told a {port} binds it itself, some time after lb has found it free. Whoever listens there
+// first would get its clients; so the worker counts as ready only when the socket that listens is its own.
 
-// freePort returns a TCP port on the loopback address that nobody listens on now, and that no worker of the pool has.
+// freePort returns a TCP port on the loopback address that nobody listens on now, and that no worker of the
+// pool has.
 func (p *Pool) freePort() (int, error) {
 	for range 100 {
 		ln, err := net.Listen("tcp", "127.0.0.1:0")
@@ -37,8 +38,8 @@ type listener struct {
 	uid   int
 }
 
-// foreignListener returns an error when a socket that takes connections to 127.0.0.1:port is not the worker's. Nil: all are
-// its own, and there is one at least, or what it asked cannot be known.
+// foreignListener returns an error when a socket that takes connections to 127.0.0.1:port is not the
+// worker's. Nil: all are its own, and there is one at least, or what it asked cannot be known.
 func foreignListener(port int, w *worker) error {
 	all, err := listeners(port)
 	if err != nil { // no /proc/net: then nobody else's can be told apart
@@ -87,7 +88,8 @@ func ownSockets(pid int, start uint64) (own map[string]bool, blind bool) {
 	return own, blind
 }
 
-// The addresses at which a listener takes connections to 127.0.0.1, as /proc/net/tcp and tcp6 write them on this machine.
+// The addresses at which a listener takes connections to 127.0.0.1, as /proc/net/tcp and tcp6 write them on
+// this machine.
 var loopback = map[string][]string{
 	"/proc/net/tcp":  {hexAddress(net.IPv4(127, 0, 0, 1).To4()), "00000000"},
 	"/proc/net/tcp6": {hexAddress(net.IPv4(127, 0, 0, 1)), strings.Repeat("0", 32)},

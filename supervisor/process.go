@@ -119,7 +119,8 @@ func (p *Pool) spawn(w *worker) (*process, error) {
 	return proc, nil
 }
 
-// environment is lb's own, without what lb's own supervisor told it, then the config's, then what lb tells its workers.
+// environment is lb's own, without what lb's own supervisor told it, then the config's, then what lb tells
+// its workers.
 func (p *Pool) environment(w *worker, id identity) []string {
 	env := map[string]string{}
 	for _, kv := range os.Environ() {
@@ -175,16 +176,17 @@ func (p *Pool) environment(w *worker, id identity) []string {
 	return list
 }
 
-// invocationID returns what tells one worker from all others, ever: 128 random bits, as systemd's INVOCATION_ID.
+// invocationID returns what tells one worker from all others, ever: 128 random bits, as systemd's
+// INVOCATION_ID.
 func invocationID() string {
 	var id [16]byte
 	rand.Read(id[:])
 	return hex.EncodeToString(id[:])
 }
 
-// newProcess returns w's process, a child or not. Its end is waited for without a thread: its pidfd is in the runtime's epoll
-// set. After a stop signal what it has started gets the same time to end as it has itself. What is left then is killed
-// before its pid is given back, and its last words are read.
+// newProcess returns w's process, a child or not. Its end is waited for without a thread: its pidfd is in the
+// runtime's epoll set. After a stop signal what it has started gets the same time to end as it has itself.
+// What is left then is killed before its pid is given back, and its last words are read.
 func (p *Pool) newProcess(w *worker, pid int, start uint64, pidfd int) *process {
 	unix.SetNonblock(pidfd, true) // os.NewFile takes what does not block into the epoll set
 	f := os.NewFile(uintptr(pidfd), "pidfd")
@@ -253,7 +255,8 @@ func (p *Pool) newProcess(w *worker, pid int, start uint64, pidfd int) *process 
 const (
 	// membersLook is how often a worker that has ended is asked whether what it has started has, too.
 	membersLook = 20 * time.Millisecond
-	// reapPatience is how long a process that has ended may keep its exit status from lb: one that is traced does.
+	// reapPatience is how long a process that has ended may keep its exit status from lb: one that is traced
+	// does.
 	reapPatience = 500 * time.Millisecond
 )
 
@@ -270,8 +273,8 @@ func awaitEnd(f *os.File) error {
 	})
 }
 
-// reap takes the exit status of a process that has ended, and returns it in words. It never waits for long: a tracer of the
-// same user can hold the status back for as long as it likes.
+// reap takes the exit status of a process that has ended, and returns it in words. It never waits for long: a
+// tracer of the same user can hold the status back for as long as it likes.
 func reap(pid int) (reason string, reaped bool) {
 	var status unix.WaitStatus
 	for deadline := time.Now().Add(reapPatience); ; time.Sleep(time.Millisecond) {
@@ -318,13 +321,14 @@ func startTime(pid int) (uint64, error) {
 	return r.start, err
 }
 
-// hidesOthers says whether /proc hides the processes of other users from lb: whether the host's first process is not there.
+// hidesOthers reports whether /proc hides the processes of other users from lb: whether the host's first
+// process is not there.
 func hidesOthers() bool {
 	_, err := startTime(1)
 	return err != nil
 }
 
-// stopSignal is the signal of that name.
+// stopSignal returns the signal of that name.
 func stopSignal(name string) unix.Signal {
 	sig := unix.SignalNum("SIG" + name)
 	if sig == 0 {

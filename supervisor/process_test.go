@@ -628,7 +628,8 @@ func TestReap_TakesWhatNobodyWaitsFor(t *testing.T) {
 	<-done
 }
 
-// Whatever is done to it, a pool leaves no process, descriptor, goroutine or file; the sum is in TestMain and stop.
+// Whatever is done to it, a pool leaves no process, descriptor, goroutine or file; the sum is in TestMain and
+// stop.
 func TestPool_RandomCommandsLeaveNothing(t *testing.T) {
 	seed := time.Now().UnixNano()
 	t.Logf("seed %d", seed)

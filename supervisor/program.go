@@ -12,8 +12,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// CheckProgram returns why the kernel will not run the file at path, in words that name the cause: execve(2) only says "no such
-// file" or "exec format error". Nil: no fault is seen.
+// CheckProgram returns why the kernel will not run the file at path, in words that name the cause: execve(2)
+// only says "no such file" or "exec format error". Nil: no fault is seen.
 func CheckProgram(path string) error {
 	st, err := os.Stat(path)
 	switch {
@@ -79,7 +79,7 @@ func checkInterpreter(path string, head []byte) error {
 	return nil
 }
 
-// explain makes an error of execve(2) say more.
+// explain returns an error of execve(2) with its cause.
 func explain(path string, err error) error {
 	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOEXEC) || errors.Is(err, unix.EACCES) || errors.Is(err, unix.ENOTDIR) {
 		if why := CheckProgram(path); why != nil {

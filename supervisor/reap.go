@@ -12,10 +12,10 @@ import (
 // reapAfter is how long a zombie must have been one: whoever waits for it has done so by then.
 const reapAfter = time.Second
 
-// Reap makes this process the parent of its descendants whose own parent has ended (PR_SET_CHILD_SUBREAPER of prctl(2)), as
-// pid 1 of a container is anyway, and takes their exit statuses until ctx is done. The workers of a Pool and the children of
-// os/exec are left to those who started them: a zombie counts as nobody's when it has been there for a second. It must not
-// run while a Pool is frozen.
+// Reap makes this process the parent of its descendants whose own parent has ended (PR_SET_CHILD_SUBREAPER of
+// prctl(2)), as pid 1 of a container is anyway, and takes their exit statuses until ctx is done. The workers
+// of a Pool and the children of os/exec are left to those who started them: a zombie counts as nobody's when
+// it has been there for a second. It must not run while a Pool is frozen.
 func Reap(ctx context.Context) {
 	unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) // refused: then the host's first process is the parent, as before
 	children := make(chan os.Signal, 1)
@@ -50,8 +50,8 @@ func Reap(ctx context.Context) {
 	}
 }
 
-// ownZombies returns the children of this process that have ended and were not waited for, with their start times. A worker
-// that has ended keeps its pid as long as what it has started may still end in peace.
+// ownZombies returns the children of this process that have ended and were not waited for, with their start
+// times. A worker that has ended keeps its pid as long as what it has started may still end in peace.
 func ownZombies() map[int]uint64 {
 	all := relatives()
 	peopled := map[int]bool{} // numbers of sessions and groups that have processes

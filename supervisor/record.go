@@ -74,7 +74,8 @@ func (p *Pool) readRecord() *snapshot {
 	return rec
 }
 
-// bootID tells one boot of the host from another; "" where /proc has no more than processes (subset=pid of proc(5)).
+// bootID tells one boot of the host from another; "" where /proc has no more than processes (subset=pid of
+// proc(5)).
 func bootID() string {
 	text, _ := os.ReadFile("/proc/sys/kernel/random/boot_id")
 	return strings.TrimSpace(string(text))

@@ -7,8 +7,8 @@ import (
 	"slices"
 )
 
-// Release is what a worker is made from: the part of a Config that only another process can take on. It is plain data,
-// and never changed once made.
+// Release is what a worker is made from: the part of a Config that only another process can take on. It is
+// plain data, and never changed once made.
 type Release struct {
 	Command      []string          `json:"command"`
 	Env          map[string]string `json:"env,omitempty"`
@@ -24,7 +24,7 @@ type Release struct {
 	text string // what key gives, once it was asked for; the pool's goroutine's
 }
 
-// release is c's.
+// release returns the part of c that only another process can take on.
 func (c *Config) release() *Release {
 	return &Release{
 		Command: slices.Clone(c.Command), Env: maps.Clone(c.Env), Dir: c.Dir, User: c.User, Group: c.Group, Umask: c.Umask,
@@ -32,12 +32,13 @@ func (c *Config) release() *Release {
 	}
 }
 
-// config is a Config with the release's part, for the methods of one.
+// config returns a Config with the release's part, for its methods.
 func (r *Release) config() *Config {
 	return &Config{Command: r.Command, Env: r.Env, User: r.User, Group: r.Group, Handoff: r.Handoff}
 }
 
-// pinned is r with its directory as it was followed; empty: as it is typed.
+// pinned returns r with dir as its directory, instead of the one in the config; empty: the one in the config
+// again.
 func (r *Release) pinned(dir string) *Release {
 	if r.Pin == dir {
 		return r
@@ -47,7 +48,7 @@ func (r *Release) pinned(dir string) *Release {
 	return &c
 }
 
-// follow is the directory that a worker starts in; empty for lb's own.
+// follow returns the directory that a worker starts in, with links followed; empty for lb's own.
 func (r *Release) follow() (string, error) {
 	switch {
 	case r.Pin != "":
@@ -62,7 +63,7 @@ func (r *Release) follow() (string, error) {
 	return filepath.Abs(dir)
 }
 
-// same says whether two releases make the same worker.
+// same reports whether two releases make the same worker.
 func (r *Release) same(o *Release) bool { return r == o || r.key() == o.key() }
 
 func (r *Release) key() string {

@@ -18,8 +18,8 @@ type RestartOptions struct {
 	Surge int
 	// Timeout bounds the whole restart; 0 (default) is no limit beyond each worker's start_timeout.
 	Timeout time.Duration
-	// Wait has a restart that is under way end first, instead of ErrBusy. If it was one to the same configuration, and all workers
-	// are of it then, nothing is left to be done.
+	// Wait has a restart that is under way end first, instead of ErrBusy. If it was one to the same
+	// configuration, and all workers are of it then, nothing is left to be done.
 	Wait bool
 	// Progress, if set, is told of each step, on the pool's goroutine; it must not block.
 	Progress func(Progress)
@@ -47,8 +47,8 @@ type attempt struct {
 	lines   []string // the last output of the one that failed
 }
 
-// roll is a restart under way.
-type roll struct {
+// rollout is a restart under way.
+type rollout struct {
 	options RestartOptions
 	release *Release
 	left    []*slot
@@ -57,25 +57,25 @@ type roll struct {
 	total   int
 }
 
-// Restart replaces the workers by ones of the current configuration, with the directory followed anew: the first one
-// alone, as the canary, then the others. Each successor is ready, and lives for a second, before it takes over; the one
-// before it then finishes what it has, which Restart does not wait for.
+// Restart replaces the workers by ones of the current configuration, with the directory followed anew: the
+// first one alone, as the canary, then the others. Each successor is ready, and lives for a second, before it
+// takes over; the one before it then finishes what it has, which Restart does not wait for.
 //
-// When a successor fails, or ctx is done, those under way are ended, the workers that were not replaced yet stay, and
-// the error, which wraps ErrRestart or ctx's, has its reason and its last output. Rollback takes those back that were
-// replaced. ErrBusy: another one is under way.
+// When a successor fails, or ctx is done, those under way are ended, the workers that were not replaced yet
+// stay, and the error, which wraps ErrRestart or ctx's, has its reason and its last output. Rollback takes
+// those back that were replaced. ErrBusy: another one is under way.
 func (p *Pool) Restart(ctx context.Context, o RestartOptions) error {
-	return p.rollOut(ctx, o, func() (*Release, []*slot, error) { return p.wanted, nil, nil })
+	return p.runRollout(ctx, o, func() (*Release, []*slot, error) { return p.wanted, nil, nil })
 }
 
-// Rollback restarts all slots with the command, environment and directory that last worked before those of now. Where
-// some workers are of others than what last worked for all, after a Restart that failed half-way for example, it takes these
-// back to that, and the others stay. ErrNoPrevious: there is nothing to go back to. ErrNothingDone: the last Restart, of all
-// slots or of one, failed before it had replaced a worker, so that going further back would take away what works. What it came
-// to stays until the next Restart.
+// Rollback restarts all slots with the command, environment and directory that last worked before those of
+// now. Where some workers are of others than what last worked for all, after a Restart that failed half-way
+// for example, it takes these back to that, and the others stay. ErrNoPrevious: there is nothing to go back
+// to. ErrNothingDone: the last Restart, of all slots or of one, failed before it had replaced a worker, so
+// that going further back would take away what works. What it came to stays until the next Restart.
 func (p *Pool) Rollback(ctx context.Context, o RestartOptions) error {
 	o.Slot = AllSlots
-	return p.rollOut(ctx, o, func() (*Release, []*slot, error) {
+	return p.runRollout(ctx, o, func() (*Release, []*slot, error) {
 		switch strays := p.strays(); {
 		case len(strays) > 0:
 			return p.good, strays, nil
@@ -88,11 +88,11 @@ func (p *Pool) Rollback(ctx context.Context, o RestartOptions) error {
 	})
 }
 
-// ResumeRestart goes on with a restart or a rollback that the end of an lb before has interrupted, for the slots that were left.
-// It reports whether there was one, and returns as Restart does. It forgets a restart to a configuration that has changed
-// since.
+// ResumeRestart goes on with a restart or a rollback that the end of an lb before has interrupted, for the
+// slots that were left. It reports whether there was one, and returns as Restart does. It forgets a restart
+// to a configuration that has changed since.
 func (p *Pool) ResumeRestart(ctx context.Context) (resumed bool, err error) {
-	var left *savedRoll
+	var left *savedRollout
 	err = p.await(ctx, func() error {
 		left, p.interrupted = p.interrupted, nil
 		return nil
@@ -101,7 +101,7 @@ func (p *Pool) ResumeRestart(ctx context.Context) (resumed bool, err error) {
 		return false, err
 	}
 	o := RestartOptions{Slot: left.Slot, Surge: left.Surge, Wait: true}
-	return true, p.rollOut(ctx, o, func() (*Release, []*slot, error) {
+	return true, p.runRollout(ctx, o, func() (*Release, []*slot, error) {
 		slots := []*slot{}
 		for _, n := range left.Left {
 			if n < len(p.slots) && p.slots[n].wanted {
@@ -115,7 +115,7 @@ func (p *Pool) ResumeRestart(ctx context.Context) (resumed bool, err error) {
 	})
 }
 
-// strays are the slots whose workers are of something else than what last worked for all.
+// strays returns the slots whose workers were not made from what last worked for all.
 func (p *Pool) strays() (strays []*slot) {
 	if p.good == nil {
 		return nil
@@ -133,38 +133,38 @@ func (p *Pool) strays() (strays []*slot) {
 	return strays
 }
 
-// rollOut restarts workers. pick says to what, on the pool's goroutine, and which slots; nil: as o says.
-func (p *Pool) rollOut(ctx context.Context, o RestartOptions, pick func() (*Release, []*slot, error)) error {
+// runRollout restarts workers. pick says to what, on the pool's goroutine, and which slots; nil: as o says.
+func (p *Pool) runRollout(ctx context.Context, o RestartOptions, pick func() (*Release, []*slot, error)) error {
 	if o.Timeout > 0 {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeoutCause(ctx, o.Timeout, fmt.Errorf("not done after %v: %w", o.Timeout, context.DeadlineExceeded))
 		defer cancel()
 	}
-	var r *roll
+	var r *rollout
 	var awaited *Release // of the restart that is under way
 	err := p.await(ctx, func() (err error) {
-		if o.Wait && p.roll != nil && !p.ending {
-			awaited = p.roll.release
+		if o.Wait && p.rollout != nil && !p.ending {
+			awaited = p.rollout.release
 			return nil
 		}
-		r, err = p.beginRoll(o, pick)
+		r, err = p.beginRollout(o, pick)
 		return err
 	}, func() (done bool, err error) {
 		if r == nil {
-			if p.roll != nil && !p.ending {
+			if p.rollout != nil && !p.ending {
 				return false, nil
 			}
 			if awaited == p.wanted && !p.stale() {
 				return true, nil
 			}
-			if r, err = p.beginRoll(o, pick); err != nil {
+			if r, err = p.beginRollout(o, pick); err != nil {
 				return true, err
 			}
 		}
 		return p.step(r)
 	}, func() {
 		if r != nil {
-			p.endRoll(r, "the restart was cut off")
+			p.endRollout(r, "the restart was cut off")
 		}
 	})
 	if err != nil {
@@ -173,19 +173,19 @@ func (p *Pool) rollOut(ctx context.Context, o RestartOptions, pick func() (*Rele
 	return nil
 }
 
-// beginRoll starts a restart.
-func (p *Pool) beginRoll(o RestartOptions, pick func() (*Release, []*slot, error)) (*roll, error) {
+// beginRollout begins a restart; step starts the first successor.
+func (p *Pool) beginRollout(o RestartOptions, pick func() (*Release, []*slot, error)) (*rollout, error) {
 	if p.ending {
 		return nil, ErrStopped
 	}
-	if p.roll != nil {
+	if p.rollout != nil {
 		return nil, ErrBusy
 	}
 	release, only, err := pick()
 	if err != nil {
 		return nil, err
 	}
-	r := &roll{options: o, release: release}
+	r := &rollout{options: o, release: release}
 	if o.Slot != AllSlots {
 		s, err := p.slotAt(o.Slot)
 		if err != nil {
@@ -207,14 +207,14 @@ func (p *Pool) beginRoll(o RestartOptions, pick func() (*Release, []*slot, error
 		p.fire(p.recycling.worker, retire, "a restart begins")
 	}
 	p.recycling = nil
-	p.roll = r
+	p.rollout = r
 	return r, nil
 }
 
-// step takes a restart on, and says whether it has come to its end.
-func (p *Pool) step(r *roll) (bool, error) {
+// step starts what a restart can start now, and reports whether the restart has ended.
+func (p *Pool) step(r *rollout) (bool, error) {
 	if p.ending {
-		p.endRoll(r, "lb stops")
+		p.endRollout(r, "lb stops")
 		return true, ErrStopped
 	}
 	for i := 0; i < len(r.flying); i++ {
@@ -229,7 +229,7 @@ func (p *Pool) step(r *roll) (bool, error) {
 			continue
 		case a.err != nil:
 			p.progress(r, a, "failed", a.err.Error())
-			p.endRoll(r, "another one of the restart failed")
+			p.endRollout(r, "another one of the restart failed")
 			if p.good != nil && r.done == 0 { // the directory may lead to what failed: crashes come back with what worked
 				p.pin()
 			}
@@ -276,18 +276,18 @@ func (p *Pool) step(r *roll) (bool, error) {
 	return true, nil
 }
 
-func (p *Pool) progress(r *roll, a *attempt, step, reason string) {
+func (p *Pool) progress(r *rollout, a *attempt, step, reason string) {
 	if r.options.Progress != nil {
 		r.options.Progress(Progress{Slot: a.slot.number, Step: step, PID: a.worker.pid(), Done: r.done, Total: r.total, Reason: reason})
 	}
 }
 
-// endRoll ends a restart, with the successors that are under way.
-func (p *Pool) endRoll(r *roll, reason string) {
-	if p.roll != r {
+// endRollout ends a restart and the successors that it has started.
+func (p *Pool) endRollout(r *rollout, reason string) {
+	if p.rollout != r {
 		return
 	}
-	p.roll = nil
+	p.rollout = nil
 	if r.release == p.wanted && !p.ending {
 		p.failed = true
 	}
@@ -298,9 +298,9 @@ func (p *Pool) endRoll(r *roll, reason string) {
 	}
 }
 
-// completed notes that a restart has worked. Only one of all slots says what works for all.
-func (p *Pool) completed(r *roll) {
-	p.roll, p.failed = nil, false
+// completed ends a restart that has worked. Only a restart of all slots changes what counts as good.
+func (p *Pool) completed(r *rollout) {
+	p.rollout, p.failed = nil, false
 	if r.options.Slot != AllSlots {
 		return
 	}
@@ -337,9 +337,10 @@ func (p *Pool) pin() {
 	}
 }
 
-// Update goes on under another configuration. Timeouts and limits hold at once; a changed count scales. It says whether
-// the workers that run are of another command, environment or directory than cfg's, so that a Restart is due; until then
-// whatever is started is still of the old ones. The error is cfg's, as Validate has it, and nothing has changed then.
+// Update goes on under another configuration. Timeouts and limits hold at once; a changed count scales. It
+// reports whether the workers that run are of another command, environment or directory than cfg's, so that a
+// Restart is due; until then whatever is started is still of the old ones. The error is cfg's, as Validate
+// has it, and nothing has changed then.
 func (p *Pool) Update(cfg Config) (restart bool, err error) {
 	if err := cfg.Validate(); err != nil {
 		return false, fmt.Errorf("cannot run workers of pool %q: %w", p.Name, err)
@@ -361,7 +362,7 @@ func (p *Pool) Update(cfg Config) (restart bool, err error) {
 	return restart, err
 }
 
-// stale says whether a slot runs anything but what the configuration says.
+// stale reports whether a slot runs anything but what the configuration says.
 func (p *Pool) stale() bool {
 	for _, s := range p.slots {
 		w := s.current
@@ -375,7 +376,7 @@ func (p *Pool) stale() bool {
 // recycleAgain is how long after one that failed the next one is tried.
 const recycleAgain = 30 * time.Second
 
-// schedule has tick run in a moment.
+// schedule runs tick after Pool.every.
 func (p *Pool) schedule() {
 	if p.ticker != nil {
 		p.ticker.Stop()
@@ -383,7 +384,7 @@ func (p *Pool) schedule() {
 	p.ticker = time.AfterFunc(p.every, func() { p.post(p.tick) })
 }
 
-// tick does what is done once a second. The record is written after it, if that failed before.
+// tick does what is done once a second. A record that could not be written is tried again after it.
 func (p *Pool) tick() {
 	defer p.schedule()
 	if p.ending {
@@ -395,7 +396,8 @@ func (p *Pool) tick() {
 	p.quiet = p.changes == before && len(p.faults) == 0
 }
 
-// recycle looks for a worker that is due to be recycled. One at a time is; the next look begins at the slot after it.
+// recycle looks for a worker that is due to be recycled. One at a time is; the next look begins at the slot
+// after it.
 func (p *Pool) recycle() {
 	if a := p.recycling; a != nil {
 		if !a.decided {
@@ -406,7 +408,7 @@ func (p *Pool) recycle() {
 		}
 		p.recycling = nil
 	}
-	if p.roll != nil || time.Now().Before(p.recycleAt) {
+	if p.rollout != nil || time.Now().Before(p.recycleAt) {
 		return
 	}
 	for i := range p.slots {
@@ -419,7 +421,7 @@ func (p *Pool) recycle() {
 	}
 }
 
-// ripe says why s's worker is to be recycled; empty if it is not.
+// ripe returns why s's worker is to be recycled; empty if it is not.
 func (p *Pool) ripe(s *slot) string {
 	w, c := s.current, p.cfg.Recycle
 	if w == nil || w.state != up || s.next != nil {

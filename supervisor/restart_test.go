@@ -142,7 +142,7 @@ func TestRestart_ThatTheEndOfLBInterruptsIsResumed(t *testing.T) {
 			t.Error("before: got a pool that is not stale; want one")
 		}
 		before := r.pids()
-		r.do(func() { r.pool.restoreRoll(rec.Roll) })
+		r.do(func() { r.pool.restoreRollout(rec.Roll) })
 		if resumed, err := r.pool.ResumeRestart(context.Background()); !resumed || err != nil {
 			t.Errorf("resume: got %v, %v; want it done", resumed, err)
 		}
@@ -161,10 +161,41 @@ func TestRestart_ToAConfigThatHasChangedSinceIsNotResumed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t, nil)
 		time.Sleep(5 * time.Second)
-		left := &savedRoll{Release: &Release{Command: []string{"app", "v0"}}, Wanted: true, Slot: AllSlots, Left: []int{0, 1}}
-		r.do(func() { r.pool.restoreRoll(left) })
+		left := &savedRollout{Release: &Release{Command: []string{"app", "v0"}}, Wanted: true, Slot: AllSlots, Left: []int{0, 1}}
+		r.do(func() { r.pool.restoreRollout(left) })
 		if resumed, err := r.pool.ResumeRestart(context.Background()); resumed || err != nil {
 			t.Errorf("got %v, %v; want nothing to resume", resumed, err)
+		}
+		r.stop()
+	})
+}
+
+// A successor that is started in a slot which is scaled away is still there until it has ended: it is shown,
+// and an lb that takes over then can read of it.
+func TestRecord_OfASuccessorWhoseSlotIsGoneCanBeRead(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		starts := 0
+		r := newRig(t, func(c *Config) { c.Recycle = RecycleConfig{Age: time.Minute} }, func(int, *Release) behaviour {
+			if starts++; starts > 2 {
+				return behaviour{readyAfter: -1, deaf: true}
+			}
+			return behaviour{deaf: true}
+		})
+		time.Sleep(30 * time.Second)
+		if err := r.pool.Restart(context.Background(), RestartOptions{Slot: 1, Surge: 1, Timeout: time.Second}); err == nil {
+			t.Fatal("got a restart; want it cut off, with the successor on its way out")
+		}
+		var text string
+		r.do(func() { r.pool.host.record = func(s string) error { text = s; return nil } })
+		if err := r.pool.Scale(context.Background(), 1); err != nil {
+			t.Fatal(err)
+		}
+		r.do(func() {})
+		if got := len(r.pool.Status().Retired); got != 2 {
+			t.Errorf("got %d retired workers; want the slot's own and its successor", got)
+		}
+		if _, err := parseSnapshot([]byte(text), r.pool.Name, oldestRecord); err != nil {
+			t.Errorf("got %v; want a record that can be read: %s", err, text)
 		}
 		r.stop()
 	})

@@ -13,35 +13,39 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Standing is how an address stood with the front when its pool was frozen, by what Hooks had been called for it.
+// Standing is how an address stood with the front when its pool was frozen, by what Hooks had been called for
+// it.
 type Standing int
 
 const (
 	// Held: it takes no connections; a worker starts there, or will. Ready comes later.
 	Held Standing = iota
-	// Serving: Ready was told, and Offline not since. Health may have it down all the same: the supervisor's own idea of that goes on
-	// until SetHealth tells another.
+	// Serving: Ready was told, and Offline not since. Health may have it down all the same: the supervisor's
+	// own idea of that goes on until SetHealth tells another.
 	Serving
 	// Leaving: Offline was told, for the last time. Removed comes next.
 	Leaving
 )
 
-// frozen is what Adopt took.
+// frozen is the state and the files that Adopt was given.
 type frozen struct {
 	state  *snapshot
 	given  map[string]*os.File // the caller's
 	copies map[string]int      // the pool's, with FD_CLOEXEC
 }
 
-// Adopt has Start go on with the pool that Freeze wrote down, instead of one that it finds or makes: the same processes,
-// at the same addresses, in the same states, with what was left of their time, and all counts. Call it before Prepare. The
-// files stay the caller's, who may close them after Prepare; one that is missing is found elsewhere or done without.
+// Adopt has Start go on with the pool that Freeze wrote down, instead of one that it finds or makes: the same
+// processes, at the same addresses, in the same states, with what was left of their time, and all counts.
+// Call it before Prepare. The files stay the caller's, who may close them after Prepare; one that is missing
+// is found elsewhere or done without.
 //
-// Start calls Hooks.Resumed, once for each address, and nothing else. A worker that has ended since Freeze is found right
-// after, with its exit status. The config of NewPool wins over the state: timeouts and limits hold at once, a count that is another
-// than Freeze's scales, and for another command the workers are Stale, as after Update, until a Restart.
+// Start calls Hooks.Resumed, once for each address, and nothing else. A worker that has ended since Freeze is
+// found right after, with its exit status. The config of NewPool wins over the state: timeouts and limits
+// hold at once, a count that is another than Freeze's scales, and for another command the workers are Stale,
+// as after Update, until a Restart.
 //
-// The error is ErrState, with the reason, and nothing has changed then: so a state can be tried without files.
+// The error is ErrState, with the reason, and nothing has changed then: so a state can be tried without
+// files.
 func (p *Pool) Adopt(state json.RawMessage, files map[string]*os.File) error {
 	st, err := parseSnapshot(state, p.Name, oldestFrozen)
 	if err != nil {
@@ -51,7 +55,8 @@ func (p *Pool) Adopt(state json.RawMessage, files map[string]*os.File) error {
 	return nil
 }
 
-// openHome opens the pool's directory by the descriptor that was given, as its name does not lead there any more.
+// openHome opens the pool's directory by the descriptor that was given, as its name does not lead there any
+// more.
 func (f *frozen) openHome(name string) (*os.Root, error) {
 	given := f.given[name]
 	if given == nil {
@@ -70,7 +75,7 @@ func openRoot(dir *os.File) (root *os.Root, err error) {
 	return root, cmp.Or(controlErr, err)
 }
 
-// copyFiles makes the files the pool's.
+// copyFiles copies the files that were given, so that the caller may close them.
 func (f *frozen) copyFiles() error {
 	f.copies = map[string]int{}
 	for name, given := range f.given {
@@ -93,7 +98,7 @@ func (f *frozen) copyFiles() error {
 	return nil
 }
 
-// take takes one out; -1 if there is none.
+// take returns the descriptor of that name, which is the caller's from then on; -1 if there is none.
 func (f *frozen) take(name string) int {
 	if f == nil {
 		return -1
@@ -106,7 +111,7 @@ func (f *frozen) take(name string) int {
 	return fd
 }
 
-// drop closes those that nobody took.
+// drop closes the descriptors that take has not returned.
 func (f *frozen) drop() {
 	if f == nil {
 		return
@@ -117,16 +122,17 @@ func (f *frozen) drop() {
 	f.copies = nil
 }
 
-// restore makes the pool what a snapshot says. killed: it is a record, of an lb that was killed some time ago; else it is of this
-// process, moments ago. It runs before the pool's goroutine.
+// restore makes the pool what a snapshot says. killed: it is a record, of an lb that was killed some time
+// ago; else it is of this process, moments ago. It runs before the pool's goroutine.
 func (p *Pool) restore(st *snapshot, killed bool) {
 	p.serial, p.good, p.previous, p.failed = st.Serial, st.Good, st.Previous, st.Failed
-	// After a kill the config may be another one; it wins. One that is the same leaves a pinned directory pinned.
+	// After a kill the config may be another one; it wins. One that is the same leaves a pinned directory
+	// pinned.
 	keep := !killed || st.Release.pinned("").same(p.release)
 	if keep {
 		p.release = st.Release
 	}
-	p.restoreRoll(st.Roll)
+	p.restoreRollout(st.Roll)
 	p.lines.Store(st.Lines)
 	p.dropped.Store(st.Dropped)
 	if !killed {
@@ -160,14 +166,14 @@ func (p *Pool) restore(st *snapshot, killed bool) {
 	}
 }
 
-// restoreRoll notes a restart that the end of an lb has interrupted, for ResumeRestart.
-func (p *Pool) restoreRoll(r *savedRoll) {
+// restoreRollout notes a restart that the end of an lb has interrupted, for ResumeRestart.
+func (p *Pool) restoreRollout(r *savedRollout) {
 	if r != nil && (!r.Wanted || r.Release.same(p.wanted)) {
 		p.interrupted = r
 	}
 }
 
-// restoreWorker has one worker go on.
+// restoreWorker makes one worker of a snapshot, and goes on with its process.
 func (p *Pool) restoreWorker(ws *savedWorker, killed bool) {
 	pidfd := -1
 	if ws.Process != nil {
@@ -232,7 +238,7 @@ func (p *Pool) restoreWorker(ws *savedWorker, killed bool) {
 
 // afterKill does what the end of an lb asks of a worker that lives.
 func (p *Pool) afterKill(w *worker) {
-	p.tell(w, waiting)
+	p.report(w, waiting)
 	if w.state == up {
 		p.served(w)
 	}
@@ -255,7 +261,7 @@ func (p *Pool) afterKill(w *worker) {
 // stateOf returns the state of that name, which there is.
 func stateOf(name string) state { return state(slices.Index(stateNames[:], name)) }
 
-// aged is a time of before an exec, on this program's monotonic clock.
+// aged returns t with a reading of this program's monotonic clock, which an exec lost.
 func aged(t time.Time) time.Time {
 	if t.IsZero() {
 		return t
@@ -263,15 +269,15 @@ func aged(t time.Time) time.Time {
 	return time.Now().Add(-max(0, time.Since(t)))
 }
 
-// openProcess returns the pidfd of a process, which may have ended and be a zombie; -1 if it is no more. killed: long enough ago
-// for its pid to be another's.
+// openProcess returns the pidfd of a process, which may have ended and be a zombie; -1 if it is no more.
+// killed: long enough ago for its pid to be another's.
 func openProcess(ps *savedProcess, killed bool) int {
 	pidfd, err := unix.PidfdOpen(ps.PID, 0)
 	if err != nil {
 		return -1
 	}
-	// Looked at once the pidfd is held: from here on the pid cannot become another's unnoticed. Where /proc does not show it
-	// (hidesOthers), the milliseconds since the freeze are too few for that.
+	// Looked at once the pidfd is held: from here on the pid cannot become another's unnoticed. Where /proc
+	// does not show it (hidesOthers), the milliseconds since the freeze are too few for that.
 	if start, err := startTime(ps.PID); err == nil && start != ps.Start || err != nil && killed {
 		unix.Close(pidfd)
 		return -1
@@ -279,7 +285,7 @@ func openProcess(ps *savedProcess, killed bool) int {
 	return pidfd
 }
 
-// restoreEndpoint gives w its address, and tells of it.
+// restoreEndpoint returns w its address, and reports it.
 func (p *Pool) restoreEndpoint(w *worker, es *savedEndpoint, pidfd, pid int, killed bool) {
 	e := &endpoint{slot: w.slot.number, path: es.Path, port: es.Port, fd: -1}
 	e.backend = Backend{Pool: p.Name, Slot: w.slot.number, Name: es.Name, Address: e.address()}
@@ -300,7 +306,7 @@ func (p *Pool) restoreEndpoint(w *worker, es *savedEndpoint, pidfd, pid int, kil
 	case up, silent:
 		standing = Serving
 	}
-	p.tellRestored(e.backend, standing, killed, pid)
+	p.reportRestored(e.backend, standing, killed, pid)
 }
 
 // restoreListener returns the socket that lb bound for e; -1 if there is none any more.
@@ -317,7 +323,7 @@ func (p *Pool) restoreListener(e *endpoint, pidfd int) int {
 	return -1
 }
 
-func (p *Pool) tellRestored(b Backend, s Standing, killed bool, pid int) {
+func (p *Pool) reportRestored(b Backend, s Standing, killed bool, pid int) {
 	reason := "goes on"
 	if killed {
 		reason = "adopted"
@@ -365,7 +371,8 @@ func (p *Pool) restoreOutput(w *worker, ws *savedWorker) *output {
 	return o
 }
 
-// sweep removes from the pool's directory what no worker uses: the sockets of those that have ended meanwhile.
+// sweep removes from the pool's directory what no worker uses: the sockets of those that have ended
+// meanwhile.
 func (p *Pool) sweep() {
 	known := map[string]bool{notifyName: true}
 	for _, w := range p.workers {
@@ -386,8 +393,9 @@ func (p *Pool) sweep() {
 	}
 }
 
-// adoptSocket is a copy of the socket that a worker was handed, so that its successor can go on with what waits in it; -1
-// if the kernel does not give it (pidfd_getfd(2) asks for the rights of a debugger): then the successor has a new one.
+// adoptSocket is a copy of the socket that a worker was handed, so that its successor can go on with what
+// waits in it; -1 if the kernel does not give it (pidfd_getfd(2) asks for the rights of a debugger): then the
+// successor has a new one.
 func adoptSocket(pidfd int, path string) int {
 	fd, err := unix.PidfdGetfd(pidfd, 3, 0) // CLOEXEC is set
 	if err != nil {
@@ -400,7 +408,7 @@ func adoptSocket(pidfd int, path string) int {
 	return fd
 }
 
-// listensAt says whether fd is a Unix socket that listens at path.
+// listensAt reports whether fd is a Unix socket that listens at path.
 func listensAt(fd int, path string) bool {
 	sa, err := unix.Getsockname(fd)
 	if un, ok := sa.(*unix.SockaddrUnix); err != nil || !ok || un.Name != path {

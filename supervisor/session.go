@@ -11,8 +11,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Each worker leads a session of its own (setsid(2)), so that it neither has lb's terminal nor can join lb's process group.
-// What it starts is found by the session, by the process group for workers that an older lb started, or by descent.
+// Each worker leads a session of its own (setsid(2)), so that it neither has lb's terminal nor can join lb's
+// process group. What it starts is found by the session, by the process group for workers that an older lb
+// started, or by descent.
 
 // relative is a process, as /proc/PID/stat has it.
 type relative struct {
@@ -87,8 +88,8 @@ func members(pid int, start uint64) (list []relative) {
 	return list
 }
 
-// killMembers kills what a worker has started, once it has ended and before its pid is given back. One that starts others
-// faster than they are killed is met by killing whole groups; a few rounds see the end of it.
+// killMembers kills what a worker has started, once it has ended and before its pid is given back. One that
+// starts others faster than they are killed is met by killing whole groups; a few rounds see the end of it.
 func killMembers(pid int, start uint64) {
 	unix.Kill(-pid, unix.SIGKILL)
 	for range 20 {
@@ -106,9 +107,9 @@ func killMembers(pid int, start uint64) {
 	}
 }
 
-// killStrays kills the processes that a worker has put in the background out of its session, and whose parent has ended: lb is
-// the parent of such orphans (see Reap), or the host's first process is. They are told by the worker's INVOCATION_ID in their
-// environment. It returns how many there were, and the pid of the first.
+// killStrays kills the processes that a worker has put in the background out of its session, and whose parent
+// has ended: lb is the parent of such orphans (see Reap), or the host's first process is. They are told by
+// the worker's INVOCATION_ID in their environment. It returns how many there were, and the pid of the first.
 func killStrays(invocation string) (n, first int) {
 	if invocation == "" {
 		return 0, 0
@@ -138,7 +139,7 @@ func killStrays(invocation string) (n, first int) {
 	return n, first
 }
 
-// killOne kills a process unless its pid is another's by now.
+// killOne kills a process, unless its pid is another process's by now.
 func killOne(r relative) {
 	pidfd, err := unix.PidfdOpen(r.pid, 0)
 	if err != nil {

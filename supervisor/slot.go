@@ -16,7 +16,7 @@ const (
 	failedAfter = 5
 )
 
-// slot is a place for one worker, with a number that stays. It belongs to the pool's goroutine.
+// slot is a place for one worker. Its number never changes. It belongs to the pool's goroutine.
 type slot struct {
 	number  int
 	wanted  bool     // it shall have a worker
@@ -38,7 +38,7 @@ type Exit struct {
 	Lines  []string  `json:"lines,omitempty"` // the last lines of its output
 }
 
-// grow makes slots until there are n, and takes away those above.
+// grow adds slots until there are n, and removes those above.
 func (p *Pool) grow(n int) {
 	for len(p.slots) < n {
 		p.slots = append(p.slots, &slot{number: len(p.slots), wanted: true, release: p.release})
@@ -60,14 +60,14 @@ func (p *Pool) retire(s *slot, reason string) {
 	s.current = nil
 }
 
-// newWorker makes a worker of s that runs r.
+// newWorker adds a worker to s that will run r.
 func (p *Pool) newWorker(s *slot, r *Release) *worker {
 	w := &worker{slot: s, release: r, since: time.Now(), spread: 2*p.random() - 1, trial: p.trial}
 	p.workers = append(p.workers, w)
 	return w
 }
 
-// plan gives s its next worker, after a delay, at the address end; nil: a new one.
+// plan makes the next worker of s, which starts after delay, at the address end; nil: a new address.
 func (p *Pool) plan(s *slot, delay time.Duration, end *endpoint, reason string) {
 	w := p.newWorker(s, s.release)
 	w.delay, w.end = delay, end
@@ -75,7 +75,7 @@ func (p *Pool) plan(s *slot, delay time.Duration, end *endpoint, reason string) 
 	p.enter(w, waiting, reason)
 }
 
-// replace gives s its next worker while w, its own until now, finishes.
+// replace plans the next worker of s while w, its current one until now, finishes.
 func (p *Pool) replace(w *worker, reason string) {
 	s := w.slot
 	if s.current != w {
@@ -94,12 +94,12 @@ func (p *Pool) join(s *slot, r *Release, reason string) *attempt {
 	w.attempt, a.worker = a, w
 	s.next = w
 	p.enter(w, joining, reason)
-	p.tell(w, waiting)
+	p.report(w, waiting)
 	p.start(w, reason)
 	return a
 }
 
-// takeOver makes w its slot's own worker.
+// takeOver makes w the current worker of its slot, and retires the one before.
 func (p *Pool) takeOver(w *worker) {
 	s := w.slot
 	old := s.current
@@ -111,14 +111,14 @@ func (p *Pool) takeOver(w *worker) {
 	}
 }
 
-// served notes that w's release works.
+// served records that w's release works, if none is known to.
 func (p *Pool) served(w *worker) {
 	if p.good == nil {
 		p.good = w.release.pinned(w.dir)
 	}
 }
 
-// ended notes how w ended.
+// ended records how w ended.
 func (s *slot) ended(w *worker) {
 	s.last = Exit{Time: time.Now(), PID: w.pid(), Reason: w.reason}
 	if w.out != nil {
@@ -126,7 +126,7 @@ func (s *slot) ended(w *worker) {
 	}
 }
 
-// forgetSoon forgets the deaths before w, if it lasts.
+// forgetSoon clears the slot's count of deaths once w has been up for forgetAfter.
 func (p *Pool) forgetSoon(w *worker) {
 	if w.slot.deaths == 0 {
 		return
@@ -140,7 +140,7 @@ func (p *Pool) forgetSoon(w *worker) {
 	})
 }
 
-// backoff counts a death of w, s's own worker, and is how long its successor has to wait.
+// backoff counts a death of w, the current worker of s, and returns how long its successor has to wait.
 func (p *Pool) backoff(s *slot, w *worker) time.Duration {
 	if w.started.IsZero() || w.orphan {
 		return 0
@@ -152,7 +152,7 @@ func (p *Pool) backoff(s *slot, w *worker) time.Duration {
 	return backoff(s.deaths, p.random())
 }
 
-// backoff is the wait after a number of quick deaths in a row; random, 0 <= random < 1, spreads it.
+// backoff returns the wait after a number of quick deaths in a row. random, 0 <= random < 1, spreads it.
 func backoff(deaths int, random float64) time.Duration {
 	if deaths <= 1 {
 		return 0
@@ -161,7 +161,7 @@ func backoff(deaths int, random float64) time.Duration {
 	return time.Duration(d * (0.8 + 0.4*random))
 }
 
-// slotAt finds a slot.
+// slotAt returns the slot of that number.
 func (p *Pool) slotAt(number int) (*slot, error) {
 	if number < 0 || number >= len(p.slots) {
 		return nil, fmt.Errorf("cannot find slot %d of pool %q: %w; it has 0 to %d", number, p.Name, ErrNoSlot, len(p.slots)-1)
@@ -169,9 +169,9 @@ func (p *Pool) slotAt(number int) (*slot, error) {
 	return p.slots[number], nil
 }
 
-// Scale changes the number of slots: new ones are started, the ones with the highest numbers finish what they have and
-// go. It returns when the new ones have been ready. When one of them ends before that, or ctx is over, they go again, and the
-// error says why. The number stays until the config's count changes.
+// Scale changes the number of slots: new ones are started, the ones with the highest numbers finish what they
+// have and go. It returns when the new ones have been ready. When one of them ends before that, or ctx is
+// over, they go again, and the error returns why. The number stays until the config's count changes.
 func (p *Pool) Scale(ctx context.Context, count int) error {
 	if count < 0 || count > maxCount {
 		return fmt.Errorf("cannot scale pool %q to %d workers: not within 0..%d", p.Name, count, maxCount)
@@ -192,7 +192,7 @@ func (p *Pool) Scale(ctx context.Context, count int) error {
 		if p.ending {
 			return ErrStopped
 		}
-		if p.roll != nil {
+		if p.rollout != nil {
 			return ErrBusy
 		}
 		before = len(p.slots)
@@ -221,7 +221,7 @@ func (p *Pool) Scale(ctx context.Context, count int) error {
 	}, undo)
 }
 
-// describe is the end in words, with the last lines.
+// describe returns how the worker ended, with its last lines.
 func (e *Exit) describe() string {
 	text := e.Reason
 	for _, line := range e.Lines {
@@ -230,7 +230,7 @@ func (e *Exit) describe() string {
 	return text
 }
 
-// Count is the number of slots.
+// Count returns the number of slots.
 func (p *Pool) Count() int { return len(p.Status().Slots) }
 
 // Slots returns the number of slots, and those that were stopped by hand. It waits for the pool's goroutine.
@@ -247,8 +247,8 @@ func (p *Pool) Slots() (count int, stopped []int) {
 	return count, stopped
 }
 
-// StopSlot ends the slot's worker gracefully, and starts none there until StartSlot, even if lb is started anew. It
-// returns when its process has ended.
+// StopSlot ends the slot's worker gracefully, and starts none there until StartSlot, even if lb is started
+// anew. It returns when its process has ended.
 func (p *Pool) StopSlot(ctx context.Context, number int) error {
 	var s *slot
 	return p.await(ctx, func() (err error) {
@@ -268,8 +268,8 @@ func (p *Pool) StopSlot(ctx context.Context, number int) error {
 	}, nil)
 }
 
-// StartSlot starts the slot's worker, at once if it waits for its time after crashes, and returns when it is ready. Nothing
-// changes for one that runs.
+// StartSlot starts the slot's worker, at once if it waits for its time after crashes, and returns when it is
+// ready. Nothing changes for one that runs.
 func (p *Pool) StartSlot(ctx context.Context, number int) error {
 	var s *slot
 	deaths := 0

@@ -12,17 +12,19 @@ import (
 )
 
 const (
-	// snapshotVersion is the form that is written. Fields may come and go within a version: one that is missing has its zero
-	// value, one that is unknown is passed over.
+	// snapshotVersion is the form that is written. Fields may come and go within a version: one that is
+	// missing has its zero value, one that is unknown is passed over.
 	snapshotVersion = 2
-	// oldestFrozen and oldestRecord are the oldest forms that are read. Version 1 of a record was of another kind.
+	// oldestFrozen and oldestRecord are the oldest forms that are read. Version 1 of a record was of another
+	// kind.
 	oldestFrozen = 1
 	oldestRecord = 2
 )
 
-// snapshot is a pool written down: its slots and workers, and what they were made from, but for its config and its files. It is
-// written twice: as a record, for the next lb if this one is killed, and frozen, for the code that this process becomes by an
-// upgrade. A record leaves out what changes without an event, and workers without a process. See docs/state.md.
+// snapshot is a pool written down: its slots and workers, and what they were made from, but for its config
+// and its files. It is written twice: as a record, for the next lb if this one is killed, and frozen, for the
+// code that this process becomes by an upgrade. A record leaves out what changes without an event, and
+// workers without a process. See docs/state.md.
 type snapshot struct {
 	Version    int           `json:"version"`
 	Boot       string        `json:"boot,omitempty"` // of the host, in a record: pids of another boot are others'
@@ -33,7 +35,7 @@ type snapshot struct {
 	Good       *Release      `json:"good,omitempty"`
 	Previous   *Release      `json:"previous,omitempty"`
 	Failed     bool          `json:"failed,omitempty"` // the last restart
-	Roll       *savedRoll    `json:"roll,omitempty"`   // the restart under way
+	Roll       *savedRollout `json:"roll,omitempty"`   // the restart under way
 	Slots      []savedSlot   `json:"slots"`
 	Workers    []savedWorker `json:"workers,omitempty"` // in the order of their making
 	RecycleIn  time.Duration `json:"recycle_in,omitempty"`
@@ -98,8 +100,8 @@ type savedOutput struct {
 	Tail  []string `json:"tail,omitempty"`
 }
 
-// savedRoll is a restart that is under way.
-type savedRoll struct {
+// savedRollout is a restart that is under way.
+type savedRollout struct {
 	Release *Release `json:"release"`
 	Wanted  bool     `json:"wanted,omitempty"` // Release is the configuration's; else this is a rollback
 	Slot    int      `json:"slot"`             // as in RestartOptions
@@ -107,13 +109,13 @@ type savedRoll struct {
 	Left    []int    `json:"left"` // slots that are not replaced
 }
 
-// saveRoll returns what to record of the restart under way; nil without one.
-func (p *Pool) saveRoll() *savedRoll {
-	r := p.roll
+// saveRollout returns what to record of the restart under way; nil without one.
+func (p *Pool) saveRollout() *savedRollout {
+	r := p.rollout
 	if r == nil {
 		return p.interrupted
 	}
-	saved := &savedRoll{Release: r.release, Wanted: r.release == p.wanted, Slot: r.options.Slot, Surge: r.options.Surge}
+	saved := &savedRollout{Release: r.release, Wanted: r.release == p.wanted, Slot: r.options.Slot, Surge: r.options.Surge}
 	for _, a := range r.flying {
 		saved.Left = append(saved.Left, a.slot.number)
 	}
@@ -133,7 +135,7 @@ const (
 func (p *Pool) record() *snapshot {
 	st := &snapshot{
 		Version: snapshotVersion, Pool: p.Name, Configured: p.cfg.Count, Serial: p.serial, Release: p.release, Good: p.good,
-		Previous: p.previous, Failed: p.failed, Roll: p.saveRoll(), Boot: p.boot,
+		Previous: p.previous, Failed: p.failed, Roll: p.saveRollout(), Boot: p.boot,
 	}
 	for _, s := range p.slots {
 		st.Slots = append(st.Slots, savedSlot{Stopped: s.stopped, Release: s.release})
@@ -188,10 +190,11 @@ func (p *Pool) saveWorker(w *worker) savedWorker {
 		Delay: w.delay, Started: w.started, UpSince: w.upSince, Conns: w.conns, Spread: w.spread, Dir: w.dir, Invocation: w.invocation,
 		Release: w.release, Recycling: p.recycling != nil && p.recycling.worker == w && !p.recycling.decided,
 	}
-	switch w {
-	case s.current:
+	switch {
+	case s.removed: // then the slot is not in the snapshot
+	case w == s.current:
 		ws.Role = roleCurrent
-	case s.next:
+	case w == s.next:
 		ws.Role = roleNext
 	}
 	if w.process != nil {
@@ -209,7 +212,8 @@ func (p *Pool) saveWorker(w *worker) savedWorker {
 	return ws
 }
 
-// parseSnapshot reads a snapshot of the pool of that name, of any version from oldest on, and checks whatever is believed later.
+// parseSnapshot reads a snapshot of the pool of that name, of any version from oldest on, and checks whatever
+// is believed later.
 func parseSnapshot(text []byte, pool string, oldest int) (*snapshot, error) {
 	var head struct {
 		Version int `json:"version"`
@@ -263,7 +267,7 @@ func parseSnapshot(text []byte, pool string, oldest int) (*snapshot, error) {
 	return &st, nil
 }
 
-// runs says whether there is something to run.
+// runs reports whether there is something to run.
 func (r *Release) runs() bool { return r != nil && len(r.Command) > 0 && r.Command[0] != "" }
 
 // check looks for what cannot be.

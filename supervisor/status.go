@@ -16,8 +16,8 @@ type Status struct {
 	Done, Total int
 	// Stale says that workers run that are not of the current command, environment or directory as typed.
 	Stale bool
-	// Strays is how many workers are of another command, environment or directory than what last worked for all: a Restart
-	// failed half-way. Rollback takes them back.
+	// Strays is how many workers are of another command, environment or directory than what last worked for
+	// all: a Restart failed half-way. Rollback takes them back.
 	Strays int
 	// CanRollback says that Rollback has something to go back to.
 	CanRollback bool
@@ -41,7 +41,8 @@ type SlotStatus struct {
 // WorkerStatus is one worker.
 type WorkerStatus struct {
 	Slot int
-	// State is as docs/workers-states.md has it, or "failed": waiting after five quick deaths, or "stopped": none runs.
+	// State is as docs/workers-states.md has it, or "failed": waiting after five quick deaths, or "stopped":
+	// none runs.
 	State string
 	// Since is when it came into State, Reason why.
 	Since  time.Time
@@ -69,7 +70,7 @@ type Counters struct {
 	Notify  sdnotify.Counts
 }
 
-// Counters are the numbers so far.
+// Counters returns the numbers so far.
 func (p *Pool) Counters() Counters {
 	c := Counters{Lines: p.lines.Load(), Dropped: p.dropped.Load()}
 	if p.receiver != nil {
@@ -78,16 +79,16 @@ func (p *Pool) Counters() Counters {
 	return c
 }
 
-// Status is the pool's workers as they were after the last event. The caller must not change it.
+// Status returns the pool's workers as they were after the last event. The caller must not change it.
 func (p *Pool) Status() *Status { return p.status.Load() }
 
-// publish makes Status what is.
+// publish stores a new Status.
 func (p *Pool) publish() {
 	st := &Status{Stale: p.stale(), Strays: len(p.strays())}
 	st.CanRollback = p.previous != nil && !p.failed || st.Strays > 0
 	st.RecordError = p.faults[faultRecord]
-	if p.roll != nil {
-		st.Restarting, st.Done, st.Total = true, p.roll.done, p.roll.total
+	if p.rollout != nil {
+		st.Restarting, st.Done, st.Total = true, p.rollout.done, p.rollout.total
 	}
 	for _, s := range p.slots {
 		ss := SlotStatus{Deaths: s.deaths, Starts: s.starts, Last: s.last}
@@ -105,7 +106,7 @@ func (p *Pool) publish() {
 		st.Slots = append(st.Slots, ss)
 	}
 	for _, w := range p.workers {
-		if w.slot.current != w && w.slot.next != w {
+		if w.slot.removed || w.slot.current != w && w.slot.next != w {
 			st.Retired = append(st.Retired, w.describe())
 		}
 	}

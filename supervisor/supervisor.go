@@ -1,15 +1,17 @@
-// Package supervisor starts, watches, restarts and stops worker processes, and receives their sd_notify messages.
+// Package supervisor starts, watches, restarts and stops worker processes, and receives their sd_notify
+// messages.
 //
-// A [Pool] is the workers of one pool, in slots that keep their numbers. Each process of a slot is a worker; what can
-// happen to it is one table (machine.go, docs/workers-states.md). A slot's restart goes through two workers: the next one
-// proves itself while the old one serves, and takes over then.
+// A [Pool] is the workers of one pool, in slots that keep their numbers. Each process of a slot is a worker;
+// what can happen to it is one table (machine.go, docs/workers-states.md). A slot's restart goes through two
+// workers: the next one proves itself while the old one serves, and takes over then.
 //
-// Ownership: one goroutine a pool owns all of its state and runs what is posted to its inbox: timers, exits, messages of
-// workers, commands. Each worker has a goroutine that waits for its end, one that reads its output, and one that probes
-// it until it is ready; the notify socket has one. Stop waits for all of them. Facts flow up through [Hooks],
-// called on the pool's goroutine, in order.
+// Ownership: one goroutine a pool owns all of its state and runs what is posted to its inbox: timers, exits,
+// messages of workers, commands. Each worker has a goroutine that waits for its end, one that reads its
+// output, and one that probes it until it is ready; the notify socket has one. Stop waits for all of them.
+// Facts flow up through [Hooks], called on the pool's goroutine, in order.
 //
-// The package never carries a client's byte, never decides on its own that a worker is unhealthy, and logs nothing.
+// The package never carries a client's byte, never decides on its own that a worker is unhealthy, and logs
+// nothing.
 package supervisor
 
 import (
@@ -42,8 +44,8 @@ var (
 	ErrDirInUse    = errors.New("supervisor: another lb uses this run-time directory")
 )
 
-// Backend is an address at which a slot's worker takes connections. It is a comparable value, the same for as long as
-// the address lives: a worker that crashes hands the socket that lb bound for it to the next one.
+// Backend is an address at which a slot's worker takes connections. It is a comparable value, the same for as
+// long as the address lives: a worker that crashes hands the socket that lb bound for it to the next one.
 type Backend struct {
 	Pool string
 	Slot int
@@ -51,29 +53,32 @@ type Backend struct {
 	Name string
 	// Address is "unix:/path" or "127.0.0.1:port".
 	Address string
-	// Handoff is how the worker is given accepted sockets, HandoffLB or HandoffNode; empty: it is connected to at Address,
-	// where there is nothing otherwise. Front and Back are lb's and the worker's end of its channel then, which the pool
-	// closes after Removed; -1 if they could not be had from a worker that ran before.
+	// Handoff is how the worker is given accepted sockets, HandoffLB or HandoffNode; empty: it is connected
+	// to at Address, where there is nothing otherwise. Front and Back are lb's and the worker's end of its
+	// channel then, which the pool closes after Removed; -1 if they could not be had from a worker that ran
+	// before.
 	Handoff     string
 	Front, Back int
 }
 
-// Hooks are the facts that flow up, and the questions that go there. Each may be nil. They are called on the pool's
-// goroutine, in order, but for Beat and Output, and by Start itself for workers that it adopts; they must not block, and may call SetHealth and Status only.
+// Hooks are the facts that flow up, and the questions that go there. Each may be nil. They are called on the
+// pool's goroutine, in order, but for Beat and Output, and by Start itself for workers that it adopts; they
+// must not block, and may call SetHealth and Status only.
 type Hooks struct {
 	// Added: there is a new address, which takes no connections yet.
 	Added func(b Backend)
-	// Resumed: b, of before a freeze, goes on as it stands. Nil: Added is called instead, and then Starting, Ready or Offline.
+	// Resumed: b, of before a freeze, goes on as it stands. Nil: Added is called instead, and then Starting,
+	// Ready or Offline.
 	Resumed func(b Backend, s Standing)
 	// Starting: a worker has been started at b, which is not ready yet.
 	Starting func(b Backend, reason string)
 	// Ready: b takes connections from now on.
 	Ready func(b Backend, reason string)
-	// Adopted: b's worker, to which sockets were handed over by an lb that was killed, holds these, by their inodes. Called
-	// after Added.
+	// Adopted: b's worker, to which sockets were handed over by an lb that was killed, holds these, by their
+	// inodes. Called after Added.
 	Adopted func(b Backend, sockets map[uint32]bool)
-	// Probe gives b's worker a connection of lb's own over the hand-off channel, and returns when it has taken it. Called on a
-	// goroutine of its own.
+	// Probe hands b's worker a connection of lb's own over the hand-off channel, and returns when it has
+	// taken it. Called on a goroutine of its own.
 	Probe func(ctx context.Context, b Backend) error
 	// Beat: b's worker sent a heartbeat. Called on the goroutine of the notify socket.
 	Beat func(b Backend)
@@ -85,14 +90,16 @@ type Hooks struct {
 	Sessions func(b Backend) int
 	// Connections is how many b has had, for recycle.conns. Nil: none.
 	Connections func(b Backend) uint64
-	// Output takes lines that a worker wrote, and returns how many of these or of earlier ones it had to drop. It is called on
-	// a goroutine of that worker, which waits for its return, and must not keep the slice.
+	// Output takes lines that a worker wrote, and returns how many of these or of earlier ones it had to
+	// drop. It is called on a goroutine of that worker, which waits for its return, and must not keep the
+	// slice.
 	Output func([]Line) (dropped uint64)
-	// Pace notes what output cost lb, and returns how long its worker must wait if it writes more than others. Nil is never.
+	// Pace notes what output cost lb, and returns how long its worker must wait if it writes more than
+	// others. Nil is never.
 	Pace func(cost time.Duration) (wait time.Duration)
-	// Fault: lb cannot do something for the pool, and tries again: "record" (write down its workers), "directory" (make what was
-	// removed from the run-time directory again), "notify socket" (read it). A nil err: it works again. It may be called on
-	// another goroutine.
+	// Fault: lb cannot do something for the pool, and tries again: "record" (write down its workers),
+	// "directory" (make what was removed from the run-time directory again), "notify socket" (read it). A nil
+	// err: it works again. It may be called on another goroutine.
 	Fault func(what string, err error)
 	// Changed tells of every change of a worker's state.
 	Changed func(Change)
@@ -115,8 +122,8 @@ type Pool struct {
 	Name string
 	// Hooks are set before Start.
 	Hooks Hooks
-	// Shim is the command that a worker is started through; its program must call Exec with the arguments after it. Default:
-	// this program, with ExecArg. Set it before Start.
+	// Shim is the command that a worker is started through; its program must call Exec with the arguments
+	// after it. Default: this program, with ExecArg. Set it before Start.
 	Shim []string
 	// Output counts.
 	lines, dropped atomic.Uint64
@@ -154,11 +161,11 @@ type Pool struct {
 	previous    *Release // what worked before that
 	failed      bool     // the last restart to what the config says did not complete
 	slots       []*slot
-	workers     []*worker  // all that are not gone
-	serial      uint64     // of the last endpoint
-	roll        *roll      // the restart under way; nil if none
-	interrupted *savedRoll // by the end of an lb before, until ResumeRestart
-	remembered  func()     // fills the slots, without a record; nil: nothing is remembered
+	workers     []*worker     // all that are not gone
+	serial      uint64        // of the last endpoint
+	rollout     *rollout      // the restart under way; nil if none
+	interrupted *savedRollout // by the end of an lb before, until ResumeRestart
+	remembered  func()        // fills the slots, without a record; nil: nothing is remembered
 	recycling   *attempt
 	recycleAt   time.Time // not before
 	waiters     []*waiter
@@ -174,7 +181,7 @@ type Pool struct {
 	nextSlot    int    // that is looked at first for recycling
 }
 
-// host is what a pool does to the system. Tests put another one in.
+// host is how a pool acts on the system. Tests replace it.
 type host struct {
 	open   func(s *slot, r *Release) (*endpoint, error)
 	close  func(e *endpoint)
@@ -238,8 +245,9 @@ func (p *Pool) Discard() {
 	}
 }
 
-// Start makes the pool's directory and notify socket, goes on with the workers that Adopt took or that an lb that was
-// killed has left, and starts the others. It does not wait until they are ready. After a Prepare it cannot fail.
+// Start makes the pool's directory and notify socket, goes on with the workers that Adopt took or that an lb
+// that was killed has left, and starts the others. It does not wait until they are ready. After a Prepare it
+// cannot fail.
 func (p *Pool) Start() error {
 	if !p.prepared {
 		if err := p.Prepare(); err != nil {
@@ -257,7 +265,7 @@ func (p *Pool) Start() error {
 	return nil
 }
 
-// prepare makes what the workers need of the file system.
+// prepare makes the directory and the notify socket that the workers need.
 func (p *Pool) prepare() error {
 	id, err := p.cfg.lookUpIdentity()
 	if err != nil && p.frozen == nil { // workers that run need no names
@@ -307,8 +315,8 @@ func (p *Pool) prepare() error {
 	return nil
 }
 
-// Remember has the pool start with another number of workers than the config's, unless count is negative, and without those of
-// the stopped slots. What an lb that was killed has recorded wins. Call it before Start.
+// Remember has the pool start with another number of workers than the config's, unless count is negative, and
+// without those of the stopped slots. What an lb that was killed has recorded wins. Call it before Start.
 func (p *Pool) Remember(count int, stopped []int) {
 	if count < 0 {
 		count = p.cfg.EffectiveCount()
@@ -323,7 +331,8 @@ func (p *Pool) Remember(count int, stopped []int) {
 	}
 }
 
-// begin fills the slots, with what was saved first, and runs the pool's goroutine. killed is as in restore; saved may be nil.
+// begin fills the slots, with what was saved first, and runs the pool's goroutine. killed is as in restore;
+// saved may be nil.
 func (p *Pool) begin(saved *snapshot, killed bool) {
 	reason := "lb starts"
 	switch {
@@ -348,7 +357,7 @@ func (p *Pool) begin(saved *snapshot, killed bool) {
 	go p.run()
 }
 
-// run does what is posted, until the pool has ended.
+// run runs what is posted, until the pool has ended.
 func (p *Pool) run() {
 	defer close(p.ended)
 	p.settle()
@@ -377,7 +386,7 @@ func (p *Pool) run() {
 	p.mu.Unlock()
 }
 
-// settle publishes what a batch of events came to, and then answers those who wait for it.
+// settle writes down and publishes what a batch of events led to, and then answers those who wait for it.
 func (p *Pool) settle() {
 	type answer struct {
 		to  *waiter
@@ -402,7 +411,7 @@ func (p *Pool) settle() {
 	}
 }
 
-// post has the pool's goroutine run f, soon. It never blocks. It says whether there is such a goroutine.
+// post has the pool's goroutine run f, soon. It never blocks. It reports whether there is such a goroutine.
 func (p *Pool) post(f func()) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -417,14 +426,15 @@ func (p *Pool) post(f func()) bool {
 	return true
 }
 
-// waiter waits until check says that it is done. check runs on the pool's goroutine, after each batch of events.
+// waiter waits until check says that it is done. check runs on the pool's goroutine, after each batch of
+// events.
 type waiter struct {
 	check func() (done bool, err error)
 	done  chan error // holds one
 }
 
-// await has the pool's goroutine run first, and returns what check comes to. If ctx is done before, it runs abort there
-// and returns ctx's error. The error is ErrStopped when the pool has ended.
+// await has the pool's goroutine run first, and returns what check comes to. If ctx is done before, it runs
+// abort there and returns ctx's error. The error is ErrStopped when the pool has ended.
 func (p *Pool) await(ctx context.Context, first func() error, check func() (bool, error), abort func()) error {
 	wt := &waiter{check: check, done: make(chan error, 1)}
 	ok := p.post(func() {
@@ -476,11 +486,12 @@ func (p *Pool) await(ctx context.Context, first func() error, check func() (bool
 	}
 }
 
-// now is a check that is done at once.
+// now is a check for await that passes at once.
 func now() (bool, error) { return true, nil }
 
-// Stop ends all workers: each takes nothing new, finishes its connections, gets its stop signal, and SIGKILL if it does
-// not obey. Call it after Start only. When ctx is done it kills them all. It returns when none is left, and the pool's files are gone.
+// Stop ends all workers: each takes nothing new, finishes its connections, gets its stop signal, and SIGKILL
+// if it does not obey. Call it after Start only. When ctx is done it kills them all. It returns when none is
+// left, and the pool's files are gone.
 func (p *Pool) Stop(ctx context.Context) {
 	all := func(e event, reason string) {
 		for _, w := range append([]*worker(nil), p.workers...) {

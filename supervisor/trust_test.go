@@ -23,8 +23,8 @@ import (
 	"github.com/273ebdf9/lb/internal/sdnotify"
 )
 
-// A worker's user is a stranger: it may do to lb, and to the user that lb runs as, nothing but what lb asks of it. These tests
-// are attacks by a second user; this host knows no name for it.
+// A worker's user is a stranger: it may do to lb, and to the user that lb runs as, nothing but what lb asks
+// of it. These tests are attacks by a second user; this host knows no name for it.
 const strangerUID = 54321
 
 // openForOthers makes a run-time directory and a copy of this binary where another user can get at them.
@@ -47,7 +47,10 @@ func openForOthers(t *testing.T) (dir *Dir, base, app string) {
 		t.Fatal(err)
 	}
 	app = filepath.Join(base, "app")
-	if err := errors.Join(os.Chmod(base, 0o755), os.WriteFile(app, text, 0o755)); err != nil {
+	syscall.ForkLock.RLock() // a child of another test must not have it open for writing when it is run
+	err = errors.Join(os.Chmod(base, 0o755), os.WriteFile(app, text, 0o755))
+	syscall.ForkLock.RUnlock()
+	if err != nil {
 		t.Fatal(err)
 	}
 	if dir, err = OpenDir(filepath.Join(base, "run")); err != nil {

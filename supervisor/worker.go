@@ -12,8 +12,8 @@ import (
 	"github.com/273ebdf9/lb/internal/sdnotify"
 )
 
-// worker is one process of a slot, from the plan to start it until it is gone. It belongs to the pool's goroutine, but
-// for notes.
+// worker is one process of a slot, from the plan to start it until it is gone. It belongs to the pool's
+// goroutine, but for notes.
 type worker struct {
 	slot       *slot
 	release    *Release
@@ -48,8 +48,8 @@ type worker struct {
 	notes notes
 }
 
-// notes are what the worker's messages said that the pool's goroutine has not read yet. Each kind is kept once, so that
-// a flood of them takes no room.
+// notes are what the worker's messages said that the pool's goroutine has not read yet. Each kind is kept
+// once, so that a flood of them takes no room.
 type notes struct {
 	mu                       sync.Mutex
 	posted                   bool
@@ -65,7 +65,7 @@ func (w *worker) pid() int {
 	return w.process.pid
 }
 
-// fire brings an event to w. The table says what follows.
+// fire applies an event to w, by the table.
 func (p *Pool) fire(w *worker, on event, reason string) {
 	r := transition(w.state, on)
 	if r == nil {
@@ -83,19 +83,19 @@ func (p *Pool) fire(w *worker, on event, reason string) {
 	}
 	from := w.state
 	p.enter(w, r.to, reason)
-	p.tell(w, from)
+	p.report(w, from)
 	for _, a := range r.do {
 		p.act(w, a, reason)
 	}
 }
 
-func (p *Pool) tell(w *worker, from state) {
+func (p *Pool) report(w *worker, from state) {
 	if p.Hooks.Changed != nil {
 		p.Hooks.Changed(Change{Time: w.since, Pool: p.Name, Slot: w.slot.number, PID: w.pid(), From: from.String(), To: w.state.String(), Reason: w.reason})
 	}
 }
 
-// enter puts w into a state, with its timer.
+// enter puts w into a state and arms the state's timer.
 func (p *Pool) enter(w *worker, to state, reason string) {
 	w.stopTimer()
 	if w.state != to && (w.state == starting || w.state == joining) {
@@ -167,7 +167,7 @@ func (w *worker) stopProbe() {
 	}
 }
 
-// act does what a rule says.
+// act carries out one action of a rule.
 func (p *Pool) act(w *worker, a action, reason string) {
 	switch a {
 	case doSpawn:
@@ -207,7 +207,7 @@ func (w *worker) signal(sig unix.Signal, group bool) {
 	}
 }
 
-// decide tells the attempt that w was started for what came of it.
+// decide ends the attempt that w was started for; err is why it failed, or nil.
 func (w *worker) decide(err error) {
 	if w.attempt == nil {
 		return
@@ -219,7 +219,7 @@ func (w *worker) decide(err error) {
 	w.attempt = nil
 }
 
-// start starts w's process. If it cannot, w has exited.
+// start starts w's process. If that fails, w counts as exited.
 func (p *Pool) start(w *worker, reason string) {
 	s := w.slot
 	fail := func(err error) {
@@ -260,7 +260,8 @@ func (p *Pool) start(w *worker, reason string) {
 	}
 	w.process = proc
 	p.publishPIDs()
-	// Recorded before it runs the command: an lb that is killed in between leaves nobody behind, as the shim then ends.
+	// Recorded before it runs the command: an lb that is killed in between leaves nobody behind, as the shim
+	// then ends.
 	p.saveRecord()
 	proc.release()
 	p.attend(w)
@@ -303,7 +304,7 @@ func (p *Pool) probe(w *worker) {
 	})
 }
 
-// claimReady has w be ready by its own word, if what listens at its port is its own.
+// claimReady makes w ready on its own word, unless it has a port at which another process listens.
 func (p *Pool) claimReady(w *worker, reason string) {
 	if w.end == nil || w.end.port == 0 || w.process == nil || w.state != starting && w.state != joining {
 		p.fire(w, ready, reason)
@@ -318,7 +319,7 @@ func (p *Pool) claimReady(w *worker, reason string) {
 	})
 }
 
-// bury cleans up after w.
+// bury removes w, which has ended, and plans its successor.
 func (p *Pool) bury(w *worker, reason string) {
 	s := w.slot
 	w.decide(fmt.Errorf("worker %d: %s", s.number, reason))
@@ -345,7 +346,7 @@ func (p *Pool) bury(w *worker, reason string) {
 	}
 }
 
-// dispose ends an address.
+// dispose closes an address and reports that it is gone.
 func (p *Pool) dispose(end *endpoint, reason string) {
 	if end.handoff == "" {
 		p.host.close(end)
@@ -358,7 +359,7 @@ func (p *Pool) dispose(end *endpoint, reason string) {
 	}
 }
 
-// publishPIDs tells the notify socket's goroutine whom it may know.
+// publishPIDs returns the notify socket's goroutine the pids of all workers.
 func (p *Pool) publishPIDs() {
 	pids := make(map[int]*worker, len(p.workers))
 	for _, w := range p.workers {
@@ -405,7 +406,7 @@ func (p *Pool) notified(pid int, m sdnotify.Message) bool {
 	return true
 }
 
-// readNotes brings what messages said to w.
+// readNotes applies to w what its messages said.
 func (p *Pool) readNotes(w *worker) {
 	n := &w.notes
 	n.mu.Lock()
@@ -426,8 +427,8 @@ func (p *Pool) readNotes(w *worker) {
 	}
 }
 
-// SetHealth tells that health has the worker at the backend of that name up or down. A worker that stays down for
-// kill_after is killed and replaced. It never blocks.
+// SetHealth tells that health has the worker at the backend of that name up or down. A worker that stays down
+// for kill_after is killed and replaced. It never blocks.
 func (p *Pool) SetHealth(name string, isUp bool, reason string) {
 	p.post(func() {
 		for _, w := range p.workers {
@@ -446,7 +447,7 @@ func (p *Pool) SetHealth(name string, isUp bool, reason string) {
 // drainLook is how often the connections of draining workers are counted.
 const drainLook = 50 * time.Millisecond
 
-// lookSoon has look run.
+// lookSoon runs look after drainLook.
 func (p *Pool) lookSoon() {
 	if p.looking {
 		return
@@ -455,7 +456,8 @@ func (p *Pool) lookSoon() {
 	time.AfterFunc(drainLook, func() { p.post(p.look) })
 }
 
-// look lets those stop that have no connections left. Two looks must agree: the front may still be hearing of it.
+// look lets those stop that have no connections left. Two looks must agree: the front may still be hearing of
+// it.
 func (p *Pool) look() {
 	p.looking = false
 	for _, w := range slices.Clone(p.workers) {

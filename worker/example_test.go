@@ -9,8 +9,8 @@ import (
 	"github.com/273ebdf9/lb/worker"
 )
 
-// An http.Server as a worker of lb: it is ready when it accepts, sends its heartbeats, and finishes its requests when it
-// is asked to stop.
+// An http.Server as a worker of lb: it is ready when it accepts, sends its heartbeats, and finishes its
+// requests when it is asked to stop.
 func Example() {
 	server := &http.Server{Handler: http.NotFoundHandler()}
 

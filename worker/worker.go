@@ -1,5 +1,5 @@
-// Package worker is what a Go program links to be a good worker of lb, or of systemd: it finds its socket, says when it is
-// ready, sends its heartbeats, and knows when to stop.
+// Package worker is what a Go program links to be a good worker of lb, or of systemd: it finds its socket,
+// says when it is ready, sends its heartbeats, and knows when to stop.
 //
 //	w, err := worker.Listen(ctx)
 //	if err != nil { … }
@@ -7,8 +7,9 @@
 //
 // Run by hand, without a supervisor, the same program listens on an address of its own and tells nobody.
 //
-// Ownership: a [Worker] has one goroutine, which sends the heartbeats and waits for the signal to stop; Close ends it and
-// waits for it. The package needs nothing of lb at run time: it speaks sd_notify(3) and sd_listen_fds(3).
+// Ownership: a [Worker] has one goroutine, which sends the heartbeats and waits for the signal to stop; Close
+// ends it and waits for it. The package needs nothing of lb at run time: it speaks sd_notify(3) and
+// sd_listen_fds(3).
 package worker
 
 import (
@@ -35,12 +36,12 @@ var ErrNoAddress = errors.New("worker: nothing to listen on: start it with lb, o
 
 // Options change how a worker behaves. The zero value is good under lb.
 type Options struct {
-	// Address is where to listen when no supervisor hands a socket over: "host:port", or "unix:/path". Default "": that is
-	// an error, ErrNoAddress.
+	// Address is where to listen when no supervisor hands a socket over: "host:port", or "unix:/path".
+	// Default "": that is an error, ErrNoAddress.
 	Address string
-	// Alive is asked before each heartbeat; while it says false none is sent, and the supervisor takes the worker offline
-	// and restarts it in the end. It is also what notices a program that hangs: it should touch what the program needs, a
-	// lock for example. Default: always true.
+	// Alive is asked before each heartbeat; while it says false none is sent, and the supervisor takes the
+	// worker offline and restarts it in the end. It is also what notices a program that hangs: it should
+	// touch what the program needs, a lock for example. Default: always true.
 	Alive func() bool
 	// WaitReady leaves it to the program to call Ready. Default false: the first Accept does.
 	WaitReady bool
@@ -64,10 +65,11 @@ type Worker struct {
 	beating chan struct{} // closed by Ready
 }
 
-// Listen takes the socket that the supervisor hands over (descriptor 3), or binds the one that it names (LB_WORKER_SOCKET), or
-// Options.Address without a supervisor, in this order. Where lb hands accepted sockets over (handoff = "lb"), the Worker
-// takes those: its connections are the clients' own. At most one Options is used. The worker stops when ctx is done, or
-// at SIGTERM or SIGINT. Call it once in a process, and Close in the end.
+// Listen takes the socket that the supervisor hands over (descriptor 3), or binds the one that it names
+// (LB_WORKER_SOCKET), or Options.Address without a supervisor, in this order. Where lb hands accepted sockets
+// over (handoff = "lb"), the Worker takes those: its connections are the clients' own. At most one Options is
+// used. The worker stops when ctx is done, or at SIGTERM or SIGINT. Call it once in a process, and Close in
+// the end.
 func Listen(ctx context.Context, options ...Options) (*Worker, error) {
 	w := &Worker{notify: sdnotify.FromEnv(), ended: make(chan struct{}), beating: make(chan struct{})}
 	if len(options) > 0 {
@@ -133,8 +135,8 @@ func inherited() (net.Listener, error) {
 	return ln, nil
 }
 
-// bind listens on an address. On a path it takes the place of a socket that a process which has died left there, and of no
-// other: somebody serves it.
+// bind listens on an address. On a path it takes the place of a socket that a process which has died left
+// there, and of no other: somebody serves it.
 func bind(network, address string) (net.Listener, error) {
 	if network == "unix" {
 		if st, err := os.Lstat(address); err == nil && st.Mode()&os.ModeSocket != 0 {
@@ -155,7 +157,8 @@ func bind(network, address string) (net.Listener, error) {
 	return ln, nil
 }
 
-// watchdog is how often heartbeats shall come: twice in the time that the supervisor waits (sd_watchdog_enabled(3)).
+// watchdog is how often heartbeats shall come: twice in the time that the supervisor waits
+// (sd_watchdog_enabled(3)).
 func watchdog() time.Duration {
 	if pid := os.Getenv("WATCHDOG_PID"); pid != "" && pid != strconv.Itoa(os.Getpid()) {
 		return 0
@@ -210,8 +213,8 @@ func (w *Worker) Accept() (net.Conn, error) {
 	return w.Listener.Accept()
 }
 
-// Ready tells the supervisor that the worker takes connections, once; the heartbeats begin. The error is that of the
-// socket to the supervisor; nothing is lost but the message.
+// Ready tells the supervisor that the worker takes connections, once; the heartbeats begin. The error is that
+// of the socket to the supervisor; nothing is lost but the message.
 func (w *Worker) Ready() (err error) {
 	w.ready.Do(func() {
 		err = w.notify.Send(sdnotify.Message{Ready: true})
@@ -225,8 +228,8 @@ func (w *Worker) Status(text string) error {
 	return w.notify.Send(sdnotify.Message{Status: text, HasStatus: true})
 }
 
-// Offline tells the supervisor that the worker takes no new connections any more. lb gives it none, starts another one in
-// its place, and asks this one to stop when its connections have ended.
+// Offline tells the supervisor that the worker takes no new connections any more. lb gives it none, starts
+// another one in its place, and asks this one to stop when its connections have ended.
 func (w *Worker) Offline() (err error) {
 	w.offline.Do(func() { err = w.notify.Send(sdnotify.Message{Stopping: true}) })
 	return err
@@ -235,9 +238,9 @@ func (w *Worker) Offline() (err error) {
 // Stopping is done when the worker shall stop: at SIGTERM or SIGINT, or when the context of Listen is.
 func (w *Worker) Stopping() context.Context { return w.stopping }
 
-// Serve runs serve on the worker until it shall stop, then shutdown, with no limit but lb's patience (kill_timeout), and
-// returns what went wrong. They are an http.Server's Serve and Shutdown, or a grpc.Server's in their form. It closes the
-// worker.
+// Serve runs serve on the worker until it shall stop, then shutdown, with no limit but lb's patience
+// (kill_timeout), and returns what went wrong. They are an http.Server's Serve and Shutdown, or a
+// grpc.Server's in their form. It closes the worker.
 func (w *Worker) Serve(serve func(net.Listener) error, shutdown func(context.Context) error) error {
 	defer w.Close()
 	served := make(chan error, 1)

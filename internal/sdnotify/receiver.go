@@ -33,13 +33,14 @@ type Counts struct {
 	Failed   uint64 // reads that failed: the kernel was short of memory, for example
 }
 
-// Receiver is the socket that NOTIFY_SOCKET names. It is always read, so that no sender waits: a Unix datagram socket
-// holds 11 messages (net.unix.max_dgram_qlen), and then the senders block.
+// Receiver is the socket that NOTIFY_SOCKET names. It is always read, so that no sender waits: a Unix
+// datagram socket holds 11 messages (net.unix.max_dgram_qlen), and then the senders block.
 type Receiver struct {
-	// Notify takes a message of the process pid, while that process is likely still there. It reports whether it knows the
-	// process. It must not block. Set it before Run.
+	// Notify takes a message of the process pid, while that process is likely still there. It reports whether
+	// it knows the process. It must not block. Set it before Run.
 	Notify func(pid int, m Message) (known bool)
-	// Fault is told of the first of some reads in a row that fail; Run goes on. Nil: nobody is. Set it before Run.
+	// Fault is told of the first of some reads in a row that fail; Run goes on. Nil: nobody is. Set it before
+	// Run.
 	Fault func(err error)
 
 	path string
@@ -52,8 +53,8 @@ type Receiver struct {
 	received, unknown, garbage, tooLong, descriptors, failed atomic.Uint64
 }
 
-// Listen binds the socket at path, where nothing may be. protect, if not nil, is called before the socket is used: it has to
-// keep everybody out who may not send.
+// Listen binds the socket at path, where nothing may be. protect, if not nil, is called before the socket is
+// used: it has to keep everybody out who may not send.
 func Listen(path string, protect func() error) (*Receiver, error) {
 	conn, err := bind(path, protect)
 	if err != nil {
@@ -109,8 +110,8 @@ func FromFile(path string, f *os.File) (*Receiver, error) {
 	return &Receiver{path: path, conn: conn}, nil
 }
 
-// Rebind binds the socket at its path again, when its file is gone: Run goes on with the new one. What waits in the one before
-// is lost. protect is as in Listen.
+// Rebind binds the socket at its path again, when its file is gone: Run goes on with the new one. What waits
+// in the one before is lost. protect is as in Listen.
 func (r *Receiver) Rebind(protect func() error) error {
 	conn, err := bind(r.path, protect)
 	if err != nil {
@@ -160,8 +161,8 @@ func (r *Receiver) Restore(c Counts) {
 	r.failed.Store(c.Failed)
 }
 
-// Pause ends Run, which has then taken a datagram wholly or not at all; what comes waits in the socket. Resume undoes it:
-// Run may be called again.
+// Pause ends Run, which has then taken a datagram wholly or not at all; what comes waits in the socket.
+// Resume undoes it: Run may be called again.
 func (r *Receiver) Pause() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -233,8 +234,8 @@ func (r *Receiver) take(data, control []byte, flags int) {
 	}
 }
 
-// open returns the sender's pid, 0 if there is none, and closes every descriptor that came along: BARRIER=1 waits for that,
-// and a hoard of descriptors would be an attack.
+// open returns the sender's pid, 0 if there is none, and closes every descriptor that came along: BARRIER=1
+// waits for that, and a hoard of descriptors would be an attack.
 func (r *Receiver) open(control []byte) (pid int) {
 	messages, err := unix.ParseSocketControlMessage(control)
 	if err != nil {

@@ -1,9 +1,10 @@
-// Package sdnotify speaks the protocol of sd_notify(3), both ways: the datagrams in which a service tells its supervisor
-// that it is ready, alive or stopping.
+// Package sdnotify speaks the protocol of sd_notify(3), both ways: the datagrams in which a service tells its
+// supervisor that it is ready, alive or stopping.
 //
-// [Parse] and [Message.Format] are the text, [Receiver] is the supervisor's socket, [Sender] the service's. A Receiver
-// has one goroutine, its Run; what it calls must not block. Nothing here believes a datagram: who sent it is the kernel's
-// word (SCM_CREDENTIALS, unix(7)), a descriptor that comes along is closed at once, and what cannot be read is counted.
+// [Parse] and [Message.Format] are the text, [Receiver] is the supervisor's socket, [Sender] the service's. A
+// Receiver has one goroutine, its Run; what it calls must not block. Nothing here believes a datagram: who
+// sent it is the kernel's word (SCM_CREDENTIALS, unix(7)), a descriptor that comes along is closed at once,
+// and what cannot be read is counted.
 package sdnotify
 
 import (
@@ -20,7 +21,8 @@ import (
 )
 
 const (
-	// MaxSize is the longest datagram that is read, in bytes; systemd has the same limit. A longer one is dropped.
+	// MaxSize is the longest datagram that is read, in bytes; systemd has the same limit. A longer one is
+	// dropped.
 	MaxSize = 4096
 	// maxStatus is how much of a status is kept, in bytes.
 	maxStatus = 256
@@ -29,7 +31,8 @@ const (
 // ErrGarbage: a datagram is no list of KEY=VALUE lines.
 var ErrGarbage = errors.New("sdnotify: no list of KEY=VALUE lines")
 
-// Message is what one datagram says. The zero value says nothing. MAINPID, FDSTORE and unknown keys are left out.
+// Message is what one datagram says. The zero value says nothing. MAINPID, FDSTORE and unknown keys are left
+// out.
 type Message struct {
 	Ready     bool // READY=1: it serves
 	Reloading bool // RELOADING=1
@@ -123,7 +126,8 @@ func status(s string) string {
 	return s[:end]
 }
 
-// Format is the datagram that Parse reads back. A status must be one line: anything after a line break is left out.
+// Format is the datagram that Parse reads back. A status must be one line: anything after a line break is
+// left out.
 func (m Message) Format() []byte {
 	var b strings.Builder
 	flag := func(on bool, line string) {
@@ -147,8 +151,8 @@ func (m Message) Format() []byte {
 	return []byte(b.String())
 }
 
-// Reloading is the message that systemd's Type=notify-reload wants when a reload begins: with the clock, so that a late
-// one is told from a new one. READY=1 ends the reload.
+// Reloading is the message that systemd's Type=notify-reload wants when a reload begins: with the clock, so
+// that a late one is told from a new one. READY=1 ends the reload.
 func Reloading() Message {
 	var ts unix.Timespec
 	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &ts); err != nil {

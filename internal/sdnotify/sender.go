@@ -15,8 +15,8 @@ import (
 // sendTimeout bounds one send: a supervisor that does not read must not hang the service.
 const sendTimeout = time.Second
 
-// Sender tells a supervisor. A nil Sender, or one without a socket, tells nobody and succeeds. It is safe for concurrent
-// use.
+// Sender tells a supervisor. A nil Sender, or one without a socket, tells nobody and succeeds. It is safe for
+// concurrent use.
 //
 // It keeps one socket open, and opens another when the supervisor behind it was started anew, which
 // github.com/coreos/go-systemd's daemon.SdNotify does at every call; a heartbeat is sent for a lifetime.
@@ -32,7 +32,7 @@ func NewSender(path string) *Sender { return &Sender{path: path} }
 // FromEnv sends to NOTIFY_SOCKET.
 func FromEnv() *Sender { return NewSender(os.Getenv("NOTIFY_SOCKET")) }
 
-// Enabled says whether there is anybody to tell.
+// Enabled reports whether there is anybody to tell.
 func (s *Sender) Enabled() bool { return s != nil && s.path != "" }
 
 // Send tells m.

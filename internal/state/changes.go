@@ -15,8 +15,8 @@ const (
 	kindWorkers  Kind = 4 | Optional // an lb that does not know it starts the number of the config
 )
 
-// Changes are what the operator changed while lb ran: each value with the one that the config had then, so that a config
-// that has changed since is told from one that has not. The zero value is no changes.
+// Changes are what the operator changed while lb ran: each value with the one that the config had then, so
+// that a config that has changed since is told from one that has not. The zero value is no changes.
 type Changes struct {
 	Backends  []Backend
 	Splits    []Split
@@ -53,7 +53,7 @@ type Own struct {
 	Backup           bool
 }
 
-// Empty says whether nothing of the backend is changed.
+// Empty reports whether nothing of the backend is changed.
 func (b *Backend) Empty() bool {
 	return !b.Added && !b.Removed && !b.Weight.Changed && !b.MaxConns.Changed && b.Admin == ""
 }
@@ -80,12 +80,12 @@ type Workers struct {
 // Empty reports whether nothing of the workers is changed.
 func (w *Workers) Empty() bool { return !w.Count.Changed && len(w.Stopped) == 0 }
 
-// Empty says whether there are no changes.
+// Empty reports whether there are no changes.
 func (c *Changes) Empty() bool {
 	return len(c.Backends)+len(c.Splits)+len(c.Listeners)+len(c.Workers) == 0
 }
 
-// Backend gives the entry of a backend; nil when there is none. It is valid until the next change of c.
+// Backend returns the entry of a backend; nil when there is none. It is valid until the next change of c.
 func (c *Changes) Backend(pool, name string) *Backend {
 	for i := range c.Backends {
 		if b := &c.Backends[i]; b.Pool == pool && b.Name == name {
@@ -95,7 +95,7 @@ func (c *Changes) Backend(pool, name string) *Backend {
 	return nil
 }
 
-// Split gives the entry of a listener's split; nil when there is none.
+// Split returns the entry of a listener's split; nil when there is none.
 func (c *Changes) Split(listener string) *Split {
 	for i := range c.Splits {
 		if c.Splits[i].Listener == listener {
@@ -105,7 +105,7 @@ func (c *Changes) Split(listener string) *Split {
 	return nil
 }
 
-// Listener gives the entry of a listener; nil when there is none.
+// Listener returns the entry of a listener; nil when there is none.
 func (c *Changes) Listener(name string) *Listener {
 	for i := range c.Listeners {
 		if c.Listeners[i].Name == name {
@@ -184,7 +184,8 @@ func (c *Changes) Marshal() []byte {
 	return w.Bytes()
 }
 
-// Unmarshal reads what Marshal wrote. Errors are those of Read; it says nothing of whether the changes fit a config.
+// Unmarshal reads what Marshal wrote. Errors are those of Read; it says nothing of whether the changes fit a
+// config.
 func Unmarshal(data []byte) (Changes, error) {
 	records, err := Read(data, PurposeChanges)
 	if err != nil {

@@ -74,7 +74,8 @@ func NewWriter(purpose Purpose) *Writer {
 // Grow makes room for n more bytes, which saves copying where they are many.
 func (w *Writer) Grow(n int) { w.buf = slices.Grow(w.buf, n) }
 
-// Record adds a record. It panics for a kind of 0 and for a payload above MaxRecord, which only a bug can make.
+// Record adds a record. It panics for a kind of 0 and for a payload above MaxRecord, which only a bug can
+// make.
 func (w *Writer) Record(kind Kind, payload []byte) {
 	if kind&^Optional == kindEnd {
 		panic("BUG: state: a record of kind 0")
@@ -108,8 +109,8 @@ type Record struct {
 // Read takes a state of at most MaxSize apart; see ReadLimited.
 func Read(data []byte, purpose Purpose) ([]Record, error) { return ReadLimited(data, purpose, MaxSize) }
 
-// ReadLimited takes a state apart, after it has checked that it is whole. The errors are ErrDamaged, ErrNewer, ErrPurpose
-// and ErrTooLarge, each with what is wrong.
+// ReadLimited takes a state apart, after it has checked that it is whole. The errors are ErrDamaged,
+// ErrNewer, ErrPurpose and ErrTooLarge, each with what is wrong.
 func ReadLimited(data []byte, purpose Purpose, limit int) ([]Record, error) {
 	switch {
 	case len(data) > limit:

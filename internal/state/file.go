@@ -11,15 +11,17 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// ErrNotRegular: at the path is a directory, a device or another thing that no state file is; it is left alone.
+// ErrNotRegular: at the path is a directory, a device or another thing that no state file is; it is left
+// alone.
 var ErrNotRegular = errors.New("it is no regular file")
 
 // newSuffix is what the file is called while it is being written. One that a crash left is overwritten.
 const newSuffix = ".new"
 
-// WriteFile replaces the file at path by data: a crash at any moment, of the process or of the host, leaves the old or the
-// new one whole. It writes a file beside it, flushes it to the disk, renames it (rename(2) is atomic) and flushes the
-// directory. Only one process may write a path, and no two calls at once. The mode is 0600.
+// WriteFile replaces the file at path by data: a crash at any moment, of the process or of the host, leaves
+// the old or the new one whole. It writes a file beside it, flushes it to the disk, renames it (rename(2) is
+// atomic) and flushes the directory. Only one process may write a path, and no two calls at once. The mode is
+// 0600.
 func WriteFile(path string, data []byte) error {
 	if err := writeFile(path, data); err != nil {
 		return fmt.Errorf("cannot write state file %q: %w", path, err)
@@ -70,8 +72,8 @@ func syncDir(path string) error {
 	return dir.Sync()
 }
 
-// ReadFile reads what WriteFile wrote. The error wraps os.ErrNotExist where there is no file, ErrNotRegular where
-// there is something else, and ErrTooLarge for one above MaxSize.
+// ReadFile reads what WriteFile wrote. The error wraps os.ErrNotExist where there is no file, ErrNotRegular
+// where there is something else, and ErrTooLarge for one above MaxSize.
 func ReadFile(path string) ([]byte, error) {
 	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0) // a FIFO must not hang the start
 	if err != nil {
@@ -91,7 +93,8 @@ func ReadFile(path string) ([]byte, error) {
 	return data, nil
 }
 
-// SetAside renames a file that cannot be used, so that it is neither lost nor overwritten, and gives its new name.
+// SetAside renames a file that cannot be used, so that it is neither lost nor overwritten, and gives its new
+// name.
 func SetAside(path string, now time.Time) (string, error) {
 	if err := regular(path); err != nil {
 		return "", fmt.Errorf("cannot set state file %q aside: %w", path, err)

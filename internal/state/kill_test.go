@@ -16,7 +16,8 @@ import (
 	"github.com/273ebdf9/lb/internal/leaktest"
 )
 
-// writerVariable makes the test binary a process that writes the state file named there, again and again, to be killed.
+// writerVariable makes the test binary a process that writes the state file named there, again and again, to
+// be killed.
 const writerVariable = "LB_STATE_TEST_WRITER"
 
 func TestMain(m *testing.M) {
@@ -26,7 +27,8 @@ func TestMain(m *testing.M) {
 	os.Exit(leaktest.Run(m))
 }
 
-// writeForEver writes state after state, and after each its number on stdout. The numbers go on from the file's.
+// writeForEver writes state after state, and after each its number on stdout. The numbers go on from the
+// file's.
 func writeForEver(path string) {
 	n := 0
 	if data, err := ReadFile(path); err == nil {
@@ -106,8 +108,8 @@ func TestWriteFile_KilledAtAnyMomentLeavesTheOldOrTheNewState(t *testing.T) {
 	}
 }
 
-// killWriter starts a writer and kills it, a moment after it has told of its first state. It gives the last state that
-// the writer told of.
+// killWriter starts a writer and kills it, a moment after it has told of its first state. It gives the last
+// state that the writer told of.
 func killWriter(t *testing.T, path string, after time.Duration) (last int) {
 	t.Helper()
 	cmd := exec.Command(os.Args[0])

@@ -35,8 +35,8 @@ func (e *Encoder) String(s string) {
 	e.buf = append(e.buf, s...)
 }
 
-// Decoder reads the values of a payload in the order in which they were added. Beyond the end every value is zero: the
-// writer was older. The first value that cannot be read makes all after it zero, and Err tells.
+// Decoder reads the values of a payload in the order in which they were added. Beyond the end every value is
+// zero: the writer was older. The first value that cannot be read makes all after it zero, and Err tells.
 type Decoder struct {
 	rest []byte
 	err  error
@@ -48,7 +48,7 @@ func (r Record) Decoder() *Decoder { return &Decoder{rest: r.Payload} }
 // Err is ErrDamaged, with what is wrong, once a value could not be read.
 func (d *Decoder) Err() error { return d.err }
 
-// More says whether there are values left.
+// More reports whether there are values left.
 func (d *Decoder) More() bool { return len(d.rest) > 0 }
 
 func (d *Decoder) fail(what string) {
