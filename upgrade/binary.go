@@ -87,7 +87,7 @@ func inspectELF(f io.ReaderAt, size int64, fault func(format string, args ...any
 		return fault("it is no whole program: %w; copy it again", err)
 	}
 	if want, known := machines[runtime.GOARCH]; known && program.Machine != want {
-		return fault("it is a program for another machine (%v); build it for %s/%s", program.Machine, runtime.GOOS, runtime.GOARCH)
+		return fault("it is no program for this machine; build it for %s/%s (it is for %v)", runtime.GOOS, runtime.GOARCH, program.Machine)
 	}
 	if program.Type != elf.ET_EXEC && program.Type != elf.ET_DYN {
 		return fault("it is no program but a part of one (%v)", program.Type)

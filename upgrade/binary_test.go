@@ -36,7 +36,7 @@ func TestOpen_RefusesWhatCannotTakeOver(t *testing.T) {
 		"header":                     {whole[:64], "no whole program"},
 		"half of a program":          {whole[:len(whole)/2], "no whole program"},
 		"all but its last byte":      {whole[:len(whole)-1], "no whole program"},
-		"program of another machine": {foreign, "another machine (EM_SPARC)"},
+		"program of another machine": {foreign, "it is for EM_SPARC"},
 		"object file":                {object, "a part of one"},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -292,7 +292,7 @@ func TestUpgrade_TakesOnlyALoadBalancer(t *testing.T) {
 		{at("header", whole[:100]), "no whole program"},
 		{at("empty", nil), "it is empty"},
 		{at("text", []byte("lb\n")), "no program for this machine"},
-		{at("foreign", foreign), "another machine"},
+		{at("foreign", foreign), "it is for EM_SPARC"},
 		{n.dir, "no regular file"},
 		{fifo, "no regular file"},
 		{filepath.Join(n.dir, "none"), "no such file"},
