@@ -34,9 +34,11 @@ type Room struct {
 // says that not a single session fits.
 func (c *Config) Room() (Room, error) {
 	need, spare := c.descriptors()
-	r := Room{Reserved: need + spare}
-	var nofile uint64
-	var err error
+	r := Room{Reserved: need}
+	_, nofile, err := proxy.SessionLimit(&c.Proxy, need)
+	if err == nil { // where descriptors are few, most of them are for sessions
+		r.Reserved += min(spare, int(min(nofile/8, 1<<30)))
+	}
 	if r.Sessions, nofile, err = proxy.SessionLimit(&c.Proxy, r.Reserved); err != nil {
 		r.Reserved = need
 		if r.Sessions, nofile, err = proxy.SessionLimit(&c.Proxy, r.Reserved); err != nil {

@@ -20,7 +20,11 @@ func TestPostgres_Pgbench(t *testing.T) {
 	}
 	for kind, address := range map[string]string{"unix": server.unix, "tcp": server.tcp} {
 		t.Run(kind, func(t *testing.T) {
-			l := startLB(t, onePool(t, address))
+			config := onePool(t, address)
+			if kind == "unix" {
+				config.Pools[0].Options = server.owner(t)
+			}
+			l := startLB(t, config)
 			host, port, _ := strings.Cut(l.addr(), ":")
 			through := []string{"-h", host, "-p", port, "-U", "postgres"}
 			pgbench := func(t *testing.T, args ...string) string {

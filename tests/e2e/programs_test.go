@@ -100,6 +100,16 @@ type postgres struct {
 	dir       string // of its socket, as its clients name it
 }
 
+// owner returns the line of a backend or pool that names the user whose socket it is.
+func (p *postgres) owner(t testing.TB) string {
+	t.Helper()
+	info, err := os.Stat(p.dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return fmt.Sprintf("owner = \"%d\"\n", info.Sys().(*syscall.Stat_t).Uid)
+}
+
 func startPostgres(t testing.TB) *postgres {
 	t.Helper()
 	dir := tempDir(t)

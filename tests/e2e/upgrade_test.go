@@ -271,7 +271,11 @@ func startMixed(t *testing.T) *mixed {
 	}{"files": {&m.files, files.unix}, "pg": {&m.pg, pg.unix}, "redis": {&m.redis, m.store.tcp}, "ssh": {&m.ssh, m.sshd.tcp}, "lines": {&m.lines, line}} {
 		*p.bind = freePort(t, "127.0.0.1")
 		config.Listeners = append(config.Listeners, lbListener{Name: name, Bind: []string{*p.bind}, Pool: name})
-		config.Pools = append(config.Pools, lbPool{Name: name, Backends: []lbBackend{{Name: name, Address: p.address}}})
+		pool := lbPool{Name: name, Backends: []lbBackend{{Name: name, Address: p.address}}}
+		if name == "pg" {
+			pool.Options = pg.owner(t)
+		}
+		config.Pools = append(config.Pools, pool)
 	}
 	m.lb = startLB(t, config)
 	m.waitUp(t, 3)
