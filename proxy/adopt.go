@@ -253,6 +253,7 @@ func (a *adopter) session(i int) error {
 	s.listener.active.Add(1)
 	p.sessions.Add(1)
 	l.sessions.Store(int64(l.table.used))
+	l.takenOver = true
 	l.opened = max(l.opened, v.ID/uint64(len(p.loops))+1)
 	if v.Timer > 0 {
 		l.wheel.arm(s, v.Timer)

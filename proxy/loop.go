@@ -73,6 +73,7 @@ type loop struct {
 	freezing *freezing // park at the end of this round
 
 	graceUntil time.Duration // no deadline is judged before; 0 as a rule
+	takenOver  bool          // its sessions are those of another process: that they come late is no standstill
 
 	resumeAt time.Duration // when to listen again; 0 while not paused
 	retryAt  time.Duration // when to try listening sockets again that could not be served; 0 as a rule
@@ -223,19 +224,17 @@ func (l *loop) run() {
 	l.pipes.close(&l.p.Stats)
 }
 
-// expire judges the deadlines that have passed, when everything that has arrived by then is handled: after lb, or the whole
-// machine, stood still, the bytes that a deadline waits for may be here. Where it comes much too late, the others may
-// have stood still too: they get as long again, up to maxStallGrace.
+// expire handles the timers that are due, after everything that has arrived by then: after lb, or the whole machine, stood
+// still, the bytes that a deadline waits for may be here. Where it comes much too late, the others may have stood still
+// too: no deadline is judged for as long again, up to maxStallGrace.
 func (l *loop) expire(fire func(*session)) {
-	late := l.now - l.wheel.due()
-	switch {
-	case l.graceUntil == 0 && late > stallAfter:
+	switch late := l.now - l.wheel.due(); {
+	case l.graceUntil == 0 && late > stallAfter && !l.takenOver:
 		l.graceUntil = l.now + min(late, maxStallGrace)
-		return
-	case l.now < l.graceUntil:
-		return
+	case l.now >= l.graceUntil: // judge now, however late: a loop that is always late must end sessions too
+		l.graceUntil = 0
 	}
-	l.graceUntil = 0
+	l.takenOver = false
 	most := 2*l.table.used/len(l.events) + 2 // enough for every end to be heard
 	for n := len(l.events); n == len(l.events) && most > 0; most-- {
 		n = epollWait(l.epfd, l.events, 0)
@@ -457,6 +456,10 @@ func (l *loop) idleLimit(s *session) time.Duration {
 
 // expired handles a timer that has fired.
 func (l *loop) expired(s *session) {
+	if l.now < l.graceUntil && !l.onlyLooks(s) {
+		l.wheel.arm(s, l.graceUntil)
+		return
+	}
 	switch s.phase {
 	case phaseHeader:
 		l.refuse(s, RefusedHeaderTimeout)
@@ -495,6 +498,11 @@ func (l *loop) expired(s *session) {
 		s.end = termBackendIdle
 	}
 	l.close(s, false)
+}
+
+// onlyLooks reports whether the session's timer wants it to be looked at, and judges no deadline.
+func (l *loop) onlyLooks(s *session) bool {
+	return s.phase == phaseRelaying && (l.deadline(s) > l.now || s.recheck > 0 && s.recheck <= l.now)
 }
 
 // close ends a session: closes its sockets, with RST when reset is set, gives its slot and buffers back, and reports it.

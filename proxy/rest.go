@@ -204,7 +204,7 @@ func (l *loop) parkFor(timeout int) int {
 
 // untilDue is how many ms the loop may sleep before a timer, the counters or a pause want it; -1 is without end.
 func (l *loop) untilDue() int {
-	due := max(l.wheel.due(), l.graceUntil)
+	due := l.wheel.due()
 	if len(l.dirty) > 0 {
 		due = min(due, l.countAt)
 	}
