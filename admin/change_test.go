@@ -57,13 +57,6 @@ func (f *fakeLB) last() string {
 	return f.calls[len(f.calls)-1]
 }
 
-func (f *fakeLB) pool(name string) *backends.Pool {
-	if name == "app" {
-		return f.app
-	}
-	return f.api
-}
-
 func (f *fakeLB) sources() Sources {
 	return Sources{
 		Pools: func() []*backends.Pool { return []*backends.Pool{f.app, f.api} },
