@@ -241,7 +241,7 @@ func TestFreeze_DeathMeanwhileIsSeen(t *testing.T) {
 func TestThaw_TheSamePoolGoesOn(t *testing.T) {
 	cfg := workerConfig("notify")
 	s := start(t, open(t), cfg)
-	s.until("ready", allUp)
+	s.until("ready, and their status told", func(st *Status) bool { return allUp(st) && st.Slots[0].Text != "" && st.Slots[1].Text != "" })
 	before := s.pool.Status()
 	fds := len(openFDs("self"))
 	for i := range 5 {
@@ -407,7 +407,7 @@ func TestFreeze_RecyclingGoesOn(t *testing.T) {
 	t.Parallel()
 	cfg := workerConfig()
 	cfg.Count, cfg.Recycle.Age, cfg.Recycle.Jitter = 1, time.Millisecond, 0
-	s := start(t, open(t), cfg)
+	s := startWith(t, open(t), cfg, 2*time.Second) // longer than a freeze takes
 	s.until("proving", func(st *Status) bool { return st.Slots[0].Next != nil && st.Slots[0].Next.State == "proving" })
 	next := s.pool.Status().Slots[0].Next.PID
 	cfg.Recycle.Age = time.Hour
@@ -436,7 +436,7 @@ func TestAdopt_FilesThatAreMissingAreDoneWithout(t *testing.T) {
 	t.Parallel()
 	cfg := workerConfig("notify")
 	s := start(t, open(t), cfg)
-	s.until("ready", allUp)
+	s.until("ready, and their status told", func(st *Status) bool { return allUp(st) && st.Slots[0].Text != "" && st.Slots[1].Text != "" })
 	before := s.pool.Status()
 	state, files := s.freeze()
 	closeFiles(files)

@@ -82,7 +82,7 @@ var eventDocs = [numEvents]string{
 	offline:   "`STOPPING=1`: it says itself that it takes nothing new; or its socket is gone",
 	retire:    "it is not wanted any more: replaced, recycled, scaled away, stopped by hand, or lb ends",
 	drained:   "its last connection has ended, or `stop_timeout` is over, or more than `max_draining` drain",
-	overdue:   "it did not end within `kill_timeout`, or not 5 s after SIGKILL: the kernel holds it",
+	overdue:   "it did not end within `kill_timeout`, or not 10 s after SIGKILL: the kernel holds it",
 	kill:      "it must end now",
 	exited:    "its process has ended, or could not be started",
 }
@@ -176,12 +176,12 @@ var timers = [numStates]struct {
 	draining: {true, drained, func(c *Config, _ *worker) time.Duration { return c.StopTimeout }, "`stop_timeout`"},
 	stopping: {true, overdue, func(c *Config, _ *worker) time.Duration { return c.KillTimeout }, "`kill_timeout`"},
 	aborting: {true, overdue, func(c *Config, _ *worker) time.Duration { return c.KillTimeout }, "`kill_timeout`"},
-	killing:  {true, overdue, func(*Config, *worker) time.Duration { return killPatience }, "5 s"},
+	killing:  {true, overdue, func(*Config, *worker) time.Duration { return killPatience }, "10 s"},
 }
 
 // killPatience is how long the kernel may take to end a process after SIGKILL; one that hangs in it, on a
 // dead network disk for example, is left alone then.
-const killPatience = 5 * time.Second
+const killPatience = 10 * time.Second
 
 // trialTime is how long a worker that is ready must live before it may replace another.
 const trialTime = time.Second

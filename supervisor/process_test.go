@@ -62,11 +62,17 @@ func open(t *testing.T) *Dir {
 
 func start(t *testing.T, dir *Dir, cfg Config) *stage {
 	t.Helper()
+	return startWith(t, dir, cfg, 100*time.Millisecond)
+}
+
+// startWith starts a pool in which a successor has to live for trial.
+func startWith(t *testing.T, dir *Dir, cfg Config, trial time.Duration) *stage {
+	t.Helper()
 	p, err := NewPool("app", cfg, dir)
 	if err != nil {
 		t.Fatal(err)
 	}
-	p.trial, p.every = 100*time.Millisecond, 100*time.Millisecond
+	p.trial, p.every = trial, 100*time.Millisecond
 	s := &stage{t: t, pool: p, dir: dir}
 	p.Hooks.Output = func(lines []Line) uint64 {
 		s.mu.Lock()
@@ -109,7 +115,7 @@ func (s *stage) stop() {
 // until waits for a status, without a clock of its own: each event wakes it.
 func (s *stage) until(what string, ok func(*Status) bool) {
 	s.t.Helper()
-	err := s.pool.await(background(s.t, 15*time.Second), func() error { return nil }, func() (bool, error) {
+	err := s.pool.await(background(s.t, 30*time.Second), func() error { return nil }, func() (bool, error) {
 		s.pool.publish()
 		return ok(s.pool.Status()), nil
 	}, nil)
@@ -129,7 +135,7 @@ func get(t *testing.T, b Backend, path string) string {
 	if p, ok := strings.CutPrefix(b.Address, "unix:"); ok {
 		network, address = "unix", p
 	}
-	client := http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+	client := http.Client{Timeout: 30 * time.Second, Transport: &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 		return (&net.Dialer{}).DialContext(ctx, network, address)
 	}}}
 	resp, err := client.Get("http://worker" + path)
@@ -640,7 +646,7 @@ func TestPool_RandomCommandsLeaveNothing(t *testing.T) {
 	s.until("ready", allUp)
 	fds := len(openFDs("self"))
 	n := 0
-	for end := time.Now().Add(3 * time.Second); time.Now().Before(end); n++ {
+	for end := time.Now().Add(1500 * time.Millisecond); time.Now().Before(end); n++ {
 		ctx, cancel := context.WithTimeout(context.Background(), time.Duration(random.Intn(300))*time.Millisecond)
 		switch random.Intn(6) {
 		case 0:

@@ -9,6 +9,7 @@ import (
 
 // The samples run as their first lines say. Those whose program this host lacks are left to make e2e.
 func TestSamples_AnswerAndAreReplaced(t *testing.T) {
+	t.Parallel()
 	f := func(want string, command ...string) {
 		t.Helper()
 		if _, err := exec.LookPath(command[0]); err != nil {

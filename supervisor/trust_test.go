@@ -100,6 +100,7 @@ func attack(what string, args []string) {
 		folder, victim := args[0], args[1]
 		fmt.Println("begun")
 		for {
+			time.Sleep(100 * time.Microsecond) // it must leave the others a processor
 			for i := range 40 {
 				path := fmt.Sprintf("%s/0.%d.sock", folder, i)
 				for _, p := range []string{path, folder + "/notify"} {
@@ -375,8 +376,8 @@ func TestStop_EndsWhateverWorkersDo(t *testing.T) {
 			after(s, w)
 		}
 		begun := time.Now()
-		s.pool.Stop(background(t, 10*time.Second))
-		if took := time.Since(begun); took > 5*time.Second {
+		s.pool.Stop(background(t, 20*time.Second))
+		if took := time.Since(begun); took > 9*time.Second {
 			t.Errorf("%q: the stop took %v; want kill_timeout and a moment", words, took)
 		}
 		all := relatives()
@@ -412,7 +413,7 @@ func TestStop_EndsThoughAUsersOtherProcessTracesTheWorker(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 	defer cancel()
 	s.pool.Stop(ctx)
-	if took := time.Since(begun); took > 5*time.Second {
+	if took := time.Since(begun); took > 9*time.Second {
 		t.Errorf("the stop took %v", took)
 	}
 	tracer.Process.Kill() // now its exit status comes

@@ -1,12 +1,15 @@
 package sdnotify
 
 import (
+	"cmp"
+	"context"
 	"errors"
 	"fmt"
 	"net"
 	"os"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -64,31 +67,26 @@ func Listen(path string, protect func() error) (*Receiver, error) {
 }
 
 func bind(path string, protect func() error) (*net.UnixConn, error) {
-	conn, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: path, Net: "unixgram"})
+	// Before the bind: a message that comes at once already has its sender's pid.
+	config := net.ListenConfig{Control: func(_, _ string, c syscall.RawConn) error { return passCredentials(c) }}
+	c, err := config.ListenPacket(context.Background(), "unixgram", path)
 	if err != nil {
 		return nil, fmt.Errorf("cannot bind notify socket %q: %w", path, err)
 	}
+	conn := c.(*net.UnixConn)
 	if protect != nil {
 		if err := protect(); err != nil {
 			conn.Close()
 			return nil, fmt.Errorf("cannot protect notify socket %q: %w", path, err)
 		}
 	}
-	if err := passCredentials(conn); err != nil {
-		conn.Close()
-		return nil, fmt.Errorf("cannot ask for credentials on notify socket %q: %w", path, err)
-	}
 	return conn, nil
 }
 
-func passCredentials(conn *net.UnixConn) error {
-	raw, err := conn.SyscallConn()
-	if err == nil {
-		if e := raw.Control(func(fd uintptr) { err = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_PASSCRED, 1) }); e != nil {
-			err = e
-		}
-	}
-	return err
+// passCredentials asks the kernel for the sender of each datagram.
+func passCredentials(raw syscall.RawConn) (err error) {
+	controlErr := raw.Control(func(fd uintptr) { err = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_PASSCRED, 1) })
+	return cmp.Or(controlErr, err)
 }
 
 // FromFile goes on with a socket of Listen that came from before an exec. It takes f over.
@@ -103,7 +101,11 @@ func FromFile(path string, f *os.File) (*Receiver, error) {
 		c.Close()
 		return nil, fmt.Errorf("cannot take over notify socket %q: it is not a Unix socket", path)
 	}
-	if err := passCredentials(conn); err != nil {
+	raw, err := conn.SyscallConn()
+	if err == nil {
+		err = passCredentials(raw)
+	}
+	if err != nil {
 		conn.Close()
 		return nil, fmt.Errorf("cannot take over notify socket %q: %w", path, err)
 	}
