@@ -26,13 +26,14 @@ type Caller struct {
 	Token bool
 	// Host says that it came over TCP from this host, from a process of the user UID.
 	Host bool
-	// Self says that lb itself has connected: a session that lb relays to its own control API, or a probe. Behind it is
-	// whoever may reach a listener, so that it may do nothing.
+	// Self says that lb itself has connected: a session that lb relays to its own control API, or a probe.
+	// Behind it is whoever may reach a listener, so that it may do nothing.
 	Self bool
 }
 
-// Access returns what the caller may do. Who may open the control socket (its mode says who) may operate; root and the user
-// that runs lb may do everything. Over TCP there is only reading, and with the token everything. lb itself may do nothing.
+// Access returns what the caller may do. Who may open the control socket (its mode says who) may operate;
+// root and the user that runs lb may do everything. Over TCP there is only reading, and with the token
+// everything. lb itself may do nothing.
 func (p Caller) Access() Access {
 	switch {
 	case p.Self:
@@ -48,14 +49,14 @@ func (p Caller) Access() Access {
 	}
 }
 
-// privileged reports whether connections of the caller may use the reserve: those of root and of the user that runs lb, over
-// TCP from this host too.
+// privileged reports whether connections of the caller may use the reserve: those of root and of the user
+// that runs lb, over TCP from this host too.
 func (p Caller) privileged() bool {
 	return !p.Self && (p.Local || p.Host) && (p.UID == 0 || p.UID == uint32(os.Geteuid()))
 }
 
-// share names with whom the caller shares connections: all of its user on this host, else all of its address, or of its /64
-// of IPv6 (RFC 4291, section 2.5.4), of which one machine has every address.
+// share names with whom the caller shares connections: all of its user on this host, else all of its address,
+// or of its /64 of IPv6 (RFC 4291, section 2.5.4), of which one machine has every address.
 func (p Caller) share() string {
 	switch {
 	case p.Self:
@@ -96,7 +97,8 @@ func (p Caller) String() string {
 
 type callerKey struct{}
 
-// CallerFrom returns the caller of a request by its context; the zero Caller, who may only read, where there is none.
+// CallerFrom returns the caller of a request by its context; the zero Caller, who may only read, where there
+// is none.
 func CallerFrom(ctx context.Context) Caller {
 	p, _ := ctx.Value(callerKey{}).(Caller)
 	return p
@@ -117,7 +119,8 @@ type identifier struct {
 	kernel    localUsers
 }
 
-// identify asks the kernel who is at the other end. One on the control socket that it does not know may only read.
+// identify asks the kernel who is at the other end. One on the control socket that it does not know may only
+// read.
 func (i *identifier) identify(c net.Conn) Caller {
 	switch c := c.(type) {
 	case *net.UnixConn:
@@ -141,7 +144,8 @@ func (i *identifier) identifyTCP(local, remote netip.AddrPort) Caller {
 		return p
 	}
 	p.UID, p.Host = i.kernel.user(remote, local)
-	// A socket of lb's belongs to lb's user. Where the kernel does not tell whose it is, lb looks for it among its own.
+	// A socket of lb's belongs to lb's user. Where the kernel does not tell whose it is, lb looks for it
+	// among its own.
 	if !i.serveSelf && (!p.Host || p.UID == uint32(os.Geteuid())) {
 		p.Self = ownConnection(remote, local)
 	}

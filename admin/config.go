@@ -13,32 +13,34 @@ import (
 
 // Config is how lb is controlled and observed, [admin]. Take DefaultConfig and change it.
 type Config struct {
-	// Socket is the absolute path of the control socket; the CLI speaks to it. Its directory is made if only that is
-	// missing. Default "/run/lb/admin.sock"; "" is off.
+	// Socket is the absolute path of the control socket; the CLI speaks to it. Its directory is made if only
+	// that is missing. Default "/run/lb/admin.sock"; "" is off.
 	Socket string `toml:"socket"`
-	// SocketMode is the permission of the control socket, in octal. Who may write to it may look, and change what runs:
-	// weights, states, sessions, workers. Only root and the user that runs lb may add and remove backends, reload, upgrade
-	// and stop lb; docs/access.md has all of it. Default "0660".
+	// SocketMode is the permission of the control socket, in octal. Who may write to it may look, and change
+	// what runs: weights, states, sessions, workers. Only root and the user that runs lb may add and remove
+	// backends, reload, upgrade and stop lb; docs/access.md has all of it. Default "0660".
 	SocketMode string `toml:"socket_mode"`
-	// SocketGroup is the group of the control socket, by name or number; with the mode 0660 its members may use the CLI.
-	// lb must run as root or as a member. Default "": the group that lb runs as.
+	// SocketGroup is the group of the control socket, by name or number; with the mode 0660 its members may
+	// use the CLI. lb must run as root or as a member. Default "": the group that lb runs as.
 	SocketGroup string `toml:"socket_group"`
-	// HTTP is the address that serves /metrics and the API: for reading, and with a token_file for changes too. A
-	// request's Host must be a loopback name or address, the host named here, or the address it came to. Default
-	// "127.0.0.1:9901"; "" is off.
+	// HTTP is the address that serves /metrics and the API: for reading, and with a token_file for changes
+	// too. A request's Host must be a loopback name or address, the host named here, or the address it came
+	// to. Default "127.0.0.1:9901"; "" is off.
 	HTTP string `toml:"http"`
-	// TokenFile is the absolute path of a file of one line, the token: at least 16 letters, digits and signs. Who sends
-	// it over HTTP as "Authorization: Bearer TOKEN" may change everything, but name no binary for an upgrade. The file must not be readable for all; lb
-	// reads it again when it has changed. Default "": over HTTP there is only reading.
+	// TokenFile is the absolute path of a file of one line, the token: at least 16 letters, digits and signs.
+	// Who sends it over HTTP as "Authorization: Bearer TOKEN" may change everything, but name no binary for
+	// an upgrade. The file must not be readable for all; lb reads it again when it has changed. Default "":
+	// over HTTP there is only reading.
 	TokenFile string `toml:"token_file"`
-	// StateFile is the absolute path of the file in which lb remembers what was changed while it ran (weights, admin
-	// states, limits, splits, added and removed backends), so that it outlives a restart. A value that the config has
-	// changed since is the config's. The directory must exist, and lb must be able to write to it. Default "": nothing
-	// outlives a restart.
+	// StateFile is the absolute path of the file in which lb remembers what was changed while it ran
+	// (weights, admin states, limits, splits, added and removed backends), so that it outlives a restart. A
+	// value that the config has changed since is the config's. The directory must exist, and lb must be able
+	// to write to it. Default "": nothing outlives a restart.
 	StateFile string `toml:"state_file"`
-	// RunDir is the absolute path of the directory in which lb keeps the sockets of the workers that it starts, and what
-	// it must know to find them again after it was killed. It is made if only that is missing, for lb's user alone, and
-	// one lb uses it at a time; without workers it is not touched. Default "": the directory "workers" beside the socket.
+	// RunDir is the absolute path of the directory in which lb keeps the sockets of the workers that it
+	// starts, and what it must know to find them again after it was killed. It is made if only that is
+	// missing, for lb's user alone, and one lb uses it at a time; without workers it is not touched. Default
+	// "": the directory "workers" beside the socket.
 	RunDir string `toml:"run_dir"`
 }
 

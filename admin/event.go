@@ -13,8 +13,9 @@ import (
 // eventLogSize is how many events lb remembers.
 const eventLogSize = 1024
 
-// Publish adds an event to those that GET /v1/events shows, and returns it as it was added: with its ID and, where it had
-// none, the time. It never waits for a reader. Safe for concurrent use, before Serve and after Close too.
+// Publish adds an event to those that GET /v1/events shows, and returns it as it was added: with its ID and,
+// where it had none, the time. It never waits for a reader. Safe for concurrent use, before Serve and after
+// Close too.
 func (s *Server) Publish(e api.Event) api.Event {
 	s.eventRing().add(func(added *api.Event, id uint64) {
 		added.ID, added.Dropped = id, 0
@@ -38,8 +39,8 @@ func (s *Server) Events() []api.Event {
 	return events
 }
 
-// RestoreEvents goes on from the events of an earlier lb, as its Events returned them; the next one has the ID behind
-// theirs. It is called before anything is published: what was published is forgotten.
+// RestoreEvents goes on from the events of an earlier lb, as its Events returned them; the next one has the
+// ID behind theirs. It is called before anything is published: what was published is forgotten.
 func (s *Server) RestoreEvents(events []api.Event) {
 	last := uint64(0)
 	if len(events) > 0 {
@@ -51,7 +52,8 @@ func (s *Server) RestoreEvents(events []api.Event) {
 // eventBatch is how many events go to a follower at once.
 const eventBatch = 64
 
-// serveEvents writes events as JSON, one a line, and with follow=1 goes on until the caller or the server ends.
+// serveEvents writes events as JSON, one a line, and with follow=1 goes on until the caller or the server
+// ends.
 func (s *Server) serveEvents(w http.ResponseWriter, r *http.Request) {
 	id, follow, err := s.eventsAsked(r)
 	if err != nil {
@@ -101,9 +103,9 @@ func (s *Server) eventsAsked(r *http.Request) (after uint64, follow bool, err er
 	return eventPosition(s.eventRing(), after, last), follow, nil
 }
 
-// eventPosition returns the ID to go on from for who asks for the last events, and of them for those after an ID. What was
-// overwritten before it asked it has not missed, unless it names an ID that was before it. An ID that was never given is of
-// an earlier lb, and counts as none.
+// eventPosition returns the ID to go on from for who asks for the last events, and of them for those after an
+// ID. What was overwritten before it asked it has not missed, unless it names an ID that was before it. An ID
+// that was never given is of an earlier lb, and counts as none.
 func eventPosition(r *ring[api.Event], after, last uint64) uint64 {
 	from := r.begin(last, nil)
 	r.mu.Lock()
@@ -114,8 +116,8 @@ func eventPosition(r *ring[api.Event], after, last uint64) uint64 {
 	return after
 }
 
-// followers keeps those who follow from taking every connection, so that others can still be served: each user or address
-// may follow with half of its share.
+// followers keeps those who follow from taking every connection, so that others can still be served: each
+// user or address may follow with half of its share.
 type followers struct {
 	mu sync.Mutex
 	of map[followerShare]int

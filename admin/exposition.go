@@ -20,11 +20,12 @@ const (
 	summary   metricType = "summary"
 )
 
-// exposition collects metrics in the text format of Prometheus (its documentation, "Exposition formats"): each family
-// once, with HELP and TYPE, and all its samples behind them.
+// exposition collects metrics in the text format of Prometheus (its documentation, "Exposition formats"):
+// each family once, with HELP and TYPE, and all its samples behind them.
 //
-// It appends the samples itself: with 256 backends there are 20 000 of them, and the writers of package metrics, which
-// go through fmt, cost 21 ms, 65 000 allocations and 9 MB instead of 4 ms, 6 400 and 0.8 MB (BenchmarkMetrics).
+// It appends the samples itself: with 256 backends there are 20 000 of them, and the writers of package
+// metrics, which go through fmt, cost 21 ms, 65 000 allocations and 9 MB instead of 4 ms, 6 400 and 0.8 MB
+// (BenchmarkMetrics).
 type exposition struct {
 	w    io.Writer
 	buf  []byte // what was not written to w yet
@@ -74,9 +75,9 @@ func (e *exposition) flag(labels string, v bool) {
 	}
 }
 
-// histogram writes the buckets of h, cumulative, with its sum and its count. The count is that of the buckets, so
-// that they agree whatever was added meanwhile. A bucket's bound is exclusive in h and inclusive here: 1 ns apart.
-// The family must be the last that was begun.
+// histogram writes the buckets of h, cumulative, with its sum and its count. The count is that of the
+// buckets, so that they agree whatever was added meanwhile. A bucket's bound is exclusive in h and inclusive
+// here: 1 ns apart. The family must be the last that was begun.
 func (e *exposition) histogram(labels string, h *backends.HistogramSnapshot) {
 	family := e.name
 	e.name = family + "_bucket" + strings.TrimSuffix(labels, "}") + `,le="`
@@ -126,8 +127,8 @@ func withLabel(labels, name, value string) string {
 	return strings.TrimSuffix(labels, "}") + "," + name + `="` + value + `"}`
 }
 
-// runtimeFamilies are the metrics of the process and of the Go runtime that package metrics knows and lb shows, in
-// the types that they are. It has more, some under names that Prometheus finds fault with.
+// runtimeFamilies are the metrics of the process and of the Go runtime that package metrics knows and lb
+// shows, in the types that they are. It has more, some under names that Prometheus finds fault with.
 var runtimeFamilies = []struct {
 	name string
 	typ  metricType

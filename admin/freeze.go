@@ -22,11 +22,13 @@ const (
 	httpName    = "http"
 )
 
-// Frozen is a Server at rest, for the lb that takes over from this one: what it listens on, and what it knows.
+// Frozen is a Server at rest, for the lb that takes over from this one: what it listens on, and what it
+// knows.
 type Frozen struct {
 	Sockets []Socket `json:"sockets"`
 	State   State    `json:"state"`
-	// Cut is how many requests had to be cut; Running is how many of their handlers had not returned when Freeze did.
+	// Cut is how many requests had to be cut; Running is how many of their handlers had not returned when
+	// Freeze did.
 	Cut     int `json:"-"`
 	Running int `json:"-"`
 }
@@ -42,8 +44,8 @@ type Socket struct {
 	File *os.File `json:"-"`
 }
 
-// State is what a Server counts and remembers. A field that a reader does not find is as it is at a first start; one that
-// it does not know is passed over.
+// State is what a Server counts and remembers. A field that a reader does not find is as it is at a first
+// start; one that it does not know is passed over.
 type State struct {
 	Refused map[string]uint64      `json:"refused,omitempty"` // by reason
 	Events  []api.Event            `json:"events,omitempty"`
@@ -57,7 +59,8 @@ type SavedLines struct {
 	Last  uint64           `json:"last"` // how many lines there have been
 }
 
-// SavedConnectionCount is how many connections there had been at one moment, for the rates of the next seconds.
+// SavedConnectionCount is how many connections there had been at one moment, for the rates of the next
+// seconds.
 type SavedConnectionCount struct {
 	Time      time.Time         `json:"time"`
 	Backends  map[string]uint64 `json:"backends"` // by POOL/BACKEND
@@ -90,17 +93,19 @@ var (
 )
 
 const (
-	// silentPatience is how long a caller who has connected may take to say something when the server freezes.
+	// silentPatience is how long a caller who has connected may take to say something when the server
+	// freezes.
 	silentPatience = 100 * time.Millisecond
 	// cutPatience is how long the handlers of requests that were cut may take to notice.
 	cutPatience = 250 * time.Millisecond
 )
 
-// Freeze brings the server to rest: nobody is accepted any more, and newcomers wait in the kernel's queue, for the sockets
-// go on listening. Who follows events or logs is sent away at once, an idle connection is closed, and the requests under
-// way may finish until ctx is done; then they are cut, which is no error. A connection that was given away with
-// Reply.Hand is not the server's any more. When Freeze returns, Serve has returned, and no goroutine of the server runs
-// but the Running ones. State is as it is then; it goes on as long as somebody publishes, see Server.State.
+// Freeze brings the server to rest: nobody is accepted any more, and newcomers wait in the kernel's queue,
+// for the sockets go on listening. Who follows events or logs is sent away at once, an idle connection is
+// closed, and the requests under way may finish until ctx is done; then they are cut, which is no error. A
+// connection that was given away with Reply.Hand is not the server's any more. When Freeze returns, Serve has
+// returned, and no goroutine of the server runs but the Running ones. State is as it is then; it goes on as
+// long as somebody publishes, see Server.State.
 //
 // What follows is an exec, or Thaw and another Serve, or Close. After an error the server is as before.
 func (s *Server) Freeze(ctx context.Context) (*Frozen, error) {
@@ -166,8 +171,8 @@ func (s *Server) halted() (served <-chan struct{}, err error) {
 	return s.served, nil
 }
 
-// Thaw undoes Freeze, so that Serve can be called again; for a server that is not frozen it does nothing. It does not
-// close what Freeze gave.
+// Thaw undoes Freeze, so that Serve can be called again; for a server that is not frozen it does nothing. It
+// does not close what Freeze gave.
 func (s *Server) Thaw() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -249,8 +254,8 @@ wait:
 	return cut, e.conns.count()
 }
 
-// connSet knows the connections of an end that have a goroutine. Package http knows them too, and tells only by looking
-// again and again.
+// connSet knows the connections of an end that have a goroutine. Package http knows them too, and tells only
+// by looking again and again.
 type connSet struct {
 	mu    sync.Mutex
 	conns map[net.Conn]http.ConnState
@@ -308,8 +313,8 @@ func (c *connSet) closeSilent() {
 	}
 }
 
-// State is what the server counts and remembers now. While the server is frozen others may still publish; who waits for
-// them to come to rest takes it afterwards. Safe for concurrent use.
+// State is what the server counts and remembers now. While the server is frozen others may still publish; who
+// waits for them to come to rest takes it afterwards. Safe for concurrent use.
 func (s *Server) State() State {
 	st := State{Refused: map[string]uint64{}, Events: s.Events(), Lines: map[string]SavedLines{}, Samples: s.rates.save()}
 	for i := range s.refused {

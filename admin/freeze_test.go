@@ -227,7 +227,8 @@ func TestFreeze_RequestsUnderWayFinishAndTheOthersEnd(t *testing.T) {
 // wantNobodyServing fails if a goroutine of package http serves.
 func wantNobodyServing(t *testing.T) {
 	t.Helper()
-	for deadline := time.Now().Add(2 * time.Second); ; runtime.Gosched() { // the last of them may be on its way out
+	for deadline := time.Now().Add(2 * time.Second); ; runtime.Gosched() {
+		// the last of them may be on its way out
 		stacks := make([]byte, 1<<20)
 		stacks = stacks[:runtime.Stack(stacks, true)]
 		if !strings.Contains(string(stacks), "net/http.(*conn).serve") && !strings.Contains(string(stacks), "net/http.(*Server).Serve") {
@@ -365,7 +366,8 @@ func TestNewServerFrom_RatesGoOn(t *testing.T) {
 	p.Get("w1").Counters.Connections.Store(100)
 	r.reference(&src)
 	saved := r.save()
-	saved[0].Time = saved[0].Time.Round(0).Add(-2 * time.Second) // that long ago, and without the monotonic clock
+	// that long ago, and without the monotonic clock
+	saved[0].Time = saved[0].Time.Round(0).Add(-2 * time.Second)
 	next := new(rates)
 	next.restore(append([]SavedConnectionCount{{Time: time.Now().Add(time.Hour)}}, saved...))
 	p.Get("w1").Counters.Connections.Store(120)

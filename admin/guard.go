@@ -12,14 +12,15 @@ import (
 	"github.com/273ebdf9/lb/admin/api"
 )
 
-// wrongTokenDelay is how long the answer to a wrong token waits. With maxConns at once that is 64 guesses a second; the
-// right token never waits.
+// wrongTokenDelay is how long the answer to a wrong token waits. With maxConns at once that is 64 guesses a
+// second; the right token never waits.
 const wrongTokenDelay = time.Second
 
-// guard lets a request over TCP pass only if it was meant for lb. A browser on this host can reach a loopback address
-// too, so a page of a stranger could ask lb in its user's name: by a name of the stranger's that resolves to the
-// loopback address (DNS rebinding; then the Host is that name), or from its own origin (then the Origin is foreign, and
-// so is the Sec-Fetch-Site of whatever changes something). Then it looks at the token, which says what he may do.
+// guard lets a request over TCP pass only if it was meant for lb. A browser on this host can reach a loopback
+// address too, so a page of a stranger could ask lb in its user's name: by a name of the stranger's that
+// resolves to the loopback address (DNS rebinding; then the Host is that name), or from its own origin (then
+// the Origin is foreign, and so is the Sec-Fetch-Site of whatever changes something). Then it looks at the
+// token, which says what he may do.
 type guard struct {
 	host    string     // the host of Config.HTTP; empty for every address
 	token   *tokenFile // nil is none
@@ -94,8 +95,8 @@ func wait(ctx context.Context, d time.Duration) {
 	}
 }
 
-// hostAllowed accepts a loopback name or address, the configured host, and the address that the request came to: that
-// one is an IP address, which no name of a stranger's is.
+// hostAllowed accepts a loopback name or address, the configured host, and the address that the request came
+// to: that one is an IP address, which no name of a stranger's is.
 func (g *guard) hostAllowed(r *http.Request) bool {
 	host := hostOnly(r.Host)
 	if strings.EqualFold(host, "localhost") || g.host != "" && strings.EqualFold(host, g.host) {

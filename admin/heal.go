@@ -11,9 +11,10 @@ import (
 // lookEvery is how often lb looks whether its control socket still has its file: one lstat(2).
 const lookEvery = 2 * time.Second
 
-// keepSocket looks after the file of a control socket until halt is closed. A file that is gone, or that a dead process
-// has replaced, is made anew, with another socket behind it: the kernel gives no second name to one that listens. A
-// socket that another process serves, and a file that is none, stay as they are, and the log says so.
+// keepSocket looks after the file of a control socket until halt is closed. A file that is gone, or that a
+// dead process has replaced, is made anew, with another socket behind it: the kernel gives no second name to
+// one that listens. A socket that another process serves, and a file that is none, stay as they are, and the
+// log says so.
 func (s *Server) keepSocket(e *serverEnd, halt <-chan struct{}) {
 	ticker := time.NewTicker(lookEvery)
 	defer ticker.Stop()

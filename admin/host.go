@@ -11,8 +11,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// CheckHost finds what keeps lb from serving the control API on this host as the config says. It changes nothing. Each
-// error's text starts with the key.
+// CheckHost finds what keeps lb from serving the control API on this host as the config says. It changes
+// nothing. Each error's text starts with the key.
 func (c *Config) CheckHost() error {
 	var errs []error
 	if c.TokenFile != "" {

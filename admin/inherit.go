@@ -10,11 +10,11 @@ import (
 	"strconv"
 )
 
-// NewServerFrom is NewServer for an lb that takes over from another: where a socket of inherited has the name and the
-// address that cfg asks for, it is used, and none is opened. What was counted and remembered goes on.
+// NewServerFrom is NewServer for an lb that takes over from another: where a socket of inherited has the name
+// and the address that cfg asks for, it is used, and none is opened. What was counted and remembered goes on.
 //
-// The files of inherited stay as they are, and the caller's, also on an error: until Settle, the one that gave them can
-// have them back. The caller owes a Close, or an Abandon if he gives up.
+// The files of inherited stay as they are, and the caller's, also on an error: until Settle, the one that
+// gave them can have them back. The caller owes a Close, or an Abandon if he gives up.
 func NewServerFrom(cfg Config, src Sources, inherited Frozen) (_ *Server, err error) {
 	s := &Server{src: src, done: make(chan struct{}), inherited: inherited}
 	defer func() {
@@ -50,7 +50,8 @@ func NewServerFrom(cfg Config, src Sources, inherited Frozen) (_ *Server, err er
 	return s, nil
 }
 
-// controlListener inherits or opens the control socket. One whose file is gone is opened anew: nobody could find it.
+// controlListener inherits or opens the control socket. One whose file is gone is opened anew: nobody could
+// find it.
 func (s *Server) controlListener(cfg Config) (*controlSocket, error) {
 	mode, err := strconv.ParseUint(cfg.SocketMode, 8, 9)
 	if err != nil {
@@ -105,8 +106,8 @@ func (s *Server) httpListener(cfg Config) (net.Listener, error) {
 	return l, nil
 }
 
-// Settle ends what NewServerFrom left open for a way back: it closes every file of inherited, and removes the file of a
-// control socket that this Server does not have. Without it they stay.
+// Settle ends what NewServerFrom left open for a way back: it closes every file of inherited, and removes the
+// file of a control socket that this Server does not have. Without it they stay.
 func (s *Server) Settle() {
 	for _, x := range s.inherited.Sockets {
 		if x.Name == controlName && s.end(x.Name, x.Address) == nil {
@@ -119,8 +120,8 @@ func (s *Server) Settle() {
 	s.inherited.Sockets = nil
 }
 
-// Abandon is Close for a Server that took over and gives back: it closes what it opened itself, and leaves the inherited
-// sockets and their files to the one that gave them. It is called instead of Serve.
+// Abandon is Close for a Server that took over and gives back: it closes what it opened itself, and leaves
+// the inherited sockets and their files to the one that gave them. It is called instead of Serve.
 func (s *Server) Abandon() {
 	for _, e := range s.ends {
 		if c, ok := e.listener.inner().(*controlSocket); ok && c.inherited {

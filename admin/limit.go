@@ -10,8 +10,8 @@ import (
 	"time"
 )
 
-// shares are how many connections a listener holds at once, and of whom. Who connects slowly, or never says anything, must
-// not keep others from being served, and root from none of it.
+// shares are how many connections a listener holds at once, and of whom. Who connects slowly, or never says
+// anything, must not keep others from being served, and root from none of it.
 type shares struct {
 	total   int // of all
 	reserve int // of total, what is left for those who may do everything
@@ -19,8 +19,8 @@ type shares struct {
 }
 
 const (
-	// acceptPauseMin and acceptPauseMax bound the pause after an accept that failed. The longest is below what a caller
-	// waits for an answer.
+	// acceptPauseMin and acceptPauseMax bound the pause after an accept that failed. The longest is below
+	// what a caller waits for an answer.
 	acceptPauseMin = 5 * time.Millisecond
 	acceptPauseMax = 500 * time.Millisecond
 	// refusalTimeout is how long a refusal may take to be written. It fits into the socket's buffer.
@@ -34,11 +34,13 @@ const (
 	oldPatience = 50 * time.Millisecond
 )
 
-// limitListener accepts within its shares, and goes on after every error. A newcomer beyond a share takes the place of a
-// connection that has no request under way, the oldest of the one that has the most; if there is none, it is refused with
-// an answer. Nobody but root makes others wait in the kernel's queue, for root may stand behind.
+// limitListener accepts within its shares, and goes on after every error. A newcomer beyond a share takes the
+// place of a connection that has no request under way, the oldest of the one that has the most; if there is
+// none, it is refused with an answer. Nobody but root makes others wait in the kernel's queue, for root may
+// stand behind.
 //
-// It can pause: then nobody is accepted, the socket goes on listening, and newcomers wait in the kernel's queue.
+// It can pause: then nobody is accepted, the socket goes on listening, and newcomers wait in the kernel's
+// queue.
 type limitListener struct {
 	shares   shares
 	identify func(net.Conn) Caller
@@ -74,9 +76,9 @@ func (l *limitListener) inner() net.Listener {
 
 func (l *limitListener) Addr() net.Addr { return l.inner().Addr() }
 
-// Accept returns the next connection that is within the shares. While the listener is paused or closed, it fails with
-// net.ErrClosed: package http would try again after a deadline. No other error is returned, for package http would end:
-// accept(2) fails for want of memory, descriptors or watches too, and that passes.
+// Accept returns the next connection that is within the shares. While the listener is paused or closed, it
+// fails with net.ErrClosed: package http would try again after a deadline. No other error is returned, for
+// package http would end: accept(2) fails for want of memory, descriptors or watches too, and that passes.
 func (l *limitListener) Accept() (net.Conn, error) {
 	pause := acceptPauseMin
 	for {
@@ -116,14 +118,15 @@ func (l *limitListener) Accept() (net.Conn, error) {
 	}
 }
 
-// admit returns the connection with a place, or nil after it refused it. One of root waits for a place, if all are taken by
-// root: whoever else comes then waits behind it, in the kernel's queue.
+// admit returns the connection with a place, or nil after it refused it. One of root waits for a place, if
+// all are taken by root: whoever else comes then waits behind it, in the kernel's queue.
 func (l *limitListener) admit(c net.Conn, ended <-chan struct{}) net.Conn {
 	conn := &limitedConn{Conn: c, listener: l, caller: l.identify(c), since: time.Now()}
 	for !l.place(conn) {
 		if !conn.caller.privileged() || over(ended) || time.Since(conn.since) > placePatience {
 			l.refused(conn.caller)
-			c.SetWriteDeadline(time.Now().Add(refusalTimeout)) // fails only on a closed connection, as the write does then
+			// fails only on a closed connection, as the write does then
+			c.SetWriteDeadline(time.Now().Add(refusalTimeout))
 			if text, err := wholeAnswer(nil, refuse(http.StatusServiceUnavailable,
 				"lb has as many connections of %s to its control API as it holds at once; close some, or try again", conn.caller.share())); err == nil {
 				c.Write(text)
@@ -187,8 +190,8 @@ func (l *limitListener) placeLocked(p *Caller) (victim *limitedConn, ok bool) {
 	return victim, victim != nil
 }
 
-// silentLocked returns the connection with no request under way that counts most, the oldest of several; one that counts
-// 0 is not taken. old says that it has been open for longer than a caller takes to ask.
+// silentLocked returns the connection with no request under way that counts most, the oldest of several; one
+// that counts 0 is not taken. old says that it has been open for longer than a caller takes to ask.
 func (l *limitListener) silentLocked(count func(c *limitedConn, old bool) int) (found *limitedConn) {
 	best, now := 0, time.Now()
 	for c := range l.open {
@@ -203,8 +206,9 @@ func (l *limitListener) silentLocked(count func(c *limitedConn, old bool) int) (
 	return found
 }
 
-// replace listens on another socket from now on, and closes the present one after it has accepted whoever waits in its
-// queue. It reports whether it did; while the listener is pinned, paused, closed or replaced already it does not.
+// replace listens on another socket from now on, and closes the present one after it has accepted whoever
+// waits in its queue. It reports whether it did; while the listener is pinned, paused, closed or replaced
+// already it does not.
 func (l *limitListener) replace(by net.Listener) bool {
 	l.mu.Lock()
 	if l.pinned || l.old != nil || over(l.ended) {
@@ -237,8 +241,8 @@ func (l *limitListener) pin(on bool) {
 	l.pinned = on
 }
 
-// pause ends an Accept under way, and fails those to come until resume. A connection that was accepted at that moment is
-// still given out.
+// pause ends an Accept under way, and fails those to come until resume. A connection that was accepted at
+// that moment is still given out.
 func (l *limitListener) pause() {
 	l.mu.Lock()
 	defer l.mu.Unlock()

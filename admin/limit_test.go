@@ -19,7 +19,8 @@ import (
 	"github.com/273ebdf9/lb/internal/eventually"
 )
 
-// askVariable makes this test binary a caller: it asks GET /v1/status on "NETWORK ADDRESS" and prints the answer.
+// askVariable makes this test binary a caller: it asks GET /v1/status on "NETWORK ADDRESS" and prints the
+// answer.
 const askVariable = "LB_ADMIN_TEST_ASK"
 
 func askAsProcess() {

@@ -15,7 +15,8 @@ const (
 	lineLogText = 2 << 10
 )
 
-// PublishLine adds a line to those that GET …/logs of the pool shows. It never waits for a reader. Safe for concurrent use.
+// PublishLine adds a line to those that GET …/logs of the pool shows. It never waits for a reader. Safe for
+// concurrent use.
 func (s *Server) PublishLine(pool string, line api.WorkerLine) {
 	s.PublishLines(pool, []api.WorkerLine{line})
 }
@@ -40,8 +41,8 @@ func (s *Server) lineRing(pool string) *ring[api.WorkerLine] {
 	return l.(*ring[api.WorkerLine])
 }
 
-// serveLogs writes lines of a pool's workers as JSON, one a line, and with follow=1 goes on until the caller or the server
-// ends.
+// serveLogs writes lines of a pool's workers as JSON, one a line, and with follow=1 goes on until the caller
+// or the server ends.
 func (s *Server) serveLogs(w http.ResponseWriter, r *http.Request) {
 	l, n, slot, follow, err := s.logsAsked(r)
 	if err != nil {

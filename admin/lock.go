@@ -20,12 +20,13 @@ const lockSuffix = ".lock"
 // errForeignLock: what stands at the lock's path is not a file that only this user can open.
 var errForeignLock = errors.New("not ours")
 
-// lockSocket takes the lock of the control socket at path, and waits for it for as long as patience. It is held for
-// moments; the kernel drops it if the process dies.
+// lockSocket takes the lock of the control socket at path, and waits for it for as long as patience. It is
+// held for moments; the kernel drops it if the process dies.
 //
-// The lock is on a file that only lb's user can open. Whoever can open a file can lock it (flock(2)): a lock on the
-// directory, or on a file that others may read, is one that they can keep lb from taking. The file is removed while it is
-// locked, so that none is left behind; who waited for it sees that its name is gone, and begins again.
+// The lock is on a file that only lb's user can open. Whoever can open a file can lock it (flock(2)): a lock
+// on the directory, or on a file that others may read, is one that they can keep lb from taking. The file is
+// removed while it is locked, so that none is left behind; who waited for it sees that its name is gone, and
+// begins again.
 func lockSocket(path string, patience time.Duration) (unlock func(), err error) {
 	name := path + lockSuffix
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
@@ -60,8 +61,8 @@ func lockSocket(path string, patience time.Duration) (unlock func(), err error) 
 	}
 }
 
-// tryLock opens the lock file, or makes it, and locks it. The error is unix.EWOULDBLOCK if another process has it, also
-// if that one has just removed it.
+// tryLock opens the lock file, or makes it, and locks it. The error is unix.EWOULDBLOCK if another process
+// has it, also if that one has just removed it.
 func tryLock(name string) (fd int, err error) {
 	fd, err = unix.Open(name, unix.O_RDWR|unix.O_CREAT|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC, 0o600)
 	switch err {
@@ -95,8 +96,8 @@ func tryLock(name string) (fd int, err error) {
 	return fd, nil
 }
 
-// removeForeign removes what somebody else has put at the lock's path. A directory, and a file with something in it, stay:
-// they are not put there by mistake of another lb, and whoever made them may need them.
+// removeForeign removes what somebody else has put at the lock's path. A directory, and a file with something
+// in it, stay: they are not put there by mistake of another lb, and whoever made them may need them.
 func removeForeign(name string) error {
 	info, err := os.Lstat(name)
 	if errors.Is(err, fs.ErrNotExist) {

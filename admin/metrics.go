@@ -13,7 +13,8 @@ import (
 	"github.com/273ebdf9/lb/backends"
 )
 
-// writeMetrics writes everything in the text format of Prometheus. Names of metrics and labels stay; new ones come.
+// writeMetrics writes everything in the text format of Prometheus. Names of metrics and labels stay; new ones
+// come.
 func (s *Sources) writeMetrics(w io.Writer, refused *refusals, failures *acceptFailures) error {
 	e := exposition{w: w}
 	e.process(s.process())
@@ -300,8 +301,8 @@ func (e *exposition) backendTimes(members []member) {
 	}
 }
 
-// OpenFDs counts the open descriptors. Linux 6.2 and later tell it as the size of the directory; for an older kernel
-// the entries are read.
+// OpenFDs counts the open descriptors. Linux 6.2 and later tell it as the size of the directory; for an older
+// kernel the entries are read.
 func OpenFDs() int {
 	var st unix.Stat_t
 	if err := unix.Stat("/proc/self/fd", &st); err == nil && st.Size > 0 {

@@ -32,8 +32,8 @@ var (
 	leForm     = regexp.MustCompile(`,?le="([^"]*)"`)
 )
 
-// parse reads metrics and fails the test for each broken rule: HELP and TYPE once and before the samples, the samples
-// of a family together and none twice, counters with their ending and nothing else with it.
+// parse reads metrics and fails the test for each broken rule: HELP and TYPE once and before the samples, the
+// samples of a family together and none twice, counters with their ending and nothing else with it.
 func parse(t *testing.T, text string) parsed {
 	t.Helper()
 	p := parsed{types: map[string]string{}}
@@ -89,7 +89,8 @@ func parse(t *testing.T, text string) parsed {
 	return p
 }
 
-// checkHistograms wants every histogram's bounds and buckets to grow, the last bound to be +Inf and its bucket the count.
+// checkHistograms wants every histogram's bounds and buckets to grow, the last bound to be +Inf and its
+// bucket the count.
 func (p *parsed) checkHistograms(t *testing.T) {
 	t.Helper()
 	type state struct{ le, n float64 }
@@ -141,7 +142,8 @@ func scrape(t *testing.T, src Sources) (parsed, string) {
 	if err := src.writeMetrics(&text, new(refusals), new(acceptFailures)); err != nil {
 		t.Fatal(err)
 	}
-	// For a look with promtool: LB_METRICS=/tmp/m go test -run Metrics ./admin && promtool check metrics </tmp/m
+	// For a look with promtool: LB_METRICS=/tmp/m go test -run Metrics ./admin && promtool check metrics
+	// </tmp/m
 	if path := os.Getenv("LB_METRICS"); path != "" {
 		os.WriteFile(path, text.Bytes(), 0o644)
 	}

@@ -7,7 +7,8 @@ import (
 	"github.com/273ebdf9/lb/backends"
 )
 
-// workers writes what is known of the processes that lb runs. Slots are counted, and no process has a metric of its own.
+// workers writes what is known of the processes that lb runs. Slots are counted, and no process has a metric
+// of its own.
 func (e *exposition) workers(s *Sources, pools []*backends.Pool) {
 	type fleet struct {
 		pool string

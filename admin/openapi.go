@@ -10,8 +10,8 @@ import (
 	"github.com/273ebdf9/lb/admin/api"
 )
 
-// The OpenAPI document (OpenAPI Specification 3.1.0, JSON Schema 2020-12) is made from the table of routes and from the
-// Go types that they read and write, so that it cannot say anything else than they do.
+// The OpenAPI document (OpenAPI Specification 3.1.0, JSON Schema 2020-12) is made from the table of routes
+// and from the Go types that they read and write, so that it cannot say anything else than they do.
 
 // object is a JSON object.
 type object = map[string]any

@@ -10,8 +10,8 @@ import (
 // longestProfile is how long a profile of some time may be.
 const longestProfile = 5 * time.Minute
 
-// serveProfile answers with a profile of this process, as go tool pprof reads it. It is served over the control socket
-// alone: the memory of lb holds what its clients send.
+// serveProfile answers with a profile of this process, as go tool pprof reads it. It is served over the
+// control socket alone: the memory of lb holds what its clients send.
 func (s *Server) serveProfile(w http.ResponseWriter, r *http.Request) {
 	if !CallerFrom(r.Context()).Local {
 		s.refused.count(refusedAccess)

@@ -14,8 +14,8 @@ const (
 	rateGap    = 400 * time.Millisecond
 )
 
-// rates tells new connections a second. It counts only when it is asked, and takes the rate since it was asked before,
-// within rateWindow: an lb that nobody looks at does nothing for it. Safe for concurrent use.
+// rates tells new connections a second. It counts only when it is asked, and takes the rate since it was
+// asked before, within rateWindow: an lb that nobody looks at does nothing for it. Safe for concurrent use.
 type rates struct {
 	mu      sync.Mutex
 	samples []rateSample // rateGap apart, the oldest first
@@ -84,8 +84,8 @@ func takeSample(src *Sources, now time.Time) rateSample {
 	return x
 }
 
-// rate is the growth a second since the sample. What was not there then is new: it began with 0, and so did what has
-// come down since, for it is another one of the name.
+// rate is the growth a second since the sample. What was not there then is new: it began with 0, and so did
+// what has come down since, for it is another one of the name.
 func (x *rateSample) rate(before, now uint64) *float64 {
 	if x == nil {
 		return nil

@@ -7,8 +7,8 @@ import (
 	"github.com/273ebdf9/lb/admin/api"
 )
 
-// What workers wrote, what they answered to probes, and what they were started with may hold secrets: it is of the class
-// AccessOperate, on whichever way it comes. Who may only read gets the same answers without it.
+// What workers wrote, what they answered to probes, and what they were started with may hold secrets: it is
+// of the class AccessOperate, on whichever way it comes. Who may only read gets the same answers without it.
 
 // forReader returns an answer without the words of workers.
 func forReader(v any) any {

@@ -14,7 +14,8 @@ func refuse(status int, format string, args ...any) *api.Error {
 	return api.Refuse(status, format, args...)
 }
 
-// refusalReason is why a request was refused that a stranger may have sent; the reason label of lb_admin_refused_total.
+// refusalReason is why a request was refused that a stranger may have sent; the reason label of
+// lb_admin_refused_total.
 type refusalReason uint8
 
 const (

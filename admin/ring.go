@@ -5,9 +5,9 @@ import (
 	"sync"
 )
 
-// ring remembers the last items of an endless row, numbered from 1, and wakes those who follow. Nobody who reads can hold up
-// who adds: each reader has its own place, and what was overwritten before it came there is lost to it, and counted. Make it
-// with a size. Safe for concurrent use.
+// ring remembers the last items of an endless row, numbered from 1, and wakes those who follow. Nobody who
+// reads can hold up who adds: each reader has its own place, and what was overwritten before it came there is
+// lost to it, and counted. Make it with a size. Safe for concurrent use.
 type ring[T any] struct {
 	size int
 
@@ -58,8 +58,8 @@ func (r *ring[T]) atLocked(n uint64) *T {
 	return &r.items[(r.from+int(n-1-r.oldestLocked()))%len(r.items)]
 }
 
-// after returns up to most items behind number n, the oldest first, the number of the last of them, and how many before
-// them were overwritten. Where there is none, wake is closed when there is.
+// after returns up to most items behind number n, the oldest first, the number of the last of them, and how
+// many before them were overwritten. Where there is none, wake is closed when there is.
 func (r *ring[T]) after(n uint64, most int) (items []T, upTo, missed uint64, wake <-chan struct{}) {
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -15,8 +15,8 @@ import (
 	"github.com/273ebdf9/lb/internal/printable"
 )
 
-// Access is what a route asks of its caller, and what a caller may do: each class includes those before it. The zero
-// value is AccessRead.
+// Access is what a route asks of its caller, and what a caller may do: each class includes those before it.
+// The zero value is AccessRead.
 type Access int8
 
 const (
@@ -56,7 +56,8 @@ type param struct {
 	name, typ, doc string // typ is one of JSON Schema's
 }
 
-// routes is the whole API. A handler finds its caller with CallerFrom, and its path's wildcards with r.PathValue.
+// routes is the whole API. A handler finds its caller with CallerFrom, and its path's wildcards with
+// r.PathValue.
 func (s *Server) routes() []route {
 	const (
 		pool     = "/v1/pools/{pool}"
@@ -146,7 +147,8 @@ func (s *Server) routes() []route {
 // maxBody is how many bytes the body of a request may have. No request has more to say.
 const maxBody = 64 << 10
 
-// mux serves the table. Every request passes through here: the limit of its body, its route, its caller's access.
+// mux serves the table. Every request passes through here: the limit of its body, its route, its caller's
+// access.
 func (s *Server) mux(routes []route) http.Handler {
 	mux := http.NewServeMux()
 	for _, rt := range routes {
@@ -213,7 +215,8 @@ Here, for programs:
   /v1/openapi.json  the API as an OpenAPI document
 `
 
-// serveUnknown answers for a path or a method that there is not. Who comes to / or asks with a browser gets text.
+// serveUnknown answers for a path or a method that there is not. Who comes to / or asks with a browser gets
+// text.
 func (s *Server) serveUnknown(w http.ResponseWriter, r *http.Request, mux *http.ServeMux, routes []route) {
 	refusal := unknownRoute(mux, routes, r)
 	if r.Method != http.MethodGet || r.URL.Path != "/" && !strings.Contains(r.Header.Get("Accept"), "text/html") {
@@ -244,8 +247,8 @@ func unknownRoute(mux *http.ServeMux, routes []route, r *http.Request) *api.Erro
 	return refuse(http.StatusNotFound, "there is no path %q; GET /v1 lists them", r.URL.Path)
 }
 
-// reply makes a handler of a function that answers with a value to be sent as JSON, or with an error; an *Error says
-// its status itself.
+// reply makes a handler of a function that answers with a value to be sent as JSON, or with an error; an
+// *Error says its status itself.
 func (s *Server) reply(answer func(*http.Request) (any, error)) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		v, err := answer(r)
@@ -279,8 +282,8 @@ func (s *Server) slow(answer func(*http.Request) (any, error)) http.HandlerFunc 
 	}
 }
 
-// unhurried gives the answer of a request, whose body has been read, d more. The limit of reading goes too: its passing
-// would look as if the caller had left.
+// unhurried gives the answer of a request, whose body has been read, d more. The limit of reading goes too:
+// its passing would look as if the caller had left.
 func unhurried(rc *http.ResponseController, d time.Duration) {
 	rc.SetReadDeadline(time.Time{})
 	rc.SetWriteDeadline(time.Now().Add(d + writeTimeout))

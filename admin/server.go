@@ -14,8 +14,8 @@ import (
 	"github.com/273ebdf9/lb/admin/api"
 )
 
-// Limits of a request, so that a caller who stalls or babbles costs little. A handler that must wait for an outcome
-// moves its own deadlines with http.ResponseController.
+// Limits of a request, so that a caller who stalls or babbles costs little. A handler that must wait for an
+// outcome moves its own deadlines with http.ResponseController.
 const (
 	headerTimeout = 5 * time.Second
 	readTimeout   = 10 * time.Second
@@ -27,7 +27,8 @@ const (
 	maxControlConns = 192
 )
 
-// httpShares and controlShares divide them. An own address has more than a browser opens, and than a scraper needs.
+// httpShares and controlShares divide them. An own address has more than a browser opens, and than a scraper
+// needs.
 var (
 	httpShares    = shares{total: maxConns, reserve: 8, each: 24}
 	controlShares = shares{total: maxControlConns, reserve: 32, each: 64}
@@ -35,7 +36,8 @@ var (
 
 // Server is the control API of one lb. Make it with NewServer.
 type Server struct {
-	// Control makes the changes that callers ask for. Set it before Serve; with nil, the Server refuses all of them.
+	// Control makes the changes that callers ask for. Set it before Serve; with nil, the Server refuses all
+	// of them.
 	Control Control
 
 	src       Sources
@@ -68,9 +70,9 @@ type serverEnd struct {
 	conns    connSet
 }
 
-// NewServer opens the control socket and the HTTP address of cfg, either of which may be off. Nobody is served before
-// Serve; the caller owes a Close in any case. Errors are those of the addresses and of the token's file, ErrSocketInUse,
-// ErrNotSocket and ErrToken among them; then nothing stays open.
+// NewServer opens the control socket and the HTTP address of cfg, either of which may be off. Nobody is
+// served before Serve; the caller owes a Close in any case. Errors are those of the addresses and of the
+// token's file, ErrSocketInUse, ErrNotSocket and ErrToken among them; then nothing stays open.
 func NewServer(cfg Config, src Sources) (*Server, error) { return NewServerFrom(cfg, src, Frozen{}) }
 
 // guarded puts a guard before a handler.
@@ -124,8 +126,8 @@ func (s *Server) Addrs() []net.Addr {
 	return addrs
 }
 
-// Serve answers requests until Close or Freeze, and then returns nil. If one of its listeners fails it closes all and
-// gives the error. It runs once at a time; after a Freeze, Thaw comes first.
+// Serve answers requests until Close or Freeze, and then returns nil. If one of its listeners fails it closes
+// all and gives the error. It runs once at a time; after a Freeze, Thaw comes first.
 func (s *Server) Serve() error {
 	frozen, ended := s.begin()
 	if ended == nil {
@@ -192,8 +194,8 @@ func (s *Server) serveEnd(e *serverEnd, frozen <-chan struct{}, failed chan<- er
 	failed <- err
 }
 
-// Close stops listening, removes the control socket, and waits for the requests under way until ctx is done; those
-// that are left then are cut, and the error is ctx's. A Server that never served is closed too.
+// Close stops listening, removes the control socket, and waits for the requests under way until ctx is done;
+// those that are left then are cut, and the error is ctx's. A Server that never served is closed too.
 func (s *Server) Close(ctx context.Context) error {
 	var errs []error
 	s.close.Do(func() {
@@ -225,8 +227,8 @@ func (s *Server) closeListeners() {
 	s.who.kernel.close()
 }
 
-// ServeSelf has connections of this very process served, which are refused otherwise: a session that lb relays to itself.
-// It is for a test whose client runs in the server's process, and is called before Serve.
+// ServeSelf has connections of this very process served, which are refused otherwise: a session that lb
+// relays to itself. It is for a test whose client runs in the server's process, and is called before Serve.
 func (s *Server) ServeSelf() { s.who.serveSelf = true }
 
 // report tells of what may repeat.

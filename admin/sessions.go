@@ -9,7 +9,8 @@ import (
 )
 
 const (
-	// defaultSessions and mostSessions are how many sessions are listed when nobody says how many, and at most.
+	// defaultSessions and mostSessions are how many sessions are listed when nobody says how many, and at
+	// most.
 	defaultSessions = 1000
 	mostSessions    = 100000
 	// maxOver is the longest time to spread the closing of sessions over.

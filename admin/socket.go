@@ -23,8 +23,8 @@ var (
 	ErrSocketLocked = errors.New("the lock beside it cannot be taken")
 )
 
-// socketBacklog is how many callers may wait to be accepted. One more is refused (EAGAIN) and does not try again, so that
-// it is enough for whatever scripts start at once.
+// socketBacklog is how many callers may wait to be accepted. One more is refused (EAGAIN) and does not try
+// again, so that it is enough for whatever scripts start at once.
 const socketBacklog = 1024
 
 // controlSocket is a listening Unix socket and the file that names it.
@@ -39,10 +39,12 @@ type controlSocket struct {
 	inherited bool
 }
 
-// listenControl makes the control socket. A socket file that nobody listens on is what a dead lb left: it is replaced.
+// listenControl makes the control socket. A socket file that nobody listens on is what a dead lb left: it is
+// replaced.
 //
-// Nobody can connect before the mode is right, for a bound socket refuses until listen(2). Of two that start at the
-// same time one finds the other's socket alive, for each holds the lock (lock.go) from the look to the listen(2).
+// Nobody can connect before the mode is right, for a bound socket refuses until listen(2). Of two that start
+// at the same time one finds the other's socket alive, for each holds the lock (lock.go) from the look to the
+// listen(2).
 //
 // group is the group of the file; negative is the one that the process has.
 func listenControl(path string, mode fs.FileMode, group int) (*controlSocket, error) {
@@ -98,8 +100,9 @@ func (s *controlSocket) publish(fd int, file *os.File, mode fs.FileMode, group i
 	return nil
 }
 
-// setMode gives the file its group, and its mode whatever the umask was, and notes which file it is. It goes through a descriptor of
-// the file itself: by path, a symbolic link put in its place would turn the mode onto another file.
+// setMode gives the file its group, and its mode whatever the umask was, and notes which file it is. It goes
+// through a descriptor of the file itself: by path, a symbolic link put in its place would turn the mode onto
+// another file.
 func (s *controlSocket) setMode(mode fs.FileMode, group int) error {
 	fd, err := unix.Open(s.path, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
 	if err != nil {
@@ -162,9 +165,10 @@ func own(path string, dev, ino uint64) bool {
 	return unix.Lstat(path, &st) == nil && st.Dev == dev && st.Ino == ino
 }
 
-// inheritControl takes over a control socket that listens already: nothing is bound, and whoever waits in its queue goes
-// on waiting. The file gets its mode and its group anew. One that has become another's since is left alone; of that
-// the result knows nothing, so that Close leaves it too. The given socket is duplicated, and stays as it is.
+// inheritControl takes over a control socket that listens already: nothing is bound, and whoever waits in its
+// queue goes on waiting. The file gets its mode and its group anew. One that has become another's since is
+// left alone; of that the result knows nothing, so that Close leaves it too. The given socket is duplicated,
+// and stays as it is.
 func inheritControl(from Socket, warn func(what string, err error), mode fs.FileMode, group int) (*controlSocket, error) {
 	fail := func(err error) (*controlSocket, error) {
 		return nil, fmt.Errorf("cannot take over control socket %q: %w", from.Address, err)
@@ -213,8 +217,8 @@ func removeStale(path string) error {
 	return os.Remove(path)
 }
 
-// listening says whether a process listens on the socket. A refusal is the only sign that none does: a full backlog
-// (EAGAIN) and a socket of another type (EPROTOTYPE) have an owner.
+// listening says whether a process listens on the socket. A refusal is the only sign that none does: a full
+// backlog (EAGAIN) and a socket of another type (EPROTOTYPE) have an owner.
 func listening(path string) (bool, error) {
 	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
 	if err != nil {

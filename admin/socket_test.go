@@ -227,8 +227,8 @@ func TestSocket_LockThatIsHeldIsAnErrorAndNoHang(t *testing.T) {
 	}
 }
 
-// TestSocket_NobodyElseKeepsLbFromItsStart has another user lock whatever that user can open, and put whatever it can make
-// at the place of the lock.
+// TestSocket_NobodyElseKeepsLbFromItsStart has another user lock whatever that user can open, and put
+// whatever it can make at the place of the lock.
 func TestSocket_NobodyElseKeepsLbFromItsStart(t *testing.T) {
 	const uid = 65534
 	if os.Getuid() != 0 {

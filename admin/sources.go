@@ -7,15 +7,15 @@ import (
 	"github.com/273ebdf9/lb/backends"
 )
 
-// Sources are where a Server takes its facts from. Every function is called on the goroutine of a request, possibly
-// by several at once, and must be quick. A nil function is one that has nothing to tell.
+// Sources are where a Server takes its facts from. Every function is called on the goroutine of a request,
+// possibly by several at once, and must be quick. A nil function is one that has nothing to tell.
 type Sources struct {
 	// Pools are the pools, in the order in which to show them.
 	Pools func() []*backends.Pool
 	// Listeners are the listeners, in the order in which to show them.
 	Listeners func() []api.ListenerStatus
-	// NotAccepting returns the names of the listeners that lb cannot accept connections on, because of an error; nil is
-	// that it cannot be told.
+	// NotAccepting returns the names of the listeners that lb cannot accept connections on, because of an
+	// error; nil is that it cannot be told.
 	NotAccepting func() []string
 	// Process is the process as a whole.
 	Process func() api.ProcessStatus
@@ -25,8 +25,8 @@ type Sources struct {
 	Queue func(*backends.Backend) *api.AcceptQueue
 	// Workers are the workers of a pool; nil where lb runs none.
 	Workers func(pool string) *api.WorkersStatus
-	// Sessions lists the running sessions that the filter admits, the oldest first, at most limit of them; total is how
-	// many there are.
+	// Sessions lists the running sessions that the filter admits, the oldest first, at most limit of them;
+	// total is how many there are.
 	Sessions func(f api.SessionFilter, limit int) (list []api.SessionStatus, total int)
 	// Log is told of faults of the HTTP servers themselves; nil is silence.
 	Log *slog.Logger

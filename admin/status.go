@@ -92,7 +92,8 @@ func offeredWeight(p *backends.Pool) (sum int64) {
 	return sum
 }
 
-// share is the part of b in all that its pool offers. It is no more than 1, though a weight may have changed meanwhile.
+// share is the part of b in all that its pool offers. It is no more than 1, though a weight may have changed
+// meanwhile.
 func share(b *backends.Backend, all int64) float64 {
 	if all <= 0 || !b.Offered() {
 		return 0

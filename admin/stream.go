@@ -8,9 +8,9 @@ import (
 // ndjson is the media type of JSON values, one a line (github.com/ndjson/ndjson-spec).
 const ndjson = "application/x-ndjson"
 
-// stream answers with JSON values, one a line, and with follow goes on until the caller or the server ends. next writes
-// those that are there; when there are none it gives a channel that is closed once there are. A write that says false
-// ends the stream.
+// stream answers with JSON values, one a line, and with follow goes on until the caller or the server ends.
+// next writes those that are there; when there are none it gives a channel that is closed once there are. A
+// write that says false ends the stream.
 func (s *Server) stream(w http.ResponseWriter, r *http.Request, follow bool, next func(write func(any) bool) <-chan struct{}) {
 	if follow {
 		release, err := s.followers.enter(CallerFrom(r.Context()))

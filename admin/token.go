@@ -17,10 +17,12 @@ import (
 // ErrToken: the file of the token cannot be used.
 var ErrToken = errors.New("admin: no token can be read")
 
-// minToken is how many bytes a token has at least: one that is guessed at 64 a second (see wrongTokenDelay) for years.
+// minToken is how many bytes a token has at least: one that is guessed at 64 a second (see wrongTokenDelay)
+// for years.
 const minToken = 16
 
-// tokenFile is the token of admin.token_file, read again whenever the file has changed. Safe for concurrent use.
+// tokenFile is the token of admin.token_file, read again whenever the file has changed. Safe for concurrent
+// use.
 type tokenFile struct {
 	path string
 
@@ -37,8 +39,8 @@ type fileStamp struct {
 	mtime, ctime unix.Timespec
 }
 
-// matches says whether candidate is the token; the time that it takes tells nothing of how near it was. The error says
-// that there is no token at the moment.
+// matches says whether candidate is the token; the time that it takes tells nothing of how near it was. The
+// error says that there is no token at the moment.
 func (t *tokenFile) matches(candidate string) (bool, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()

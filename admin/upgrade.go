@@ -14,17 +14,17 @@ import (
 	"github.com/273ebdf9/lb/admin/api"
 )
 
-// Reply is the way to who waits for the answer of an upgrade. It is for the time of one call of Control.Upgrade, and for one
-// goroutine.
+// Reply is the way to who waits for the answer of an upgrade. It is for the time of one call of
+// Control.Upgrade, and for one goroutine.
 type Reply struct {
 	rc   *http.ResponseController
 	conn net.Conn // once it was given away
 }
 
-// Hand takes the caller's connection out of the Server, which Freeze then does not wait for, and gives a duplicate of it,
-// closed on exec, that the caller of Hand closes. The request has been read whole, and no deadline is left on it. Who is
-// the process after an exec answers with Answer; if there is none, the Server answers as usual with what Control.Upgrade
-// returns. From then on it is not seen when the caller leaves.
+// Hand takes the caller's connection out of the Server, which Freeze then does not wait for, and gives a
+// duplicate of it, closed on exec, that the caller of Hand closes. The request has been read whole, and no
+// deadline is left on it. Who is the process after an exec answers with Answer; if there is none, the Server
+// answers as usual with what Control.Upgrade returns. From then on it is not seen when the caller leaves.
 func (c *Reply) Hand() (*os.File, error) {
 	if c.conn == nil {
 		conn, _, err := c.rc.Hijack()
@@ -76,8 +76,9 @@ func (s *Server) upgraded(c *Reply, r *http.Request) (any, error) {
 	return upgradeAnswer(result, err)
 }
 
-// mayName refuses a binary that p may not name. To name one is to have lb run any program of its host as its own user, also
-// in a dry run: more than a token is for, which a dashboard or a script holds, perhaps on another host.
+// mayName refuses a binary that p may not name. To name one is to have lb run any program of its host as its
+// own user, also in a dry run: more than a token is for, which a dashboard or a script holds, perhaps on
+// another host.
 func (s *Server) mayName(binary string, p Caller) error {
 	switch {
 	case binary == "":
@@ -98,16 +99,17 @@ func upgradeAnswer(result api.UpgradeResult, err error) (any, error) {
 }
 
 const (
-	// answerTimeout is how long an answer may take whose reader does not read. It fits into the socket's buffer.
+	// answerTimeout is how long an answer may take whose reader does not read. It fits into the socket's
+	// buffer.
 	answerTimeout = 5 * time.Second
-	// lingerTimeout is how long a TCP connection waits for the caller's end, so that what he sent besides does not reset
-	// it before he has read the answer (RFC 9112, section 9.6).
+	// lingerTimeout is how long a TCP connection waits for the caller's end, so that what he sent besides
+	// does not reset it before he has read the answer (RFC 9112, section 9.6).
 	lingerTimeout = 100 * time.Millisecond
 )
 
-// Answer answers the caller of POST /v1/upgrade on the connection that Reply.Hand gave to the process before the exec, and
-// closes f. With err it is the refusal that the handler would have sent. A caller who has left is an error, and nothing
-// else.
+// Answer answers the caller of POST /v1/upgrade on the connection that Reply.Hand gave to the process before
+// the exec, and closes f. With err it is the refusal that the handler would have sent. A caller who has left
+// is an error, and nothing else.
 func Answer(f *os.File, result api.UpgradeResult, err error) error {
 	conn, connErr := net.FileConn(f)
 	f.Close() // conn has a duplicate
@@ -125,7 +127,8 @@ func answerOn(conn net.Conn, v any, err error) error {
 	if err != nil {
 		return fmt.Errorf("cannot answer the caller: %w", err)
 	}
-	conn.SetWriteDeadline(time.Now().Add(answerTimeout)) // fails only on a closed connection, as the write does then
+	// fails only on a closed connection, as the write does then
+	conn.SetWriteDeadline(time.Now().Add(answerTimeout))
 	if _, err := conn.Write(text); err != nil {
 		return fmt.Errorf("cannot answer the caller: %w", err)
 	}
@@ -164,8 +167,8 @@ func wholeAnswer(v any, err error) ([]byte, error) {
 	return text.Bytes(), err
 }
 
-// setNonblock undoes what a program may have done that asked a duplicate for its descriptor (os.File.Fd): the mode is that
-// of the socket, and not of the descriptor.
+// setNonblock undoes what a program may have done that asked a duplicate for its descriptor (os.File.Fd): the
+// mode is that of the socket, and not of the descriptor.
 func setNonblock(c syscall.Conn) {
 	if raw, err := c.SyscallConn(); err == nil {
 		raw.Control(func(fd uintptr) { syscall.SetNonblock(int(fd), true) })

@@ -121,8 +121,8 @@ func (s *Server) rollback(w http.ResponseWriter, r *http.Request) { s.roll(w, r,
 
 type rollFunc func(ctx context.Context, pool string, o api.RestartRequest, progress func(api.RestartStep), by string) (warnings []string, err error)
 
-// roll restarts, and answers with each step as JSON, one a line. What fails before the first step is a refusal; a caller
-// who leaves ends the restart.
+// roll restarts, and answers with each step as JSON, one a line. What fails before the first step is a
+// refusal; a caller who leaves ends the restart.
 func (s *Server) roll(w http.ResponseWriter, r *http.Request, do rollFunc) {
 	pool, body, err := s.rollAsked(r)
 	if err != nil {
@@ -130,8 +130,9 @@ func (s *Server) roll(w http.ResponseWriter, r *http.Request, do rollFunc) {
 		return
 	}
 	rc := http.NewResponseController(w)
-	rc.SetReadDeadline(time.Time{})           // its passing would end the request
-	steps := make(chan api.RestartStep, 4096) // there are no more than two a slot, and so the supervisor never waits
+	rc.SetReadDeadline(time.Time{}) // its passing would end the request
+	// there are no more than two a slot, and so the supervisor never waits
+	steps := make(chan api.RestartStep, 4096)
 	ended := make(chan error, 1)
 	var warnings []string // read after ended
 	go func() {

@@ -68,7 +68,8 @@ func (p *Pool) Release(b *Backend) {
 	p.roomAndUnlock(b)
 }
 
-// roomAndUnlock ends a critical section in which b may have got room: the policy hears of it, and those who wait.
+// roomAndUnlock ends a critical section in which b may have got room: the policy hears of it, and those who
+// wait.
 func (p *Pool) roomAndUnlock(b *Backend) {
 	if b.removed.Load() {
 		p.departLocked(b)

@@ -160,7 +160,8 @@ func rawUnix(path string) *RawSockaddr {
 	sa := &RawSockaddr{Family: unix.AF_UNIX, Len: uint32(2 + len(path))}
 	un := (*unix.RawSockaddrUnix)(unsafe.Pointer(&sa.Any))
 	un.Family = unix.AF_UNIX
-	dst := unsafe.Slice((*byte)(unsafe.Pointer(&un.Path)), len(un.Path)) // its element is int8 or uint8, by platform
+	// its element is int8 or uint8, by platform
+	dst := unsafe.Slice((*byte)(unsafe.Pointer(&un.Path)), len(un.Path))
 	copy(dst, path)
 	if path[0] == '@' { // abstract: a NUL first, and the length counts (unix(7))
 		dst[0] = 0

@@ -30,15 +30,16 @@ type Backend struct {
 	// SessionTime is from accept to the end of the session.
 	SessionTime Histogram
 
-	// Channel is how the front gives connections to the backend where it does not connect to Address; nil as a rule. The
-	// front sets it before the backend is selectable, and the pool does not read it.
+	// Channel is how the front gives connections to the backend where it does not connect to Address; nil as
+	// a rule. The front sets it before the backend is selectable, and the pool does not read it.
 	Channel any
 
 	pool *Pool
 
-	active     atomic.Int64
-	window     atomic.Int32 // see SetWindow; 0: none
-	untaken    atomic.Int64 // of active, those that the backend has not taken yet; counted where there is a window
+	active atomic.Int64
+	window atomic.Int32 // see SetWindow; 0: none
+	// of active, those that the backend has not taken yet; counted where there is a window
+	untaken    atomic.Int64
 	weight     atomic.Int32
 	effective  atomic.Int64 // what EffectiveWeight returns
 	maxConns   atomic.Int32

@@ -76,15 +76,16 @@ type Config struct {
 	// closes it, "queue" lets it wait in the queue until one is up, "any" tries the backends whatever their
 	// health, but none that is in drain or maint or has weight 0.
 	WhenAllDown string `toml:"when_all_down"`
-	// Handoff gives the accepted sockets themselves to the pool's workers, so that clients speak with them directly: "off"
-	// (default), lb carries the bytes; "lb", a worker takes them from descriptor 3 (docs/handoff.md); "node", the workers are
-	// Node programs, which need no change. All backends of the pool must be workers.
+	// Handoff gives the accepted sockets themselves to the pool's workers, so that clients speak with them
+	// directly: "off" (default), lb carries the bytes; "lb", a worker takes them from descriptor 3
+	// (docs/handoff.md); "node", the workers are Node programs, which need no change. All backends of the
+	// pool must be workers.
 	Handoff string `toml:"handoff"`
-	// HandoffWindow is how many connections a worker may have been given and not taken yet, 1..64. A worker with so many is
-	// busy: the next one goes to another worker, or waits in the queue. Default 8.
+	// HandoffWindow is how many connections a worker may have been given and not taken yet, 1..64. A worker
+	// with so many is busy: the next one goes to another worker, or waits in the queue. Default 8.
 	HandoffWindow int `toml:"handoff_window"`
-	// HandoffTimeout is how long a worker may leave a connection untaken; then it is down, and what it has not taken goes to
-	// others. Default 1s.
+	// HandoffTimeout is how long a worker may leave a connection untaken; then it is down, and what it has
+	// not taken goes to others. Default 1s.
 	HandoffTimeout time.Duration `toml:"handoff_timeout"`
 	// TCPConfig is about the connections to the pool's TCP backends.
 	TCPConfig

@@ -35,9 +35,10 @@ func (e *entry) proc() string { return "/proc/self/fd/" + strconv.Itoa(e.fd) }
 // maxLinks is how many symbolic links a path may lead over (path_resolution(7)).
 const maxLinks = 40
 
-// openEntry walks to path from the root, one name at a time, and notes who may change the way. It returns a refusal for what lb
-// never connects to: a symbolic link at the end, a file that is no socket, and whatever lies behind /proc, whose links lead
-// into other processes' roots. An errno is what connect(2) would say as well.
+// openEntry walks to path from the root, one name at a time, and notes who may change the way. It returns a
+// refusal for what lb never connects to: a symbolic link at the end, a file that is no socket, and whatever
+// lies behind /proc, whose links lead into other processes' roots. An errno is what connect(2) would say as
+// well.
 func openEntry(path string) (*entry, unix.Errno, string) {
 	e := &entry{path: path}
 	at, err := unix.Open("/", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
@@ -166,8 +167,8 @@ func (e *entry) own(self *[]Address) (string, bool) {
 
 // judge returns why lb must not connect to the entry; "" if it may.
 //
-// Root and lb's own user are trusted as far as nobody else decides where the path leads: else he could lead it to any of their
-// sockets. The owner whom the config names may own the socket wherever it is.
+// Root and lb's own user are trusted as far as nobody else decides where the path leads: else he could lead
+// it to any of their sockets. The owner whom the config names may own the socket wherever it is.
 func (e *entry) judge(owner *Owner) string {
 	uid, named := e.stat.Uid, owner.is(e.stat.Uid)
 	switch {
@@ -218,7 +219,8 @@ type Owner struct {
 // lookEvery is how often a user's name is looked up.
 const lookEvery = time.Second
 
-// is reports whether the owner's number is uid. A name is looked up again when it is another, for users that are made later.
+// is reports whether the owner's number is uid. A name is looked up again when it is another, for users that
+// are made later.
 func (o *Owner) is(uid uint32) bool {
 	if o == nil {
 		return false
@@ -250,18 +252,20 @@ func LookupUser(name string) (uid uint32, err error) {
 	return uint32(n), err
 }
 
-// trusted reports whether a user may do whatever lb may do: root, and lb's own user. In a user namespace that does not know
-// the real root (user_namespaces(7)), files of whoever is outside count as root's.
+// trusted reports whether a user may do whatever lb may do: root, and lb's own user. In a user namespace that
+// does not know the real root (user_namespaces(7)), files of whoever is outside count as root's.
 func trusted(uid uint32) bool {
 	return uid == 0 || int(uid) == os.Geteuid() || uid == overflowUID && !mapped(overflowUID)
 }
 
-// ownGroup reports whether a group is root's, or the one that lb's user has for himself (its number is the user's).
+// ownGroup reports whether a group is root's, or the one that lb's user has for himself (its number is the
+// user's).
 func ownGroup(gid uint32) bool {
 	return gid == 0 || int(gid) == os.Getegid() && os.Getegid() == os.Geteuid()
 }
 
-// overflowUID is what the kernel shows for users that a user namespace does not know (/proc/sys/kernel/overflowuid).
+// overflowUID is what the kernel shows for users that a user namespace does not know
+// (/proc/sys/kernel/overflowuid).
 const overflowUID = 65534
 
 // mapped reports whether lb's user namespace has the user.

@@ -131,7 +131,8 @@ func TestRemove_TakesNothingNewAndKeepsItsSlots(t *testing.T) {
 	if p.Get("b0") != nil || len(p.Backends()) != 0 || !b.Removed() || b.Selectable() || b.Offered() {
 		t.Errorf("the removed backend is still one")
 	}
-	again := addBackend(t, p, "b0", backends.HealthUp, func(c *backends.BackendConfig) { c.Address = "unix:/other" }) // the name is free
+	// the name is free
+	again := addBackend(t, p, "b0", backends.HealthUp, func(c *backends.BackendConfig) { c.Address = "unix:/other" })
 	for n := int64(2); n >= 0; n-- {
 		p.Release(b)
 		if b.Active() != n {

@@ -146,7 +146,8 @@ func TestReplaceMembers_ChangesThePolicy(t *testing.T) {
 	p.ReplaceMembers(cfg, policy, same, "reload")
 	got := map[string]int{}
 	for range 10 {
-		b, err := acquire(p, &backends.Request{}) // never released: leastconn would do the same, so look at the name too
+		// never released: leastconn would do the same, so look at the name too
+		b, err := acquire(p, &backends.Request{})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -318,7 +318,8 @@ func TestQueue_NobodyWaitsForAFreeSlot(t *testing.T) {
 						waiting = slices.Delete(waiting, i, i+1)
 						return
 					}
-					if b.Offered() && !slices.Contains(c.tried, b) { // a backup may be for somebody who has tried all others
+					if b.Offered() && !slices.Contains(c.tried, b) {
+						// a backup may be for somebody who has tried all others
 						t.Fatalf("%s, seed %d: connection %d got %s before %d did", policy, seed, w.Session, b.Name, c.Session)
 					}
 				}

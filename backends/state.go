@@ -48,11 +48,12 @@ type Change struct {
 	Time    time.Time
 	Pool    string
 	Backend string
-	Field   string // "health", "admin", "weight", "max_conns", "backup", "last_resort", "probe", "added" or "removed"
-	From    string
-	To      string
-	Reason  string        // why, in words: a probe's error, an operator's command
-	Held    time.Duration // how long From had stood; 0 where that has no meaning
-	Left    int           // how many backends of the pool are selectable now
-	Total   int           // of how many
+	// "health", "admin", "weight", "max_conns", "backup", "last_resort", "probe", "added" or "removed"
+	Field  string
+	From   string
+	To     string
+	Reason string        // why, in words: a probe's error, an operator's command
+	Held   time.Duration // how long From had stood; 0 where that has no meaning
+	Left   int           // how many backends of the pool are selectable now
+	Total  int           // of how many
 }

@@ -1,7 +1,7 @@
 package backends
 
-// The raw system calls of a connect, behind typed functions. They return at once, as the sockets are non-blocking, so they
-// skip the scheduler's bookkeeping, and none allocates.
+// The raw system calls of a connect, behind typed functions. They return at once, as the sockets are
+// non-blocking, so they skip the scheduler's bookkeeping, and none allocates.
 
 import (
 	"bytes"
@@ -28,8 +28,8 @@ func peerCred(fd int32) (peer unix.Ucred, ok bool) {
 	return peer, e == 0
 }
 
-// boundTo reports whether the socket that fd is connected to was bound by just the name in sa. The kernel keeps the name that
-// bind(2) was given, whatever the path leads to by now (getpeername(2)).
+// boundTo reports whether the socket that fd is connected to was bound by just the name in sa. The kernel
+// keeps the name that bind(2) was given, whatever the path leads to by now (getpeername(2)).
 func boundTo(fd int32, sa *RawSockaddr) bool {
 	var name unix.RawSockaddrUnix
 	n := getpeername(fd, &name)
@@ -41,7 +41,8 @@ func boundTo(fd int32, sa *RawSockaddr) bool {
 	return bytes.Equal(have, unsafe.Slice((*byte)(unsafe.Pointer(&want.Path)), n-2))
 }
 
-// peerName returns the name that the socket was bound by to which fd is connected: a path, "@name", or "" for none.
+// peerName returns the name that the socket was bound by to which fd is connected: a path, "@name", or "" for
+// none.
 func peerName(fd int32) string {
 	var name unix.RawSockaddrUnix
 	n := getpeername(fd, &name)

@@ -11,14 +11,16 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Target is one place that lb connects to, and whom lb trusts there. A backend has one, and so has a health probe with an
-// address of its own. Everything of lb that dials a backend does it by Connect or ConnectVerified.
+// Target is one place that lb connects to, and whom lb trusts there. A backend has one, and so has a health
+// probe with an address of its own. Everything of lb that dials a backend does it by Connect or
+// ConnectVerified.
 //
-// A Unix socket's name belongs to whoever may write to its directories, and he may point it at any socket that lb may open:
-// a container engine's, or lb's own control socket. So lb proves who listens there before it sends a byte. ConnectVerified
-// opens the directory entry without following links, checks its owner, and connects to that very inode. What it finds out
-// about the listener is kept as a proof, and Connect compares: it connects by path and asks the kernel who listens (getsockopt
-// SO_PEERCRED, getpeername; unix(7)). Whatever differs leads back to ConnectVerified. docs/decisions.md has the figures.
+// A Unix socket's name belongs to whoever may write to its directories, and he may point it at any socket
+// that lb may open: a container engine's, or lb's own control socket. So lb proves who listens there before
+// it sends a byte. ConnectVerified opens the directory entry without following links, checks its owner, and
+// connects to that very inode. What it finds out about the listener is kept as a proof, and Connect compares:
+// it connects by path and asks the kernel who listens (getsockopt SO_PEERCRED, getpeername; unix(7)).
+// Whatever differs leads back to ConnectVerified. docs/decisions.md has the figures.
 //
 // A Target is safe for concurrent use once it has been made.
 type Target struct {
@@ -40,15 +42,15 @@ type proof struct {
 	sockaddr *RawSockaddr
 	self     *[]Address // lb's own addresses at that time
 	owner    *Owner     // and the named owner
-	// What Connect compares, for a Unix socket. It is one system call where nobody but root and lb's user decides what the path
-	// leads to, and whoever listens is the owner.
+	// What Connect compares, for a Unix socket. It is one system call where nobody but root and lb's user
+	// decides what the path leads to, and whoever listens is the owner.
 	byPeer, byName bool
 	// peer is the process that called listen(2), as SO_PEERCRED has it.
 	peer unix.Ucred
 }
 
-// ErrUntrusted is what Connect and ConnectVerified return when they refuse to connect: Refusal has the reason. connect(2)
-// never fails with it.
+// ErrUntrusted is what Connect and ConnectVerified return when they refuse to connect: Refusal has the
+// reason. connect(2) never fails with it.
 const ErrUntrusted = unix.EKEYREJECTED
 
 // Refusal returns why the last attempt to connect was refused, in words, or "" if it was not.
@@ -74,10 +76,11 @@ func (t *Target) setOwner(name string) {
 	t.owner.Store(owner)
 }
 
-// Connect starts a connection on fd, a non-blocking stream socket of the family of Sockaddr that nothing else uses yet. It
-// returns 0 when the connection is made, EINPROGRESS when the kernel will tell, ErrUntrusted when lb may not connect there,
-// EHOSTUNREACH while a host name has not been resolved, and else what connect(2) says. After a change at a Unix address fd may
-// be another socket of the same number. It allocates nothing while nothing has changed.
+// Connect starts a connection on fd, a non-blocking stream socket of the family of Sockaddr that nothing else
+// uses yet. It returns 0 when the connection is made, EINPROGRESS when the kernel will tell, ErrUntrusted
+// when lb may not connect there, EHOSTUNREACH while a host name has not been resolved, and else what
+// connect(2) says. After a change at a Unix address fd may be another socket of the same number. It allocates
+// nothing while nothing has changed.
 func (t *Target) Connect(fd int32) unix.Errno {
 	p := t.proof.Load()
 	if p == nil || p.self != t.self.load() || p.owner != t.owner.Load() || p.sockaddr != t.sockaddr.Load() {
@@ -114,8 +117,8 @@ func (p *proof) holds(fd int32) bool {
 	return !p.byName || boundTo(fd, p.sockaddr)
 }
 
-// ConnectVerified is Connect that trusts nothing of what was found out before. Health probes use it, so that what changes at
-// an address is seen within an interval also while no client comes.
+// ConnectVerified is Connect that trusts nothing of what was found out before. Health probes use it, so that
+// what changes at an address is seen within an interval also while no client comes.
 func (t *Target) ConnectVerified(fd int32) unix.Errno {
 	sa, self, owner := t.sockaddr.Load(), t.self.load(), t.owner.Load()
 	if sa == nil {
@@ -228,13 +231,14 @@ func connectEntry(fd int32, p *proof, path string) (unix.Errno, string) {
 	if !ok {
 		return unix.EIO, ""
 	}
-	// Processes that listen on behalf of many: the service manager (1), lb itself, and whoever lb cannot see (0).
+	// Processes that listen on behalf of many: the service manager (1), lb itself, and whoever lb cannot see
+	// (0).
 	many := peer.Pid <= 1 || int(peer.Pid) == os.Getpid()
 	if own, ok := ownName(p.self, peerName(fd)); ok && many { // by a name that it has no more
 		return 0, own
 	}
-	// Of an unprivileged user every socket will do. Root and lb have sockets that nobody else may reach: the process tells them
-	// apart if it listens for itself alone, or else the name that the socket was bound by.
+	// Of an unprivileged user every socket will do. Root and lb have sockets that nobody else may reach: the
+	// process tells them apart if it listens for itself alone, or else the name that the socket was bound by.
 	p.peer, p.byPeer = peer, !many || !trusted(peer.Uid) || e.controller != ""
 	p.byName = trusted(peer.Uid) && (many || e.controller != "")
 	if p.byName && !boundTo(fd, p.sockaddr) {
@@ -243,8 +247,8 @@ func connectEntry(fd int32, p *proof, path string) (unix.Errno, string) {
 	return 0, ""
 }
 
-// Self holds the addresses at which lb itself listens: control sockets and listeners, so that no backend leads back to lb.
-// The zero value has none, and so has a nil one. It is safe for concurrent use.
+// Self holds the addresses at which lb itself listens: control sockets and listeners, so that no backend
+// leads back to lb. The zero value has none, and so has a nil one. It is safe for concurrent use.
 type Self struct {
 	addresses atomic.Pointer[[]Address]
 }

@@ -28,7 +28,8 @@ func asRoot(t *testing.T) {
 	}
 }
 
-// listenAs is what a child of these tests does: listen at an address, say so, and end with its standard input.
+// listenAs is what a child of these tests does: listen at an address, say so, and end with its standard
+// input.
 const listenAs = "LB_TEST_LISTEN"
 
 func listenForParent(address string) {
@@ -573,7 +574,8 @@ func accept(t testing.TB, ln syscall.RawConn) {
 	}
 }
 
-// BenchmarkTarget is a connect with its socket and the accept: "plain" is connect(2) alone, as lb did it once.
+// BenchmarkTarget is a connect with its socket and the accept: "plain" is connect(2) alone, as lb did it
+// once.
 func BenchmarkTarget(b *testing.B) {
 	dir := b.TempDir()
 	ln, err := net.Listen("unix", dir+"/s")

@@ -16,8 +16,8 @@ func CheckWeight(weight int) error {
 	return nil
 }
 
-// PercentOf returns that percentage of a configured weight, rounded to the nearest. A percentage above 0 never makes 0 of a
-// weight above 0, so that it takes no backend out. The error wraps ErrRange.
+// PercentOf returns that percentage of a configured weight, rounded to the nearest. A percentage above 0
+// never makes 0 of a weight above 0, so that it takes no backend out. The error wraps ErrRange.
 func PercentOf(configured, percent int) (weight int, err error) {
 	w := (int64(configured)*min(int64(percent), 1<<40) + 50) / 100
 	if w == 0 && percent > 0 && configured > 0 {

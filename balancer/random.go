@@ -20,9 +20,10 @@ type Random struct {
 	parts   []part  // by backend index
 	sums    []int64 // sums[i] is the sum of the lowbit(i) weights that end with weight i-1; sums[0] is unused
 	total   int64
-	round   float64             // 1/total
-	now     float64             // the sum of round over all picks: the turn of a backend that has exactly its share
-	draw    func(n int64) int64 // 0 <= draw(n) < n; nil: number draws itself. For tests
+	round   float64 // 1/total
+	// the sum of round over all picks: the turn of a backend that has exactly its share
+	now  float64
+	draw func(n int64) int64 // 0 <= draw(n) < n; nil: number draws itself. For tests
 }
 
 // part is a backend's part of the line that is drawn from.

@@ -182,7 +182,8 @@ func TestPolicies_ChangedWeightHoldsFromTheNextConnectionOn(t *testing.T) {
 						c.add(b)
 						p.Release(b)
 					}
-					if c.off() > max(c.allowed(part), 2) { // what the old weights owed is paid under the new ones
+					if c.off() > max(c.allowed(part), 2) {
+						// what the old weights owed is paid under the new ones
 						t.Errorf("got %v of %d; want weights %v", c.counts, c.total, weights)
 					}
 				}

@@ -6,7 +6,8 @@ import (
 	"github.com/273ebdf9/lb/backends"
 )
 
-// checkHandoff finds what does not go with a pool's handoff: who hands the sockets over does not see the bytes.
+// checkHandoff finds what does not go with a pool's handoff: who hands the sockets over does not see the
+// bytes.
 func (d *decoder) checkHandoff(p *Pool, users []*Listener) {
 	if !p.HandsOff() {
 		return
@@ -48,8 +49,8 @@ func (d *decoder) checkHandoff(p *Pool, users []*Listener) {
 	}
 }
 
-// needForHandoff warns of a pool whose sockets cannot be handed over on this host, or not to every worker: unseen says why the
-// kernel does not tell when connections end, or is nil.
+// needForHandoff warns of a pool whose sockets cannot be handed over on this host, or not to every worker:
+// unseen says why the kernel does not tell when connections end, or is nil.
 func (d *decoder) needForHandoff(p *Pool, unseen error) {
 	if !p.HandsOff() || unseen == nil {
 		return

@@ -54,12 +54,14 @@ func TestHostWarnings_NameTheirKey(t *testing.T) {
 	check(workers("command = ['lb-app']\n"), `lb.toml:2: pools.w.workers.command: there is no program "lb-app" in PATH, as lb check has it (`)
 	check(workers("command = ['sh']\nenv = { PATH = 'DIR/bin' }\n"),
 		`lb.toml:2: pools.w.workers.command: there is no program "sh" in the PATH of pools.w.workers.env (DIR/bin), without which no worker starts`)
-	check(workers("command = ['file']\nenv = { PATH = 'DIR' }\n"), `lb.toml:2: pools.w.workers.command: there is no program "file"`) // not executable
+	// not executable
+	check(workers("command = ['file']\nenv = { PATH = 'DIR' }\n"), `lb.toml:2: pools.w.workers.command: there is no program "file"`)
 	t.Setenv("PATH", filepath.Join(dir, "bin"))
 	check(workers("command = ['lb-app']\n"))
 	check(workers("command = ['sh']\n"), `lb.toml:2: pools.w.workers.command: there is no program "sh" in PATH, as lb check has it (DIR/bin)`)
 	t.Chdir(dir)
-	check(workers("command = ['lb-app']\nenv = { PATH = 'bin' }\n"), `lb.toml:2: pools.w.workers.command: there is no program "lb-app"`) // which exec.LookPath refuses
+	// which exec.LookPath refuses
+	check(workers("command = ['lb-app']\nenv = { PATH = 'bin' }\n"), `lb.toml:2: pools.w.workers.command: there is no program "lb-app"`)
 	// A path is one in the worker's directory.
 	check(workers("command = ['./lb-app']\ndir = 'DIR/bin'\n"))
 	check(workers("command = ['./app']\ndir = 'DIR/bin'\n"), `lb.toml:2: pools.w.workers.command: there is no program "DIR/bin/app" on this host`)

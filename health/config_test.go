@@ -95,7 +95,8 @@ func TestConfig_EachFaultNamesItsKey(t *testing.T) {
 	f(func(c *Config) { c.HTTPPath = "/a b" }, "http_path: ")
 	f(func(c *Config) { c.HTTPHost = "a\r\nX: y" }, "http_host: ")
 	f(func(c *Config) { c.HTTPStatus = "200-" }, `http_status: cannot parse status "200-"`)
-	f(func(c *Config) { c.Rise, c.Fall, c.HTTPPath = 0, 0, "" }, "rise: ", "fall: ", "http_path: ") // all at once
+	// all at once
+	f(func(c *Config) { c.Rise, c.Fall, c.HTTPPath = 0, 0, "" }, "rise: ", "fall: ", "http_path: ")
 }
 
 func TestNewChecker_RefusesWhatValidateRefuses(t *testing.T) {

@@ -44,8 +44,8 @@ type Checker struct {
 	// sees no more than "connect". Set it before Run.
 	Sockets *sockdiag.Conn
 
-	// DialChannel gives a worker to which sockets are handed over a connection of lb's own, and returns lb's end of it
-	// once the worker has taken it. It is for backends that have a Channel. Set it before Run.
+	// DialChannel gives a worker to which sockets are handed over a connection of lb's own, and returns lb's
+	// end of it once the worker has taken it. It is for backends that have a Channel. Set it before Run.
 	DialChannel func(ctx context.Context, b *backends.Backend) (net.Conn, error)
 
 	pool        *backends.Pool

@@ -47,7 +47,8 @@ func timedOut(format string, args ...any) result {
 
 // prober probes one backend. It belongs to the watch's goroutine.
 type prober struct {
-	sockets *sockdiag.Conn                                             // nil: the kernel does not say who accepts
+	// nil: the kernel does not say who accepts
+	sockets *sockdiag.Conn
 	channel func(context.Context, *backends.Backend) (net.Conn, error) // Checker.DialChannel
 	accept  acceptProbe
 }

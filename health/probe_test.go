@@ -328,7 +328,8 @@ func TestProbe_Agent(t *testing.T) {
 		`expected a whole line from the agent, got 1024 bytes without an end: "`+strings.Repeat(" ", maxQuote)+`"…`)
 	closes := serve(t, "tcp", "127.0.0.1:0", func(conn net.Conn) { _, _ = io.WriteString(conn, "maxconn:10") })
 	got := look(t, closes, func(c *Config) { c.Type = "agent" })
-	wantResult(t, got, Failure, `expected a whole line from the agent, got "maxconn:10"`) // it may have been 100
+	// it may have been 100
+	wantResult(t, got, Failure, `expected a whole line from the agent, got "maxconn:10"`)
 }
 
 // TestProbe_WhoSpeaksFirstMayHaveClosedAlready: an agent, or a server with a banner, that does not wait for

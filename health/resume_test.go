@@ -167,7 +167,8 @@ func TestChecker_MaintIsStillSeenToEndAfterImport(t *testing.T) {
 		h.changes = nil
 		h.run()
 		at(2500 * time.Millisecond)
-		h.wantChanges("500ms b0 health up→down: connection refused") // the first probe after maint decides alone
+		// the first probe after maint decides alone
+		h.wantChanges("500ms b0 health up→down: connection refused")
 	})
 }
 

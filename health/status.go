@@ -9,10 +9,11 @@ import (
 type Outcome uint8
 
 const (
-	None         Outcome = iota // there was none yet
-	Success                     // it answered as it should
-	Failure                     // it did not
-	Inconclusive                // it says nothing, and the counts stay: a full backlog, or lb itself was out of something
+	None    Outcome = iota // there was none yet
+	Success                // it answered as it should
+	Failure                // it did not
+	// it says nothing, and the counts stay: a full backlog, or lb itself was out of something
+	Inconclusive
 )
 
 var outcomeNames = [...]string{"none", "success", "failure", "inconclusive"}
@@ -70,8 +71,9 @@ type Saved struct {
 	Paused    bool `json:"paused,omitempty"`
 	Passive   bool `json:"passive,omitempty"`
 
-	AgentDown  bool   `json:"agent_down,omitempty"`  // the last health word of its agent was not "up"
-	AgentAdmin string `json:"agent_admin,omitempty"` // the admin state that its agent set; "ready" or empty if none
+	AgentDown bool `json:"agent_down,omitempty"` // the last health word of its agent was not "up"
+	// the admin state that its agent set; "ready" or empty if none
+	AgentAdmin string `json:"agent_admin,omitempty"`
 
 	Next time.Time `json:"next,omitzero"` // zero when nothing is due
 

@@ -12,18 +12,18 @@ import (
 
 const (
 	maxAcceptBatch = 64
-	// acceptPause is how long a loop leaves its listeners alone when lb is out of descriptors. What connects meanwhile
-	// waits in the kernel's queue.
+	// acceptPause is how long a loop leaves its listeners alone when lb is out of descriptors. What connects
+	// meanwhile waits in the kernel's queue.
 	acceptPause = 50 * time.Millisecond
-	// maxAcceptPause is the longest time that a loop leaves one listening socket alone that it cannot serve: each failure
-	// in a row doubles acceptPause.
+	// maxAcceptPause is the longest time that a loop leaves one listening socket alone that it cannot serve:
+	// each failure in a row doubles acceptPause.
 	maxAcceptPause = time.Second
 	// acceptFaults in a row that are the newcomers' own make a pause all the same: some come again for ever.
 	acceptFaults = 16
 	// deafAfter is how long a socket cannot be served before lb counts as not accepting there.
 	deafAfter = time.Second
-	// fullPause is the same at max_sessions, where the end of sessions ends the pause: it only bounds how long a loop
-	// could miss that.
+	// fullPause is the same at max_sessions, where the end of sessions ends the pause: it only bounds how
+	// long a loop could miss that.
 	fullPause = time.Second
 	// A loop that has handOverAt sessions more than another, and a quarter more, gives a new one to that.
 	handOverAt = 16
@@ -45,8 +45,8 @@ type acceptor struct {
 	retryAt time.Duration // when it is tried again after one; 0 as a rule
 }
 
-// watch puts a socket of ln into the loop's epoll set. EPOLLEXCLUSIVE wakes one loop for a connection, not all
-// (epoll_ctl(2)); it cannot be modified, only removed and added.
+// watch puts a socket of ln into the loop's epoll set. EPOLLEXCLUSIVE wakes one loop for a connection, not
+// all (epoll_ctl(2)); it cannot be modified, only removed and added.
 func (l *loop) watch(ln *Listener, s *socket) {
 	for _, a := range l.accepts {
 		if a != nil && a.socket == s { // it goes from one listener to another
@@ -66,8 +66,8 @@ func (l *loop) watch(ln *Listener, s *socket) {
 	}
 }
 
-// resume puts a listening socket into the epoll set. Where the kernel has no memory or no watch left for it (epoll(7),
-// max_user_watches), it is tried again.
+// resume puts a listening socket into the epoll set. Where the kernel has no memory or no watch left for it
+// (epoll(7), max_user_watches), it is tried again.
 func (l *loop) resume(a *acceptor) {
 	if a.in {
 		return
@@ -96,7 +96,8 @@ func (l *loop) pause(a *acceptor) {
 	}
 }
 
-// retryLater leaves one listening socket alone for a while that cannot be served, and reports why. The others go on.
+// retryLater leaves one listening socket alone for a while that cannot be served, and reports why. The others
+// go on.
 func (l *loop) retryLater(a *acceptor, why error) {
 	l.pause(a)
 	a.pause = min(max(2*a.pause, acceptPause), maxAcceptPause)
@@ -235,8 +236,8 @@ func (l *loop) lessLoaded() *loop {
 	return nil
 }
 
-// pauseAccepts takes all listeners out of the epoll set for a while, so that a queue that cannot be served does not
-// spin the loop. full says that the reason is max_sessions.
+// pauseAccepts takes all listeners out of the epoll set for a while, so that a queue that cannot be served
+// does not spin the loop. full says that the reason is max_sessions.
 func (l *loop) pauseAccepts(full bool) {
 	for _, a := range l.accepts {
 		if a != nil {

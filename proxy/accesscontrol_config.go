@@ -18,45 +18,49 @@ const (
 // AccessConfig is who may connect to a listener, how many and how fast, part of [listeners.NAME]. Take
 // DefaultAccessConfig and change it: the zero value is not valid.
 //
-// Clients are told apart by their address; behind a proxy, with AcceptProxy, by the one that the PROXY header names. A
-// connection that is refused is closed at once. What refuses, in this order: ProxyFrom, Deny, Allow, MaxConns,
-// SourceMaxConns, SourceRate, Rate.
+// Clients are told apart by their address; behind a proxy, with AcceptProxy, by the one that the PROXY header
+// names. A connection that is refused is closed at once. What refuses, in this order: ProxyFrom, Deny, Allow,
+// MaxConns, SourceMaxConns, SourceRate, Rate.
 type AccessConfig struct {
-	// Allow are the only clients that may connect: prefixes such as "192.0.2.0/24" and "2001:db8::/32", single addresses,
-	// and "unix:" for the clients of a Unix socket. "::/0" is every IPv6 address, and no IPv4 one. Default []: everybody.
+	// Allow are the only clients that may connect: prefixes such as "192.0.2.0/24" and "2001:db8::/32",
+	// single addresses, and "unix:" for the clients of a Unix socket. "::/0" is every IPv6 address, and no
+	// IPv4 one. Default []: everybody.
 	Allow []string `toml:"allow"`
-	// Deny are clients that may not connect, in the forms of Allow. It wins over Allow, whichever prefix is longer;
-	// the order of the entries means nothing. Default []: nobody.
+	// Deny are clients that may not connect, in the forms of Allow. It wins over Allow, whichever prefix is
+	// longer; the order of the entries means nothing. Default []: nobody.
 	Deny []string `toml:"deny"`
-	// MaxConns is how many connections the listener has at once. 0 (default) is no limit but proxy.max_sessions.
+	// MaxConns is how many connections the listener has at once. 0 (default) is no limit but
+	// proxy.max_sessions.
 	MaxConns int `toml:"max_conns"`
-	// Rate is how many new connections the listener takes a second, up to 1000000, over all event loops together; 0.5 is
-	// one in two seconds. 0 (default) is no limit.
+	// Rate is how many new connections the listener takes a second, up to 1000000, over all event loops
+	// together; 0.5 is one in two seconds. 0 (default) is no limit.
 	Rate float64 `toml:"rate"`
-	// RateBurst is how many new connections Rate lets in at once after a pause. 0 (default) is what comes in one second,
-	// at least 1.
+	// RateBurst is how many new connections Rate lets in at once after a pause. 0 (default) is what comes in
+	// one second, at least 1.
 	RateBurst int `toml:"rate_burst"`
 	// SourceMaxConns is how many connections one client address has at once. 0 (default) is no limit.
 	SourceMaxConns int `toml:"source_max_conns"`
-	// SourceRate is how many new connections one client address makes a second, as Rate. 0 (default) is no limit.
+	// SourceRate is how many new connections one client address makes a second, as Rate. 0 (default) is no
+	// limit.
 	SourceRate float64 `toml:"source_rate"`
 	// SourceBurst is RateBurst for SourceRate. 0 (default) is what comes in one second, at least 1.
 	SourceBurst int `toml:"source_burst"`
-	// SourcePrefixV6 is how many bits of an IPv6 address tell one client from another, 1..128: whoever has one address
-	// has a whole prefix. Default 64; 48 or 56 where clients are known to have more.
+	// SourcePrefixV6 is how many bits of an IPv6 address tell one client from another, 1..128: whoever has
+	// one address has a whole prefix. Default 64; 48 or 56 where clients are known to have more.
 	SourcePrefixV6 int `toml:"source_prefix_v6"`
-	// SourceTableSize is how many client addresses are remembered for SourceMaxConns and SourceRate, 1024..16777216, in
-	// at most 48 bytes each, 2.75 MiB with the default. Beyond it the address unused for longest is forgotten, never one
-	// with live connections; while all have some, new addresses are let in without being counted. Default 65536.
+	// SourceTableSize is how many client addresses are remembered for SourceMaxConns and SourceRate,
+	// 1024..16777216, in at most 48 bytes each, 2.75 MiB with the default. Beyond it the address unused for
+	// longest is forgotten, never one with live connections; while all have some, new addresses are let in
+	// without being counted. Default 65536.
 	SourceTableSize int `toml:"source_table_size"`
-	// AcceptProxy expects each connection to begin with a PROXY header, version 1 or 2, and takes the client's address
-	// from it. A connection without a valid one is closed. Default false.
+	// AcceptProxy expects each connection to begin with a PROXY header, version 1 or 2, and takes the
+	// client's address from it. A connection without a valid one is closed. Default false.
 	AcceptProxy bool `toml:"accept_proxy"`
-	// ProxyFrom are the only peers that may connect with AcceptProxy, in the forms of Allow: the proxies in front of
-	// lb. Default []: every peer, each of which can pretend any client address.
+	// ProxyFrom are the only peers that may connect with AcceptProxy, in the forms of Allow: the proxies in
+	// front of lb. Default []: every peer, each of which can pretend any client address.
 	ProxyFrom []string `toml:"proxy_from"`
-	// ProxyTimeout is how long the PROXY header may take from the accept until it is complete; 3s cover the loss of one
-	// packet. Default 5s.
+	// ProxyTimeout is how long the PROXY header may take from the accept until it is complete; 3s cover the
+	// loss of one packet. Default 5s.
 	ProxyTimeout time.Duration `toml:"proxy_timeout"`
 }
 

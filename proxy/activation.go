@@ -19,8 +19,8 @@ type Activated struct {
 	FD int
 }
 
-// Activate hands sockets over that are open already. The listener of that name that has the bind address takes one
-// instead of opening its own. Call it before the first Prepare.
+// Activate hands sockets over that are open already. The listener of that name that has the bind address
+// takes one instead of opening its own. Call it before the first Prepare.
 func (p *Proxy) Activate(sockets []Activated) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -39,8 +39,8 @@ func (p *Proxy) DropActivated() []Activated {
 	return left
 }
 
-// takeActivated gives the socket that was handed over for the bind address of a listener; nil if there is none. Its
-// Unix socket file is the service manager's, and stays when it is closed. The caller holds mu.
+// takeActivated gives the socket that was handed over for the bind address of a listener; nil if there is
+// none. Its Unix socket file is the service manager's, and stays when it is closed. The caller holds mu.
 func (p *Proxy) takeActivated(name, bind string, cfg *ListenerConfig) *socket {
 	i := slices.IndexFunc(p.activated, func(a Activated) bool { return a.Name == name && isBoundTo(a.FD, bind) })
 	if i < 0 {
@@ -60,8 +60,8 @@ func (p *Proxy) takeActivated(name, bind string, cfg *ListenerConfig) *socket {
 	return s
 }
 
-// blameActivated says more of err, why bind could not be opened, where the reason is a socket that was handed over under
-// another name than the listener's. The caller holds mu.
+// blameActivated says more of err, why bind could not be opened, where the reason is a socket that was handed
+// over under another name than the listener's. The caller holds mu.
 func (p *Proxy) blameActivated(name, bind string, err error) error {
 	i := slices.IndexFunc(p.activated, func(a Activated) bool { return isBoundTo(a.FD, bind) })
 	if i < 0 || !errors.Is(err, unix.EADDRINUSE) {

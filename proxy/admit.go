@@ -82,8 +82,8 @@ func (l *loop) awaitHeader(s *session, set *settings) {
 	l.wheel.arm(s, l.now+set.cfg.ProxyTimeout)
 }
 
-// headerEvent looks whether the PROXY header is complete. Until then its bytes stay in the socket, so that nothing has
-// to be kept here.
+// headerEvent looks whether the PROXY header is complete. Until then its bytes stay in the socket, so that
+// nothing has to be kept here.
 func (l *loop) headerEvent(s *session, mask uint32) {
 	s.note(client, mask)
 	fd := s.ends[client].fd
@@ -133,8 +133,8 @@ func (l *loop) headerEvent(s *session, mask uint32) {
 	}
 }
 
-// sendHeader tells the backend who the client is. It is the first thing on a new connection, whose socket buffer takes
-// it whole. It says whether the session lives.
+// sendHeader tells the backend who the client is. It is the first thing on a new connection, whose socket
+// buffer takes it whole. It says whether the session lives.
 func (l *loop) sendHeader(s *session, version string) bool {
 	var v uint8 = 1
 	if version == "v2" {

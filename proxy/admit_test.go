@@ -279,7 +279,8 @@ func TestListener_UnixClientsHaveNoSource(t *testing.T) {
 	r.wantRefused(nil)
 }
 
-// TestListener_RefusedGivesBackWhatItHad lets each limit refuse a connection that those before it have let in.
+// TestListener_RefusedGivesBackWhatItHad lets each limit refuse a connection that those before it have let
+// in.
 func TestListener_RefusedGivesBackWhatItHad(t *testing.T) {
 	r := newRig(t, func(cfg *setup) {
 		cfg.listener.SourceMaxConns = 1

@@ -25,8 +25,9 @@ type inherited struct {
 	SavedSocket
 }
 
-// Inherit makes the proxy's clock and its listening sockets those of another one that was frozen: a listener of the same
-// name and bind address takes a socket instead of opening its own. Call it before the first Prepare.
+// Inherit makes the proxy's clock and its listening sockets those of another one that was frozen: a listener
+// of the same name and bind address takes a socket instead of opening its own. Call it before the first
+// Prepare.
 func (p *Proxy) Inherit(f *Frozen) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -44,8 +45,8 @@ func (p *Proxy) Inherit(f *Frozen) {
 	p.Stats.ShedClients.Store(c.ShedClients)
 }
 
-// takeInherited gives the inherited socket for a bind address, that of the listener before another's; nil if there is none.
-// The caller holds mu.
+// takeInherited gives the inherited socket for a bind address, that of the listener before another's; nil if
+// there is none. The caller holds mu.
 func (p *Proxy) takeInherited(name, bind string) *socket {
 	at := -1
 	for i, x := range p.inherited {
@@ -68,10 +69,10 @@ func (p *Proxy) takeInherited(name, bind string) *socket {
 	return s
 }
 
-// Adopt goes on with the sessions of another proxy that was frozen: f, with its Pools and Backends those of this process.
-// Call it before Start, with the listeners that Inherit has told of. Nothing is done to a descriptor but that it gets into
-// an epoll set; so another process can adopt the same after a failure. Inherited sockets that no listener has taken are
-// closed by Start.
+// Adopt goes on with the sessions of another proxy that was frozen: f, with its Pools and Backends those of
+// this process. Call it before Start, with the listeners that Inherit has told of. Nothing is done to a
+// descriptor but that it gets into an epoll set; so another process can adopt the same after a failure.
+// Inherited sockets that no listener has taken are closed by Start.
 func (p *Proxy) Adopt(f *Frozen) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -261,8 +262,9 @@ func (a *adopter) session(i int) error {
 	return a.carry(l, s, v)
 }
 
-// register puts all sockets into the epoll sets, every loop's at the same time: with many sessions it is most of the work. An
-// edge that the process before has seen and not acted on comes again, as a socket is new in its set.
+// register puts all sockets into the epoll sets, every loop's at the same time: with many sessions it is most
+// of the work. An edge that the process before has seen and not acted on comes again, as a socket is new in
+// its set.
 func (a *adopter) register() error {
 	errs := make([]error, len(a.p.loops))
 	var running sync.WaitGroup
@@ -312,13 +314,15 @@ func (a *adopter) carry(l *loop, s *session, v *SavedSession) error {
 		}
 	}
 	for e := range s.dirs {
-		if s.dirs[e].flags&dirBroken != 0 { // it was about to end, by the side that takes nothing or has failed
+		if s.dirs[e].flags&dirBroken != 0 {
+			// it was about to end, by the side that takes nothing or has failed
 			s.endsWith(resetBy(1 - e))
 		}
 	}
 	for e := range s.dirs { // what was waited for comes as no event
 		if d := &s.dirs[e]; d.flags&dirSettling != 0 || d.blocked() && s.ends[1-e].flags&endArmedOut == 0 {
-			// Not later than it was to be looked at: hand-overs one after the other would put it off for ever.
+			// Not later than it was to be looked at: hand-overs one after the other would put it off for
+			// ever.
 			s.recheck = l.p.since() + minSettlePause
 			if v.Timer > 0 {
 				s.recheck = min(s.recheck, v.Timer)

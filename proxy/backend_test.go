@@ -88,8 +88,8 @@ func swamped(t testing.TB) (address string, drain func()) {
 	}
 }
 
-// fill connects to a listening socket until it takes no more, which a non-blocking connect shows by the given error. The
-// connections stay until hangUp, or the end of the test.
+// fill connects to a listening socket until it takes no more, which a non-blocking connect shows by the given
+// error. The connections stay until hangUp, or the end of the test.
 func fill(t testing.TB, family int, to unix.Sockaddr, full unix.Errno) (hangUp func()) {
 	t.Helper()
 	var fds []int

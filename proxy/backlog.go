@@ -1,10 +1,11 @@
 package proxy
 
-// Connections that wait because the backlog of every backend that they could have is full: the backends are busy, not gone,
-// and the kernel does not tell when there is room (connect(2), EAGAIN). Nothing here runs unless that happens.
+// Connections that wait because the backlog of every backend that they could have is full: the backends are
+// busy, not gone, and the kernel does not tell when there is room (connect(2), EAGAIN). Nothing here runs
+// unless that happens.
 //
-// Of each pool's waiters the oldest alone tries, again and again, and the others in turn once it was served. So a
-// connection that waits costs nothing, however many do.
+// Of each pool's waiters the oldest alone tries, again and again, and the others in turn once it was served.
+// So a connection that waits costs nothing, however many do.
 
 import (
 	"sync"
@@ -32,8 +33,8 @@ type backlogs struct {
 	pools map[*backends.Pool]*backlogQueue // guarded by mu, with all that is in it
 }
 
-// backlogQueue is the queue of one pool. While it is in the map, one loop has a probe for it, or a message that makes it
-// have one: that loop takes the queue out of the map when nobody waits any more.
+// backlogQueue is the queue of one pool. While it is in the map, one loop has a probe for it, or a message
+// that makes it have one: that loop takes the queue out of the map when nobody waits any more.
 type backlogQueue struct {
 	head, tail *backlogPlace
 }
@@ -52,7 +53,8 @@ type probe struct {
 	pause time.Duration
 }
 
-// add puts a session at the end of its pool's queue, or at its head. It reports whether the loop must begin to probe.
+// add puts a session at the end of its pool's queue, or at its head. It reports whether the loop must begin
+// to probe.
 func (b *backlogs) add(l *loop, s *session, first bool) (begin bool) {
 	place := &backlogPlace{loop: l, session: s.ref()}
 	s.place = place
@@ -100,7 +102,8 @@ func (b *backlogs) remove(s *session) {
 	b.waiting.Add(-1)
 }
 
-// oldest returns the place of the session that has waited longest; nil where none waits, and then the probe is over.
+// oldest returns the place of the session that has waited longest; nil where none waits, and then the probe
+// is over.
 func (b *backlogs) oldest(pool *backends.Pool) *backlogPlace {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -119,7 +122,8 @@ func (b *backlogs) busy(pool *backends.Pool) bool {
 	return q != nil && q.head != nil
 }
 
-// waitForBacklog has a session wait until a backend that it could have has room in its backlog, within connect_timeout.
+// waitForBacklog has a session wait until a backend that it could have has room in its backlog, within
+// connect_timeout.
 func (l *loop) waitForBacklog(s *session) {
 	s.phase = phaseQueued
 	s.queuedAt = l.now
@@ -167,7 +171,8 @@ func (l *loop) runProbes() {
 	}
 }
 
-// runProbe serves those that have waited longest while there is room. It reports whether the probe is still this loop's.
+// runProbe serves those that have waited longest while there is room. It reports whether the probe is still
+// this loop's.
 func (l *loop) runProbe(i int) bool {
 	pool := l.probes[i].pool
 	started := l.p.since()

@@ -11,7 +11,8 @@ import (
 	"github.com/273ebdf9/lb/backends"
 )
 
-// fullBacklog listens on a Unix socket whose backlog is full until accept is called, which then serves like echo.
+// fullBacklog listens on a Unix socket whose backlog is full until accept is called, which then serves like
+// echo.
 func fullBacklog(t *testing.T) (address string, accept func()) {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "full.sock")

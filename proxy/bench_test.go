@@ -10,8 +10,9 @@ import (
 	"github.com/273ebdf9/lb/proxy"
 )
 
-// BenchmarkRelay is a request of 100 bytes and its answer over an established session, TCP to Unix: a small one, one
-// that is copied, and one that is spliced. The time, and the processor's, are for client, lb and backend together.
+// BenchmarkRelay is a request of 100 bytes and its answer over an established session, TCP to Unix: a small
+// one, one that is copied, and one that is spliced. The time, and the processor's, are for client, lb and
+// backend together.
 func BenchmarkRelay(b *testing.B) {
 	for _, bc := range []struct {
 		name   string
@@ -39,8 +40,9 @@ func BenchmarkRelay(b *testing.B) {
 	}
 }
 
-// BenchmarkConnect is a whole session: accept, pick, connect, a request and its answer, close. The backend closes
-// first. The time is for client, lb and backend together, and so are the allocations: a goroutine of the backend's.
+// BenchmarkConnect is a whole session: accept, pick, connect, a request and its answer, close. The backend
+// closes first. The time is for client, lb and backend together, and so are the allocations: a goroutine of
+// the backend's.
 func BenchmarkConnect(b *testing.B) {
 	r := newRig(b, nil, serveRaw(b, func(fd int) {
 		var buf [100]byte
@@ -63,8 +65,9 @@ func once(r *rig) {
 	if !writeRaw(fd, buf[:]) || !readRaw(fd, buf[:], len(buf)) {
 		r.Error("no answer")
 	}
-	unix.Read(fd, buf[:])                                                              // the end
-	unix.SetsockoptLinger(fd, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1}) // leaves no port in TIME_WAIT
+	unix.Read(fd, buf[:]) // the end
+	// leaves no port in TIME_WAIT
+	unix.SetsockoptLinger(fd, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1})
 	unix.Close(fd)
 }
 
@@ -117,7 +120,8 @@ func TestRelay_AllocatesNothing(t *testing.T) {
 					t.Error("no answer")
 				}
 			})
-			// The runtime has its own, and a loop that moves to another processor finds that one's pool empty.
+			// The runtime has its own, and a loop that moves to another processor finds that one's pool
+			// empty.
 			if reads := max(1, tc.answer>>16); got > 0.1*float64(reads) {
 				t.Errorf("allocations a request of %d reads: got %.2f; want 0", reads, got)
 			}

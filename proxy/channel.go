@@ -39,9 +39,11 @@ const (
 	ChannelListens ChannelEvent = iota
 	// ChannelReady means that a Node program said process.send("ready").
 	ChannelReady
-	// ChannelLeaves means that a Node program has left Node's cluster, or closed its server: it takes nothing new.
+	// ChannelLeaves means that a Node program has left Node's cluster, or closed its server: it takes nothing
+	// new.
 	ChannelLeaves
-	// ChannelBroken means that the worker does not keep to the protocol. lb does not use the channel any more.
+	// ChannelBroken means that the worker does not keep to the protocol. lb does not use the channel any
+	// more.
 	ChannelBroken
 	// ChannelOther means that a Node program asked for something that lb does not do; the text says what.
 	ChannelOther
@@ -49,12 +51,14 @@ const (
 
 // Channel is how lb gives accepted sockets to one worker, and hears that it has taken them.
 //
-// One loop reads it. Any loop gives connections. mu guards what they share, and is held for a system call at most.
+// One loop reads it. Any loop gives connections. mu guards what they share, and is held for a system call at
+// most.
 //
-// A connection is given with a message, and stays in untaken, with a descriptor of lb's own, until the worker says that
-// it has taken it. lb also holds the worker's end: a message that the worker has not read, lb reads itself and gives the
-// connection to another worker. The kernel's queue gives each message to one reader, so none is served twice. As that
-// end shares its flags with the worker, lb never changes them and reads with MSG_DONTWAIT.
+// A connection is given with a message, and stays in untaken, with a descriptor of lb's own, until the worker
+// says that it has taken it. lb also holds the worker's end: a message that the worker has not read, lb reads
+// itself and gives the connection to another worker. The kernel's queue gives each message to one reader, so
+// none is served twice. As that end shares its flags with the worker, lb never changes them and reads with
+// MSG_DONTWAIT.
 type Channel struct {
 	p       *Proxy
 	backend *backends.Backend
@@ -88,9 +92,10 @@ type Channel struct {
 
 // handed is a connection that was given to a worker, from then on until it ends.
 type handed struct {
-	channel  *Channel
-	cookie   uint64
-	seq      uint64         // by which the worker's answer names it: of a Node program a number, else the cookie
+	channel *Channel
+	cookie  uint64
+	// by which the worker's answer names it: of a Node program a number, else the cookie
+	seq      uint64
 	fd       int32          // lb's own descriptor, while it is not taken; -1 else. Guarded by Channel.mu
 	since    time.Duration  // the worker was chosen
 	given    time.Duration  // the worker was given it; 0: it waits. Guarded by Channel.mu
@@ -104,8 +109,9 @@ type handed struct {
 	gone     bool          // its session has ended before it was taken. Guarded by Channel.mu
 }
 
-// OpenChannel gives b, which takes no connections yet, a channel. It works on copies of the descriptors. The error says
-// why lb cannot see when handed-off connections end; then only a worker of the "lb" protocol can be given any.
+// OpenChannel gives b, which takes no connections yet, a channel. It works on copies of the descriptors. The
+// error says why lb cannot see when handed-off connections end; then only a worker of the "lb" protocol can
+// be given any.
 func (p *Proxy) OpenChannel(b *backends.Backend, cfg ChannelConfig) error {
 	if err := p.watchEnds(); err != nil && cfg.Node {
 		return err
@@ -139,9 +145,10 @@ func (p *Proxy) OpenChannel(b *backends.Backend, cfg ChannelConfig) error {
 // noLimit is a window that is never full.
 const noLimit = 1 << 30
 
-// limitWindow says how many connections the pool may choose b for before it has taken them. With a handoff_window of 1 that
-// is one: whoever is free takes the oldest that waits. Above, the choice stays exact in a burst: a connection waits for the
-// least loaded worker while its window is full, as long as that one goes on taking (windowPatience).
+// limitWindow says how many connections the pool may choose b for before it has taken them. With a
+// handoff_window of 1 that is one: whoever is free takes the oldest that waits. Above, the choice stays exact
+// in a burst: a connection waits for the least loaded worker while its window is full, as long as that one
+// goes on taking (windowPatience).
 func (p *Proxy) limitWindow(b *backends.Backend) {
 	limit := noLimit
 	if b.Pool().Config().HandoffWindow == 1 {
@@ -167,8 +174,8 @@ func channelOf(b *backends.Backend) *Channel {
 	return ch
 }
 
-// CloseChannel ends the use of b's channel, whose worker has ended or is to be given nothing any more. What it has not
-// taken goes to others.
+// CloseChannel ends the use of b's channel, whose worker has ended or is to be given nothing any more. What
+// it has not taken goes to others.
 func (p *Proxy) CloseChannel(b *backends.Backend) {
 	ch := channelOf(b)
 	if ch == nil {
@@ -210,8 +217,8 @@ func (ch *Channel) dropLocked(h *handed) {
 	}
 }
 
-// give sends the connection fd to the worker, or has it wait while the worker's window is full. On success fd belongs to
-// h, and h to the channel.
+// give sends the connection fd to the worker, or has it wait while the worker's window is full. On success fd
+// belongs to h, and h to the channel.
 func (ch *Channel) give(h *handed, fd int32, now time.Duration) (waits bool, errno unix.Errno) {
 	ch.mu.Lock()
 	defer ch.mu.Unlock()
@@ -265,7 +272,8 @@ func (ch *Channel) nextLocked(now time.Duration) {
 	}
 }
 
-// stopWaiting takes h out of those that wait for room in the worker's window. It reports whether it was there.
+// stopWaiting takes h out of those that wait for room in the worker's window. It reports whether it was
+// there.
 func (ch *Channel) stopWaiting(h *handed) bool {
 	ch.mu.Lock()
 	defer ch.mu.Unlock()
@@ -295,7 +303,8 @@ func (ch *Channel) tellLocked(message []byte) unix.Errno {
 	return errno
 }
 
-// tookFirst is told that the worker has taken what it was given first. It reports whether there was something.
+// tookFirst is told that the worker has taken what it was given first. It reports whether there was
+// something.
 func (ch *Channel) tookFirst(now time.Duration) bool {
 	ch.mu.Lock()
 	defer ch.mu.Unlock()
@@ -355,8 +364,8 @@ func (ch *Channel) tookLocked(h *handed, now time.Duration) {
 	}
 }
 
-// retract takes back all that the worker has not read, and gives it to others. With a reason, nothing is given to it any
-// more. It may be called from any goroutine.
+// retract takes back all that the worker has not read, and gives it to others. With a reason, nothing is
+// given to it any more. It may be called from any goroutine.
 func (ch *Channel) retract(broken string) {
 	ch.mu.Lock()
 	if broken != "" && ch.broken == "" {
@@ -370,7 +379,8 @@ func (ch *Channel) retract(broken string) {
 	}
 }
 
-// refused is told that the worker could not take the connection of that number, or the first one: it goes to another.
+// refused is told that the worker could not take the connection of that number, or the first one: it goes to
+// another.
 func (ch *Channel) refused(seq uint64, first bool) bool {
 	ch.mu.Lock()
 	var h *handed
@@ -391,7 +401,8 @@ func (ch *Channel) refused(seq uint64, first bool) bool {
 	return h != nil
 }
 
-// readBackLocked reads what waits for the worker, and returns the connections in it, which the worker will never see.
+// readBackLocked reads what waits for the worker, and returns the connections in it, which the worker will
+// never see.
 func (ch *Channel) readBackLocked() (back []*handed) {
 	if ch.back < 0 {
 		return nil
@@ -441,9 +452,9 @@ func (h *handed) again() {
 	h.loop.post(message{do: func(l *loop) { l.giveAgain(h) }})
 }
 
-// Probe gives b's worker a connection of lb's own, and returns lb's end of it once the worker has taken it. The error is
-// ctx's, or ErrNoChannel. A worker that has not taken the one before is given no second one. When ctx's time is over, what
-// the worker has not taken goes to others.
+// Probe gives b's worker a connection of lb's own, and returns lb's end of it once the worker has taken it.
+// The error is ctx's, or ErrNoChannel. A worker that has not taken the one before is given no second one.
+// When ctx's time is over, what the worker has not taken goes to others.
 func (p *Proxy) Probe(ctx context.Context, b *backends.Backend) (*os.File, error) {
 	ch := channelOf(b)
 	if ch == nil {
@@ -479,8 +490,8 @@ func (p *Proxy) Probe(ctx context.Context, b *backends.Backend) (*os.File, error
 	}
 }
 
-// giveProbe gives the worker a connection of lb's own, whose other end is near; -1 if one is on its way already, which is
-// h then.
+// giveProbe gives the worker a connection of lb's own, whose other end is near; -1 if one is on its way
+// already, which is h then.
 func (ch *Channel) giveProbe() (near int32, h *handed, err error) {
 	near, far, err := loopbackPair()
 	if err != nil {
@@ -522,8 +533,8 @@ func (ch *Channel) dropProbe(h *handed) {
 	}
 }
 
-// Disconnect has b's worker, if it is a Node program, close its servers and its idle connections, finish the others, and
-// end. Other workers are told nothing.
+// Disconnect has b's worker, if it is a Node program, close its servers and its idle connections, finish the
+// others, and end. Other workers are told nothing.
 func (p *Proxy) Disconnect(b *backends.Backend) {
 	ch := channelOf(b)
 	if ch == nil || !ch.node {
@@ -533,5 +544,6 @@ func (p *Proxy) Disconnect(b *backends.Backend) {
 	defer ch.mu.Unlock()
 	ch.seq++
 	ch.keys = nil
-	_ = ch.tellLocked(handoff.AppendNodeDisconnect(nil, ch.seq)) // one that does not read is stopped by a signal later
+	// one that does not read is stopped by a signal later
+	_ = ch.tellLocked(handoff.AppendNodeDisconnect(nil, ch.seq))
 }

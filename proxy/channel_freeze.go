@@ -6,14 +6,15 @@ import (
 	"time"
 )
 
-// SavedHanded is what is known of a connection that was handed over. It is in no epoll set, and, once it is taken, no
-// descriptor of this process.
+// SavedHanded is what is known of a connection that was handed over. It is in no epoll set, and, once it is
+// taken, no descriptor of this process.
 type SavedHanded struct {
 	Cookie, Seq  uint64
 	Since, Taken time.Duration
 	Untaken      bool
 	FD           int // while Untaken
-	Order        int // among those that the worker has not taken; -1: it was taken back, and is to be given again
+	// among those that the worker has not taken; -1: it was taken back, and is to be given again
+	Order int
 }
 
 // SavedChannel is a worker's channel, but for its descriptors, which its supervisor carries over.

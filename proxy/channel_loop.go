@@ -16,7 +16,8 @@ const firstChannelID = -1 << 30
 const (
 	// repliesARound is how many messages of one worker a loop reads in a round.
 	repliesARound = 64
-	// A worker that says more than floodBytes in floodTime is not read for as long. What it does not say, it has not taken.
+	// A worker that says more than floodBytes in floodTime is not read for as long. What it does not say, it
+	// has not taken.
 	floodBytes = 4 << 20
 	floodTime  = time.Second
 )

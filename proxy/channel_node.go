@@ -18,7 +18,8 @@ type nodeKey struct {
 	up   bool   // it listens
 }
 
-// keyName is the name of a program's n-th server. An lb that comes after one that was killed knows the first one's.
+// keyName is the name of a program's n-th server. An lb that comes after one that was killed knows the first
+// one's.
 func keyName(n int) string { return fmt.Sprintf("lb:%d", n) }
 
 // adoptNode is for a Node program that an lb before has told where it listens.
@@ -28,8 +29,8 @@ func (ch *Channel) adoptNode() {
 	}
 }
 
-// key returns the name of the server that connections go to: the one at the port that clients connect to, else the first.
-// The caller holds mu.
+// key returns the name of the server that connections go to: the one at the port that clients connect to,
+// else the first. The caller holds mu.
 func (ch *Channel) key() string {
 	if i := slices.IndexFunc(ch.keys, func(k nodeKey) bool { return k.port == int(ch.address.Port()) }); i >= 0 {
 		return ch.keys[i].name

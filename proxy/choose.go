@@ -1,10 +1,11 @@
 package proxy
 
-// Hot path of new connections: who is chosen for a connection, and what becomes of it where that one cannot be had. How
-// the connection gets there is the deliverer's: connect.go and relay.go, or handover.go and channel.go. BenchmarkConnect and `make bench` hold the cost.
+// Hot path of new connections: who is chosen for a connection, and what becomes of it where that one cannot
+// be had. How the connection gets there is the deliverer's: connect.go and relay.go, or handover.go and
+// channel.go. BenchmarkConnect and `make bench` hold the cost.
 //
-// A deliverer's part of the agreement: deliver is called with a slot acquired. It either takes the connection on (the slot
-// is the session's until close), or leaves nothing behind and calls undelivered.
+// A deliverer's part of the agreement: deliver is called with a slot acquired. It either takes the connection
+// on (the slot is the session's until close), or leaves nothing behind and calls undelivered.
 
 import (
 	"math"
@@ -56,8 +57,8 @@ func (l *loop) begin(s *session, set *settings) {
 	l.choose(s)
 }
 
-// choose has backends that the pool chooses take the connection, until one does or is about to, or there is none left, or it
-// has to wait for one.
+// choose has backends that the pool chooses take the connection, until one does or is about to, or there is
+// none left, or it has to wait for one.
 func (l *loop) choose(s *session) {
 	for {
 		l.req.Client, l.req.Tried = s.client.Addr(), s.tried
@@ -74,8 +75,8 @@ func (l *loop) choose(s *session) {
 	}
 }
 
-// take gives the session a slot of b, which the pool has chosen and acquired, and has the connection delivered there. It
-// reports whether to choose another backend.
+// take gives the session a slot of b, which the pool has chosen and acquired, and has the connection
+// delivered there. It reports whether to choose another backend.
 func (l *loop) take(s *session, b *backends.Backend) bool {
 	s.backend, s.chosen = b, l.now
 	if ch := channelOf(b); ch != nil {
@@ -84,8 +85,8 @@ func (l *loop) take(s *session, b *backends.Backend) bool {
 	return l.deliver(s, b)
 }
 
-// undelivered gives the slot of a backend back that could not be had, and reports whether to choose another; if not, the
-// session has ended. The deliverer has nothing of the backend any more.
+// undelivered gives the slot of a backend back that could not be had, and reports whether to choose another;
+// if not, the session has ended. The deliverer has nothing of the backend any more.
 func (l *loop) undelivered(s *session, why backends.ConnectError, errno unix.Errno) bool {
 	b := s.backend
 	s.backend = nil
@@ -112,7 +113,8 @@ func (l *loop) undelivered(s *session, why backends.ConnectError, errno unix.Err
 		return false
 	}
 	if s.short && errno != unix.EADDRNOTAVAIL && (errno != unix.EAGAIN || b.Address.IsUnix()) {
-		// No descriptor, watch or memory of lb's own: the next backend would fail the same way. Ports another may have.
+		// No descriptor, watch or memory of lb's own: the next backend would fail the same way. Ports another
+		// may have.
 		s.end = s.endedBy('R')
 		l.close(s, false)
 		return false

@@ -11,12 +11,15 @@ import (
 
 // Config is how lb carries connections, [proxy]. Take DefaultConfig and change it.
 type Config struct {
-	// Loops is the number of event loops, each a thread of its own. 0 (default) is one per CPU that lb may use.
+	// Loops is the number of event loops, each a thread of its own. 0 (default) is one per CPU that lb may
+	// use.
 	Loops int `toml:"loops"`
-	// MaxSessions is how many sessions lb holds at once; newcomers beyond it wait in the kernel's queue until one
-	// ends. 0 (default) is derived from RLIMIT_NOFILE: two descriptors a session, after what the process needs.
+	// MaxSessions is how many sessions lb holds at once; newcomers beyond it wait in the kernel's queue until
+	// one ends. 0 (default) is derived from RLIMIT_NOFILE: two descriptors a session, after what the process
+	// needs.
 	MaxSessions int `toml:"max_sessions"`
-	// StopTimeout is how long sessions may finish after SIGTERM before they are closed. Default 30s; "0s" closes at once.
+	// StopTimeout is how long sessions may finish after SIGTERM before they are closed. Default 30s; "0s"
+	// closes at once.
 	StopTimeout time.Duration `toml:"stop_timeout"`
 }
 
@@ -38,19 +41,21 @@ func (c *Config) Validate() error {
 
 // ListenerConfig is one [listeners.NAME]. Take DefaultListenerConfig and change it.
 type ListenerConfig struct {
-	// Bind are the addresses to listen on: "127.0.0.1:8080", ":8080" (every address, IPv4 and IPv6), "[::]:8080" (the same,
-	// but IPv6 alone where some listener has an IPv4 address with that port), "unix:/path", "unix:@name". At least one.
+	// Bind are the addresses to listen on: "127.0.0.1:8080", ":8080" (every address, IPv4 and IPv6),
+	// "[::]:8080" (the same, but IPv6 alone where some listener has an IPv4 address with that port),
+	// "unix:/path", "unix:@name". At least one.
 	Bind []string `toml:"bind"`
-	// Pool is the name of the pool that serves the listener. Default "": none, and then there must be a split.
+	// Pool is the name of the pool that serves the listener. Default "": none, and then there must be a
+	// split.
 	Pool string `toml:"pool"`
-	// Split spreads the connections over several pools by weight, 0..1000, instead of Pool: { blue = 90, green = 10 }.
-	// Default {}: all go to Pool.
+	// Split spreads the connections over several pools by weight, 0..1000, instead of Pool: { blue = 90,
+	// green = 10 }. Default {}: all go to Pool.
 	Split map[string]int `toml:"split"`
-	// SplitBy is what a split gives its sides: "connection" (default), each in turn, exact in proportion; "client", each
-	// client address, so that a client stays with its side as long as the weights stay.
+	// SplitBy is what a split gives its sides: "connection" (default), each in turn, exact in proportion;
+	// "client", each client address, so that a client stays with its side as long as the weights stay.
 	SplitBy string `toml:"split_by"`
-	// Backlog is how many connections the kernel queues until lb accepts them; it caps it at net.core.somaxconn.
-	// Default 4096.
+	// Backlog is how many connections the kernel queues until lb accepts them; it caps it at
+	// net.core.somaxconn. Default 4096.
 	Backlog int `toml:"backlog"`
 	// UnixMode is the permission of the sockets that Bind makes with unix:/path, in octal. Default "0666".
 	UnixMode string `toml:"unix_mode"`

@@ -103,7 +103,8 @@ func connectError(family int, errno unix.Errno) backends.ConnectError {
 // hangUp closes the socket to a backend that could not be had.
 func (l *loop) hangUp(s *session) {
 	if x := &s.ends[backend]; x.fd >= 0 {
-		if x.flags&endRegistered != 0 { // a fork under way may keep the socket alive for a moment, and its events with it
+		if x.flags&endRegistered != 0 {
+			// a fork under way may keep the socket alive for a moment, and its events with it
 			l.ctl(l.epfd, unix.EPOLL_CTL_DEL, x.fd, 0, token{})
 		}
 		closeFD(x.fd)
@@ -111,8 +112,8 @@ func (l *loop) hangUp(s *session) {
 	s.ends[backend] = end{fd: -1}
 }
 
-// connectDeadline is when to give the current attempt up: at the end of the connect budget, or at half of what is
-// left of it while there is another backend to try.
+// connectDeadline is when to give the current attempt up: at the end of the connect budget, or at half of
+// what is left of it while there is another backend to try.
 func (l *loop) connectDeadline(s *session) time.Duration {
 	end := s.budget + s.pool.Config().ConnectTimeout
 	if n, _ := s.pool.Selectable(); n > len(s.tried)+1 {
@@ -176,8 +177,8 @@ func (l *loop) established(s *session) {
 		return
 	}
 	if s.ends[client].flags&endRegistered == 0 {
-		// Most clients speak first and their bytes are here by now: carry them before the sockets are registered,
-		// so that registering reports nothing.
+		// Most clients speak first and their bytes are here by now: carry them before the sockets are
+		// registered, so that registering reports nothing.
 		s.ends[client].flags |= endReadable
 		if !l.pump(s, client) {
 			return

@@ -70,7 +70,8 @@ func TestConnect_FullBacklogIsSaturationAndNoFailure(t *testing.T) {
 	}
 }
 
-// A client that speaks and closes is heard, over TCP as over a Unix socket, whose close shows as a hang-up at once.
+// A client that speaks and closes is heard, over TCP as over a Unix socket, whose close shows as a hang-up at
+// once.
 func TestConnect_ClientThatSpokeAndLeftIsHeard(t *testing.T) {
 	for _, kind := range []string{tcpSocket, unixSocket} {
 		for _, waits := range []bool{false, true} {

@@ -181,7 +181,8 @@ func (s *script) play(side int, c conn, shrink func()) outcome {
 	return o
 }
 
-// write sends this side's bytes, or as many as come before the abort, and closes the direction where that is the ending.
+// write sends this side's bytes, or as many as come before the abort, and closes the direction where that is
+// the ending.
 func (s *script) write(side int, c conn, out *stream, sent *int, heard <-chan struct{}, aborts bool) error {
 	p := s.pace[side]
 	rnd := rand.New(rand.NewPCG(p.seed, 1))
@@ -202,7 +203,8 @@ func (s *script) write(side int, c conn, out *stream, sent *int, heard <-chan st
 	case aborts:
 		return nil
 	case s.ending == backendCloses:
-		return nil // the client's direction ends as the backend closes; the backend closes when it has heard everything
+		// the client's direction ends as the backend closes; the backend closes when it has heard everything
+		return nil
 	case side == clientSide && s.lateFIN && s.ending == bothFinish:
 		select {
 		case <-heard:
@@ -290,13 +292,15 @@ func (s *script) judge(kind string, c, b outcome) error {
 	return nil
 }
 
-// TestRelay_CarriesRandomSessionsByteByByte runs thousands of sessions with random sizes, paces and endings through
-// two loops, over Unix and TCP backends, with buffers and limits so small that every path of the relay is taken.
+// TestRelay_CarriesRandomSessionsByteByByte runs thousands of sessions with random sizes, paces and endings
+// through two loops, over Unix and TCP backends, with buffers and limits so small that every path of the
+// relay is taken.
 func TestRelay_CarriesRandomSessionsByteByByte(t *testing.T) {
 	carryRandomSessions(t, 3000, func(*rig, func() bool) {})
 }
 
-// TestFreeze_CarriesRandomSessionsOverHandOvers is the same, with one proxy handing over to the next all the time.
+// TestFreeze_CarriesRandomSessionsOverHandOvers is the same, with one proxy handing over to the next all the
+// time.
 func TestFreeze_CarriesRandomSessionsOverHandOvers(t *testing.T) {
 	carryRandomSessions(t, 1500, func(r *rig, going func() bool) {
 		n, carried := 0, 0
@@ -310,7 +314,8 @@ func TestFreeze_CarriesRandomSessionsOverHandOvers(t *testing.T) {
 	})
 }
 
-// carryRandomSessions runs random sessions, while meanwhile runs with a rig and a word on whether they still go on.
+// carryRandomSessions runs random sessions, while meanwhile runs with a rig and a word on whether they still
+// go on.
 func carryRandomSessions(t *testing.T, sessions int, meanwhile func(r *rig, going func() bool)) {
 	seed := testSeed(t)
 	budget, least := 12*time.Second, 500

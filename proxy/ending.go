@@ -2,8 +2,9 @@ package proxy
 
 // How a direction, and with it a session, comes to its end. Every error of a socket leads here.
 //
-// What lb has taken from one side it delivers to the other before it tells of the end: a FIN after the last byte, and a
-// reset only when the other side's kernel has acknowledged every byte, as a reset discards what it has not (tcp(7)).
+// What lb has taken from one side it delivers to the other before it tells of the end: a FIN after the last
+// byte, and a reset only when the other side's kernel has acknowledged every byte, as a reset discards what
+// it has not (tcp(7)).
 
 import (
 	"time"
@@ -13,18 +14,18 @@ import (
 )
 
 const (
-	// lastWordsTimeout is how long an end that takes nothing any more may be silent before the session ends: it may have
-	// shut its reading side and still be about to answer.
+	// lastWordsTimeout is how long an end that takes nothing any more may be silent before the session ends:
+	// it may have shut its reading side and still be about to answer.
 	lastWordsTimeout = 2 * time.Second
-	// backendTailTimeout is how long a backend may take nothing of what is left of a client that is gone. What is left
-	// of a backend that is gone has half_closed_timeout: a client may be slow by intent.
+	// backendTailTimeout is how long a backend may take nothing of what is left of a client that is gone.
+	// What is left of a backend that is gone has half_closed_timeout: a client may be slow by intent.
 	backendTailTimeout = 10 * time.Second
-	// A destination that has not acknowledged everything is looked at after minSettlePause, then after the double, up to
-	// maxSettlePause: the kernel has no event for it.
+	// A destination that has not acknowledged everything is looked at after minSettlePause, then after the
+	// double, up to maxSettlePause: the kernel has no event for it.
 	minSettlePause = wheelTick
 	maxSettlePause = 256 * time.Millisecond
-	// shortagePause is when a call is made again for which the kernel had no memory, and shortageTimeout how long nothing
-	// may move for that reason.
+	// shortagePause is when a call is made again for which the kernel had no memory, and shortageTimeout how
+	// long nothing may move for that reason.
 	shortagePause   = 2 * wheelTick
 	shortageTimeout = 10 * time.Second
 )
@@ -53,8 +54,8 @@ func (l *loop) readEOF(s *session, src int) bool {
 	return true
 }
 
-// closeMirrored ends a session whose Unix backend has closed both ways, all of its bytes being out: nobody will read
-// what the client sends. The client is closed as the backend was, at once.
+// closeMirrored ends a session whose Unix backend has closed both ways, all of its bytes being out: nobody
+// will read what the client sends. The client is closed as the backend was, at once.
 func (l *loop) closeMirrored(s *session) bool {
 	d := &s.dirs[client]
 	if d.blocked() || d.flags&dirBroken != 0 || s.ends[client].flags&endReadable != 0 && inQueue(s.ends[client].fd) > 0 {
@@ -66,15 +67,16 @@ func (l *loop) closeMirrored(s *session) bool {
 	return false
 }
 
-// readFailed handles an error of the source, ECONNRESET as a rule, behind its last byte: the other end gets a reset too.
+// readFailed handles an error of the source, ECONNRESET as a rule, behind its last byte: the other end gets a
+// reset too.
 func (l *loop) readFailed(s *session, src int) bool {
 	s.endsWith(resetBy(src))
 	s.ends[src].flags |= endFailed
 	return l.settle(s, src)
 }
 
-// writeFailed handles a destination that takes nothing any more (EPIPE, ECONNRESET). What it said before still goes to the
-// other side; then both get a reset.
+// writeFailed handles a destination that takes nothing any more (EPIPE, ECONNRESET). What it said before
+// still goes to the other side; then both get a reset.
 func (l *loop) writeFailed(s *session, src int) bool {
 	d, back := &s.dirs[src], &s.dirs[1-src]
 	s.endsWith(resetBy(1 - src))
@@ -103,8 +105,8 @@ func (l *loop) breakOff(d *direction) {
 	}
 }
 
-// settle ends a session whose source src has nothing more to say, and whose other direction is over: with a reset, once
-// the destination has acknowledged every byte. It says whether the session lives on until then.
+// settle ends a session whose source src has nothing more to say, and whose other direction is over: with a
+// reset, once the destination has acknowledged every byte. It says whether the session lives on until then.
 func (l *loop) settle(s *session, src int) bool {
 	if other := &s.dirs[1-src]; other.flags&dirBroken == 0 || other.blocked() {
 		l.breakOff(other)
@@ -126,8 +128,8 @@ func (l *loop) settle(s *session, src int) bool {
 	return true
 }
 
-// unacknowledged returns how many bytes of those that end e was sent its kernel has not acknowledged (tcp(7), SIOCOUTQ); 0
-// for a Unix socket, whose bytes are with the peer at once, and for an end that is gone.
+// unacknowledged returns how many bytes of those that end e was sent its kernel has not acknowledged (tcp(7),
+// SIOCOUTQ); 0 for a Unix socket, whose bytes are with the peer at once, and for an end that is gone.
 func (s *session) unacknowledged(e int) int {
 	if s.isUnix(e) || s.ends[e].flags&endFailed != 0 {
 		return 0
@@ -203,8 +205,8 @@ func resetBy(e int) Termination {
 	return termBackendReset
 }
 
-// short has the session try again in a moment what it could not do for want of kernel memory. It says whether the session
-// lives on: not when nothing has moved for shortageTimeout.
+// short has the session try again in a moment what it could not do for want of kernel memory. It says whether
+// the session lives on: not when nothing has moved for shortageTimeout.
 func (l *loop) short(s *session) bool {
 	if s.shortSince == 0 || s.active > s.shortSince {
 		s.shortSince = l.now
@@ -235,8 +237,8 @@ func (l *loop) look(s *session) {
 	l.armIdle(s)
 }
 
-// unpipe takes what is in the direction's pipe into a buffer, for a destination that splice(2) cannot write to. It says
-// whether the session lives on.
+// unpipe takes what is in the direction's pipe into a buffer, for a destination that splice(2) cannot write
+// to. It says whether the session lives on.
 func (l *loop) unpipe(s *session, src int) bool {
 	d := &s.dirs[src]
 	d.held, d.off = bytebufferpool.Get(), 0

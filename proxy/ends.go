@@ -1,7 +1,7 @@
 package proxy
 
-// How lb hears that a handed-off connection has ended: the kernel says so (package sockdiag), or the worker where it
-// does not.
+// How lb hears that a handed-off connection has ended: the kernel says so (package sockdiag), or the worker
+// where it does not.
 
 import (
 	"errors"
@@ -15,12 +15,13 @@ import (
 	"github.com/273ebdf9/lb/internal/sockdiag"
 )
 
-// handedTable knows all connections that were given to workers and have not ended, by the kernel's number. Safe for
-// concurrent use.
+// handedTable knows all connections that were given to workers and have not ended, by the kernel's number.
+// Safe for concurrent use.
 type handedTable struct {
-	mu    sync.Mutex
-	all   map[uint64]*handed
-	ports map[uint16]*Listener // at which clients connect or did, with who listened there last: never forgotten, and few
+	mu  sync.Mutex
+	all map[uint64]*handed
+	// at which clients connect or did, with who listened there last: never forgotten, and few
+	ports map[uint16]*Listener
 }
 
 // listens notes that clients connect at the port.
@@ -57,7 +58,8 @@ func (t *handedTable) remove(h *handed) {
 	t.mu.Unlock()
 }
 
-// watchEnds begins to hear of the ends of connections. It does nothing when called again. The error says why it cannot.
+// watchEnds begins to hear of the ends of connections. It does nothing when called again. The error says why
+// it cannot.
 func (p *Proxy) watchEnds() error {
 	p.mu.Lock()
 	defer p.mu.Unlock()

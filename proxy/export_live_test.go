@@ -2,7 +2,8 @@ package proxy
 
 // Settle returns when every loop has dealt with what had reached it before the call.
 func (p *Proxy) Settle() {
-	for range 3 { // a loop looks at the message that ends the wait before or after the other events of its round
+	for range 3 {
+		// a loop looks at the message that ends the wait before or after the other events of its round
 		p.onLoops(func(*loop) {})
 	}
 }

@@ -120,7 +120,8 @@ func (p *Proxy) LoopSessions() []int {
 	return n
 }
 
-// InjectStaleEvents makes every loop see an epoll event for both ends of every slot in use, as of the tenant before.
+// InjectStaleEvents makes every loop see an epoll event for both ends of every slot in use, as of the tenant
+// before.
 func (p *Proxy) InjectStaleEvents(mask uint32) {
 	for _, l := range p.loops {
 		l.call(func(l *loop) {
@@ -144,8 +145,8 @@ func (p *Proxy) DenyPipes() {
 	}
 }
 
-// BackendEvent makes the only session see one epoll event of its backend's socket, after prepare has run while the
-// loop sees nothing.
+// BackendEvent makes the only session see one epoll event of its backend's socket, after prepare has run
+// while the loop sees nothing.
 func (p *Proxy) BackendEvent(mask uint32, prepare func()) {
 	for _, l := range p.loops {
 		l.call(func(l *loop) {
@@ -158,8 +159,8 @@ func (p *Proxy) BackendEvent(mask uint32, prepare func()) {
 	}
 }
 
-// UnwatchWithAcceptPending takes every listening socket out of the only loop in a round in which it had an event, runs
-// then, and returns when the round is over.
+// UnwatchWithAcceptPending takes every listening socket out of the only loop in a round in which it had an
+// event, runs then, and returns when the round is over.
 func (p *Proxy) UnwatchWithAcceptPending(then func()) {
 	l := p.loops[0]
 	l.call(func(l *loop) {
@@ -183,16 +184,16 @@ func (p *Proxy) AcceptWhileFull(connect func()) (accepted bool) {
 	return accepted
 }
 
-// SetEndTimeouts bounds how long an end that refuses to read may be silent, and how long a backend may leave alone what is
-// left of a client; call it between New and Start.
+// SetEndTimeouts bounds how long an end that refuses to read may be silent, and how long a backend may leave
+// alone what is left of a client; call it between New and Start.
 func (p *Proxy) SetEndTimeouts(lastWords, backendTail time.Duration) {
 	for _, l := range p.loops {
 		l.limits.lastWords, l.limits.backendTail = lastWords, backendTail
 	}
 }
 
-// BreakEpoll has every epoll_ctl that op is for fail, as where fs.epoll.max_user_watches is used up, until restore is
-// called. What was asked for before goes on.
+// BreakEpoll has every epoll_ctl that op is for fail, as where fs.epoll.max_user_watches is used up, until
+// restore is called. What was asked for before goes on.
 func (p *Proxy) BreakEpoll(ops ...int) (restore func()) {
 	set := func(ctl func(int32, int, int32, uint32, token) unix.Errno) {
 		for _, l := range p.loops {

@@ -9,8 +9,9 @@ import (
 	"github.com/273ebdf9/lb/backends"
 )
 
-// A socket on [::] takes IPv4 too, unless IPV6_V6ONLY is set before it is bound (ipv6(7)); then another socket may have the
-// IPv4 addresses of the port. So "[::]:80" alone is both families, and beside "0.0.0.0:80" it is IPv6 alone, as the pair is meant.
+// A socket on [::] takes IPv4 too, unless IPV6_V6ONLY is set before it is bound (ipv6(7)); then another
+// socket may have the IPv4 addresses of the port. So "[::]:80" alone is both families, and beside
+// "0.0.0.0:80" it is IPv6 alone, as the pair is meant.
 
 // notePorts notes the ports on which some bind addresses are of IPv4.
 func notePorts(ports map[uint16]bool, binds []string) {
@@ -35,8 +36,8 @@ func leavesIPv4(bind string, v4 map[uint16]bool) bool {
 	return err == nil && ip == netip.IPv6Unspecified()
 }
 
-// noteFamilies works out which ports have IPv4 addresses, now and from now on. It returns an error if an open socket that
-// stays is to take other families.
+// noteFamilies works out which ports have IPv4 addresses, now and from now on. It returns an error if an open
+// socket that stays is to take other families.
 func (t *Transition) noteFamilies(specs []ListenerSpec) error {
 	t.v4, t.v4Before = map[uint16]bool{}, map[uint16]bool{}
 	stays := map[string]bool{}
@@ -62,8 +63,9 @@ func (t *Transition) noteFamilies(specs []ListenerSpec) error {
 	return nil
 }
 
-// checkFamilies returns an error if a change of the listeners would have an open socket on [::] take other families: the
-// kernel changes that for no bound socket. A socket that systemd opened keeps what it was given.
+// checkFamilies returns an error if a change of the listeners would have an open socket on [::] take other
+// families: the kernel changes that for no bound socket. A socket that systemd opened keeps what it was
+// given.
 func (t *Transition) checkFamilies(s *socket) error {
 	before, want := leavesIPv4(s.bind, t.v4Before), leavesIPv4(s.bind, t.v4)
 	if only, err := unix.GetsockoptInt(int(s.fd), unix.IPPROTO_IPV6, unix.IPV6_V6ONLY); before == want || err != nil || (only == 1) == want {

@@ -37,7 +37,8 @@ func TestPrepare_IPv6WildcardLeavesIPv4ToWhoeverNamesIt(t *testing.T) {
 	}
 	port := wildcardPort(t)
 	r := newRig(t, nil, serve(t, unixSocket, echo).address)
-	r.become(r.spec("six", "[::]:"+port), r.spec("four", "0.0.0.0:"+port)) // two listeners, the other way round
+	// two listeners, the other way round
+	r.become(r.spec("six", "[::]:"+port), r.spec("four", "0.0.0.0:"+port))
 	wantServed(t, "127.0.0.1:"+port)
 	wantServed(t, "[::1]:"+port)
 }

@@ -18,9 +18,9 @@ var ErrLoopHangs = errors.New("proxy: an event loop hangs")
 // freezeTimeout bounds how long Freeze waits for the loops. A round takes milliseconds.
 const freezeTimeout = 5 * time.Second
 
-// Frozen is all that the loops hold, as plain data, for Adopt in another process that has the same descriptors. Numbers of
-// pools, backends and listeners are places in Pools, Backends and Listeners; -1 is none. Durations count from Epoch unless
-// they say otherwise.
+// Frozen is all that the loops hold, as plain data, for Adopt in another process that has the same
+// descriptors. Numbers of pools, backends and listeners are places in Pools, Backends and Listeners; -1 is
+// none. Durations count from Epoch unless they say otherwise.
 type Frozen struct {
 	Epoch     time.Duration // of CLOCK_MONOTONIC (clock_gettime(2)), which goes on over an exec
 	Counts    SavedCounts
@@ -28,8 +28,8 @@ type Frozen struct {
 	Sessions  []SavedSession
 	Channels  []SavedChannel
 
-	// Pools and Backends are those that sessions are about, members or not. They are no plain data: whoever writes the rest
-	// down writes them down too.
+	// Pools and Backends are those that sessions are about, members or not. They are no plain data: whoever
+	// writes the rest down writes them down too.
 	Pools    []*backends.Pool
 	Backends []*backends.Backend
 }
@@ -64,8 +64,8 @@ type SavedSource struct {
 	Debt   time.Duration
 }
 
-// SavedSession is a session. Phase and flags are the numbers of session.go, which are part of the form: new ones are
-// added, none is given another meaning.
+// SavedSession is a session. Phase and flags are the numbers of session.go, which are part of the form: new
+// ones are added, none is given another meaning.
 type SavedSession struct {
 	ID                      uint64
 	Loop                    int
@@ -86,7 +86,8 @@ type SavedSession struct {
 
 	Handed SavedHanded // while it is handed over
 
-	Start, Budget, QueuedAt, Chosen, Connected, Active, Expires, Timer time.Duration // 0 is never, see session
+	// 0 is never, see session
+	Start, Budget, QueuedAt, Chosen, Connected, Active, Expires, Timer time.Duration
 	Pause, Queued                                                      time.Duration // lengths
 }
 
@@ -144,9 +145,9 @@ func (l *loop) park() {
 	<-f.thaw
 }
 
-// Freeze stops every loop between two rounds and writes down what they hold; clients wait in the kernel's queue, bytes in
-// the sockets. Until Thaw no other method returns, but for those that read a number or name no loop, and nobody may call
-// the pools. Errors are ErrStopped and ErrLoopHangs; then everything goes on.
+// Freeze stops every loop between two rounds and writes down what they hold; clients wait in the kernel's
+// queue, bytes in the sockets. Until Thaw no other method returns, but for those that read a number or name
+// no loop, and nobody may call the pools. Errors are ErrStopped and ErrLoopHangs; then everything goes on.
 func (p *Proxy) Freeze() (*Frozen, error) {
 	p.mu.Lock()
 	if p.stopped {
@@ -182,8 +183,8 @@ func (p *Proxy) Thaw() {
 	p.mu.Unlock()
 }
 
-// emptyInboxes does what was on its way to the parked loops: connections that one handed to another, slots that were
-// granted. Each may send another one; it ends because nothing new comes in.
+// emptyInboxes does what was on its way to the parked loops: connections that one handed to another, slots
+// that were granted. Each may send another one; it ends because nothing new comes in.
 func (p *Proxy) emptyInboxes() {
 	for again := true; again; {
 		again = false

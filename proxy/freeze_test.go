@@ -30,8 +30,8 @@ func throughJSON[T any](t testing.TB, v T) (copied T) {
 	return copied
 }
 
-// handOver freezes the rig's proxy and goes on with another one, which knows nothing but what was frozen and the
-// descriptors. It gives how many sessions went over.
+// handOver freezes the rig's proxy and goes on with another one, which knows nothing but what was frozen and
+// the descriptors. It gives how many sessions went over.
 func (r *rig) handOver() int {
 	r.Helper()
 	r.handing.Lock()
@@ -182,7 +182,8 @@ func TestFreeze_HalfClosedSessionsGoOn(t *testing.T) {
 	})
 }
 
-// TestFreeze_BytesOnTheirWayArrive holds megabytes for a client that does not read: in a buffer, and in a pipe.
+// TestFreeze_BytesOnTheirWayArrive holds megabytes for a client that does not read: in a buffer, and in a
+// pipe.
 func TestFreeze_BytesOnTheirWayArrive(t *testing.T) {
 	for name, limits := range map[string]func(*proxy.Proxy){
 		"in a buffer": func(p *proxy.Proxy) { p.SetRelayLimits(64<<10, 1<<20, 255, 32<<10, 256<<10) },
@@ -214,8 +215,9 @@ func TestFreeze_BytesOnTheirWayArrive(t *testing.T) {
 	}
 }
 
-// TestFreeze_AnEndUnderWayGoesOn hands sessions over that a reset is about to end: what was taken before it still
-// arrives, then the reset, with the termination of the side that caused it; also over hand-overs one after the other.
+// TestFreeze_AnEndUnderWayGoesOn hands sessions over that a reset is about to end: what was taken before it
+// still arrives, then the reset, with the termination of the side that caused it; also over hand-overs one
+// after the other.
 func TestFreeze_AnEndUnderWayGoesOn(t *testing.T) {
 	const total = 400_000
 	backendKinds(t, func(t *testing.T, kind string) {

@@ -1,6 +1,7 @@
 package proxy
 
-// Hot path of new connections in hand-off mode: how a session's client goes to a worker, and what lb knows of it then.
+// Hot path of new connections in hand-off mode: how a session's client goes to a worker, and what lb knows of
+// it then.
 
 import (
 	"math"
@@ -20,8 +21,8 @@ func (h *handed) setTaken(now time.Duration) { h.taken.Store(int64(now)) }
 // takenAt returns when the worker took the connection; 0 before.
 func (h *handed) takenAt() time.Duration { return time.Duration(h.taken.Load()) }
 
-// handOver gives the session's client to the worker behind ch, one of whose slots it has. It says whether to try another
-// backend.
+// handOver gives the session's client to the worker behind ch, one of whose slots it has. It says whether to
+// try another backend.
 func (l *loop) handOver(s *session, ch *Channel) bool {
 	x := &s.ends[client]
 	cookie, err := unix.GetsockoptUint64(int(x.fd), unix.SOL_SOCKET, unix.SO_COOKIE)
@@ -30,7 +31,8 @@ func (l *loop) handOver(s *session, ch *Channel) bool {
 		l.close(s, true)
 		return false
 	}
-	if x.flags&endRegistered != 0 { // it waited. The worker's copy would keep it in the set after lb's is closed (epoll(7))
+	if x.flags&endRegistered != 0 {
+		// it waited. The worker's copy would keep it in the set after lb's is closed (epoll(7))
 		l.ctl(l.epfd, unix.EPOLL_CTL_DEL, x.fd, 0, token{})
 		x.flags &^= endRegistered
 	}
@@ -48,7 +50,8 @@ func (l *loop) handOver(s *session, ch *Channel) bool {
 		l.p.handed.remove(h)
 		x.fd, s.handed, s.phase = fd, nil, phaseConnecting
 		why := backends.ConnectRefused
-		if errno == unix.EAGAIN || errno == unix.ETOOMANYREFS { // too many descriptors on their way (unix(7)): as a full backlog
+		if errno == unix.EAGAIN || errno == unix.ETOOMANYREFS {
+			// too many descriptors on their way (unix(7)): as a full backlog
 			why = backends.ConnectSaturated
 		}
 		return l.undelivered(s, why, errno)
@@ -61,12 +64,12 @@ func (l *loop) handOver(s *session, ch *Channel) bool {
 	return false
 }
 
-// windowPatience is how long a worker with a full window may take nothing until what waits for it goes to others that have
-// room: a part of handoff_timeout, after which it is down.
+// windowPatience is how long a worker with a full window may take nothing until what waits for it goes to
+// others that have room: a part of handoff_timeout, after which it is down.
 func (s *session) windowPatience() time.Duration { return s.pool.Config().HandoffTimeout / 10 }
 
-// untakenTooLong handles a worker that has not taken the session's connection within handoff_timeout: it is down, and all
-// that it has not taken goes to others.
+// untakenTooLong handles a worker that has not taken the session's connection within handoff_timeout: it is
+// down, and all that it has not taken goes to others.
 func (l *loop) untakenTooLong(s *session) {
 	h, b := s.handed, s.backend
 	if h.takenAt() != 0 {
@@ -92,12 +95,14 @@ func (l *loop) untakenTooLong(s *session) {
 	}
 	b.ConnectErrors[backends.ConnectTimeout].Add(1)
 	if l.p.OnConnectFailure != nil {
-		l.p.OnConnectFailure(b, backends.ConnectTimeout, math.MaxUint32) // one is enough: there was no network in between
+		// one is enough: there was no network in between
+		l.p.OnConnectFailure(b, backends.ConnectTimeout, math.MaxUint32)
 	}
 	h.channel.retract("")
 }
 
-// givenAt returns when the worker was given the connection; 0 while it waits. tookAt is when the worker took another last.
+// givenAt returns when the worker was given the connection; 0 while it waits. tookAt is when the worker took
+// another last.
 func (h *handed) givenAt() (given, tookAt time.Duration) {
 	h.channel.mu.Lock()
 	defer h.channel.mu.Unlock()
@@ -114,8 +119,8 @@ func (l *loop) otherHasRoom(s *session) bool {
 	return false
 }
 
-// giveAgain gives a connection that its worker has not taken to another one. If its session has ended meanwhile, the
-// connection is closed.
+// giveAgain gives a connection that its worker has not taken to another one. If its session has ended
+// meanwhile, the connection is closed.
 func (l *loop) giveAgain(h *handed) {
 	s := l.table.find(h.ref)
 	if s == nil || s.handed != h {
@@ -186,8 +191,8 @@ type handedEnd struct {
 	received, sent uint64
 }
 
-// loopbackPair makes a TCP connection of lb with itself. A program takes it for a client's; a Unix socket has no address,
-// which some do not expect.
+// loopbackPair makes a TCP connection of lb with itself. A program takes it for a client's; a Unix socket has
+// no address, which some do not expect.
 func loopbackPair() (near, far int32, err error) {
 	listening, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
@@ -233,8 +238,8 @@ func loopbackPair() (near, far int32, err error) {
 
 func cookieOf(fd int32) (uint64, error) { return sockdiag.Cookie(int(fd)) }
 
-// destroy ends handed-off connections as if a reset had come, and returns how many there were, and the first error: it
-// needs CAP_NET_ADMIN.
+// destroy ends handed-off connections as if a reset had come, and returns how many there were, and the first
+// error: it needs CAP_NET_ADMIN.
 func (p *Proxy) destroy(cookies map[uint64]bool) (n int, err error) {
 	if len(cookies) == 0 {
 		return 0, nil

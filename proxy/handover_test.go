@@ -63,7 +63,8 @@ func (w *taker) die(r *rig) {
 	if w.back < 0 {
 		return
 	}
-	unix.Shutdown(w.back, unix.SHUT_RDWR) // run returns; a process that dies has no such thing, and loses nothing more
+	// run returns; a process that dies has no such thing, and loses nothing more
+	unix.Shutdown(w.back, unix.SHUT_RDWR)
 	<-w.ended
 	r.proxy.CloseChannel(r.pool.Get(w.name))
 	unix.Close(w.front)
@@ -199,7 +200,8 @@ func TestHandOff_WorkerAndClientSpeakDirectly(t *testing.T) {
 		t.Errorf("got %d active, %d sessions, %d of the listener; want 1 each", b.Active(), r.proxy.Sessions(), r.ln.Active())
 	}
 	list := r.proxy.SessionList()
-	if len(list) != 1 || list[0].Phase != "handed off" || list[0].BytesIn != 10 { // what went out is acknowledged later
+	if len(list) != 1 || list[0].Phase != "handed off" || list[0].BytesIn != 10 {
+		// what went out is acknowledged later
 		t.Errorf("got sessions %+v; want one, handed off, with 10 bytes in", list)
 	}
 	c.Close()
@@ -440,7 +442,8 @@ func TestChannel_AHostileWorkerCostsItselfOnly(t *testing.T) {
 	}
 }
 
-// A worker may end while lb waits for its last sessions: its channel is read no more, whoever else has descriptors of it.
+// A worker may end while lb waits for its last sessions: its channel is read no more, whoever else has
+// descriptors of it.
 func TestCloseChannel_WhileTheProxyStops(t *testing.T) {
 	broken := make(chan string, 100)
 	r := newRig(t, func(s *setup) {

@@ -1,7 +1,7 @@
 package proxy
 
-// Sessions that began together would all be probed by the kernel in the same moment, which loses some of the probes on a
-// loopback device, again and again, and takes healthy sessions for dead.
+// Sessions that began together would all be probed by the kernel in the same moment, which loses some of the
+// probes on a loopback device, again and again, and takes healthy sessions for dead.
 
 import (
 	"math/rand/v2"
@@ -12,8 +12,9 @@ import (
 	"github.com/273ebdf9/lb/backends"
 )
 
-// spreadKeepalive gives the session times of its own for its keepalive probes: half to the whole of keepalive, and three
-// quarters to five quarters of keepalive_interval. Only sessions that live for a while pay for it.
+// spreadKeepalive gives the session times of its own for its keepalive probes: half to the whole of
+// keepalive, and three quarters to five quarters of keepalive_interval. Only sessions that live for a while
+// pay for it.
 func (s *session) spreadKeepalive() {
 	if s.phase != phaseRelaying {
 		return

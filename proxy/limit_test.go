@@ -78,7 +78,8 @@ func again(t *testing.T) bool {
 	return true
 }
 
-// limitFDs lets the process open n descriptors more and no others, until the function that it gives is called.
+// limitFDs lets the process open n descriptors more and no others, until the function that it gives is
+// called.
 func limitFDs(t *testing.T, n int) (restore func()) {
 	t.Helper()
 	var old unix.Rlimit

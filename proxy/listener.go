@@ -17,7 +17,8 @@ import (
 	"github.com/273ebdf9/lb/backends"
 )
 
-// Listener is an address, or several, that clients connect to, and what is done with them. Made by Proxy.Listen.
+// Listener is an address, or several, that clients connect to, and what is done with them. Made by
+// Proxy.Listen.
 type Listener struct {
 	// Name is the listener's name in the config.
 	Name string
@@ -36,7 +37,8 @@ type socket struct {
 	fd   int32
 	bind string // as in the config
 	addr string // as bound, with the port that the kernel chose
-	path string // of the file to remove when it is closed; empty for TCP and abstract sockets, and what others have made
+	// of the file to remove when it is closed; empty for TCP and abstract sockets, and what others have made
+	path string
 	file fileID // of path, as it was made
 
 	inherited bool // from the process before
@@ -70,7 +72,8 @@ func (s *socket) deaf(now time.Duration, loops int) bool {
 	return since != 0 && now-since > deafAfter && now-time.Duration(s.lastFailure.Load()) < 2*maxAcceptPause
 }
 
-// configure makes a changed configuration hold for a socket that stays open. What it has accepted keeps the old one.
+// configure makes a changed configuration hold for a socket that stays open. What it has accepted keeps the
+// old one.
 func (s *socket) configure(cfg *ListenerConfig) {
 	unix.Listen(int(s.fd), cfg.Backlog) // on a listening socket it only changes the backlog (listen(2))
 	if s.path == "" {
@@ -93,11 +96,12 @@ func (s *socket) hasFile() bool {
 	return s.path != "" && fileAt(s.path) == s.file
 }
 
-// lost reports whether the socket's file is gone, or another's, so that no client reaches the socket any more.
+// lost reports whether the socket's file is gone, or another's, so that no client reaches the socket any
+// more.
 func (s *socket) lost() bool { return s.path != "" && !s.hasFile() }
 
-// fileID tells a file from every other. The number of an inode is not given to another file while the socket is open, which
-// keeps the inode.
+// fileID tells a file from every other. The number of an inode is not given to another file while the socket
+// is open, which keeps the inode.
 type fileID struct{ dev, ino uint64 }
 
 // fileAt returns what is at path; the zero value where nothing is.
@@ -127,7 +131,8 @@ func (ln *Listener) MaxConns() int { return int(ln.settings.Load().maxConns.Load
 // SetMaxConns changes the limit until the next change of the configuration; 0 is none.
 func (ln *Listener) SetMaxConns(n int) { ln.settings.Load().maxConns.Store(int64(n)) }
 
-// Addresses are where it listens, in the order of the config, with the port that the kernel chose where it was 0.
+// Addresses are where it listens, in the order of the config, with the port that the kernel chose where it
+// was 0.
 func (ln *Listener) Addresses() []string {
 	var addrs []string
 	for _, s := range *ln.sockets.Load() {
@@ -136,8 +141,8 @@ func (ln *Listener) Addresses() []string {
 	return addrs
 }
 
-// openSocket makes one listening socket. v6only leaves IPv4 to another bind on the port, where this one is "[::]". What can be
-// inherited by accepted sockets is set here, once.
+// openSocket makes one listening socket. v6only leaves IPv4 to another bind on the port, where this one is
+// "[::]". What can be inherited by accepted sockets is set here, once.
 func openSocket(bind string, cfg *ListenerConfig, found bindAddresses, v6only bool) (_ *socket, err error) {
 	addr, err := backends.ParseAddress(bind)
 	if err != nil {
@@ -229,8 +234,8 @@ func bindError(bind string, err error) error {
 	return fmt.Errorf("cannot listen on %q: %w", bind, err)
 }
 
-// bindAddresses are the addresses of host names to bind to. They are looked up before any lock is taken: a name server may take
-// seconds to answer.
+// bindAddresses are the addresses of host names to bind to. They are looked up before any lock is taken: a
+// name server may take seconds to answer.
 type bindAddresses map[backends.Address]bindAddress
 
 type bindAddress struct {
@@ -298,7 +303,8 @@ func listenSockaddr(addr backends.Address) (unix.Sockaddr, error) {
 	return sa, nil
 }
 
-// listenIPs are the addresses of a host. The resolver is not asked for a literal one: of "::" it makes 0.0.0.0 too.
+// listenIPs are the addresses of a host. The resolver is not asked for a literal one: of "::" it makes
+// 0.0.0.0 too.
 func listenIPs(host string) ([]netip.Addr, error) {
 	if ip, err := netip.ParseAddr(host); err == nil {
 		return []netip.Addr{ip}, nil
@@ -312,7 +318,8 @@ func listenIPs(host string) ([]netip.Addr, error) {
 	return ips, nil
 }
 
-// removeStale removes a Unix socket file that nobody listens on any more. A live one, or another kind of file, is an error.
+// removeStale removes a Unix socket file that nobody listens on any more. A live one, or another kind of
+// file, is an error.
 func removeStale(path string) error {
 	st, err := os.Lstat(path)
 	if errors.Is(err, os.ErrNotExist) {

@@ -13,15 +13,15 @@ import (
 )
 
 const (
-	// sessionEvents is the mask of both ends. EPOLLOUT is not in it: a Unix socket fires that each time its peer
-	// reads, which doubles the wake-ups (measured: 34 against 29 µs a request).
+	// sessionEvents is the mask of both ends. EPOLLOUT is not in it: a Unix socket fires that each time its
+	// peer reads, which doubles the wake-ups (measured: 34 against 29 µs a request).
 	sessionEvents = unix.EPOLLIN | unix.EPOLLPRI | unix.EPOLLRDHUP | unix.EPOLLET
 
 	// roundTime is how long after its events a round goes on with directions that carry much.
 	roundTime = time.Millisecond
 
-	// stallAfter is how late a deadline is judged where lb, or the machine, stood still, and maxStallGrace how much time
-	// the peers, and the other loops, get then.
+	// stallAfter is how late a deadline is judged where lb, or the machine, stood still, and maxStallGrace
+	// how much time the peers, and the other loops, get then.
 	stallAfter    = 3 * wheelTick
 	maxStallGrace = time.Second
 
@@ -35,13 +35,14 @@ const (
 	firstListenerID = -2 // and downwards, by the listener's place in the loop
 )
 
-// loop is one event loop: a goroutine, an epoll set, and the sessions it owns. Everything in it but inbox and the
-// atomics is touched by that goroutine alone.
+// loop is one event loop: a goroutine, an epoll set, and the sessions it owns. Everything in it but inbox and
+// the atomics is touched by that goroutine alone.
 type loop struct {
-	p        *Proxy
-	id       int
-	epfd     int32
-	wakefd   int32                                                                  // eventfd: there is something in the inbox
+	p    *Proxy
+	id   int
+	epfd int32
+	// eventfd: there is something in the inbox
+	wakefd   int32
 	ctl      func(epfd int32, op int, fd int32, mask uint32, data token) unix.Errno // epollCtl, or a test's
 	events   []unix.EpollEvent
 	rest     rest
@@ -73,7 +74,8 @@ type loop struct {
 	freezing *freezing // park at the end of this round
 
 	graceUntil time.Duration // no deadline is judged before; 0 as a rule
-	takenOver  bool          // its sessions are those of another process: that they come late is no standstill
+	// its sessions are those of another process: that they come late is no standstill
+	takenOver bool
 
 	resumeAt time.Duration // when to listen again; 0 while not paused
 	retryAt  time.Duration // when to try listening sockets again that could not be served; 0 as a rule
@@ -224,9 +226,9 @@ func (l *loop) run() {
 	l.pipes.close(&l.p.Stats)
 }
 
-// expire handles the timers that are due, after everything that has arrived by then: after lb, or the whole machine, stood
-// still, the bytes that a deadline waits for may be here. Where it comes much too late, the others may have stood still
-// too: no deadline is judged for as long again, up to maxStallGrace.
+// expire handles the timers that are due, after everything that has arrived by then: after lb, or the whole
+// machine, stood still, the bytes that a deadline waits for may be here. Where it comes much too late, the
+// others may have stood still too: no deadline is judged for as long again, up to maxStallGrace.
 func (l *loop) expire(fire func(*session)) {
 	switch late := l.now - l.wheel.due(); {
 	case l.graceUntil == 0 && late > stallAfter && !l.takenOver:
@@ -333,8 +335,8 @@ func (s *session) note(e int, mask uint32) {
 	s.ends[e].flags = f
 }
 
-// runReady gives directions that used up their turn the next one, those first that have waited longest, for at most
-// roundTime: then others have theirs, who carry little and wait.
+// runReady gives directions that used up their turn the next one, those first that have waited longest, for
+// at most roundTime: then others have theirs, who carry little and wait.
 func (l *loop) runReady() {
 	n := len(l.ready)
 	for i := range n {
@@ -416,8 +418,8 @@ func (s *session) count() {
 	}
 }
 
-// armIdle sets the timer to the earliest moment at which the session could have been idle for too long. Moving bytes
-// does not touch the timer: when it fires, s.active tells how long the silence really was.
+// armIdle sets the timer to the earliest moment at which the session could have been idle for too long.
+// Moving bytes does not touch the timer: when it fires, s.active tells how long the silence really was.
 func (l *loop) armIdle(s *session) {
 	if at := l.deadline(s); at != never {
 		l.wheel.arm(s, at)
@@ -479,7 +481,8 @@ func (l *loop) expired(s *session) {
 		return
 	}
 	aged := s.expires > 0 && s.expires <= l.now
-	if (s.dirs[client].flags|s.dirs[backend].flags)&dirQueued != 0 && !aged { // it has bytes, and waits for its turn
+	if (s.dirs[client].flags|s.dirs[backend].flags)&dirQueued != 0 && !aged {
+		// it has bytes, and waits for its turn
 		l.wheel.arm(s, l.now+wheelTick)
 		return
 	}
@@ -505,7 +508,8 @@ func (l *loop) onlyLooks(s *session) bool {
 	return s.phase == phaseRelaying && (l.deadline(s) > l.now || s.recheck > 0 && s.recheck <= l.now)
 }
 
-// close ends a session: closes its sockets, with RST when reset is set, gives its slot and buffers back, and reports it.
+// close ends a session: closes its sockets, with RST when reset is set, gives its slot and buffers back, and
+// reports it.
 func (l *loop) close(s *session, reset bool) {
 	// Before the sockets: a client that hears of the end may come again at once, and finds its place free.
 	s.source.Release()

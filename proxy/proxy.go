@@ -1,11 +1,13 @@
 // Package proxy accepts clients and carries bytes: listeners, event loops, sessions.
 //
-// A [Proxy] runs a few loops. Each loop is one goroutine with one epoll set, and owns the sessions in it: one small
-// struct a session, no goroutine, no lock. All loops share the listening sockets. What comes from outside reaches a
-// loop through its inbox. Follow one connection: accept.go → connect.go → relay.go → loop.close.
+// A [Proxy] runs a few loops. Each loop is one goroutine with one epoll set, and owns the sessions in it: one
+// small struct a session, no goroutine, no lock. All loops share the listening sockets. What comes from
+// outside reaches a loop through its inbox. Follow one connection: accept.go → connect.go → relay.go →
+// loop.close.
 //
-// The package never chooses a backend (backends.Pool.Acquire does), never judges health (it reports failed connects
-// through OnConnectFailure), never logs (it reports through func fields), and never resolves a name on a loop.
+// The package never chooses a backend (backends.Pool.Acquire does), never judges health (it reports failed
+// connects through OnConnectFailure), never logs (it reports through func fields), and never resolves a name
+// on a loop.
 package proxy
 
 import (
@@ -33,31 +35,34 @@ type Stats struct {
 	SplicedBytes atomic.Uint64
 	AcceptErrors atomic.Uint64 // times that a listener was not served for a moment, because of an error
 	LimitReached atomic.Uint64 // times that newcomers had to wait at max_sessions
-	EndsLost     atomic.Uint64 // times that the kernel dropped messages about handed-off connections; lb asked it anew
-	ShedClients  atomic.Uint64 // clients closed at once as no descriptor was left for them
-	Shortages    atomic.Uint64 // times that a session had to wait for memory of the kernel
+	// times that the kernel dropped messages about handed-off connections; lb asked it anew
+	EndsLost    atomic.Uint64
+	ShedClients atomic.Uint64 // clients closed at once as no descriptor was left for them
+	Shortages   atomic.Uint64 // times that a session had to wait for memory of the kernel
 
-	ConnectShortages atomic.Uint64 // connects that failed for want of descriptors, watches, memory or ports of lb's own
+	// connects that failed for want of descriptors, watches, memory or ports of lb's own
+	ConnectShortages atomic.Uint64
 }
 
 // Proxy carries connections. Make it with New, set the func fields, Start it, add listeners, Stop it.
 type Proxy struct {
-	// OnSession, if set, is told of each session that has ended. It runs on a loop: it must not block nor keep the
-	// record, which is used again.
+	// OnSession, if set, is told of each session that has ended. It runs on a loop: it must not block nor
+	// keep the record, which is used again.
 	OnSession func(*Record)
-	// OnConnectFailure, if set, is told of each failed connect and of how many there were in a row. It runs on a
-	// loop and must not block.
+	// OnConnectFailure, if set, is told of each failed connect and of how many there were in a row. It runs
+	// on a loop and must not block.
 	OnConnectFailure func(b *backends.Backend, why backends.ConnectError, streak uint32)
-	// OnAcceptError, if set, is called when a listener is not served for a moment, because of an error. It runs on a
-	// loop and must not block.
+	// OnAcceptError, if set, is called when a listener is not served for a moment, because of an error. It
+	// runs on a loop and must not block.
 	OnAcceptError func(ln *Listener, err error)
-	// OnShortage, if set, is called when a connect fails for want of descriptors, watches, memory or ports of lb's own,
-	// which is no fault of the backend. It runs on a loop and must not block.
+	// OnShortage, if set, is called when a connect fails for want of descriptors, watches, memory or ports of
+	// lb's own, which is no fault of the backend. It runs on a loop and must not block.
 	OnShortage func(b *backends.Backend, err error)
 	// OnLimit, if set, is told when max_sessions is reached, once until it was left again. It must not block.
 	OnLimit func(max int64)
 
-	// OnChannel, if set, is told of what a worker says over its hand-off channel. It runs on a loop and must not block.
+	// OnChannel, if set, is told of what a worker says over its hand-off channel. It runs on a loop and must
+	// not block.
 	OnChannel func(b *backends.Backend, event ChannelEvent, text string)
 
 	Stats Stats
@@ -140,8 +145,8 @@ func (p *Proxy) Listeners() []*Listener {
 	return slices.Clone(p.listeners)
 }
 
-// Start starts the loops. GOMAXPROCS must be above their number by then: a loop that waits may keep its processor, and the rest
-// of the program needs one (rest).
+// Start starts the loops. GOMAXPROCS must be above their number by then: a loop that waits may keep its
+// processor, and the rest of the program needs one (rest).
 func (p *Proxy) Start() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -164,8 +169,9 @@ func (p *Proxy) runLoop(l *loop) {
 	l.run()
 }
 
-// Stop closes the listeners, after accepting what waited in their queues, and waits until the sessions have ended.
-// When ctx is done, it closes those that are left. It gives how many it closed. The loops have ended when it returns.
+// Stop closes the listeners, after accepting what waited in their queues, and waits until the sessions have
+// ended. When ctx is done, it closes those that are left. It gives how many it closed. The loops have ended
+// when it returns.
 func (p *Proxy) Stop(ctx context.Context) (killed int64, err error) {
 	p.mu.Lock()
 	if p.stopped {
@@ -242,7 +248,8 @@ func (p *Proxy) wakeForRoom() {
 	}
 }
 
-// hasRoom says whether so few sessions are left, after max_sessions was reached, that it is worth to accept again.
+// hasRoom says whether so few sessions are left, after max_sessions was reached, that it is worth to accept
+// again.
 func (p *Proxy) hasRoom(sessions int64) bool {
 	limit := p.maxSessions.Load()
 	return limit-sessions > limit/64
@@ -256,9 +263,9 @@ func (p *Proxy) limitReached() {
 	}
 }
 
-// acceptFailed handles accept(2) without descriptors or memory. With the reserve descriptor it takes one client and
-// closes it, so that this one hears at once that it has to try again; the others wait in the kernel's queue. It gives
-// the client, with its address in rsa, if there are descriptors again; else -1.
+// acceptFailed handles accept(2) without descriptors or memory. With the reserve descriptor it takes one
+// client and closes it, so that this one hears at once that it has to try again; the others wait in the
+// kernel's queue. It gives the client, with its address in rsa, if there are descriptors again; else -1.
 func (p *Proxy) acceptFailed(a *acceptor, errno unix.Errno, rsa *unix.RawSockaddrAny) (client int32) {
 	p.acceptError(a.ln, fmt.Errorf("cannot accept on listener %q: %w; raise RLIMIT_NOFILE or lower proxy.max_sessions", a.ln.Name, errno))
 	if errno != unix.EMFILE && errno != unix.ENFILE {
@@ -292,8 +299,8 @@ func (p *Proxy) acceptError(ln *Listener, err error) {
 	}
 }
 
-// NotAccepting returns the names of the listeners of which no loop has been able to accept for a second, because of an
-// error: they are tried again until it is over. Having max_sessions is no error.
+// NotAccepting returns the names of the listeners of which no loop has been able to accept for a second,
+// because of an error: they are tried again until it is over. Having max_sessions is no error.
 func (p *Proxy) NotAccepting() (names []string) {
 	now := p.since()
 	for _, ln := range p.Listeners() {
@@ -304,8 +311,8 @@ func (p *Proxy) NotAccepting() (names []string) {
 	return names
 }
 
-// restoreReserve opens the reserve descriptor where it was used. Another loop may have taken its place meanwhile; then
-// the next call tries again.
+// restoreReserve opens the reserve descriptor where it was used. Another loop may have taken its place
+// meanwhile; then the next call tries again.
 func (p *Proxy) restoreReserve() {
 	if p.reserve.Load() >= 0 {
 		return

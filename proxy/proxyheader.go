@@ -1,7 +1,8 @@
 package proxy
 
-// The PROXY protocol, versions 1 and 2: https://www.haproxy.org/download/3.4/doc/proxy-protocol.txt, "the spec" here.
-// Section numbers are its own. BenchmarkProxyHeader holds the cost, which only connections with a header pay.
+// The PROXY protocol, versions 1 and 2: https://www.haproxy.org/download/3.4/doc/proxy-protocol.txt, "the
+// spec" here. Section numbers are its own. BenchmarkProxyHeader holds the cost, which only connections with a
+// header pay.
 
 import (
 	"bufio"
@@ -17,9 +18,10 @@ import (
 )
 
 const (
-	maxProxyV1    = 107  // a line of version 1 with its CRLF (2.1)
-	proxyV2Fixed  = 16   // signature, version and command, family, length (2.2)
-	maxProxyV2    = 4096 // what may follow that; the largest TLV in use, a client certificate, takes 1 to 2 KiB
+	maxProxyV1   = 107 // a line of version 1 with its CRLF (2.1)
+	proxyV2Fixed = 16  // signature, version and command, family, length (2.2)
+	// what may follow that; the largest TLV in use, a client certificate, takes 1 to 2 KiB
+	maxProxyV2    = 4096
 	maxProxyBytes = proxyV2Fixed + maxProxyV2
 )
 
@@ -46,29 +48,30 @@ const (
 type proxyHeader struct {
 	// Version is 1 or 2.
 	Version uint8
-	// Client and Server are the two ends of the connection that was passed on, neither IPv4-mapped. Both are the zero
-	// value when the header names no TCP addresses (LOCAL, UNKNOWN, UNSPEC, a Unix socket, UDP): then the addresses of
-	// the connection that it came on hold (2.2).
+	// Client and Server are the two ends of the connection that was passed on, neither IPv4-mapped. Both are
+	// the zero value when the header names no TCP addresses (LOCAL, UNKNOWN, UNSPEC, a Unix socket, UDP):
+	// then the addresses of the connection that it came on hold (2.2).
 	Client, Server netip.AddrPort
-	// TLVs are the further facts of version 2, as they came: a well-formed vector with a right checksum, or none. They
-	// lie in the buffer that was parsed: copy them to keep them.
+	// TLVs are the further facts of version 2, as they came: a well-formed vector with a right checksum, or
+	// none. They lie in the buffer that was parsed: copy them to keep them.
 	TLVs []byte
 }
 
-// proxyHeaderReader reads PROXY headers. It keeps nothing from one call to the next but its buffers: one serves all
-// sessions of a loop, and only that loop.
+// proxyHeaderReader reads PROXY headers. It keeps nothing from one call to the next but its buffers: one
+// serves all sessions of a loop, and only that loop.
 type proxyHeaderReader struct {
 	src bytes.Reader
 	buf *bufio.Reader
 }
 
-// read looks for a PROXY header at the start of b, which holds what the client has sent so far: a part of a header, or a
-// whole one and more. n is the length of the header, 0 when more must come first. It never waits and remembers nothing:
-// the next call gets all the bytes again, the new ones behind (or MSG_PEEK leaves them in the socket). maxProxyBytes are
-// enough to see any header whole. What is no header is an error as soon as it shows, and stays one whatever follows.
+// read looks for a PROXY header at the start of b, which holds what the client has sent so far: a part of a
+// header, or a whole one and more. n is the length of the header, 0 when more must come first. It never waits
+// and remembers nothing: the next call gets all the bytes again, the new ones behind (or MSG_PEEK leaves them
+// in the socket). maxProxyBytes are enough to see any header whole. What is no header is an error as soon as
+// it shows, and stays one whatever follows.
 //
-// The library's parser reads from a bufio.Reader and would block at the end of a part, so it gets only whole headers: their
-// length is known from the fixed part of version 2, or the LF of version 1.
+// The library's parser reads from a bufio.Reader and would block at the end of a part, so it gets only whole
+// headers: their length is known from the fixed part of version 2, or the LF of version 1.
 func (r *proxyHeaderReader) read(b []byte) (h proxyHeader, n int, err error) {
 	switch {
 	case hasSignature(b, proxyV2Signature):
@@ -119,8 +122,8 @@ func (r *proxyHeaderReader) readV2(b []byte) (h proxyHeader, n int, err error) {
 	h.Version = 2
 	addrs := 0 // bytes of addresses, before the TLVs
 	if command != proxyV2Proxy || family != proxyV2Unspec {
-		// PROXY with UNSPEC the library refuses, while the spec leaves it to the receiver (2.2); there is no more to it
-		// than to LOCAL.
+		// PROXY with UNSPEC the library refuses, while the spec leaves it to the receiver (2.2); there is no
+		// more to it than to LOCAL.
 		parsed, err := r.parse(b[:n])
 		if err != nil {
 			return h, 0, err
@@ -183,10 +186,11 @@ func addrBytes(family proxyproto.AddressFamilyAndProtocol) int {
 	return 216
 }
 
-// appendProxyHeader appends a PROXY header for a backend to dst: client is where the connection comes from, server where
-// it went to, before lb. Version 1 leaves the TLVs out; version 2 passes them on, with NOOPs emptied, and with a new checksum
-// where there was one. If one of the two has no TCP address, as on a Unix listener, the header tells none: UNKNOWN, or
-// LOCAL as haproxy does, since its receivers do not take PROXY with UNSPEC.
+// appendProxyHeader appends a PROXY header for a backend to dst: client is where the connection comes from,
+// server where it went to, before lb. Version 1 leaves the TLVs out; version 2 passes them on, with NOOPs
+// emptied, and with a new checksum where there was one. If one of the two has no TCP address, as on a Unix
+// listener, the header tells none: UNKNOWN, or LOCAL as haproxy does, since its receivers do not take PROXY
+// with UNSPEC.
 func appendProxyHeader(dst []byte, version uint8, client, server netip.AddrPort, tlvs []byte) ([]byte, error) {
 	var from, to net.Addr
 	if client.IsValid() && server.IsValid() {

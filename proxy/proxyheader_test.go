@@ -44,8 +44,8 @@ var (
 // awsTLVs are what an AWS Network Load Balancer sends: a checksum in front, the endpoint's id, padding.
 var awsTLVs = "\x03\x00\x04\xe8\xd6\x89\x2d\xea\x00\x17\x01vpce-08d2bf15fac5001c9\x04\x00\x24" + strings.Repeat("\x00", 36)
 
-// proxyHeaderCases are headers, and what they say or why they are refused. In all of them, each part of the input but
-// the last byte is too short to tell, or is refused as the whole is.
+// proxyHeaderCases are headers, and what they say or why they are refused. In all of them, each part of the
+// input but the last byte is too short to tell, or is refused as the whole is.
 var proxyHeaderCases = []struct {
 	name           string
 	in             string
@@ -179,8 +179,8 @@ func TestProxyHeader_SplitAnywhere(t *testing.T) {
 	}
 }
 
-// checkSplits feeds b in parts of every length (of some lengths, beyond 300 bytes): each either asks for more or gives what b as a whole gives, and once it
-// was not more that it asked for, so does every longer one.
+// checkSplits feeds b in parts of every length (of some lengths, beyond 300 bytes): each either asks for more
+// or gives what b as a whole gives, and once it was not more that it asked for, so does every longer one.
 func checkSplits(t *testing.T, r *proxyHeaderReader, b []byte) {
 	t.Helper()
 	want, wantN, wantErr := r.read(b)
@@ -211,7 +211,8 @@ func checkSplits(t *testing.T, r *proxyHeaderReader, b []byte) {
 	}
 }
 
-// TestProxyHeader_RefusesEarly: what can be no header is refused at its first wrong byte, without waiting for more.
+// TestProxyHeader_RefusesEarly: what can be no header is refused at its first wrong byte, without waiting for
+// more.
 func TestProxyHeader_RefusesEarly(t *testing.T) {
 	f := func(in string, want error) {
 		t.Helper()
@@ -231,7 +232,8 @@ func TestProxyHeader_RefusesEarly(t *testing.T) {
 	f(v2Block(0x21, 0x11, make([]byte, 65535))[:16], errProxyTooLong)
 }
 
-// TestProxyHeader_LibraryTakesWhatFits: the library refuses nothing for its size that is within the limit here.
+// TestProxyHeader_LibraryTakesWhatFits: the library refuses nothing for its size that is within the limit
+// here.
 func TestProxyHeader_LibraryTakesWhatFits(t *testing.T) {
 	if proxyproto.MaxV2HeaderSize != maxProxyV2 {
 		t.Errorf("the library's limit is %d; here it is %d", proxyproto.MaxV2HeaderSize, maxProxyV2)
@@ -272,8 +274,8 @@ func TestProxyHeader_Append(t *testing.T) {
 	}
 }
 
-// FuzzProxyHeader: no input panics, is read beyond its end, or depends on how it arrives; what is understood can be
-// passed on, and is understood there in the same way.
+// FuzzProxyHeader: no input panics, is read beyond its end, or depends on how it arrives; what is understood
+// can be passed on, and is understood there in the same way.
 func FuzzProxyHeader(f *testing.F) {
 	for _, c := range proxyHeaderCases {
 		f.Add([]byte(c.in))

@@ -304,7 +304,8 @@ type told struct {
 	tlvs           []proxyproto.TLV
 }
 
-// serveProxy runs a backend that wants a PROXY header of each connection, tells it, and then handles the rest.
+// serveProxy runs a backend that wants a PROXY header of each connection, tells it, and then handles the
+// rest.
 func serveProxy(t testing.TB, kind string, heard chan<- told, banner string) *server {
 	return serve(t, kind, func(c conn) {
 		in := bufio.NewReader(c)

@@ -1,7 +1,7 @@
 package proxy_test
 
-// Clients and backends of plain blocking system calls: they allocate nothing, so that whatever is allocated while they
-// run is lb's.
+// Clients and backends of plain blocking system calls: they allocate nothing, so that whatever is allocated
+// while they run is lb's.
 
 import (
 	"net"
@@ -14,8 +14,8 @@ import (
 	"github.com/273ebdf9/lb/backends"
 )
 
-// serveRaw runs a backend on a Unix socket that gives each connection to handle, on a goroutine of its own, and closes
-// it when handle returns.
+// serveRaw runs a backend on a Unix socket that gives each connection to handle, on a goroutine of its own,
+// and closes it when handle returns.
 func serveRaw(t testing.TB, handle func(fd int)) (address string) {
 	t.Helper()
 	return acceptRaw(t, func(running *sync.WaitGroup, fd int) {

@@ -7,8 +7,8 @@ import (
 	"github.com/273ebdf9/lb/backends"
 )
 
-// Termination says how a session ended, in the two letters of HAProxy's log (its manual, §8.5 "Session state at
-// disconnection"): who or what ended it, and in which phase.
+// Termination says how a session ended, in the two letters of HAProxy's log (its manual, §8.5 "Session state
+// at disconnection"): who or what ended it, and in which phase.
 //
 //	first letter                         second letter
 //	-  both sides finished               -  the session was complete

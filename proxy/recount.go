@@ -7,9 +7,10 @@ import (
 	"github.com/273ebdf9/lb/internal/sockdiag"
 )
 
-// Recount counts the connections that b's worker was handed by an lb that was killed: those of the sockets, given by their
-// inodes, that belong to the listeners. They are sessions from now on, which begin in this moment. It returns how many.
-// The listeners may be prepared and not committed yet. The error says why they cannot be seen.
+// Recount counts the connections that b's worker was handed by an lb that was killed: those of the sockets,
+// given by their inodes, that belong to the listeners. They are sessions from now on, which begin in this
+// moment. It returns how many. The listeners may be prepared and not committed yet. The error says why they
+// cannot be seen.
 func (p *Proxy) Recount(b *backends.Backend, sockets map[uint32]bool) (int, error) {
 	if err := p.watchEnds(); err != nil {
 		return 0, err

@@ -14,8 +14,8 @@ const (
 	scratchSize = 64 << 10
 	// turnBytes is what a direction may carry before others get their turn.
 	turnBytes = 1 << 20
-	// roundBytes is what all directions together may carry in a round before those that carry much have to wait for
-	// their turns (runReady).
+	// roundBytes is what all directions together may carry in a round before those that carry much have to
+	// wait for their turns (runReady).
 	roundBytes = 2 << 20
 	// spliceAfter reads in a row that filled the scratch buffer switch a direction to splice.
 	spliceAfter = 3
@@ -33,12 +33,12 @@ type relayLimits struct {
 	backendTail time.Duration
 }
 
-// pump carries what can be carried now in the direction that reads from end src. It may end the session: it says
-// whether the session lives on.
+// pump carries what can be carried now in the direction that reads from end src. It may end the session: it
+// says whether the session lives on.
 //
-// The invariant that makes edge-triggered events safe: when pump returns with the session alive, either src has been
-// read to the end (an event will come when there is more), or the direction is blocked on its destination (EPOLLOUT is
-// armed), or it has its place in loop.ready.
+// The invariant that makes edge-triggered events safe: when pump returns with the session alive, either src
+// has been read to the end (an event will come when there is more), or the direction is blocked on its
+// destination (EPOLLOUT is armed), or it has its place in loop.ready.
 func (l *loop) pump(s *session, src int) bool {
 	d := &s.dirs[src]
 	from, to := &s.ends[src], &s.ends[1-src]
@@ -99,9 +99,9 @@ func (l *loop) pump(s *session, src int) bool {
 		l.delivered(s, d, w)
 		drained := false
 		if short && from.flags&(endUrgent|endFailed) == 0 {
-			// A short read has emptied the queue. If the FIN was seen before it, it was the last. Not so on a Unix
-			// socket: its hang-up may hide an error (a close with unread bytes shows it a moment later), and a read
-			// stops behind a message with descriptors (unix(7)). Read on to its end.
+			// A short read has emptied the queue. If the FIN was seen before it, it was the last. Not so on a
+			// Unix socket: its hang-up may hide an error (a close with unread bytes shows it a moment later),
+			// and a read stops behind a message with descriptors (unix(7)). Read on to its end.
 			drained = from.flags&endHalfClosed != 0 && from.flags&(endHungUp|endUnix) == 0
 			if from.flags&(endHalfClosed|endHungUp) == 0 {
 				from.flags &^= endReadable
@@ -129,8 +129,8 @@ func (l *loop) delivered(s *session, d *direction, n int) {
 	}
 }
 
-// flush writes what is held for the destination of the direction. It says whether the direction is free to read on;
-// if not, it is blocked or the session has ended.
+// flush writes what is held for the destination of the direction. It says whether the direction is free to
+// read on; if not, it is blocked or the session has ended.
 func (l *loop) flush(s *session, src int) bool {
 	d := &s.dirs[src]
 	to := &s.ends[1-src]
@@ -167,8 +167,8 @@ func (l *loop) dropHeld(d *direction) {
 	}
 }
 
-// pumpSplice fills a pipe from the source and empties it into the destination. n is how much came; goOn says whether
-// pump may go on, and alive, if not, whether the session lives.
+// pumpSplice fills a pipe from the source and empties it into the destination. n is how much came; goOn says
+// whether pump may go on, and alive, if not, whether the session lives.
 func (l *loop) pumpSplice(s *session, src int) (n int, alive, goOn bool) {
 	d := &s.dirs[src]
 	from := &s.ends[src]
@@ -224,8 +224,8 @@ func (l *loop) pumpSplice(s *session, src int) (n int, alive, goOn bool) {
 	return n, true, true
 }
 
-// drainPipe moves bytes from the pipe to the destination once. It says whether to go on; if not, the direction is
-// blocked or the session has ended.
+// drainPipe moves bytes from the pipe to the destination once. It says whether to go on; if not, the
+// direction is blocked or the session has ended.
 func (l *loop) drainPipe(s *session, src int) bool {
 	d := &s.dirs[src]
 	n, errno := splice(d.pipe.r, s.ends[1-src].fd, int(d.piped), 0)
@@ -264,8 +264,8 @@ func (l *loop) later(s *session, src int) {
 	}
 }
 
-// blockedBy has the direction to end e wait: for an event when the end takes bytes again, or, where the kernel had no
-// memory for them, for a moment. It says whether the session lives on.
+// blockedBy has the direction to end e wait: for an event when the end takes bytes again, or, where the
+// kernel had no memory for them, for a moment. It says whether the session lives on.
 func (l *loop) blockedBy(s *session, e int, errno unix.Errno) bool {
 	if errno == unix.ENOBUFS || errno == unix.ENOMEM {
 		return l.short(s)
@@ -273,8 +273,8 @@ func (l *loop) blockedBy(s *session, e int, errno unix.Errno) bool {
 	return l.armOut(s, e)
 }
 
-// armOut asks for an event when the end takes bytes again. It says whether the session lives on: without the event it
-// would hang.
+// armOut asks for an event when the end takes bytes again. It says whether the session lives on: without the
+// event it would hang.
 func (l *loop) armOut(s *session, e int) bool {
 	x := &s.ends[e]
 	if x.flags&endArmedOut != 0 {
@@ -291,8 +291,8 @@ func (l *loop) armOut(s *session, e int) bool {
 	return true
 }
 
-// disarmOut takes EPOLLOUT back on a Unix socket, which fires it at each read of the peer. TCP fires it only after a
-// write was refused, so there it stays.
+// disarmOut takes EPOLLOUT back on a Unix socket, which fires it at each read of the peer. TCP fires it only
+// after a write was refused, so there it stays.
 func (l *loop) disarmOut(s *session, e int) {
 	x := &s.ends[e]
 	if x.flags&endArmedOut != 0 && s.isUnix(e) {

@@ -250,7 +250,8 @@ func TestSession_UrgentByteIsCarriedInline(t *testing.T) {
 	}
 }
 
-// A read of a Unix socket stops behind a message with descriptors, which lb does not pass on. What is behind it is.
+// A read of a Unix socket stops behind a message with descriptors, which lb does not pass on. What is behind
+// it is.
 func TestSession_BytesBehindDescriptorsAreNotLost(t *testing.T) {
 	heard := make(chan string, 1)
 	r := newRig(t, func(s *setup) { s.listener.Bind = []string{bindAddress(t, unixSocket)} }, serve(t, unixSocket, func(c conn) {

@@ -13,8 +13,9 @@ const fdsPerLoop = 4 + 2*maxIdlePipes
 // defaultReserve is how many descriptors are left to the rest of the process until Reserve says how many.
 const defaultReserve = 128
 
-// SessionLimit returns how many sessions fit into RLIMIT_NOFILE, of which it also returns the soft limit, when the rest of the
-// process needs reserved descriptors: two a session. The error says that there is no room for any.
+// SessionLimit returns how many sessions fit into RLIMIT_NOFILE, of which it also returns the soft limit,
+// when the rest of the process needs reserved descriptors: two a session. The error says that there is no
+// room for any.
 func SessionLimit(cfg *Config, reserved int) (sessions int64, nofile uint64, err error) {
 	var lim unix.Rlimit
 	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &lim); err != nil {
@@ -36,9 +37,9 @@ func loops(cfg *Config) int {
 	return cfg.Loops
 }
 
-// Reserve leaves n descriptors to the rest of the process, and returns how many sessions there may be from now on: as many as
-// fit into RLIMIT_NOFILE, and no more than Config.MaxSessions. Sessions above a lower limit stay. On an error nothing has
-// changed.
+// Reserve leaves n descriptors to the rest of the process, and returns how many sessions there may be from
+// now on: as many as fit into RLIMIT_NOFILE, and no more than Config.MaxSessions. Sessions above a lower
+// limit stay. On an error nothing has changed.
 func (p *Proxy) Reserve(n int) (sessions int64, err error) {
 	limit, _, err := SessionLimit(&p.cfg, n)
 	if err != nil {

@@ -34,7 +34,8 @@ func TestSession_ClientResetEndsUnixBackend(t *testing.T) {
 	c := r.dial()
 	receive(t, c, "hello")
 	reset(c)
-	if err := await(t, "the backend's end", got); err != nil { // a Unix socket knows no reset of what was read
+	if err := await(t, "the backend's end", got); err != nil {
+		// a Unix socket knows no reset of what was read
 		t.Errorf("backend's read: got %v; want EOF", err)
 	}
 	r.wantTermination("CD")
@@ -131,7 +132,8 @@ func TestSession_UnixBackendThatClosesWithUnreadBytesResetsClient(t *testing.T) 
 	}
 }
 
-// A poll may see the hang-up of a Unix socket before the error that belongs to it; it happened once in 100 000 sessions.
+// A poll may see the hang-up of a Unix socket before the error that belongs to it; it happened once in 100
+// 000 sessions.
 func TestSession_HangUpThatHidesAnErrorIsStillAReset(t *testing.T) {
 	waiting, proceed, closed := make(chan struct{}), make(chan struct{}), make(chan struct{})
 	r := newRig(t, nil, serve(t, unixSocket, func(c conn) {

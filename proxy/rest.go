@@ -1,7 +1,7 @@
 package proxy
 
-// Hot path: how a loop waits. `make bench` holds what it costs at full load; docs/decisions.md has the figures for that
-// and for low rates.
+// Hot path: how a loop waits. `make bench` holds what it costs at full load; docs/decisions.md has the
+// figures for that and for low rates.
 
 import (
 	"os"
@@ -13,24 +13,25 @@ import (
 )
 
 const (
-	// A loop whose events are on average less than busyGap apart is busy, until they are more than idleGap apart, or none
-	// has come for idleAfter.
+	// A loop whose events are on average less than busyGap apart is busy, until they are more than idleGap
+	// apart, or none has come for idleAfter.
 	busyGap   = 2 * time.Millisecond
 	idleGap   = 4 * time.Millisecond
 	idleAfter = 20 * time.Millisecond
 
-	// longestGap is what a longer gap counts as, so that a loop that has slept for an hour is busy again after some
-	// fifty events.
+	// longestGap is what a longer gap counts as, so that a loop that has slept for an hour is busy again
+	// after some fifty events.
 	longestGap = time.Second
 
-	// mostParked is how many loops park; more wait in a blocking system call when they are idle. EPOLLEXCLUSIVE does not
-	// reach through a set in a set, so each connection wakes all that park. And the kernel refuses a file a place in more
-	// than a hundred sets that are in a set that is in a set: a listener would be lost to the loops beyond.
+	// mostParked is how many loops park; more wait in a blocking system call when they are idle.
+	// EPOLLEXCLUSIVE does not reach through a set in a set, so each connection wakes all that park. And the
+	// kernel refuses a file a place in more than a hundred sets that are in a set that is in a set: a
+	// listener would be lost to the loops beyond.
 	mostParked = 16
 
-	// manySessions: to put a set into another one the kernel looks at every file in it, under a lock that the whole host
-	// shares; 10 000 sessions are some milliseconds. With fewer it is cheaper to take it out while the loop is busy, as
-	// it makes each new file of a set dearer that is in another one.
+	// manySessions: to put a set into another one the kernel looks at every file in it, under a lock that the
+	// whole host shares; 10 000 sessions are some milliseconds. With fewer it is cheaper to take it out while
+	// the loop is busy, as it makes each new file of a set dearer that is in another one.
 	manySessions = 1000
 
 	// yieldEvery is how often a loop that does not park goes through the scheduler.
@@ -39,22 +40,24 @@ const (
 
 // rest is how a loop waits when there is nothing to do.
 //
-// A busy loop waits in a raw system call, which keeps the processor (the Go scheduler's P) with its thread: to hand it
-// away and back at each short sleep costs a futex storm. An idle loop hands its processor over at once, as a goroutine does
-// that waits for the network: it parks in the runtime's netpoller, and when all do, the runtime's monitor thread (sysmon)
-// sleeps as well. A processor that is held by somebody who sleeps, or left behind in a blocking system call, has it look every
-// 20 µs for a millisecond, and a hundred times a second from then on, which is several times what lb itself costs at a
-// hundred requests a second.
+// A busy loop waits in a raw system call, which keeps the processor (the Go scheduler's P) with its thread:
+// to hand it away and back at each short sleep costs a futex storm. An idle loop hands its processor over at
+// once, as a goroutine does that waits for the network: it parks in the runtime's netpoller, and when all do,
+// the runtime's monitor thread (sysmon) sleeps as well. A processor that is held by somebody who sleeps, or
+// left behind in a blocking system call, has it look every 20 µs for a millisecond, and a hundred times a
+// second from then on, which is several times what lb itself costs at a hundred requests a second.
 //
-// The netpoller would be woken by every event of an epoll set that it watches, also while the loop takes them itself. So
-// it watches a set of its own (epoll(7): a set can be in another), which has the loop's in it only while the loop is idle.
+// The netpoller would be woken by every event of an epoll set that it watches, also while the loop takes them
+// itself. So it watches a set of its own (epoll(7): a set can be in another), which has the loop's in it only
+// while the loop is idle.
 //
-// The thread that takes a goroutine out of the netpoller runs it, and nobody may be left there, as the monitor, which would
-// look after 10 ms, sleeps: then all other goroutines that wait for the network, idle loops too, would wait until the busy
-// loop stops being busy. So a loop goes through the scheduler when it becomes busy, and every yieldEvery: Gosched has it
-// start a thread that finds nothing else to do than to wait in the netpoller. There is a processor for it, as GOMAXPROCS is
-// above the number of loops (Proxy.Start's caller sees to that). An idle loop does so too where it finds events each time,
-// and does not come to park.
+// The thread that takes a goroutine out of the netpoller runs it, and nobody may be left there, as the
+// monitor, which would look after 10 ms, sleeps: then all other goroutines that wait for the network, idle
+// loops too, would wait until the busy loop stops being busy. So a loop goes through the scheduler when it
+// becomes busy, and every yieldEvery: Gosched has it start a thread that finds nothing else to do than to
+// wait in the netpoller. There is a processor for it, as GOMAXPROCS is above the number of loops
+// (Proxy.Start's caller sees to that). An idle loop does so too where it finds events each time, and does not
+// come to park.
 type rest struct {
 	gap     time.Duration // between rounds with events, on average; 0 where a round found them waiting
 	last    time.Duration // when the last one was
@@ -126,8 +129,8 @@ func (r *rest) note(now time.Duration, n int) {
 
 // wait gives the number of events. It may return with none at any time, and does when a timer is due.
 //
-// A loop that is about to sleep first lets others run (sched_yield(2)): the clients and backends it has just fed answer
-// meanwhile, and their answers are taken in one round instead of one sleep and wake-up each.
+// A loop that is about to sleep first lets others run (sched_yield(2)): the clients and backends it has just
+// fed answer meanwhile, and their answers are taken in one round instead of one sleep and wake-up each.
 func (l *loop) wait() int {
 	r := &l.rest
 	if r.idle != r.parks {
@@ -202,7 +205,8 @@ func (l *loop) parkFor(timeout int) int {
 	return r.found
 }
 
-// untilDue is how many ms the loop may sleep before a timer, the counters or a pause want it; -1 is without end.
+// untilDue is how many ms the loop may sleep before a timer, the counters or a pause want it; -1 is without
+// end.
 func (l *loop) untilDue() int {
 	due := l.wheel.due()
 	if len(l.dirty) > 0 {

@@ -130,8 +130,8 @@ func TestRest_WaitsForItsTimers(t *testing.T) {
 	}
 }
 
-// The rounds of a loop with much to do take so long that its events seem far apart. Goroutines that wait for the network are
-// served all the same.
+// The rounds of a loop with much to do take so long that its events seem far apart. Goroutines that wait for
+// the network are served all the same.
 func TestRest_OthersAreServedBesideLongRounds(t *testing.T) {
 	p := stillProxy(t, 1)
 	l := p.loops[0]
@@ -141,8 +141,8 @@ func TestRest_OthersAreServedBesideLongRounds(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer unix.Close(fds[0])
-	// While all are asleep the loop gets an event that stays, and then somebody else gets one. None of it is done by this
-	// process: a goroutine that wakes up for it would have a thread wait in the netpoller.
+	// While all are asleep the loop gets an event that stays, and then somebody else gets one. None of it is
+	// done by this process: a goroutine that wakes up for it would have a thread wait in the netpoller.
 	others := exec.Command("sh", "-c", "sleep 0.5; echo >&3; sleep 0.3; echo")
 	others.ExtraFiles = []*os.File{os.NewFile(uintptr(fds[1]), "pipe")}
 	out, err := others.StdoutPipe()

@@ -39,8 +39,8 @@ type setup struct {
 	health   func(i int, addr string) backends.HealthState // up where nil
 }
 
-// rig is a proxy of two loops with one listener and one pool. At the end of its test it is stopped, and no slot, session or
-// pipe may be left; TestMain looks for descriptors, as tests run at the same time.
+// rig is a proxy of two loops with one listener and one pool. At the end of its test it is stopped, and no
+// slot, session or pipe may be left; TestMain looks for descriptors, as tests run at the same time.
 type rig struct {
 	testing.TB
 	setup *setup
@@ -170,7 +170,8 @@ func (r *rig) ended(n int) []proxy.Record {
 	return slices.Clone(r.records)
 }
 
-// recordOf waits until n sessions have ended and gives the record of c's: two loops tell of theirs in any order.
+// recordOf waits until n sessions have ended and gives the record of c's: two loops tell of theirs in any
+// order.
 func (r *rig) recordOf(n int, c conn) proxy.Record {
 	r.Helper()
 	for _, rec := range r.ended(n) {

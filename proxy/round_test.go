@@ -8,7 +8,8 @@ import (
 	"time"
 )
 
-// TestRound_SessionsThatCarryMuchDelayOthersLittle: hundreds of transfers on one loop, and a small request beside them.
+// TestRound_SessionsThatCarryMuchDelayOthersLittle: hundreds of transfers on one loop, and a small request
+// beside them.
 func TestRound_SessionsThatCarryMuchDelayOthersLittle(t *testing.T) {
 	if raceEnabled {
 		t.Skip("the race detector makes the transfers of this process slower than what is measured")
@@ -61,7 +62,8 @@ func TestRound_SessionsThatCarryMuchDelayOthersLittle(t *testing.T) {
 	stop.Wait()
 	ping.Close()
 	slices.Sort(waits)
-	if worst := waits[len(waits)-2]; worst > 300*time.Millisecond { // 0.5 s and more where rounds have no bound
+	if worst := waits[len(waits)-2]; worst > 300*time.Millisecond {
+		// 0.5 s and more where rounds have no bound
 		t.Errorf("answers beside %d transfers: got %v for all but one; want at most 300ms", bulk, worst)
 	}
 }

@@ -10,8 +10,8 @@ import (
 	"github.com/273ebdf9/lb/proxy/internal/access"
 )
 
-// The two ends of a session. A direction is named after the end that it reads from: dirs[client] carries the client's
-// bytes to the backend.
+// The two ends of a session. A direction is named after the end that it reads from: dirs[client] carries the
+// client's bytes to the backend.
 const (
 	client  = 0
 	backend = 1
@@ -31,14 +31,16 @@ const (
 
 // flags of an end.
 const (
-	endReadable   = 1 << iota // an edge said that there is something to read, and it was not read to the end yet
-	endHalfClosed             // EPOLLRDHUP: its FIN is behind what is still to be read
-	endHungUp                 // EPOLLHUP: it closed both ways
-	endFailed                 // EPOLLERR: reading to the end gives the error
-	endUrgent                 // EPOLLPRI: a short read may stop at the urgent mark, so it proves nothing (tcp(7))
-	endArmedOut               // EPOLLOUT is in its epoll mask
-	endRegistered             // it is in the epoll set
-	endUnix                   // a Unix socket, not TCP
+	// an edge said that there is something to read, and it was not read to the end yet
+	endReadable   = 1 << iota
+	endHalfClosed // EPOLLRDHUP: its FIN is behind what is still to be read
+	endHungUp     // EPOLLHUP: it closed both ways
+	endFailed     // EPOLLERR: reading to the end gives the error
+	// EPOLLPRI: a short read may stop at the urgent mark, so it proves nothing (tcp(7))
+	endUrgent
+	endArmedOut   // EPOLLOUT is in its epoll mask
+	endRegistered // it is in the epoll set
+	endUnix       // a Unix socket, not TCP
 )
 
 // end is one of the two sockets.
@@ -58,21 +60,23 @@ const (
 
 // direction is one of the two streams of bytes.
 type direction struct {
-	held    *bytebufferpool.ByteBuffer // read, and not taken by the destination yet; nil when there is nothing
-	off     int32                      // how much of held is out already
-	piped   int32                      // bytes in pipe
-	pipe    *pipe                      // while splicing; nil otherwise
-	bytes   uint64                     // delivered to the destination
-	counted uint64                     // how much of bytes the shared counters have
-	full    uint8                      // reads in a row that filled the buffer
+	// read, and not taken by the destination yet; nil when there is nothing
+	held    *bytebufferpool.ByteBuffer
+	off     int32  // how much of held is out already
+	piped   int32  // bytes in pipe
+	pipe    *pipe  // while splicing; nil otherwise
+	bytes   uint64 // delivered to the destination
+	counted uint64 // how much of bytes the shared counters have
+	full    uint8  // reads in a row that filled the buffer
 	flags   uint8
 }
 
 // blocked says whether bytes wait for the destination.
 func (d *direction) blocked() bool { return d.held != nil || d.piped > 0 }
 
-// session is one client connection and its backend connection. It belongs to one loop and nobody else touches it.
-// It is plain data (descriptors, flags, counters, deadlines, who it belongs to) so that it can be written down.
+// session is one client connection and its backend connection. It belongs to one loop and nobody else touches
+// it. It is plain data (descriptors, flags, counters, deadlines, who it belongs to) so that it can be written
+// down.
 type session struct {
 	ends  [2]end
 	dirs  [2]direction
@@ -124,8 +128,8 @@ type forwarded struct {
 	tlvs   []byte
 }
 
-// token is what epoll hands back with an event: which session and end, or, with a negative id, which listener or the
-// inbox. gen tells a session from an earlier tenant of its slot.
+// token is what epoll hands back with an event: which session and end, or, with a negative id, which listener
+// or the inbox. gen tells a session from an earlier tenant of its slot.
 type token struct{ id, gen int32 }
 
 func (s *session) token(e int) token { return token{s.slot<<1 | int32(e), s.gen} }

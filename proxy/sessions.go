@@ -25,8 +25,8 @@ type SessionInfo struct {
 
 var phaseNames = [...]string{phaseFree: "", phaseHeader: "header", phaseQueued: "queued", phaseConnecting: "connecting", phaseRelaying: "relaying", phaseHandedOff: "handed off"}
 
-// SessionList lists the running sessions, the oldest first. Each loop is asked at its own moment. It costs a loop about as
-// much as it has sessions; none once the proxy has stopped.
+// SessionList lists the running sessions, the oldest first. Each loop is asked at its own moment. It costs a
+// loop about as much as it has sessions; none once the proxy has stopped.
 func (p *Proxy) SessionList() []SessionInfo {
 	var all []SessionInfo
 	cookies := map[uint64]int{} // of those that were handed over, their places
@@ -72,8 +72,9 @@ func (p *Proxy) fillHanded(all []SessionInfo, cookies map[uint64]int) {
 	}
 }
 
-// Kill closes the sessions with these ids, as far as they run, and gives how many it closed. Their termination is "K" and
-// the phase they were in. The error says why connections that workers hold could not be ended.
+// Kill closes the sessions with these ids, as far as they run, and gives how many it closed. Their
+// termination is "K" and the phase they were in. The error says why connections that workers hold could not
+// be ended.
 func (p *Proxy) Kill(ids []uint64) (int, error) {
 	want := make(map[uint64]bool, len(ids))
 	for _, id := range ids {
@@ -82,15 +83,16 @@ func (p *Proxy) Kill(ids []uint64) (int, error) {
 	return p.closeAll(func(s *session) bool { return want[s.id] }, 'K')
 }
 
-// CloseBackend closes the sessions of a backend that is down or gone, and gives how many there were. Their termination
-// is "DD".
+// CloseBackend closes the sessions of a backend that is down or gone, and gives how many there were. Their
+// termination is "DD".
 func (p *Proxy) CloseBackend(b *backends.Backend) (int, error) {
 	return p.closeAll(func(s *session) bool {
 		return s.backend == b && (s.phase == phaseRelaying || s.phase == phaseHandedOff)
 	}, 'D')
 }
 
-// closeAll closes sessions. One that was handed over is not lb's to close: the kernel ends it, and then tells.
+// closeAll closes sessions. One that was handed over is not lb's to close: the kernel ends it, and then
+// tells.
 func (p *Proxy) closeAll(which func(*session) bool, by byte) (int, error) {
 	n := 0
 	cookies := map[uint64]bool{}
@@ -148,7 +150,8 @@ func (p *Proxy) Turning(timeout time.Duration) bool {
 	return true
 }
 
-// patience is a timer that begins again where the process, or the machine, stood still: whoever is waited for did so too.
+// patience is a timer that begins again where the process, or the machine, stood still: whoever is waited for
+// did so too.
 type patience struct {
 	*time.Timer
 	timeout time.Duration

@@ -160,7 +160,8 @@ func TestKill_InEveryPhaseFreesWhatWasHeld(t *testing.T) {
 	eventually(t, "four sessions", func() bool { list = r.proxy.SessionList(); return len(list) == 4 })
 	var ids []uint64
 	for _, s := range list {
-		if s.Client.Port() != 4711 || s.Phase == "relaying" { // the one without a header, and the one that holds the slot
+		if s.Client.Port() != 4711 || s.Phase == "relaying" {
+			// the one without a header, and the one that holds the slot
 			ids = append(ids, s.ID)
 		}
 	}

@@ -9,8 +9,8 @@ import (
 	"github.com/273ebdf9/lb/proxy/internal/access"
 )
 
-// settings are what a listener does with a new connection. A change of the configuration replaces them as a whole, so
-// that a connection sees the old ones or the new ones.
+// settings are what a listener does with a new connection. A change of the configuration replaces them as a
+// whole, so that a connection sees the old ones or the new ones.
 type settings struct {
 	cfg       ListenerConfig
 	pool      *backends.Pool

@@ -15,8 +15,8 @@ import (
 	"github.com/273ebdf9/lb/proxy"
 )
 
-// TestShortage_OfLbIsNoFaultOfTheBackend: the epoll set takes no more sockets (max_user_watches) when a TCP connect is under
-// way. The backend is not blamed, and the shortage is reported.
+// TestShortage_OfLbIsNoFaultOfTheBackend: the epoll set takes no more sockets (max_user_watches) when a TCP
+// connect is under way. The backend is not blamed, and the shortage is reported.
 func TestShortage_OfLbIsNoFaultOfTheBackend(t *testing.T) {
 	t.Parallel()
 	var reported atomic.Int64
@@ -42,7 +42,8 @@ func TestShortage_OfLbIsNoFaultOfTheBackend(t *testing.T) {
 	}
 }
 
-// TestKeepalive_OfSessionsThatBeganTogetherIsSpread looks at the sockets of sessions that have lived for a while.
+// TestKeepalive_OfSessionsThatBeganTogetherIsSpread looks at the sockets of sessions that have lived for a
+// while.
 func TestKeepalive_OfSessionsThatBeganTogetherIsSpread(t *testing.T) {
 	t.Parallel()
 	const n = 30

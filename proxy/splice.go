@@ -7,8 +7,8 @@ import (
 )
 
 const (
-	// pipeSize is what a pooled pipe holds. pipe(7): the sum over a user without CAP_SYS_RESOURCE is limited by
-	// fs.pipe-user-pages-soft (64 MiB), beyond which new pipes hold 8 KiB.
+	// pipeSize is what a pooled pipe holds. pipe(7): the sum over a user without CAP_SYS_RESOURCE is limited
+	// by fs.pipe-user-pages-soft (64 MiB), beyond which new pipes hold 8 KiB.
 	pipeSize = 256 << 10
 	// maxIdlePipes are kept by a loop for the next transfer.
 	maxIdlePipes = 16

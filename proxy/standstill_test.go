@@ -7,7 +7,8 @@ import (
 	"github.com/273ebdf9/lb/proxy"
 )
 
-// standstill has every loop stand still until all its deadlines are over, as SIGSTOP does, while meanwhile runs.
+// standstill has every loop stand still until all its deadlines are over, as SIGSTOP does, while meanwhile
+// runs.
 func (r *rig) standstill(d time.Duration, meanwhile func()) {
 	r.Helper()
 	release := r.proxy.HoldLoops()
@@ -17,8 +18,8 @@ func (r *rig) standstill(d time.Duration, meanwhile func()) {
 	release()
 }
 
-// TestStandstill_WhatArrivedMeanwhileIsHeardBeforeADeadlineIsJudged: of every deadline there is. Each stands still for a
-// little longer than the deadline, and for so much longer that everybody may have.
+// TestStandstill_WhatArrivedMeanwhileIsHeardBeforeADeadlineIsJudged: of every deadline there is. Each stands
+// still for a little longer than the deadline, and for so much longer that everybody may have.
 func TestStandstill_WhatArrivedMeanwhileIsHeardBeforeADeadlineIsJudged(t *testing.T) {
 	t.Parallel()
 	const limit = 100 * time.Millisecond

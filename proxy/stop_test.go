@@ -147,7 +147,8 @@ func TestStop_IsOnce(t *testing.T) {
 	}
 }
 
-// A socket that had an event in the round in which it is closed must not be accepted on: its number may be another's.
+// A socket that had an event in the round in which it is closed must not be accepted on: its number may be
+// another's.
 func TestLoop_ClosedListenerIsNotAcceptedOn(t *testing.T) {
 	r := newRig(t, func(s *setup) { s.proxy.Loops = 1 }, serve(t, unixSocket, echo).address)
 	client := socketsFor(t, 1)[0]

@@ -29,9 +29,10 @@ func testSeed(t testing.TB) uint64 {
 	return seed
 }
 
-// TestSession_ReleasesItsSlotOnceWhateverHappens has clients come, talk, fall silent, close, half-close and reset at
-// random, over backends that serve, refuse, are full, never answer and reset, with few slots and a short queue, while
-// the operator changes states and weights. The rig then looks whether every slot, place and descriptor came back.
+// TestSession_ReleasesItsSlotOnceWhateverHappens has clients come, talk, fall silent, close, half-close and
+// reset at random, over backends that serve, refuse, are full, never answer and reset, with few slots and a
+// short queue, while the operator changes states and weights. The rig then looks whether every slot, place
+// and descriptor came back.
 func TestSession_ReleasesItsSlotOnceWhateverHappens(t *testing.T) {
 	seed := testSeed(t)
 	const clients, each = 24, 60

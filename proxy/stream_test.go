@@ -8,7 +8,8 @@ import (
 	"sync"
 )
 
-// streamBlock is longer than any single write, and no power of two, so that no boundary of a buffer falls on its period.
+// streamBlock is longer than any single write, and no power of two, so that no boundary of a buffer falls on
+// its period.
 const streamBlock = 1<<20 + 13
 
 // streamBytes is the block twice, so that any part of up to a block is contiguous.
@@ -19,8 +20,8 @@ var streamBytes = sync.OnceValue(func() []byte {
 	return append(b, b...)
 })
 
-// stream is an endless, reproducible sequence of bytes, to send and to compare with: a byte lost, doubled or out of
-// order shows at once, with its place.
+// stream is an endless, reproducible sequence of bytes, to send and to compare with: a byte lost, doubled or
+// out of order shows at once, with its place.
 type stream struct {
 	start, pos int
 }

@@ -1,7 +1,7 @@
 package proxy
 
-// The raw system calls of the loops, behind typed functions. All of them return at once (the sockets are non-blocking)
-// except epollWaitBlocking, so they skip the scheduler's bookkeeping; and none allocates.
+// The raw system calls of the loops, behind typed functions. All of them return at once (the sockets are
+// non-blocking) except epollWaitBlocking, so they skip the scheduler's bookkeeping; and none allocates.
 
 import (
 	"encoding/binary"
@@ -106,7 +106,8 @@ func splice(from, to int32, n int, flags int) (int, unix.Errno) {
 	}
 }
 
-// accept takes one connection off a listener's queue, non-blocking and close-on-exec, and the peer's address into sa.
+// accept takes one connection off a listener's queue, non-blocking and close-on-exec, and the peer's address
+// into sa.
 func accept(fd int32, sa *unix.RawSockaddrAny) (int32, unix.Errno) {
 	for {
 		size := uint32(unix.SizeofSockaddrAny)
@@ -163,8 +164,8 @@ func inQueue(fd int32) int {
 	return n
 }
 
-// outQueue returns how many bytes in the send queue of a TCP socket are not acknowledged (tcp(7), SIOCOUTQ). A FIN counts
-// as one.
+// outQueue returns how many bytes in the send queue of a TCP socket are not acknowledged (tcp(7), SIOCOUTQ).
+// A FIN counts as one.
 func outQueue(fd int32) int {
 	n, err := unix.IoctlGetInt(int(fd), unix.TIOCOUTQ)
 	if err != nil {
@@ -173,8 +174,8 @@ func outQueue(fd int32) int {
 	return n
 }
 
-// resetOnClose makes the coming close send RST instead of FIN on a TCP socket (SO_LINGER with 0 s, socket(7)).
-// A Unix socket has no such thing and ignores it.
+// resetOnClose makes the coming close send RST instead of FIN on a TCP socket (SO_LINGER with 0 s,
+// socket(7)). A Unix socket has no such thing and ignores it.
 func resetOnClose(fd int32) {
 	unix.SetsockoptLinger(int(fd), unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1})
 }
@@ -186,8 +187,8 @@ func epollCtl(epfd int32, op int, fd int32, mask uint32, data token) unix.Errno 
 	return e
 }
 
-// epollWait looks for events for at most timeout ms without telling the scheduler. The processor stays with this
-// thread, so timeout must be short.
+// epollWait looks for events for at most timeout ms without telling the scheduler. The processor stays with
+// this thread, so timeout must be short.
 func epollWait(epfd int32, events []unix.EpollEvent, timeout int) int {
 	r, _, e := unix.RawSyscall6(unix.SYS_EPOLL_PWAIT, uintptr(epfd), uintptr(unsafe.Pointer(unsafe.SliceData(events))), uintptr(len(events)), uintptr(timeout), 0, 0)
 	if e != 0 { // EINTR: the runtime wants something; the caller comes again
@@ -196,8 +197,8 @@ func epollWait(epfd int32, events []unix.EpollEvent, timeout int) int {
 	return int(r)
 }
 
-// epollWaitBlocking is epollWait through the scheduler, which may give the processor to others meanwhile. timeout is
-// in ms; -1 waits without end.
+// epollWaitBlocking is epollWait through the scheduler, which may give the processor to others meanwhile.
+// timeout is in ms; -1 waits without end.
 func epollWaitBlocking(epfd int32, events []unix.EpollEvent, timeout int) int {
 	r, _, e := unix.Syscall6(unix.SYS_EPOLL_PWAIT, uintptr(epfd), uintptr(unsafe.Pointer(unsafe.SliceData(events))), uintptr(len(events)), uintptr(timeout), 0, 0)
 	if e != 0 {

@@ -60,7 +60,8 @@ func TestSession_BytesPostponeTheIdleTimeout(t *testing.T) {
 		time.Sleep(timeout / 20)
 	}
 	wantEOF(t, c)
-	wantLasted(t, r.wantTermination("sD"), 3*timeout-timeout/10) // the last byte went shortly before 2*timeout
+	// the last byte went shortly before 2*timeout
+	wantLasted(t, r.wantTermination("sD"), 3*timeout-timeout/10)
 }
 
 func TestSession_HalfClosedTimeoutHoldsFromTheFirstFIN(t *testing.T) {

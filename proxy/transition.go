@@ -15,8 +15,8 @@ type ListenerSpec struct {
 	Split  *backends.Split
 }
 
-// Transition is a change of the listeners that is prepared: everything that can fail has been done, and nothing is
-// different yet. It ends with Commit or Abort, one of them, once.
+// Transition is a change of the listeners that is prepared: everything that can fail has been done, and
+// nothing is different yet. It ends with Commit or Abort, one of them, once.
 type Transition struct {
 	p      *Proxy
 	next   []*Listener
@@ -36,9 +36,9 @@ type change struct {
 	watch    []*socket // of sockets, those that the loops do not watch yet
 }
 
-// Prepare makes ready for the listeners to be what specs say, all of them: it opens the sockets that are not open. A
-// socket is kept where a listener of the same name has the same bind address, unless its file is gone: then no client reaches
-// it any more, and it is made anew. On an error nothing has changed. No other
+// Prepare makes ready for the listeners to be what specs say, all of them: it opens the sockets that are not
+// open. A socket is kept where a listener of the same name has the same bind address, unless its file is
+// gone: then no client reaches it any more, and it is made anew. On an error nothing has changed. No other
 // Prepare may run until the Transition has ended.
 func (p *Proxy) Prepare(specs []ListenerSpec) (*Transition, error) {
 	found := p.lookUpBinds(specs)
@@ -96,7 +96,8 @@ func (t *Transition) add(spec *ListenerSpec, kept map[*socket]bool) error {
 			c.sockets = append(c.sockets, have[i])
 			continue
 		}
-		if s := t.p.socketAt(bind); s != nil { // another listener's, which has it no more: a bind address is there once
+		if s := t.p.socketAt(bind); s != nil {
+			// another listener's, which has it no more: a bind address is there once
 			kept[s] = true
 			c.sockets = append(c.sockets, s)
 			c.watch = append(c.watch, s)
@@ -121,8 +122,8 @@ func (t *Transition) add(spec *ListenerSpec, kept map[*socket]bool) error {
 	return nil
 }
 
-// Commit makes the change. New connections see it at once; sessions go on as they are. What waits in the queue of a
-// socket that goes is accepted first.
+// Commit makes the change. New connections see it at once; sessions go on as they are. What waits in the
+// queue of a socket that goes is accepted first.
 func (t *Transition) Commit() {
 	p := t.p
 	p.mu.Lock()
@@ -154,8 +155,8 @@ func (t *Transition) Commit() {
 	p.closeSockets(t.closed)
 }
 
-// socketAt finds an open socket by its bind address; nil if there is none. Port 0 is another port each time, so nobody
-// has that. The caller holds mu.
+// socketAt finds an open socket by its bind address; nil if there is none. Port 0 is another port each time,
+// so nobody has that. The caller holds mu.
 func (p *Proxy) socketAt(bind string) *socket {
 	if a, err := backends.ParseAddress(bind); err == nil && !a.IsUnix() && a.Port == 0 {
 		return nil

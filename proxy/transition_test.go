@@ -114,7 +114,8 @@ func TestTransition_AddressInUseLeavesEverythingAsItWas(t *testing.T) {
 		t.Errorf("max_conns: got %d; want the old one, 0", n)
 	}
 	taken.Close()
-	r.become(web, r.spec("more", path, free), r.spec("last", taken.Addr().String())) // nothing is left of the failure
+	// nothing is left of the failure
+	r.become(web, r.spec("more", path, free), r.spec("last", taken.Addr().String()))
 	for _, address := range []string{path, free, taken.Addr().String()} {
 		wantServed(t, address)
 	}
@@ -413,8 +414,8 @@ func TestTransition_AfterStopIsRefused(t *testing.T) {
 	}
 }
 
-// TestTransition_ManyUnderLoad changes names, addresses and settings at random; the address that is always among them
-// must serve every connection.
+// TestTransition_ManyUnderLoad changes names, addresses and settings at random; the address that is always
+// among them must serve every connection.
 func TestTransition_ManyUnderLoad(t *testing.T) {
 	const transitions = 200
 	seed := uint64(time.Now().UnixNano())

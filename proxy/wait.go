@@ -1,7 +1,7 @@
 package proxy
 
-// Connections that wait in a pool's queue for a slot of a backend. Nothing here runs unless max_conns is reached, or
-// nobody is up and when_all_down is "queue".
+// Connections that wait in a pool's queue for a slot of a backend. Nothing here runs unless max_conns is
+// reached, or nobody is up and when_all_down is "queue".
 
 import (
 	"errors"
@@ -51,7 +51,8 @@ func (l *loop) postGrant(w *backends.Waiter, b *backends.Backend) {
 	l.post(message{grant: w, slot: b})
 }
 
-// granted goes on with a session that has waited, with a slot of b. If it has ended meanwhile, the slot goes back.
+// granted goes on with a session that has waited, with a slot of b. If it has ended meanwhile, the slot goes
+// back.
 func (l *loop) granted(w *backends.Waiter, b *backends.Backend) {
 	s := l.table.find(unpackRef(w.Session))
 	l.waiters = append(l.waiters, w)
@@ -83,7 +84,8 @@ func (l *loop) returnGrants() {
 	}
 }
 
-// leaveQueue ends the wait of a session that ends. If a grant is on its way, it finds nobody, and granted cleans up.
+// leaveQueue ends the wait of a session that ends. If a grant is on its way, it finds nobody, and granted
+// cleans up.
 func (l *loop) leaveQueue(s *session) {
 	s.queued += l.now - s.queuedAt
 	if s.pool.Leave(s.waiter) {
@@ -98,8 +100,8 @@ func (l *loop) queuedEvent(s *session, mask uint32) {
 	l.leaveIfGone(s)
 }
 
-// leaveIfGone frees the place of a client that is gone. One that has sent something and then its FIN may have said all
-// it wants to say, and stays; one that has sent nothing before it has left.
+// leaveIfGone frees the place of a client that is gone. One that has sent something and then its FIN may have
+// said all it wants to say, and stays; one that has sent nothing before it has left.
 func (l *loop) leaveIfGone(s *session) {
 	if s.clientGone() {
 		s.end = termQueueGone
@@ -107,8 +109,8 @@ func (l *loop) leaveIfGone(s *session) {
 	}
 }
 
-// clientGone says whether the client has failed, or has ended its side with nothing left to deliver. A Unix socket that
-// is closed shows a hang-up where TCP shows a FIN.
+// clientGone says whether the client has failed, or has ended its side with nothing left to deliver. A Unix
+// socket that is closed shows a hang-up where TCP shows a FIN.
 func (s *session) clientGone() bool {
 	x := &s.ends[client]
 	if x.flags&endFailed != 0 || x.flags&(endHalfClosed|endHungUp) == 0 {

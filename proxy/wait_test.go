@@ -285,7 +285,8 @@ func TestQueue_UnixClientThatClosesAfterItsBytesIsDelivered(t *testing.T) {
 	r.ended(3)
 }
 
-// TestQueue_ClientThatHadLeftBeforeItsTurnToWait closes while its PROXY header is read, so that no event comes later.
+// TestQueue_ClientThatHadLeftBeforeItsTurnToWait closes while its PROXY header is read, so that no event
+// comes later.
 func TestQueue_ClientThatHadLeftBeforeItsTurnToWait(t *testing.T) {
 	r := queued(t, func(s *setup) { s.listener.AcceptProxy = true })
 	header := []byte("PROXY TCP4 192.0.2.1 192.0.2.2 1 2\r\n")

@@ -87,7 +87,8 @@ func (w *wheel) due() time.Duration {
 	return time.Duration(w.earliest) * wheelTick
 }
 
-// expire disarms every timer whose deadline has passed and calls fire for each, which may arm and cancel at will.
+// expire disarms every timer whose deadline has passed and calls fire for each, which may arm and cancel at
+// will.
 func (w *wheel) expire(now time.Duration, fire func(*session)) {
 	tick := int64(now / wheelTick)
 	if tick < w.earliest {

@@ -17,7 +17,8 @@ func expireAll(w *wheel, now time.Duration) []*session {
 func TestWheel_ExpiresAtTheDeadlineAndNotBefore(t *testing.T) {
 	for _, deadline := range []time.Duration{
 		1, wheelTick, wheelTick + 1, time.Second,
-		wheelSlots*wheelTick - 1, wheelSlots * wheelTick, wheelSlots*wheelTick + 1, // around one turn of the wheel
+		// around one turn of the wheel
+		wheelSlots*wheelTick - 1, wheelSlots * wheelTick, wheelSlots*wheelTick + 1,
 		5 * time.Minute, 25 * time.Hour,
 	} {
 		w, s := newWheel(), new(session)
@@ -90,8 +91,8 @@ func TestWheel_FiringMayArmAndCancelOthers(t *testing.T) {
 	}
 }
 
-// TestWheel_AgreesWithASortedList arms, moves and cancels at random, with short and very long deadlines and jumps of
-// time, also from within firing timers.
+// TestWheel_AgreesWithASortedList arms, moves and cancels at random, with short and very long deadlines and
+// jumps of time, also from within firing timers.
 func TestWheel_AgreesWithASortedList(t *testing.T) {
 	seed := uint64(time.Now().UnixNano())
 	t.Logf("seed %d", seed)
@@ -170,8 +171,8 @@ func ticks(due map[*session]int64) []int64 {
 	return all
 }
 
-// BenchmarkWheel is what a session costs the wheel: armed once, cancelled at its end, among many others; and the
-// look at the wheel in each round of the loop.
+// BenchmarkWheel is what a session costs the wheel: armed once, cancelled at its end, among many others; and
+// the look at the wheel in each round of the loop.
 func BenchmarkWheel(b *testing.B) {
 	b.ReportAllocs()
 	w := newWheel()

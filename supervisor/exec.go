@@ -26,8 +26,9 @@ const ExecArg = "__exec"
 
 // launch tells the shim what to do.
 type launch struct {
-	Listen  int      `json:"listen"` // how many listening sockets there are, from descriptor 3 on; the pipe follows
-	Set     bool     `json:"set"`    // UID, GID and Groups hold
+	// how many listening sockets there are, from descriptor 3 on; the pipe follows
+	Listen  int      `json:"listen"`
+	Set     bool     `json:"set"` // UID, GID and Groups hold
 	UID     int      `json:"uid"`
 	GID     int      `json:"gid"`
 	Groups  []int    `json:"groups,omitempty"`
@@ -168,8 +169,8 @@ func dropInherited() error {
 	data[0].Inheritable, data[1].Inheritable = 0, 0
 	err := unix.Capset(&header, &data[0])
 	if err == unix.EPERM && unix.Geteuid() != 0 {
-		// A sandbox refuses the call (systemd's @privileged). With no ambient ones left, execve(2) gives a user other
-		// than root none, but for a program with file capabilities of its own.
+		// A sandbox refuses the call (systemd's @privileged). With no ambient ones left, execve(2) gives a
+		// user other than root none, but for a program with file capabilities of its own.
 		return nil
 	}
 	return err

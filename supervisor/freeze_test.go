@@ -427,7 +427,8 @@ func TestFreeze_RecyclingGoesOn(t *testing.T) {
 		return st.Slots[0].PID == next && st.Slots[0].Next == nil && len(st.Retired) == 0
 	})
 	cfg.Recycle.Age = 0
-	if err := s.pool.Restart(background(t, 10*time.Second), DefaultRestartOptions()); err != nil { // nothing is in its way
+	if err := s.pool.Restart(background(t, 10*time.Second), DefaultRestartOptions()); err != nil {
+		// nothing is in its way
 		t.Error(err)
 	}
 }

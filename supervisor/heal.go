@@ -100,7 +100,8 @@ func (p *Pool) ownNotify(id identity) (err error) {
 // lost returns why nobody can connect to e any more; empty: they can, as far as the file and the socket tell.
 // serves: a worker that binds its socket itself has done so.
 func (p *Pool) lost(e *endpoint, serves bool) string {
-	if e.path == "" || e.fd < 0 && !serves || e.handoff != "" { // whoever gives the connections sees that it takes none
+	if e.path == "" || e.fd < 0 && !serves || e.handoff != "" {
+		// whoever gives the connections sees that it takes none
 		return ""
 	}
 	if e.fd >= 0 && shutDown(e.fd) {

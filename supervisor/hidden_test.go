@@ -26,7 +26,8 @@ func hidden(t *testing.T, f func()) {
 		if err == nil {
 			err = unix.Mount("proc", "/proc", "proc", 0, "hidepid=2")
 		}
-		if err == nil { // hidepid= knows no limits for group 0; of this thread alone, as unix.Setresgid is not
+		if err == nil {
+			// hidepid= knows no limits for group 0; of this thread alone, as unix.Setresgid is not
 			unix.RawSyscall(unix.SYS_SETGROUPS, 0, 0, 0)
 			if _, _, e := unix.RawSyscall(unix.SYS_SETRESGID, 65533, 65533, 65533); e != 0 {
 				err = e

@@ -21,12 +21,14 @@ import (
 
 // process is a worker's process, as far as the pool needs it.
 type process struct {
-	pid     int
-	start   uint64 // when, in clock ticks since boot (proc_pid_stat(5)): tells it from another one of the same pid
+	pid int
+	// when, in clock ticks since boot (proc_pid_stat(5)): tells it from another one of the same pid
+	start   uint64
 	signal  func(sig unix.Signal, group bool)
-	release func()                    // has the shim go on
-	watch   func(ctx context.Context) // waits for its end, and tells the pool; may be called again when ctx was done before. Nil: others tell
-	close   func()                    // gives the watch up
+	release func() // has the shim go on
+	// waits for its end, and tells the pool; may be called again when ctx was done before. Nil: others tell
+	watch func(ctx context.Context)
+	close func() // gives the watch up
 }
 
 // spawn starts w's process, stopped in the shim, and watches it.
@@ -82,7 +84,8 @@ func (p *Pool) spawn(w *worker) (*process, error) {
 	defer unix.Close(gate[0])
 	files := []uintptr{null.Fd(), uintptr(in), uintptr(in)}
 	if w.end.fd >= 0 {
-		unix.SetNonblock(w.end.fd, false) // as the worker before may have left it; programs expect it to block
+		// as the worker before may have left it; programs expect it to block
+		unix.SetNonblock(w.end.fd, false)
 		files = append(files, uintptr(w.end.fd))
 		l.Listen = 1
 	}

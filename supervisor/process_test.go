@@ -219,7 +219,8 @@ func TestWorker_GetsItsEnvironmentAndNothingElse(t *testing.T) {
 		n, target, _ := strings.Cut(fd, " ")
 		switch {
 		case n == "0" && target == "/dev/null", (n == "1" || n == "2") && strings.HasPrefix(target, "pipe:"), n == "3" && strings.HasPrefix(target, "socket:"):
-		case strings.HasPrefix(target, "anon_inode:"), strings.HasPrefix(target, "/sys/fs/cgroup/cpu"): // Go's own
+		case strings.HasPrefix(target, "anon_inode:"), strings.HasPrefix(target, "/sys/fs/cgroup/cpu"):
+			// Go's own
 		case strings.HasPrefix(target, "socket:"): // it serves
 		default:
 			t.Errorf("descriptor %s has leaked into the worker", fd)
@@ -617,7 +618,8 @@ func TestReap_TakesWhatNobodyWaitsFor(t *testing.T) {
 		Reap(ctx)
 		close(done)
 	}()
-	out, err := exec.Command("/bin/sh", "-c", "sleep 0 >/dev/null & echo $!").Output() // it is waited for here, its child by nobody
+	// it is waited for here, its child by nobody
+	out, err := exec.Command("/bin/sh", "-c", "sleep 0 >/dev/null & echo $!").Output()
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -25,7 +25,8 @@ func TestProgram_WhatKeepsItFromRunningIsNamed(t *testing.T) {
 		cfg.Command, cfg.Count = []string{path}, 1
 		s := start(t, open(t), cfg)
 		s.until("deaths", func(st *Status) bool { return st.Slots[0].Deaths >= 1 })
-		if last := s.pool.Status().Slots[0].Last; name != "crlf-env" && (len(last.Lines) != 1 || !strings.Contains(last.Lines[0], want)) { // env(1) speaks for itself
+		if last := s.pool.Status().Slots[0].Last; name != "crlf-env" && (len(last.Lines) != 1 || !strings.Contains(last.Lines[0], want)) {
+			// env(1) speaks for itself
 			t.Errorf("%s: got %q; want %q", name, last.Lines, want)
 		}
 		s.stop()

@@ -17,7 +17,8 @@ const reapAfter = time.Second
 // of a Pool and the children of os/exec are left to those who started them: a zombie counts as nobody's when
 // it has been there for a second. It must not run while a Pool is frozen.
 func Reap(ctx context.Context) {
-	unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) // refused: then the host's first process is the parent, as before
+	// refused: then the host's first process is the parent, as before
+	unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 	children := make(chan os.Signal, 1)
 	signal.Notify(children, unix.SIGCHLD)
 	defer signal.Stop(children)

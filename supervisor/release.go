@@ -10,16 +10,17 @@ import (
 // Release is what a worker is made from: the part of a Config that only another process can take on. It is
 // plain data, and never changed once made.
 type Release struct {
-	Command      []string          `json:"command"`
-	Env          map[string]string `json:"env,omitempty"`
-	Dir          string            `json:"dir,omitempty"`
-	Pin          string            `json:"pin,omitempty"` // instead of Dir: where it led when this release last worked
-	User         string            `json:"user,omitempty"`
-	Group        string            `json:"group,omitempty"`
-	Umask        string            `json:"umask,omitempty"`
-	Nice         int               `json:"nice,omitempty"`
-	RlimitNofile uint64            `json:"rlimit_nofile,omitempty"`
-	Handoff      string            `json:"handoff,omitempty"`
+	Command []string          `json:"command"`
+	Env     map[string]string `json:"env,omitempty"`
+	Dir     string            `json:"dir,omitempty"`
+	// instead of Dir: where it led when this release last worked
+	Pin          string `json:"pin,omitempty"`
+	User         string `json:"user,omitempty"`
+	Group        string `json:"group,omitempty"`
+	Umask        string `json:"umask,omitempty"`
+	Nice         int    `json:"nice,omitempty"`
+	RlimitNofile uint64 `json:"rlimit_nofile,omitempty"`
+	Handoff      string `json:"handoff,omitempty"`
 
 	text string // what key gives, once it was asked for; the pool's goroutine's
 }

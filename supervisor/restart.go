@@ -230,7 +230,8 @@ func (p *Pool) step(r *rollout) (bool, error) {
 		case a.err != nil:
 			p.progress(r, a, "failed", a.err.Error())
 			p.endRollout(r, "another one of the restart failed")
-			if p.good != nil && r.done == 0 { // the directory may lead to what failed: crashes come back with what worked
+			if p.good != nil && r.done == 0 {
+				// the directory may lead to what failed: crashes come back with what worked
 				p.pin()
 			}
 			stay := ""

@@ -44,7 +44,8 @@ func readRelative(pid int) (relative, error) {
 	if err != nil {
 		return relative{}, err
 	}
-	fields := strings.Fields(string(text[bytes.LastIndexByte(text, ')')+1:])) // the name may have blanks and parentheses
+	// the name may have blanks and parentheses
+	fields := strings.Fields(string(text[bytes.LastIndexByte(text, ')')+1:]))
 	if len(fields) < 20 {
 		return relative{}, unix.ESRCH
 	}

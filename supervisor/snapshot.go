@@ -26,8 +26,9 @@ const (
 // code that this process becomes by an upgrade. A record leaves out what changes without an event, and
 // workers without a process. See docs/state.md.
 type snapshot struct {
-	Version    int           `json:"version"`
-	Boot       string        `json:"boot,omitempty"` // of the host, in a record: pids of another boot are others'
+	Version int `json:"version"`
+	// of the host, in a record: pids of another boot are others'
+	Boot       string        `json:"boot,omitempty"`
 	Pool       string        `json:"pool"`
 	Configured int           `json:"configured"` // the config's count
 	Serial     uint64        `json:"serial"`
@@ -54,16 +55,17 @@ type savedSlot struct {
 }
 
 type savedWorker struct {
-	Slot       int            `json:"slot"`
-	Removed    bool           `json:"removed,omitempty"`   // its slot is
-	Role       string         `json:"role,omitempty"`      // in its slot: "current", "next" or none
-	Recycling  bool           `json:"recycling,omitempty"` // it is made to replace one that is due
-	Orphan     bool           `json:"orphan,omitempty"`
-	State      string         `json:"state"`
-	Since      time.Time      `json:"since"`
-	Reason     string         `json:"reason,omitempty"`
-	Cause      string         `json:"cause,omitempty"`
-	Left       time.Duration  `json:"left,omitempty"`  // until what its state waits for by the clock; 0: the whole time
+	Slot      int       `json:"slot"`
+	Removed   bool      `json:"removed,omitempty"`   // its slot is
+	Role      string    `json:"role,omitempty"`      // in its slot: "current", "next" or none
+	Recycling bool      `json:"recycling,omitempty"` // it is made to replace one that is due
+	Orphan    bool      `json:"orphan,omitempty"`
+	State     string    `json:"state"`
+	Since     time.Time `json:"since"`
+	Reason    string    `json:"reason,omitempty"`
+	Cause     string    `json:"cause,omitempty"`
+	// until what its state waits for by the clock; 0: the whole time
+	Left       time.Duration  `json:"left,omitempty"`
 	Delay      time.Duration  `json:"delay,omitempty"` // in waiting
 	Started    time.Time      `json:"started,omitzero"`
 	UpSince    time.Time      `json:"up_since,omitzero"`

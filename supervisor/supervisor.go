@@ -133,8 +133,9 @@ type Pool struct {
 	boot   string                  // of the host, see record
 	host   host
 	random func() float64 // 0 <= x < 1
-	trial  time.Duration  // how long a worker that is ready must live before it may replace another; trialTime but in tests
-	every  time.Duration  // the time between two looks of tick; lookEvery but in tests
+	// how long a worker that is ready must live before it may replace another; trialTime but in tests
+	trial time.Duration
+	every time.Duration // the time between two looks of tick; lookEvery but in tests
 
 	wake     chan struct{} // holds one: the inbox has something
 	ended    chan struct{} // the pool's goroutine has ended
@@ -183,14 +184,17 @@ type Pool struct {
 
 // host is how a pool acts on the system. Tests replace it.
 type host struct {
-	open   func(s *slot, r *Release) (*endpoint, error)
-	close  func(e *endpoint)
-	spawn  func(w *worker) (*process, error)
-	probe  func(w *worker) func(ctx context.Context) error // waits until w accepts: nil; ctx's error; or why it never will
-	owns   func(w *worker) error                           // nil: what listens at w's {port} is w
-	sweep  func()                                          // removes files of workers that are no more
-	mend   func() error                                    // makes the pool's directory and notify socket again, if they are gone
-	lost   func(e *endpoint, serves bool) string           // why nobody can connect to e any more; empty: they can
+	open  func(s *slot, r *Release) (*endpoint, error)
+	close func(e *endpoint)
+	spawn func(w *worker) (*process, error)
+	// waits until w accepts: nil; ctx's error; or why it never will
+	probe func(w *worker) func(ctx context.Context) error
+	owns  func(w *worker) error // nil: what listens at w's {port} is w
+	sweep func()                // removes files of workers that are no more
+	// makes the pool's directory and notify socket again, if they are gone
+	mend func() error
+	// why nobody can connect to e any more; empty: they can
+	lost   func(e *endpoint, serves bool) string
 	record func(text string) error
 }
 

@@ -187,7 +187,8 @@ func TestWorker_SwappedNamesChangeNoOtherFile(t *testing.T) {
 	t.Parallel()
 	dir, base, app := openForOthers(t)
 	victim := filepath.Join(base, "victim")
-	if err := errors.Join(os.WriteFile(victim, nil, 0o666), os.Chmod(victim, 0o666)); err != nil { // hard links need that one may write
+	if err := errors.Join(os.WriteFile(victim, nil, 0o666), os.Chmod(victim, 0o666)); err != nil {
+		// hard links need that one may write
 		t.Fatal(err)
 	}
 	// An older lb left the directory to the worker's user.

@@ -337,7 +337,8 @@ func (p *Pool) bury(w *worker, reason string) {
 	}
 	end := w.end
 	w.end = nil
-	if end != nil && (!again || end.fd < 0 || end.handoff != "") { // who takes from a channel has begun to speak on it
+	if end != nil && (!again || end.fd < 0 || end.handoff != "") {
+		// who takes from a channel has begun to speak on it
 		p.dispose(end, reason)
 		end = nil
 	}

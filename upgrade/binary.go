@@ -20,8 +20,8 @@ type Binary struct {
 	stat unix.Stat_t
 }
 
-// Open opens a program to run. The error says what to do, where path is no program that can take over: no file or not
-// executable, a script, or of another machine. Close it.
+// Open opens a program to run. The error says what to do, where path is no program that can take over: no
+// file or not executable, a script, or of another machine. Close it.
 func Open(path string) (*Binary, error) {
 	f, err := openPath(path)
 	if err != nil {
@@ -69,8 +69,9 @@ var machines = map[string]elf.Machine{
 	"s390x": elf.EM_S390, "loong64": elf.EM_LOONGARCH,
 }
 
-// inspectELF looks at a program's header (elf(5)). A script or a program of another machine would run as a child, as long as its
-// interpreter finds it by a name, and not in the place of this program, where the name is a descriptor that the exec closes.
+// inspectELF looks at a program's header (elf(5)). A script or a program of another machine would run as a
+// child, as long as its interpreter finds it by a name, and not in the place of this program, where the name
+// is a descriptor that the exec closes.
 func inspectELF(f io.ReaderAt, size int64, fault func(format string, args ...any) error) error {
 	head := make([]byte, 4)
 	if _, err := f.ReadAt(head, 0); err != nil && !errors.Is(err, io.EOF) {
@@ -100,7 +101,8 @@ func inspectELF(f io.ReaderAt, size int64, fault func(format string, args ...any
 	return nil
 }
 
-// unchanged returns an error if the file was written to since it was opened: what was checked would not be what runs.
+// unchanged returns an error if the file was written to since it was opened: what was checked would not be
+// what runs.
 func (b *Binary) unchanged() error {
 	var now unix.Stat_t
 	if err := unix.Fstat(int(b.file.Fd()), &now); err != nil {

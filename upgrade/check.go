@@ -29,13 +29,13 @@ type Answer struct {
 	Formats []int  `json:"formats"` // of the state that it reads
 }
 
-// Check runs the binary as a child, with args (the program's name is the first) and input on its standard input, and gives
-// what it answers. It ends the child when ctx or timeout is over. The error says what to do.
+// Check runs the binary as a child, with args (the program's name is the first) and input on its standard
+// input, and gives what it answers. It ends the child when ctx or timeout is over. The error says what to do.
 func Check(ctx context.Context, binary *Binary, args []string, input []byte, timeout time.Duration) (Answer, error) {
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
-	// By a number of its own: on the way to the exec a child moves its descriptors about, and one of them may take the place of
-	// any other.
+	// By a number of its own: on the way to the exec a child moves its descriptors about, and one of them may
+	// take the place of any other.
 	cmd := exec.CommandContext(ctx, "/proc/self/fd/3")
 	cmd.ExtraFiles = []*os.File{binary.file}
 	cmd.Args = args
@@ -60,7 +60,8 @@ func Check(ctx context.Context, binary *Binary, args []string, input []byte, tim
 		return Answer{}, ctx.Err()
 	case errors.As(err, &exit):
 		return Answer{}, fmt.Errorf("the new binary says that it cannot take over (%v): %s", exit, orNothing(string(complaints.said)))
-	case err != nil && !errors.Is(err, exec.ErrWaitDelay) && !errors.Is(err, unix.EPIPE): // it may leave the input unread
+	case err != nil && !errors.Is(err, exec.ErrWaitDelay) && !errors.Is(err, unix.EPIPE):
+		// it may leave the input unread
 		var path *os.PathError
 		if errors.As(err, &path) {
 			err = path.Err
@@ -86,8 +87,8 @@ func orNothing(s string) string {
 	return s
 }
 
-// limited keeps what is written, up to maxSaid, and stops who writes more. It has no ReadFrom, by which io.Copy would pass
-// Write by.
+// limited keeps what is written, up to maxSaid, and stops who writes more. It has no ReadFrom, by which
+// io.Copy would pass Write by.
 type limited struct {
 	said []byte
 	over bool

@@ -17,7 +17,8 @@ func CheckRoom(size int) error {
 	return nil
 }
 
-// memfd puts data into a file that has no name, and seals it: nobody can change it any more (memfd_create(2)).
+// memfd puts data into a file that has no name, and seals it: nobody can change it any more
+// (memfd_create(2)).
 func memfd(data []byte) (_ *os.File, err error) {
 	if err := CheckRoom(len(data)); err != nil {
 		return nil, err

@@ -25,7 +25,8 @@ func TestOpen_RefusesWhatIsNoProgram(t *testing.T) {
 	for path, want := range map[string]string{
 		fifo: "no regular file", dir: "no regular file", plain: "not executable", empty: "empty", filepath.Join(dir, "none"): "no such file",
 	} {
-		if f, err := Open(path); err == nil || !strings.Contains(err.Error(), want) { // a FIFO must not make it wait
+		if f, err := Open(path); err == nil || !strings.Contains(err.Error(), want) {
+			// a FIFO must not make it wait
 			t.Errorf("%s: got %v, %v; want %q", filepath.Base(path), f, err, want)
 		}
 	}

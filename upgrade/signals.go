@@ -19,8 +19,8 @@ func sigset(signals []syscall.Signal) (set unix.Sigset_t) {
 	return set
 }
 
-// signalsVariable is signals as a variable of the environment. They cannot go along as pending ones: the threads
-// that do not call execve(2) take them (docs/decisions.md).
+// signalsVariable is signals as a variable of the environment. They cannot go along as pending ones: the
+// threads that do not call execve(2) take them (docs/decisions.md).
 func signalsVariable(signals []syscall.Signal) string {
 	numbers := make([]string, len(signals))
 	for i, sig := range signals {

@@ -1,9 +1,11 @@
-// Package upgrade puts another binary into this process: it writes the state into a memfd, keeps the descriptors that the
-// state names open over execve(2), and gives the new code both. The pid, the children and the sockets stay.
+// Package upgrade puts another binary into this process: it writes the state into a memfd, keeps the
+// descriptors that the state names open over execve(2), and gives the new code both. The pid, the children
+// and the sockets stay.
 //
-// The way there is [Check] (the new binary, as a child, says what it can read) and [Exec], which returns only if it failed.
-// The way in is [FromEnv], and then either [Handover.Keep], when the new code has taken everything over, or [Handover.Back],
-// which gives the same state and the same descriptors to the binary before. Until Keep nothing of them may be changed.
+// The way there is [Check] (the new binary, as a child, says what it can read) and [Exec], which returns only
+// if it failed. The way in is [FromEnv], and then either [Handover.Keep], when the new code has taken
+// everything over, or [Handover.Back], which gives the same state and the same descriptors to the binary
+// before. Until Keep nothing of them may be changed.
 //
 // The package knows nothing of what the state says, starts no goroutine that outlives a call, and never logs.
 package upgrade
@@ -24,7 +26,8 @@ import (
 
 // The variables of the environment that tell the new code what it was given.
 const (
-	envHandover = "LB_HANDOVER" // "STATE BACK": descriptors of the state and of the binary before; BACK may be -1
+	// "STATE BACK": descriptors of the state and of the binary before; BACK may be -1
+	envHandover = "LB_HANDOVER"
 	envFailed   = "LB_HANDOVER_FAILED"
 	envSignals  = "LB_HANDOVER_SIGNALS" // numbers of those that were heard and not acted on
 )
@@ -37,18 +40,19 @@ var ErrTooLarge = errors.New("the state is larger than RLIMIT_FSIZE allows")
 
 // Plan is what Exec does.
 type Plan struct {
-	Binary  *Binary  // what to run
-	Args    []string // with the program's name
-	State   []byte
-	FDs     []int            // what the state names
-	Signals []syscall.Signal // that wait until the new code asks for them, with signal.Notify; but see signalsVariable
-	// Heard gives signals that this code has heard and leaves to the new one, which finds them in Handover.Signals. It is
-	// called last. Nil: none.
+	Binary *Binary  // what to run
+	Args   []string // with the program's name
+	State  []byte
+	FDs    []int // what the state names
+	// that wait until the new code asks for them, with signal.Notify; but see signalsVariable
+	Signals []syscall.Signal
+	// Heard gives signals that this code has heard and leaves to the new one, which finds them in
+	// Handover.Signals. It is called last. Nil: none.
 	Heard func() []syscall.Signal
 }
 
-// Exec replaces the running code. When it returns, nothing has changed, and the error says why. The caller must keep all
-// other goroutines from changing the descriptors.
+// Exec replaces the running code. When it returns, nothing has changed, and the error says why. The caller
+// must keep all other goroutines from changing the descriptors.
 func Exec(p *Plan) error {
 	state, err := memfd(p.State)
 	if err != nil {
@@ -103,16 +107,18 @@ func become(binary uintptr, args, env []string, fds []int, signals []syscall.Sig
 	return execError(err)
 }
 
-// keepFileLimit is called before an exec, and back after one that failed. Go's runtime raises the soft RLIMIT_NOFILE, and
-// syscall.Exec gives back what it had found: the new code raises it again, but here it would stay low. And if somebody has
-// changed the limits since (prlimit(1)), the new code would have those of the start, and too few descriptors.
+// keepFileLimit is called before an exec, and back after one that failed. Go's runtime raises the soft
+// RLIMIT_NOFILE, and syscall.Exec gives back what it had found: the new code raises it again, but here it
+// would stay low. And if somebody has changed the limits since (prlimit(1)), the new code would have those of
+// the start, and too few descriptors.
 func keepFileLimit() (back func()) {
 	var limit syscall.Rlimit
 	if syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit) != nil {
 		return func() {}
 	}
 	back = func() { syscall.Setrlimit(syscall.RLIMIT_NOFILE, &limit) }
-	if limit.Cur != limit.Max-1 { // not what the runtime makes of it; it looks in the same way when it starts a child
+	if limit.Cur != limit.Max-1 {
+		// not what the runtime makes of it; it looks in the same way when it starts a child
 		back() // after Setrlimit, syscall.Exec leaves it alone
 	}
 	return back
@@ -141,9 +147,9 @@ func setCloseOnExec(fd int, on bool) error {
 	return nil
 }
 
-// keepFromChildren has the descriptors closed by an exec again. One that is gone needs nothing. It is done to all that there
-// are at once, as sessions wait; that includes what this process was started with, which no child of it should have either.
-// Kernels before 5.11 have it done one by one.
+// keepFromChildren has the descriptors closed by an exec again. One that is gone needs nothing. It is done to
+// all that there are at once, as sessions wait; that includes what this process was started with, which no
+// child of it should have either. Kernels before 5.11 have it done one by one.
 func keepFromChildren(fds []int) {
 	if unix.CloseRange(3, math.MaxUint32, unix.CLOSE_RANGE_CLOEXEC) == nil {
 		return
@@ -160,7 +166,8 @@ func openPath(path string) (*os.File, error) { return os.OpenFile(path, unix.O_P
 type Handover struct {
 	// State is what Exec was given.
 	State []byte
-	// Failed is why another binary could not take the state over and has given it back; empty if none has tried.
+	// Failed is why another binary could not take the state over and has given it back; empty if none has
+	// tried.
 	Failed string
 	// Signals are those that the code before has heard and left to this one.
 	Signals []syscall.Signal
@@ -169,8 +176,8 @@ type Handover struct {
 	state, back int // descriptors; back is -1 on the way back
 }
 
-// FromEnv gives what the code before has handed over; nil if this process was started as any other. It takes it out of the
-// environment. With an error there may be a Handover, for the way back.
+// FromEnv gives what the code before has handed over; nil if this process was started as any other. It takes
+// it out of the environment. With an error there may be a Handover, for the way back.
 func FromEnv() (*Handover, error) {
 	value, failed, signals := os.Getenv(envHandover), os.Getenv(envFailed), os.Getenv(envSignals)
 	if value == "" {
@@ -199,10 +206,11 @@ func FromEnv() (*Handover, error) {
 	return h, nil
 }
 
-// Keep ends the handover: this code has taken over, and no child is to have any of fds, which are all that the state names.
-// State is gone afterwards.
+// Keep ends the handover: this code has taken over, and no child is to have any of fds, which are all that
+// the state names. State is gone afterwards.
 func (h *Handover) Keep(fds []int) {
-	// All at once, on Linux 5.11 and later (close_range(2)): every other descriptor of a Go program has the flag already.
+	// All at once, on Linux 5.11 and later (close_range(2)): every other descriptor of a Go program has the
+	// flag already.
 	if err := unix.CloseRange(3, math.MaxUint32, unix.CLOSE_RANGE_CLOEXEC); err != nil {
 		keepFromChildren(fds)
 	}
@@ -216,8 +224,8 @@ func (h *Handover) Keep(fds []int) {
 	}
 }
 
-// Back gives everything to the binary before, with the reason. It returns only if that fails too. fds are those that the
-// state names, as far as this code could read it; they are as they were already.
+// Back gives everything to the binary before, with the reason. It returns only if that fails too. fds are
+// those that the state names, as far as this code could read it; they are as they were already.
 func (h *Handover) Back(reason string, signals []syscall.Signal) error {
 	if h.back < 0 {
 		return errors.New("there is no binary before this one")

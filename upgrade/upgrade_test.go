@@ -20,8 +20,8 @@ import (
 	"github.com/273ebdf9/lb/internal/leaktest"
 )
 
-// The test binary plays both codes: LB_UPGRADE_TEST says what the one that hands over does, and the one that was handed
-// something does what the state says.
+// The test binary plays both codes: LB_UPGRADE_TEST says what the one that hands over does, and the one that
+// was handed something does what the state says.
 const play = "LB_UPGRADE_TEST"
 
 func TestMain(m *testing.M) {

@@ -16,8 +16,8 @@ import (
 	"github.com/273ebdf9/lb/internal/handoff"
 )
 
-// taker is the listener of a worker to which lb hands accepted sockets over (docs/handoff.md). It is safe for concurrent
-// use.
+// taker is the listener of a worker to which lb hands accepted sockets over (docs/handoff.md). It is safe for
+// concurrent use.
 type taker struct {
 	file    *os.File
 	raw     syscall.RawConn
@@ -123,7 +123,8 @@ func (t *taker) receive() (fd int, message []byte, err error) {
 	return fd, message, err
 }
 
-// say sends lb a message. A channel that takes none now is one that lb does not read: it has given this worker up.
+// say sends lb a message. A channel that takes none now is one that lb does not read: it has given this
+// worker up.
 func (t *taker) say(message []byte) error {
 	var failed error
 	err := t.raw.Control(func(fd uintptr) {

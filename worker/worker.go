@@ -144,7 +144,8 @@ func bind(network, address string) (net.Listener, error) {
 			if err == nil {
 				c.Close()
 			}
-			if !errors.Is(err, syscall.ECONNREFUSED) && !errors.Is(err, os.ErrNotExist) { // EAGAIN, EACCES, EPROTOTYPE and the like: it is bound
+			if !errors.Is(err, syscall.ECONNREFUSED) && !errors.Is(err, os.ErrNotExist) {
+				// EAGAIN, EACCES, EPROTOTYPE and the like: it is bound
 				return nil, fmt.Errorf("cannot listen on %q: another process serves it", address)
 			}
 			os.Remove(address)

@@ -53,7 +53,8 @@ type AcceptQueue struct {
 type BackendStatus struct {
 	Name    string `json:"name"`
 	Address string `json:"address"`
-	// Admin is what the operator wants: "ready", "drain" or "maint". Health is what lb sees: "starting", "up" or "down".
+	// Admin is what the operator wants: "ready", "drain" or "maint". Health is what lb sees: "starting", "up"
+	// or "down".
 	Admin  string `json:"admin"`
 	Health string `json:"health"`
 	// Since is when Admin or Health last changed, Reason why; the reason is empty before the first change.
@@ -61,37 +62,41 @@ type BackendStatus struct {
 	Reason string    `json:"reason"`
 	// Selectable says whether it may be given new connections, max_conns aside.
 	Selectable bool `json:"selectable"`
-	// LastResort says that it is given them nevertheless: its heartbeat has stopped, and no backend of the pool is selectable.
+	// LastResort says that it is given them nevertheless: its heartbeat has stopped, and no backend of the
+	// pool is selectable.
 	LastResort bool `json:"last_resort"`
 	// Backup says that it is only for when no other is selectable.
 	Backup bool `json:"backup"`
 	// Weight is 0..1000, ConfiguredWeight what the config says.
 	Weight           int `json:"weight"`
 	ConfiguredWeight int `json:"configured_weight"`
-	// Share is its part, 0..1, of the weights of the backends that the pool offers at this moment, a slow start
-	// included; 0 if it is not one.
+	// Share is its part, 0..1, of the weights of the backends that the pool offers at this moment, a slow
+	// start included; 0 if it is not one.
 	Share float64 `json:"share"`
-	// Active is how many slots it has given out: sessions, and connects under way. MaxConns is their limit; 0 is none.
+	// Active is how many slots it has given out: sessions, and connects under way. MaxConns is their limit; 0
+	// is none.
 	Active   int64 `json:"active"`
 	MaxConns int   `json:"max_conns"`
-	// Connections counts the established ones. Rate is those a second, over the last seconds; the Server fills it in. It
-	// is null for the first who asks.
+	// Connections counts the established ones. Rate is those a second, over the last seconds; the Server
+	// fills it in. It is null for the first who asks.
 	Connections uint64   `json:"connections"`
 	Rate        *float64 `json:"connections_per_second"`
 	// BytesIn counts bytes from clients, BytesOut bytes to them.
 	BytesIn  uint64 `json:"bytes_in"`
 	BytesOut uint64 `json:"bytes_out"`
-	// ConnectErrors counts failed connects by reason: "refused", "saturated", "timeout", "unreachable", "resource", "other".
+	// ConnectErrors counts failed connects by reason: "refused", "saturated", "timeout", "unreachable",
+	// "resource", "other".
 	ConnectErrors map[string]uint64 `json:"connect_errors"`
-	// ConnectP50 and ConnectP99 are quantiles of the seconds that a connect took, over all since the backend was added; 0 before the first.
+	// ConnectP50 and ConnectP99 are quantiles of the seconds that a connect took, over all since the backend
+	// was added; 0 before the first.
 	ConnectP50 float64 `json:"connect_p50_seconds"`
 	ConnectP99 float64 `json:"connect_p99_seconds"`
 	// LastProbe is null before the first probe.
 	LastProbe *ProbeStatus `json:"last_probe"`
 	// Handoff says that the backend is given accepted sockets; its address is a name then.
 	Handoff bool `json:"handoff"`
-	// AcceptQueue is the queue of its listening socket; null where lb cannot see it: on another host, say. With Handoff it is
-	// what it was given and has not taken, and handoff_window.
+	// AcceptQueue is the queue of its listening socket; null where lb cannot see it: on another host, say.
+	// With Handoff it is what it was given and has not taken, and handoff_window.
 	AcceptQueue *AcceptQueue `json:"accept_queue"`
 	// Warned warns of the change that this answers.
 	Warned

@@ -82,8 +82,8 @@ func (c *Client) get(ctx context.Context, path string, v any) error {
 	return c.do(ctx, http.MethodGet, path, nil, v)
 }
 
-// do sends a request, with body as JSON unless it is nil, and reads the answer into v. A refusal of lb is an *Error; an
-// lb that cannot be asked is ErrUnreachable; a ctx that was cancelled is its error.
+// do sends a request, with body as JSON unless it is nil, and reads the answer into v. A refusal of lb is an
+// *Error; an lb that cannot be asked is ErrUnreachable; a ctx that was cancelled is its error.
 func (c *Client) do(ctx context.Context, method, path string, body, v any) error {
 	resp, err := c.send(ctx, method, path, body)
 	if err != nil {

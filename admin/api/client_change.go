@@ -12,7 +12,8 @@ import (
 	"time"
 )
 
-// ErrStreamEnded: lb ended a stream of events or of workers' lines, as it does when it stops and when it is upgraded.
+// ErrStreamEnded: lb ended a stream of events or of workers' lines, as it does when it stops and when it is
+// upgraded.
 var ErrStreamEnded = errors.New("lb has ended the stream: it stops, or has been upgraded")
 
 func poolPath(pool string) string { return "/v1/pools/" + url.PathEscape(pool) }
@@ -28,8 +29,8 @@ func (c *Client) Backend(ctx context.Context, pool, backend string) (*BackendSta
 	return c.backend(ctx, http.MethodGet, backendPath(pool, backend), nil)
 }
 
-// SetWeight changes the weight of a backend, and gives it as it is then. Each of the changes below does the same for
-// what it changes; a refusal is an *Error.
+// SetWeight changes the weight of a backend, and gives it as it is then. Each of the changes below does the
+// same for what it changes; a refusal is an *Error.
 func (c *Client) SetWeight(ctx context.Context, pool, backend string, weight int) (*BackendStatus, error) {
 	return c.backend(ctx, http.MethodPut, backendPath(pool, backend)+"/weight", WeightChange{Weight: &weight})
 }
@@ -86,8 +87,8 @@ func (c *Client) Sessions(ctx context.Context, f SessionFilter, limit int) (*Ses
 	return list, c.get(ctx, "/v1/sessions?"+f.query(limit), list)
 }
 
-// Kill closes sessions, spread over a time, and gives how many there were when all are closed. The end of ctx ends the
-// killing; what was closed by then stays closed.
+// Kill closes sessions, spread over a time, and gives how many there were when all are closed. The end of ctx
+// ends the killing; what was closed by then stays closed.
 func (c *Client) Kill(ctx context.Context, f SessionFilter, over time.Duration) (*KillResult, error) {
 	body := KillRequest{ID: f.ID, Pool: f.Pool, Backend: f.Backend}
 	if f.Older > 0 {
@@ -118,8 +119,8 @@ func (c *Client) SetLogLevel(ctx context.Context, level string) (*LogLevelChange
 	return result, c.do(ctx, http.MethodPut, "/v1/log-level", LogLevelChange{level}, result)
 }
 
-// Events calls each for every event, the oldest first, until each fails, ctx is over, or there are no more. With Follow
-// the error is never nil; it is ErrStreamEnded when lb has ended it.
+// Events calls each for every event, the oldest first, until each fails, ctx is over, or there are no more.
+// With Follow the error is never nil; it is ErrStreamEnded when lb has ended it.
 func (c *Client) Events(ctx context.Context, q EventQuery, each func(Event) error) error {
 	v := url.Values{}
 	if q.After > 0 {

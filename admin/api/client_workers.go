@@ -25,7 +25,8 @@ func (c *Client) Scale(ctx context.Context, pool string, s ScaleRequest) (*Worke
 	return st, c.do(ctx, http.MethodPost, poolPath(pool)+"/scale", s, st)
 }
 
-// StopWorker ends the worker of a slot, and gives the pool's when it has ended. None is started there until StartWorker.
+// StopWorker ends the worker of a slot, and gives the pool's when it has ended. None is started there until
+// StartWorker.
 func (c *Client) StopWorker(ctx context.Context, pool string, slot int) (*WorkersStatus, error) {
 	st := new(WorkersStatus)
 	return st, c.do(ctx, http.MethodPost, slotPath(pool, slot)+"/stop", nil, st)
@@ -37,8 +38,9 @@ func (c *Client) StartWorker(ctx context.Context, pool string, slot int) (*Worke
 	return st, c.do(ctx, http.MethodPost, slotPath(pool, slot)+"/start", nil, st)
 }
 
-// Restart replaces workers, and calls each for every step. It returns when the restart has ended, or with NoWait when it
-// has begun. The end of ctx ends it: the workers that were not replaced stay. A restart that failed is an *Error.
+// Restart replaces workers, and calls each for every step. It returns when the restart has ended, or with
+// NoWait when it has begun. The end of ctx ends it: the workers that were not replaced stay. A restart that
+// failed is an *Error.
 func (c *Client) Restart(ctx context.Context, pool string, r RestartRequest, each func(RestartStep) error) error {
 	return c.roll(ctx, poolPath(pool)+"/restart", r, each)
 }
@@ -75,7 +77,8 @@ func (c *Client) roll(ctx context.Context, path string, r RestartRequest, each f
 	}
 }
 
-// Logs calls each for every line that the pool's workers wrote, the oldest first. Its end is as that of Events.
+// Logs calls each for every line that the pool's workers wrote, the oldest first. Its end is as that of
+// Events.
 func (c *Client) Logs(ctx context.Context, pool string, q LogQuery, each func(WorkerLine) error) error {
 	v := url.Values{}
 	if q.Slot >= 0 {

@@ -10,7 +10,8 @@ type Error struct {
 
 func (e *Error) Error() string { return e.Message }
 
-// Refuse makes the refusal that a Control function returns when 409, a conflict, is not the status that says it best.
+// Refuse makes the refusal that a Control function returns when 409, a conflict, is not the status that says
+// it best.
 func Refuse(status int, format string, args ...any) *Error {
 	return &Error{Status: status, Message: fmt.Sprintf(format, args...)}
 }

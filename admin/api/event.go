@@ -17,6 +17,7 @@ type Event struct {
 	Kind    string    `json:"kind"`  // "health", "admin", "weight", "reload", …
 	Subject string    `json:"subject"`
 	Text    string    `json:"text"`
-	// Dropped is how many events before this one a follower missed because he was too slow. Only in answers to him.
+	// Dropped is how many events before this one a follower missed because he was too slow. Only in answers
+	// to him.
 	Dropped uint64 `json:"dropped,omitempty"`
 }

@@ -31,11 +31,13 @@ type ListenerStatus struct {
 	MaxConns int   `json:"max_conns"`
 	// Connections counts the clients that were accepted.
 	Connections uint64 `json:"connections"`
-	// Rate is the new ones a second, over the last seconds; the Server fills it in. It is null for the first who asks.
+	// Rate is the new ones a second, over the last seconds; the Server fills it in. It is null for the first
+	// who asks.
 	Rate *float64 `json:"connections_per_second"`
 	// BytesIn counts bytes from clients, BytesOut bytes to them.
 	BytesIn  uint64 `json:"bytes_in"`
 	BytesOut uint64 `json:"bytes_out"`
-	// Refused counts the clients that were closed before a backend was chosen, by reason: rules, limits, PROXY header.
+	// Refused counts the clients that were closed before a backend was chosen, by reason: rules, limits,
+	// PROXY header.
 	Refused map[string]uint64 `json:"refused"`
 }

@@ -24,7 +24,8 @@ type QueueStatus struct {
 	// Length is how many connections wait, Size how many may.
 	Length int `json:"length"`
 	Size   int `json:"size"`
-	// Queued counts those that had to wait, Rejected those that found the queue full, Timeouts those that waited in vain.
+	// Queued counts those that had to wait, Rejected those that found the queue full, Timeouts those that
+	// waited in vain.
 	Queued   uint64 `json:"queued"`
 	Rejected uint64 `json:"rejected"`
 	Timeouts uint64 `json:"timeouts"`

@@ -52,22 +52,23 @@ type ProcessStatus struct {
 	MaxSessions int64 `json:"max_sessions"`
 	// SessionLimitReached counts how often MaxSessions stopped the accepting.
 	SessionLimitReached uint64 `json:"session_limit_reached"`
-	// AcceptErrors counts failed accepts by reason. A reason that can occur is there from the start, with 0, so that
-	// a rate over it has a beginning.
+	// AcceptErrors counts failed accepts by reason. A reason that can occur is there from the start, with 0,
+	// so that a rate over it has a beginning.
 	AcceptErrors map[string]uint64 `json:"accept_errors"`
-	// Pipes is how many pipes for splice(2) are open, in use or pooled; SplicedBytes counts what went through them.
+	// Pipes is how many pipes for splice(2) are open, in use or pooled; SplicedBytes counts what went through
+	// them.
 	Pipes        int64  `json:"pipes"`
 	SplicedBytes uint64 `json:"spliced_bytes"`
-	// HandoffEndsLost counts the times that the kernel dropped what it had to tell of handed-off connections that ended. lb
-	// asked it anew, and missed none.
+	// HandoffEndsLost counts the times that the kernel dropped what it had to tell of handed-off connections
+	// that ended. lb asked it anew, and missed none.
 	HandoffEndsLost uint64 `json:"handoff_ends_lost"`
 	// AccessLogDropped counts the lines that the access log had to drop.
 	AccessLogDropped uint64 `json:"access_log_dropped"`
-	// LogDropped counts the lines of the event log, and of workers in it, that were dropped because what takes them is too
-	// slow, full or closed. A line in their place says so.
+	// LogDropped counts the lines of the event log, and of workers in it, that were dropped because what
+	// takes them is too slow, full or closed. A line in their place says so.
 	LogDropped uint64 `json:"log_dropped"`
-	// Upgrades counts those that succeeded since the start, UpgradeSessions the sessions that they carried over, and
-	// UpgradeStandstill is how many seconds the last one took; 0 before the first.
+	// Upgrades counts those that succeeded since the start, UpgradeSessions the sessions that they carried
+	// over, and UpgradeStandstill is how many seconds the last one took; 0 before the first.
 	Upgrades          uint64  `json:"upgrades"`
 	UpgradeSessions   uint64  `json:"upgrade_sessions"`
 	UpgradeStandstill float64 `json:"upgrade_standstill_seconds"`

@@ -20,10 +20,11 @@ func (r *RestartRequest) Bound() time.Duration {
 	return d
 }
 
-// RestartStep is one step of a restart, a line of its answer. The last line is a step "done" or "failed" without a slot.
+// RestartStep is one step of a restart, a line of its answer. The last line is a step "done" or "failed"
+// without a slot.
 type RestartStep struct {
-	// Step is "started", "replaced" or "failed" of the slot's successor; or of the whole restart "begun" (with no_wait),
-	// "done" or "failed".
+	// Step is "started", "replaced" or "failed" of the slot's successor; or of the whole restart "begun"
+	// (with no_wait), "done" or "failed".
 	Step string `json:"step"`
 	Slot *int   `json:"slot,omitempty"`
 	PID  int    `json:"pid,omitempty"`

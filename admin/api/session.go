@@ -36,8 +36,8 @@ type SessionList struct {
 	Total    int             `json:"total"`
 }
 
-// KillRequest is the body of POST /v1/sessions/kill: which sessions to close, by at least one of ID, Pool and Backend.
-// Durations are written as "30s".
+// KillRequest is the body of POST /v1/sessions/kill: which sessions to close, by at least one of ID, Pool and
+// Backend. Durations are written as "30s".
 type KillRequest struct {
 	ID      string `json:"id,omitempty"`
 	Pool    string `json:"pool,omitempty"`

@@ -10,8 +10,8 @@ import (
 
 // UpgradeRequest is the body of POST /v1/upgrade; it may be absent.
 type UpgradeRequest struct {
-	// Binary is the absolute path of the program to go on as, which only a caller of the control socket may name; empty is
-	// the one that lb was started from.
+	// Binary is the absolute path of the program to go on as, which only a caller of the control socket may
+	// name; empty is the one that lb was started from.
 	Binary string `json:"binary,omitempty"`
 	// DryRun only asks the new program whether it can take over.
 	DryRun bool `json:"dry_run,omitempty"`
@@ -34,11 +34,12 @@ type UpgradeResult struct {
 	Warnings []string `json:"warnings"`
 }
 
-// ErrOutcomeUnknown: the connection to lb ended before the answer, and what was asked for may have been done or not.
+// ErrOutcomeUnknown: the connection to lb ended before the answer, and what was asked for may have been done
+// or not.
 var ErrOutcomeUnknown = errors.New("the connection ended before lb answered")
 
-// Upgrade has lb go on as another program, or with DryRun asks whether it could, and gives the outcome. It takes as long as
-// ctx lets it. ErrOutcomeUnknown says that lb did not answer.
+// Upgrade has lb go on as another program, or with DryRun asks whether it could, and gives the outcome. It
+// takes as long as ctx lets it. ErrOutcomeUnknown says that lb did not answer.
 func (c *Client) Upgrade(ctx context.Context, r UpgradeRequest) (*UpgradeResult, error) {
 	result := new(UpgradeResult)
 	err := c.do(ctx, http.MethodPost, "/v1/upgrade", r, result)

@@ -17,7 +17,8 @@ type WorkerLine struct {
 	Text string    `json:"text"`
 	// Cut says that it was longer.
 	Cut bool `json:"cut,omitempty"`
-	// Dropped is how many lines of the pool before this one are not shown, because this caller reads too slowly.
+	// Dropped is how many lines of the pool before this one are not shown, because this caller reads too
+	// slowly.
 	Dropped uint64 `json:"dropped,omitempty"`
 }
 
@@ -31,22 +32,23 @@ type WorkersStatus struct {
 	Total      int  `json:"total"`
 	// Stale says that some run another command, environment or directory than the config has.
 	Stale bool `json:"stale"`
-	// Strays is how many are of something else than what last worked for all, as a restart failed half-way; a rollback takes
-	// them back.
+	// Strays is how many are of something else than what last worked for all, as a restart failed half-way; a
+	// rollback takes them back.
 	Strays int `json:"strays,omitempty"`
 	// CanRollback says that there is something to roll back to.
 	CanRollback bool `json:"can_rollback"`
-	// RecordError is why an lb that is started after this one was killed would not find all of them; empty: it would.
+	// RecordError is why an lb that is started after this one was killed would not find all of them; empty:
+	// it would.
 	RecordError string `json:"record_error,omitempty"`
 	// Slots are the places for workers, in order; Retired are replaced workers that have not ended.
 	Slots   []SlotStatus   `json:"slots"`
 	Retired []WorkerStatus `json:"retired"`
-	// OutputLines counts the lines that they wrote, OutputDropped those of them that could not be written to their file, which
-	// a line in their place says.
+	// OutputLines counts the lines that they wrote, OutputDropped those of them that could not be written to
+	// their file, which a line in their place says.
 	OutputLines   uint64 `json:"output_lines"`
 	OutputDropped uint64 `json:"output_dropped"`
-	// Notifications counts the messages on their notify socket, by what became of them: "taken", or refused as
-	// "unknown_sender", "garbage" or "too_long".
+	// Notifications counts the messages on their notify socket, by what became of them: "taken", or refused
+	// as "unknown_sender", "garbage" or "too_long".
 	Notifications map[string]uint64 `json:"notifications"`
 }
 
@@ -66,14 +68,16 @@ type SlotStatus struct {
 // WorkerStatus is one worker.
 type WorkerStatus struct {
 	Slot int `json:"slot"`
-	// State is as docs/workers-states.md has it, "failed" (it died five times in a row, and waits), or "stopped".
+	// State is as docs/workers-states.md has it, "failed" (it died five times in a row, and waits), or
+	// "stopped".
 	State string `json:"state"`
 	// Since is when it came into State, Reason why.
 	Since  time.Time `json:"since"`
 	Reason string    `json:"reason"`
 	// PID is 0 for one without a process.
 	PID int `json:"pid"`
-	// Started is when its process started, Up when it was first ready, Due when one that waits will be started.
+	// Started is when its process started, Up when it was first ready, Due when one that waits will be
+	// started.
 	Started *time.Time `json:"started,omitempty"`
 	Up      *time.Time `json:"up,omitempty"`
 	Due     *time.Time `json:"due,omitempty"`

@@ -1,7 +1,8 @@
 // Command lb is a Layer-4 TCP load balancer for one host's fleet of app processes.
 //
-// The program is three: the shim that starts a worker, the new code of an upgrade, and the command line (internal/cli). The
-// command "lb run" is the daemon (internal/daemon), which the command line is given as a function.
+// The program is three: the shim that starts a worker, the new code of an upgrade, and the command line
+// (internal/cli). The command "lb run" is the daemon (internal/daemon), which the command line is given as a
+// function.
 package main
 
 import (

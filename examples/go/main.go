@@ -1,4 +1,5 @@
-// Command go is a sample worker that links lb's SDK: it tells when it is ready, sends heartbeats, and stops when asked.
+// Command go is a sample worker that links lb's SDK: it tells when it is ready, sends heartbeats, and stops
+// when asked.
 //
 //	[pools.app.workers]
 //	command = ["./bin/sample"]         # go build -o bin/sample ./examples/go

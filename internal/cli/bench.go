@@ -49,7 +49,8 @@ const (
 	benchWorkers                      = 8
 )
 
-// benchLeast is the shortest load: in less, nothing is left of it after the event of a case and what it takes to see it.
+// benchLeast is the shortest load: in less, nothing is left of it after the event of a case and what it takes
+// to see it.
 const benchLeast = time.Second
 
 func newBenchCommand() *cobra.Command {
@@ -216,7 +217,8 @@ func (f *benchFlags) run(cmd *cobra.Command) error {
 	if !slices.Contains(f.options.CommandLine, "--seed") && !cmd.Flags().Changed("seed") {
 		f.options.CommandLine = append(f.options.CommandLine, "--seed", fmt.Sprint(f.options.Seed))
 	}
-	// Opened before the run, so that ten minutes are not for nothing. A report of before stays until there is another one.
+	// Opened before the run, so that ten minutes are not for nothing. A report of before stays until there is
+	// another one.
 	var page *os.File
 	made := false
 	if f.report != "" {

@@ -29,7 +29,8 @@ func TestBench_RefusesATargetThatItWouldNotMeasure(t *testing.T) {
 	f("add target to --contenders", "--target", "127.0.0.1:1", "--contenders", "lb")
 }
 
-// What is tested here starts nothing. If it did, it would be one round of one contender that needs no lb: this binary is none.
+// What is tested here starts nothing. If it did, it would be one round of one contender that needs no lb:
+// this binary is none.
 func TestBench_RefusesWhatWouldMeasureNothing(t *testing.T) {
 	f := func(code int, want string, args ...string) {
 		t.Helper()

@@ -20,7 +20,8 @@ type checkResult struct {
 	Pools     int    `json:"pools"`
 	Backends  int    `json:"backends"`
 	Workers   int    `json:"workers"`
-	// Descriptors are what lb needs beside its sessions; Sessions is how many fit into this shell's RLIMIT_NOFILE beside them.
+	// Descriptors are what lb needs beside its sessions; Sessions is how many fit into this shell's
+	// RLIMIT_NOFILE beside them.
 	Descriptors int          `json:"descriptors"`
 	Sessions    int64        `json:"sessions"`
 	Faults      []checkFault `json:"faults"`
@@ -53,8 +54,8 @@ func newCheckCommand() *cobra.Command {
 	return cmd
 }
 
-// check loads the file and says what is wrong with it: faults and warnings one a line on stderr, or all of it as JSON
-// on stdout. It fails for a fault, and if strict for a warning.
+// check loads the file and says what is wrong with it: faults and warnings one a line on stderr, or all of it
+// as JSON on stdout. It fails for a fault, and if strict for a warning.
 func check(stdout, stderr io.Writer, file string, strict, asJSON bool) error {
 	cfg, err := config.Load(file)
 	var faults *config.Error

@@ -1,7 +1,7 @@
 // Package cli is lb's command line: the commands, what they print, and shell completion.
 //
-// One file holds one group of commands. Those that ask a running lb do so only through its control API (cli.go). lb run is a
-// program that cmd/lb passes in: this package never imports internal/daemon.
+// One file holds one group of commands. Those that ask a running lb do so only through its control API
+// (cli.go). lb run is a program that cmd/lb passes in: this package never imports internal/daemon.
 package cli
 
 import (
@@ -123,7 +123,8 @@ func poll(ctx context.Context, done func() (bool, error)) error {
 	}
 }
 
-// backendArg reads POOL/BACKEND. A backend without a name is named by its address, which may have slashes too.
+// backendArg reads POOL/BACKEND. A backend without a name is named by its address, which may have slashes
+// too.
 func backendArg(arg string) (pool, backend string, err error) {
 	pool, backend, ok := strings.Cut(arg, "/")
 	if !ok || pool == "" || backend == "" {

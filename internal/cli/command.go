@@ -74,7 +74,8 @@ func newRoot(programs Programs) *cobra.Command {
 		SilenceErrors: true,
 		SilenceUsage:  true,
 	}
-	// cobra's templates are not used: with text/template the linker keeps every exported method, 2.5 MB of them.
+	// cobra's templates are not used: with text/template the linker keeps every exported method, 2.5 MB of
+	// them.
 	root.Flags().BoolP("version", "v", false, "version for lb")
 	root.SetFlagErrorFunc(flagError)
 	for _, g := range commandGroups(programs) {
@@ -97,7 +98,8 @@ func newRoot(programs Programs) *cobra.Command {
 	}
 	usage := root.UsageFunc()
 	root.SetUsageFunc(func(cmd *cobra.Command) error {
-		if run := cmd.RunE; cmd.HasAvailableSubCommands() { // needCommand makes it runnable, which is no use to tell of
+		if run := cmd.RunE; cmd.HasAvailableSubCommands() {
+			// needCommand makes it runnable, which is no use to tell of
 			cmd.RunE = nil
 			defer func() { cmd.RunE = run }()
 		}
@@ -138,7 +140,8 @@ func commandGroups(programs Programs) []commandGroup {
 	}
 }
 
-// needCommand is the action of a command that has only sub-commands. Left to itself, cobra shows help and succeeds.
+// needCommand is the action of a command that has only sub-commands. Left to itself, cobra shows help and
+// succeeds.
 func needCommand(cmd *cobra.Command, args []string) error {
 	if asked := cmd.Flags().Lookup("version"); asked != nil && asked.Changed && len(args) == 0 {
 		_, err := fmt.Fprintln(cmd.OutOrStdout(), build.Read())
@@ -153,8 +156,8 @@ func needCommand(cmd *cobra.Command, args []string) error {
 	return fmt.Errorf("there is no command %q", args[0])
 }
 
-// suggestion returns the command that was probably meant by a word; empty for none. It is none that ends something: who has
-// mistyped may run what is suggested.
+// suggestion returns the command that was probably meant by a word; empty for none. It is none that ends
+// something: who has mistyped may run what is suggested.
 func suggestion(cmd *cobra.Command, word string) string {
 	switch strings.ToLower(word) {
 	case "show", "stats", "ls", "ps", "list", "top", "info":
@@ -176,8 +179,8 @@ func suggestion(cmd *cobra.Command, word string) string {
 	return near[0]
 }
 
-// flagError is an error of flags in words. A negative number looks like a flag; the one that lb scale takes is none here
-// any more (scaleArgs).
+// flagError is an error of flags in words. A negative number looks like a flag; the one that lb scale takes
+// is none here any more (scaleArgs).
 func flagError(_ *cobra.Command, err error) error {
 	var unknown *pflag.NotExistError
 	if errors.As(err, &unknown) && minusNumber.MatchString("-"+strings.TrimSuffix(unknown.GetSpecifiedShortnames(), "%")) {
@@ -217,8 +220,8 @@ func action(do func(cmd *cobra.Command) error) func(*cobra.Command, []string) er
 // errSaid is the failure of a command that has said why already.
 var errSaid = errors.New("said already")
 
-// printFailure says why a command failed. The faults of a config stand alone, one a line, as editors read them; so do
-// several lines that a running lb has sent.
+// printFailure says why a command failed. The faults of a config stand alone, one a line, as editors read
+// them; so do several lines that a running lb has sent.
 func printFailure(w io.Writer, err error) {
 	var faults *config.Error
 	var refusal *api.Error

@@ -14,11 +14,13 @@ import (
 // TestMain checks that the tests left no goroutine and no descriptor behind. This binary is also a worker of
 // lb bench.
 func TestMain(m *testing.M) {
-	if len(os.Args) > 1 && (os.Args[1] == benchWorkerCommand || os.Args[1] == benchExecCommand) { // never the tests again
+	if len(os.Args) > 1 && (os.Args[1] == benchWorkerCommand || os.Args[1] == benchExecCommand) {
+		// never the tests again
 		os.Exit(Execute(os.Args[1:], os.Stdout, os.Stderr, Programs{}))
 	}
 	if len(os.Args) > 1 && !strings.HasPrefix(os.Args[1], "-") {
-		fmt.Fprintf(os.Stderr, "this binary of tests cannot play %q\n", os.Args[1]) // and must not run the tests again
+		// and must not run the tests again
+		fmt.Fprintf(os.Stderr, "this binary of tests cannot play %q\n", os.Args[1])
 		os.Exit(2)
 	}
 	// The goroutine of package os/signal stays once it is there.

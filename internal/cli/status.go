@@ -109,7 +109,8 @@ func statusText(c *call) (string, error) {
 	return renderStatus(st, time.Now(), coloured(c.out)), nil
 }
 
-// ratePause is how long a person waits for rates, which lb takes from one question to the next. Scripts do not wait.
+// ratePause is how long a person waits for rates, which lb takes from one question to the next. Scripts do
+// not wait.
 const ratePause = 500 * time.Millisecond
 
 // pause waits for d; false says that ctx was over first.

@@ -72,7 +72,8 @@ func TestUpgrade_ThatBreaksOffIsNeitherDoneNorFailed(t *testing.T) {
 			return api.UpgradeResult{}, err
 		}
 		defer file.Close()
-		return api.UpgradeResult{}, unix.Shutdown(int(file.Fd()), unix.SHUT_RDWR) // it is gone, and nobody has answered
+		// it is gone, and nobody has answered
+		return api.UpgradeResult{}, unix.Shutdown(int(file.Fd()), unix.SHUT_RDWR)
 	}
 	code, stdout, stderr := lb(t, "upgrade")
 	if code != exitFailed || stdout != "" || !strings.Contains(stderr, "outcome is unknown") || !strings.Contains(stderr, "lb status") {

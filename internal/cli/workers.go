@@ -289,7 +289,8 @@ func newLogsCommand() *cobra.Command {
 	return cmd
 }
 
-// showLogs prints lines of workers, in JSON one a line. Who follows ends it with an interrupt: that is no failure.
+// showLogs prints lines of workers, in JSON one a line. Who follows ends it with an interrupt: that is no
+// failure.
 func showLogs(c *call, pool string, q api.LogQuery) error {
 	enc := newEncoder(c.out)
 	err := c.Logs(c.ctx, pool, q, func(l api.WorkerLine) error {

@@ -9,8 +9,8 @@ import (
 	"github.com/273ebdf9/lb/proxy"
 )
 
-// closing closes the sessions of backends that went down (on_down). Whose are still to be closed goes along in an upgrade. Make
-// it with a proxy and a log; safe for concurrent use.
+// closing closes the sessions of backends that went down (on_down). Whose are still to be closed goes along
+// in an upgrade. Make it with a proxy and a log; safe for concurrent use.
 type closing struct {
 	proxy *proxy.Proxy
 	log   *slog.Logger
@@ -20,7 +20,8 @@ type closing struct {
 	due     []*backends.Backend // guarded by mu
 }
 
-// begin closes the sessions of a backend, on a goroutine of its own: that waits for the loops, and the caller may run on one.
+// begin closes the sessions of a backend, on a goroutine of its own: that waits for the loops, and the caller
+// may run on one.
 func (c *closing) begin(b *backends.Backend) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -21,8 +21,8 @@ import (
 // errStopping is the answer to a change that comes too late.
 var errStopping = errors.New("lb is stopping; nothing can be changed any more")
 
-// change makes one change under the lock, and remembers it: changes are made one at a time, and none during a reload. The
-// warnings are about a change that was made.
+// change makes one change under the lock, and remembers it: changes are made one at a time, and none during a
+// reload. The warnings are about a change that was made.
 func (d *daemon) change(do func() error) (warnings []string, err error) {
 	leave, err := d.gate.enter("a change")
 	if err != nil {
@@ -40,8 +40,8 @@ func (d *daemon) change(do func() error) (warnings []string, err error) {
 	return d.remember(), nil
 }
 
-// changeBackend makes a change of one backend. do gets what is remembered of the backend and its configuration, and may change
-// the former.
+// changeBackend makes a change of one backend. do gets what is remembered of the backend and its
+// configuration, and may change the former.
 func (d *daemon) changeBackend(b *backends.Backend, do func(r *state.Backend, bc backends.BackendConfig) error) (warnings []string, err error) {
 	return d.change(func() error {
 		if b.Removed() || d.view.Load().pool(b.Pool().Name) != b.Pool() {
@@ -209,7 +209,8 @@ func (d *daemon) addable(p *backends.Pool, bc backends.BackendConfig) error {
 	return nil
 }
 
-// resolveAdded looks up the address of a backend that is to be added; nil where it names no host. It refuses one that is lb itself.
+// resolveAdded looks up the address of a backend that is to be added; nil where it names no host. It refuses
+// one that is lb itself.
 func (d *daemon) resolveAdded(pool, address string) (*backends.RawSockaddr, error) {
 	addr, err := backends.ParseAddress(address)
 	if err != nil { // addable says what is wrong with it

@@ -1,6 +1,6 @@
-// Package daemon is a running lb: it builds the proxy, the pools, their health checks and workers from a config, and wires them.
-// It applies reloads and what the control API asks for, remembers changes made at run time, attends to signals, and carries
-// all of it over an upgrade (upgrade_*.go).
+// Package daemon is a running lb: it builds the proxy, the pools, their health checks and workers from a
+// config, and wires them. It applies reloads and what the control API asks for, remembers changes made at run
+// time, attends to signals, and carries all of it over an upgrade (upgrade_*.go).
 //
 // Run owns every goroutine and waits for them. The package prints nothing for people; internal/cli does.
 package daemon
@@ -82,11 +82,13 @@ type daemon struct {
 	queues     acceptQueues
 }
 
-// view is what runs at one moment. It is never changed in place: loops and requests read it while it is replaced.
+// view is what runs at one moment. It is never changed in place: loops and requests read it while it is
+// replaced.
 type view struct {
-	cfg      *config.Config             // what holds: of keys that need a restart, the values of the start
-	pools    []*backends.Pool           // in the order of the config
-	checkers map[*backends.Pool]watcher // of these, and of removed pools to which connections are still on their way
+	cfg   *config.Config   // what holds: of keys that need a restart, the values of the start
+	pools []*backends.Pool // in the order of the config
+	// of these, and of removed pools to which connections are still on their way
+	checkers map[*backends.Pool]watcher
 }
 
 // pool is the pool of that name, or nil.
@@ -99,8 +101,8 @@ func (v *view) pool(name string) *backends.Pool {
 	return nil
 }
 
-// newDaemon builds what the config file at path says needs a restart to change, and starts nothing. inherited is the control
-// API of the code before, of which a file that it takes is copied.
+// newDaemon builds what the config file at path says needs a restart to change, and starts nothing. inherited
+// is the control API of the code before, of which a file that it takes is copied.
 func newDaemon(path string, cfg *config.Config, inherited admin.Frozen, files map[string]*os.File) (_ *daemon, err error) {
 	d := &daemon{
 		path: path, program: programPath(), startConfig: cfg.Source, started: time.Now(), service: newService(),
@@ -168,7 +170,8 @@ func shortage(err error) string {
 
 // start begins to serve what cfg says. On an error the caller stops the daemon.
 func (d *daemon) start(cfg *config.Config) error {
-	// A thread that waits in a loop keeps its processor, so the rest of the program needs at least one of its own.
+	// A thread that waits in a loop keeps its processor, so the rest of the program needs at least one of its
+	// own.
 	runtime.GOMAXPROCS(max(runtime.GOMAXPROCS(0), d.proxy.Loops()+1))
 	d.proxy.Start()
 	if err := d.takeSockets(); err != nil {
@@ -188,8 +191,8 @@ func (d *daemon) start(cfg *config.Config) error {
 	return nil
 }
 
-// reap begins to take the exit statuses of processes that nobody waits for: what workers leave behind when they end becomes lb's
-// child. The caller holds changing, or is alone.
+// reap begins to take the exit statuses of processes that nobody waits for: what workers leave behind when
+// they end becomes lb's child. The caller holds changing, or is alone.
 func (d *daemon) reap() {
 	ctx, stop := context.WithCancel(d.background)
 	done := make(chan struct{})
@@ -330,8 +333,8 @@ func (d *daemon) report(level slog.Level, e api.Event, msg string, args ...any) 
 	d.admin.Publish(e)
 }
 
-// stop ends everything: listeners first, then sessions (until ctx is over), then workers (as long as each may take, and in
-// a hurry once now is over), then the rest.
+// stop ends everything: listeners first, then sessions (until ctx is over), then workers (as long as each may
+// take, and in a hurry once now is over), then the rest.
 func (d *daemon) stop(ctx, now context.Context) {
 	d.changing.Lock()
 	d.stopping = true

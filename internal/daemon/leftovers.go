@@ -9,8 +9,8 @@ import (
 	"github.com/273ebdf9/lb/supervisor"
 )
 
-// endLeftovers ends the workers that an lb that was killed has left in pools which cfg does not have: they were renamed or
-// removed while no lb ran. It does not wait for them. The caller holds changing, or is alone.
+// endLeftovers ends the workers that an lb that was killed has left in pools which cfg does not have: they
+// were renamed or removed while no lb ran. It does not wait for them. The caller holds changing, or is alone.
 func (d *daemon) endLeftovers(cfg *config.Config) {
 	path := cfg.Admin.EffectiveRunDir()
 	if d.runDir == nil { // no pool has workers

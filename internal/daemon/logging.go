@@ -21,7 +21,8 @@ const (
 // openLogs opens the event log and the access log. files are those of the code before; nil at a start.
 func (d *daemon) openLogs(cfg logs.Config, files map[string]*os.File) (err error) {
 	d.events, err = logs.NewFrom(cfg, files[fileLog])
-	if err != nil && files != nil { // a version before handed no file over, and sessions must not end for a log
+	if err != nil && files != nil {
+		// a version before handed no file over, and sessions must not end for a log
 		fmt.Fprintf(os.Stderr, "lb: %v; the log goes to stderr\n", err)
 		cfg.Output = "stderr"
 		d.events, err = logs.New(cfg)
@@ -78,7 +79,8 @@ func (d *daemon) sessionEnded(r *proxy.Record) {
 		Start: r.Start, Client: r.Client, Listener: r.Listener.Name,
 		QueueTime: r.QueueTime, ConnectTime: r.ConnectTime, SessionTime: r.SessionTime,
 		BytesIn: r.BytesIn, BytesOut: r.BytesOut, Termination: r.Termination, Retries: r.Retries,
-		Sessions: r.Sessions, ListenerActive: r.Listener.Active() + 1, // the places of this one are free already
+		// the places of this one are free already
+		Sessions: r.Sessions, ListenerActive: r.Listener.Active() + 1,
 	}
 	if r.Pool != nil { // else it was refused before one was chosen
 		e.Pool, e.PoolActive = r.Pool.Name, r.Pool.Active()

@@ -20,7 +20,8 @@ func TestMain(m *testing.M) {
 		return
 	}
 	if len(os.Args) > 1 && !strings.HasPrefix(os.Args[1], "-") {
-		fmt.Fprintf(os.Stderr, "this binary of tests cannot play %q\n", os.Args[1]) // and must not run the tests again
+		// and must not run the tests again
+		fmt.Fprintf(os.Stderr, "this binary of tests cannot play %q\n", os.Args[1])
 		os.Exit(2)
 	}
 	installResolver()

@@ -12,9 +12,9 @@ import (
 	"github.com/273ebdf9/lb/proxy"
 )
 
-// explainInUse says which listener of lb itself holds the address that a new one wants, if one does. Linux lets no socket
-// listen on 127.0.0.1:80 and another on :80 (ip(7), EADDRINUSE), so that a reload cannot go from one to the other without
-// closing the first, with whoever waits in its queue.
+// explainInUse says which listener of lb itself holds the address that a new one wants, if one does. Linux
+// lets no socket listen on 127.0.0.1:80 and another on :80 (ip(7), EADDRINUSE), so that a reload cannot go
+// from one to the other without closing the first, with whoever waits in its queue.
 func (d *daemon) explainInUse(err error, specs []proxy.ListenerSpec) error {
 	if !errors.Is(err, unix.EADDRINUSE) {
 		return err
@@ -30,7 +30,8 @@ func (d *daemon) explainInUse(err error, specs []proxy.ListenerSpec) error {
 	return err
 }
 
-// overlapping is the running listener with an address on the port of a new bind; nil for one that runs already.
+// overlapping is the running listener with an address on the port of a new bind; nil for one that runs
+// already.
 func (d *daemon) overlapping(bind string) (holder *proxy.Listener, address string) {
 	want, err := backends.ParseAddress(bind)
 	if err != nil || want.IsUnix() {

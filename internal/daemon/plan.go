@@ -15,24 +15,26 @@ import (
 	"github.com/273ebdf9/lb/supervisor"
 )
 
-// plan is a change from what runs to another config. Making it does everything that can fail, and changes nothing:
-// daemon.plan makes it, prepare opens sockets, commit changes. daemon.changing is held from the one to the other.
+// plan is a change from what runs to another config. Making it does everything that can fail, and changes
+// nothing: daemon.plan makes it, prepare opens sockets, commit changes. daemon.changing is held from the one
+// to the other.
 type plan struct {
-	d            *daemon
-	old          *view
-	cfg          *config.Config
-	reason       string
-	remembered   state.Changes // what holds on
-	kept         []string      // of these, a line each
-	dropped      []string      // and of those that hold no more
-	pools        []*plannedPool
-	specs        []proxy.ListenerSpec
-	transition   *proxy.Transition
-	adopt        func(*workerPool) error // gives new workers what they were before; nil: they are new
-	starts       []func()                // after commit, what begins to run with the change
-	restart      []*workerPool           // after commit: those whose workers are to be restarted for the new config
-	room         config.Room             // set by prepare
-	unremembered []string                // warns that the state file could not be written; set by commit
+	d          *daemon
+	old        *view
+	cfg        *config.Config
+	reason     string
+	remembered state.Changes // what holds on
+	kept       []string      // of these, a line each
+	dropped    []string      // and of those that hold no more
+	pools      []*plannedPool
+	specs      []proxy.ListenerSpec
+	transition *proxy.Transition
+	adopt      func(*workerPool) error // gives new workers what they were before; nil: they are new
+	starts     []func()                // after commit, what begins to run with the change
+	// after commit: those whose workers are to be restarted for the new config
+	restart      []*workerPool
+	room         config.Room // set by prepare
+	unremembered []string    // warns that the state file could not be written; set by commit
 }
 
 // plannedPool is what becomes of a pool.
@@ -113,7 +115,8 @@ func (p *plan) planPool(cfg *config.Pool) (*plannedPool, error) {
 	return pp, nil
 }
 
-// wantedBackends are the backends of the config, without those that the operator removed, and those that he added.
+// wantedBackends are the backends of the config, without those that the operator removed, and those that he
+// added.
 func wantedBackends(cfg *config.Pool, remembered *state.Changes) []backends.BackendConfig {
 	var wanted []backends.BackendConfig
 	for _, bc := range cfg.Backends {
@@ -176,8 +179,8 @@ func (d *daemon) listener(name string) *proxy.Listener {
 	return nil
 }
 
-// prepare opens the sockets. found are the addresses of new backends that are named by host; one that is missing is looked up
-// again later. When prepare fails, nothing has changed.
+// prepare opens the sockets. found are the addresses of new backends that are named by host; one that is
+// missing is looked up again later. When prepare fails, nothing has changed.
 func (p *plan) prepare(found resolved) error {
 	room, err := p.cfg.Room()
 	if err != nil {
@@ -241,8 +244,8 @@ func (p *plan) prepareWorkers() (err error) {
 	return nil
 }
 
-// commit makes the change. Pools come first, so that each is ready when a listener sends connections to it; the pools
-// that nothing leads to any more go last.
+// commit makes the change. Pools come first, so that each is ready when a listener sends connections to it;
+// the pools that nothing leads to any more go last.
 func (p *plan) commit() {
 	v := &view{cfg: p.cfg, checkers: map[*backends.Pool]watcher{}}
 	for pool, w := range p.old.checkers {
@@ -295,8 +298,8 @@ func (p *plan) begin() {
 	}
 }
 
-// commitWorkers starts the workers of a pool that has them from now on, changes those that it had, and ends those that it
-// has no more.
+// commitWorkers starts the workers of a pool that has them from now on, changes those that it had, and ends
+// those that it has no more.
 func (p *plan) commitWorkers(pp *plannedPool) {
 	if old := p.old.checkers[pp.pool].workers; old != nil && pp.workers == nil {
 		p.d.running.Go(func() { p.d.endWorkers(old) })
@@ -325,8 +328,8 @@ func (p *plan) workersChanged(pp *plannedPool) bool {
 	return !reflect.DeepEqual(workersConfig(p.old.cfg, p.old.cfg.Pool(pp.cfg.Name)), workersConfig(p.cfg, pp.cfg))
 }
 
-// stale reports whether the pool goes on with workers that are not of the config that runs: a rollout has failed, or they were
-// rolled back, or an lb that was killed has started them from another config.
+// stale reports whether the pool goes on with workers that are not of the config that runs: a rollout has
+// failed, or they were rolled back, or an lb that was killed has started them from another config.
 func (pp *plannedPool) stale() bool { return pp.workers != nil && !pp.new && pp.workers.Status().Stale }
 
 // staleWorkers returns a line for each pool whose workers would be restarted although their config stays.
@@ -376,8 +379,8 @@ func (pp *plannedPool) commit(w watcher, p *plan) {
 	}
 }
 
-// retire ends a removed pool once nobody can be on his way to one of its backends any more. Its sessions go on; with the
-// last of them the pool is forgotten.
+// retire ends a removed pool once nobody can be on his way to one of its backends any more. Its sessions go
+// on; with the last of them the pool is forgotten.
 func (d *daemon) retire(pool *backends.Pool) {
 	cfg := *pool.Config()
 	underway := time.NewTimer(cfg.QueueTimeout + cfg.ConnectTimeout)

@@ -10,8 +10,8 @@ import (
 	"github.com/273ebdf9/lb/internal/sockdiag"
 )
 
-// queuesAge is for how long an answer about all Unix sockets holds: the kernel walks all of them for it, and a status has
-// many backends.
+// queuesAge is for how long an answer about all Unix sockets holds: the kernel walks all of them for it, and
+// a status has many backends.
 const queuesAge = 100 * time.Millisecond
 
 // acceptQueues knows how many connections wait to be accepted by the backends. It is safe for concurrent use.
@@ -23,7 +23,8 @@ type acceptQueues struct {
 	asked time.Time
 }
 
-// of returns the queue of b's listener, or nil where it cannot be seen: on another host, in another network namespace.
+// of returns the queue of b's listener, or nil where it cannot be seen: on another host, in another network
+// namespace.
 func (q *acceptQueues) of(b *backends.Backend) *api.AcceptQueue {
 	if b.Channel != nil {
 		return &api.AcceptQueue{Waiting: int(b.Untaken()), Limit: b.Pool().Config().HandoffWindow}

@@ -11,8 +11,8 @@ import (
 	"github.com/273ebdf9/lb/internal/state"
 )
 
-// Reload reads the config file anew and applies the differences, all or none; with dryRun it tells them only, and opens
-// no socket. Sessions are not touched.
+// Reload reads the config file anew and applies the differences, all or none; with dryRun it tells them only,
+// and opens no socket. Sessions are not touched.
 func (d *daemon) Reload(ctx context.Context, dryRun bool, by string) (api.ReloadResult, error) {
 	leave, err := d.gate.enter("a reload")
 	if err != nil {
@@ -26,12 +26,13 @@ func (d *daemon) Reload(ctx context.Context, dryRun bool, by string) (api.Reload
 	return result, d.rolloutFor(ctx, restart, by)
 }
 
-// reloadAndReport reloads, but for the restarts of workers, which are not made under the lock: it returns those that are due.
+// reloadAndReport reloads, but for the restarts of workers, which are not made under the lock: it returns
+// those that are due.
 func (d *daemon) reloadAndReport(ctx context.Context, dryRun bool, by string) (api.ReloadResult, []*workerPool, error) {
 	var found resolved
 	if !dryRun {
-		// Look-ups take seconds where a name server is down, so they are made before the lock. The config that holds is read under
-		// it, so that of two reloads the last one to read wins.
+		// Look-ups take seconds where a name server is down, so they are made before the lock. The config
+		// that holds is read under it, so that of two reloads the last one to read wins.
 		if cfg, err := config.Load(d.path); err == nil {
 			found = d.resolveNew(cfg, &state.Changes{})
 		}

@@ -19,8 +19,9 @@ const resolveTimeout = 5 * time.Second
 // resolved is what host names were resolved to.
 type resolved map[backends.Address]*backends.RawSockaddr
 
-// resolveNew looks up the host names of the backends of a config that do not run yet, all at once. One that cannot be looked up
-// is missing: resolveNames tries it again. No lock may be held: it takes up to resolveTimeout.
+// resolveNew looks up the host names of the backends of a config that do not run yet, all at once. One that
+// cannot be looked up is missing: resolveNames tries it again. No lock may be held: it takes up to
+// resolveTimeout.
 func (d *daemon) resolveNew(cfg *config.Config, remembered *state.Changes) resolved {
 	ctx, cancel := context.WithTimeout(d.background, resolveTimeout)
 	defer cancel()
@@ -62,8 +63,8 @@ func (r resolved) use(added []*backends.Backend) {
 	}
 }
 
-// resolveNames looks up the host names of backends, at once and then again and again, off the loops. A failure keeps
-// the last address.
+// resolveNames looks up the host names of backends, at once and then again and again, off the loops. A
+// failure keeps the last address.
 func (d *daemon) resolveNames() {
 	tick := time.NewTicker(resolveEvery)
 	defer tick.Stop()
@@ -87,8 +88,8 @@ func (d *daemon) wakeResolver() {
 	}
 }
 
-// resolveAll looks up every host name once. It tells of those that fail and had not failed before, and the other way
-// round, and gives those that failed.
+// resolveAll looks up every host name once. It tells of those that fail and had not failed before, and the
+// other way round, and gives those that failed.
 func (d *daemon) resolveAll(failed map[*backends.Backend]bool) map[*backends.Backend]bool {
 	failing := map[*backends.Backend]bool{}
 	for _, pool := range d.view.Load().pools {

@@ -12,7 +12,8 @@ import (
 	"github.com/273ebdf9/lb/internal/eventually"
 )
 
-// dialNameServer, if set, is how look-ups reach their name server. TestMain installs it: whatever runs reads net.DefaultResolver.
+// dialNameServer, if set, is how look-ups reach their name server. TestMain installs it: whatever runs reads
+// net.DefaultResolver.
 var dialNameServer atomic.Pointer[func(context.Context) error]
 
 func installResolver() {

@@ -47,7 +47,8 @@ func (d *daemon) findWorkers(pool string) (*workerPool, error) {
 	return nil, api.Refuse(http.StatusNotFound, "lb runs no workers for pool %q", pool)
 }
 
-// reportOutcome reports the outcome of an order to the workers to the event log, and returns it for the caller of the API.
+// reportOutcome reports the outcome of an order to the workers to the event log, and returns it for the
+// caller of the API.
 func (d *daemon) reportOutcome(w *workerPool, subject, what, by string, err error) error {
 	switch {
 	case err == nil:
@@ -156,7 +157,8 @@ func restartStep(p supervisor.Progress) api.RestartStep {
 	return api.RestartStep{Step: p.Step, Slot: &p.Slot, PID: p.PID, Done: p.Done, Total: p.Total, Error: p.Reason}
 }
 
-// rolloutFor restarts the workers whose command, environment or directory a reload has changed, one pool after the other.
+// rolloutFor restarts the workers whose command, environment or directory a reload has changed, one pool
+// after the other.
 func (d *daemon) rolloutFor(ctx context.Context, pools []*workerPool, by string) error {
 	o := supervisor.DefaultRestartOptions()
 	o.Wait = true // somebody's lb restart may be under way
@@ -169,8 +171,8 @@ func (d *daemon) rolloutFor(ctx context.Context, pools []*workerPool, by string)
 	return errors.Join(errs...)
 }
 
-// resumeRollout goes on with a rollout that the end of an lb before has interrupted, and reports workers that are not of the
-// config.
+// resumeRollout goes on with a rollout that the end of an lb before has interrupted, and reports workers that
+// are not of the config.
 func (d *daemon) resumeRollout(w *workerPool) {
 	resumed, err := w.ResumeRestart(d.background)
 	if resumed {
@@ -200,8 +202,8 @@ func (d *daemon) Scale(ctx context.Context, pool string, count int, by string) e
 	return nil
 }
 
-// scaleByOne is what SIGTTIN and SIGTTOU ask for. They cannot say which pool, so there must be one with workers only.
-// What comes of it is logged.
+// scaleByOne is what SIGTTIN and SIGTTOU ask for. They cannot say which pool, so there must be one with
+// workers only. What comes of it is logged.
 func (d *daemon) scaleByOne(delta int, sig os.Signal) error {
 	var only *workerPool
 	n := 0

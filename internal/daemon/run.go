@@ -49,7 +49,8 @@ func (d *daemon) handle() {
 				})
 			})
 		case syscall.SIGUSR2:
-			d.running.Go(func() { d.Upgrade(d.background, api.UpgradeRequest{}, nil, "signal "+sig.String()) }) // likewise
+			// likewise
+			d.running.Go(func() { d.Upgrade(d.background, api.UpgradeRequest{}, nil, "signal "+sig.String()) })
 		case syscall.SIGTTIN:
 			d.running.Go(func() { d.afterUpgrade(sig, func() error { return d.scaleByOne(+1, sig) }) })
 		case syscall.SIGTTOU:
@@ -62,7 +63,8 @@ func (d *daemon) handle() {
 	}
 }
 
-// finish lets sessions end, until the next signal to stop or stop_timeout; for SIGINT it does not wait at all.
+// finish lets sessions end, until the next signal to stop or stop_timeout; for SIGINT it does not wait at
+// all.
 func (d *daemon) finish(sig os.Signal) {
 	timeout := d.view.Load().cfg.Proxy.StopTimeout
 	d.log.Info("stopping: sessions may finish; once more to stop at once", "signal", sig.String(),

@@ -17,8 +17,8 @@ import (
 	"github.com/273ebdf9/lb/proxy"
 )
 
-// killStep is how often a kill that is spread over time closes those whose turn has come: each time costs a loop a look
-// at all of its sessions.
+// killStep is how often a kill that is spread over time closes those whose turn has come: each time costs a
+// loop a look at all of its sessions.
 const killStep = 50 * time.Millisecond
 
 // listSessions lists running sessions for the control API.
@@ -61,8 +61,9 @@ func sessionStatus(s proxy.SessionInfo, now time.Time) api.SessionStatus {
 
 func sessionID(id uint64) string { return strconv.FormatUint(id, 10) }
 
-// Kill closes the sessions that the filter admits now, in random order and at random moments of the given time, so that
-// their clients do not all come back at once. It gives how many it closed: those that ended by themselves do not count.
+// Kill closes the sessions that the filter admits now, in random order and at random moments of the given
+// time, so that their clients do not all come back at once. It gives how many it closed: those that ended by
+// themselves do not count.
 func (d *daemon) Kill(ctx context.Context, f api.SessionFilter, over time.Duration, by string) (closed int, err error) {
 	sessions := d.filtered(f)
 	ids := make([]uint64, len(sessions))

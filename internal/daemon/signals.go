@@ -20,8 +20,8 @@ func heldBack() []syscall.Signal {
 	return all
 }
 
-// signals is what lb has heard and has not attended to. Those that stop it have a channel of their own, so that however many
-// others come, they are heard: what does not fit into a channel is lost.
+// signals is what lb has heard and has not attended to. Those that stop it have a channel of their own, so
+// that however many others come, they are heard: what does not fit into a channel is lost.
 type signals struct {
 	stops  chan os.Signal // SIGTERM and SIGINT
 	others chan os.Signal // and marks
@@ -43,9 +43,10 @@ func (s signals) ignore() {
 	signal.Stop(s.others)
 }
 
-// deafen ends listen for the time of an exec, until somebody listens again; what came before is in the channels. What comes
-// now and is only heard would be lost with this code. So SIGTERM and SIGINT end the process, as they are meant to. SIGHUP,
-// which would end it as well, and SIGTTIN and SIGTTOU, which would stop it, are ignored, also by the new code until it listens.
+// deafen ends listen for the time of an exec, until somebody listens again; what came before is in the
+// channels. What comes now and is only heard would be lost with this code. So SIGTERM and SIGINT end the
+// process, as they are meant to. SIGHUP, which would end it as well, and SIGTTIN and SIGTTOU, which would
+// stop it, are ignored, also by the new code until it listens.
 func (s signals) deafen() {
 	signal.Stop(s.stops) // waits until all that was heard is told
 	signal.Ignore(syscall.SIGHUP, syscall.SIGTTIN, syscall.SIGTTOU)

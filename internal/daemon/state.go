@@ -15,8 +15,8 @@ import (
 	"github.com/273ebdf9/lb/internal/state"
 )
 
-// recall reads what an earlier lb remembered. A file that cannot be used is set aside: lb starts without it. What
-// is no file at all is a fault of the config.
+// recall reads what an earlier lb remembered. A file that cannot be used is set aside: lb starts without it.
+// What is no file at all is a fault of the config.
 func (d *daemon) recall(path string) (state.Changes, error) {
 	if path == "" {
 		return state.Changes{}, nil
@@ -44,8 +44,8 @@ func (d *daemon) recall(path string) (state.Changes, error) {
 	return state.Changes{}, nil
 }
 
-// remember writes the state file, if there is one. A change that cannot be remembered holds nevertheless; the error says
-// so to who made it. The caller holds changing.
+// remember writes the state file, if there is one. A change that cannot be remembered holds nevertheless; the
+// error says so to who made it. The caller holds changing.
 func (d *daemon) remember() (warnings []string) {
 	path := d.view.Load().cfg.Admin.StateFile
 	if path == "" {
@@ -75,8 +75,9 @@ func restore(b *backends.Backend, r state.Backend, reason string) {
 	}
 }
 
-// reconcile finds out which remembered changes hold under a config: those whose value the config has as it had when the
-// change was made. It gives these, a line for each, and a line for each of the others: the config wins.
+// reconcile finds out which remembered changes hold under a config: those whose value the config has as it
+// had when the change was made. It gives these, a line for each, and a line for each of the others: the
+// config wins.
 func reconcile(changes state.Changes, cfg *config.Config) (holds state.Changes, kept, dropped []string) {
 	r := reconciler{cfg: cfg}
 	for _, b := range changes.Backends {

@@ -20,14 +20,16 @@ const statusEvery = time.Second
 // stopSlack is how much longer than its sessions and its workers lb itself may take to stop.
 const stopSlack = 5 * time.Second
 
-// service is how lb talks to the service manager that started it, with sd_notify(3). Without one all of it does nothing.
+// service is how lb talks to the service manager that started it, with sd_notify(3). Without one all of it
+// does nothing.
 type service struct {
 	notify   *sdnotify.Sender
 	watchdog time.Duration // within which it wants a sign of life; 0: it does not
 	env      map[string]string
 }
 
-// newService reads what the service manager has put into the environment, and takes it out: it is not for the workers.
+// newService reads what the service manager has put into the environment, and takes it out: it is not for the
+// workers.
 func newService() *service {
 	s := &service{notify: sdnotify.FromEnv(), env: map[string]string{}}
 	for _, name := range []string{"NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"} {
@@ -53,7 +55,8 @@ func (s *service) status(line string) {
 }
 func (s *service) close() { s.notify.Close() }
 
-// tellService says that lb is ready, and then how it is: a status line, and signs of life while the event loops turn.
+// tellService says that lb is ready, and then how it is: a status line, and signs of life while the event
+// loops turn.
 func (d *daemon) reportToService() {
 	if !d.service.notify.Enabled() {
 		return
@@ -105,8 +108,9 @@ func (d *daemon) statusLine() string {
 	return fmt.Sprintf("%s, %d of %s up", count(int(d.proxy.Sessions()), "session"), up, count(all, "backend"))
 }
 
-// stopsWithin is how long a stop may take: what sessions may, then what workers may, then the rest. The service manager is
-// told, so that it waits for as long as the config says, also if its own limit (TimeoutStopSec=) is shorter.
+// stopsWithin is how long a stop may take: what sessions may, then what workers may, then the rest. The
+// service manager is told, so that it waits for as long as the config says, also if its own limit
+// (TimeoutStopSec=) is shorter.
 func (d *daemon) stopsWithin() time.Duration {
 	cfg, workers := d.view.Load().cfg, time.Duration(0)
 	for i := range cfg.Pools {
@@ -117,8 +121,8 @@ func (d *daemon) stopsWithin() time.Duration {
 	return cfg.Proxy.StopTimeout + workers + stopSlack
 }
 
-// takeSockets hands the listening sockets that the service manager has opened (socket activation) to the proxy, by
-// their names: FileDescriptorName= of the socket unit is the listener's name.
+// takeSockets hands the listening sockets that the service manager has opened (socket activation) to the
+// proxy, by their names: FileDescriptorName= of the socket unit is the listener's name.
 func (d *daemon) takeSockets() error {
 	if err := checkActivation(); err != nil {
 		return err
@@ -137,7 +141,8 @@ func (d *daemon) takeSockets() error {
 	return nil
 }
 
-// maxActivated is the most sockets that a service manager hands over. A larger LISTEN_FDS is an error of whoever set it.
+// maxActivated is the most sockets that a service manager hands over. A larger LISTEN_FDS is an error of
+// whoever set it.
 const maxActivated = 4096
 
 // checkActivation refuses a LISTEN_FDS that cannot be true, before anything is made for each.

@@ -10,8 +10,8 @@ import (
 	"github.com/273ebdf9/lb/admin/api"
 )
 
-// gate lets the operator's changes in until an upgrade shuts it: what is changed meanwhile would be lost. The zero value is
-// open. Safe for concurrent use.
+// gate lets the operator's changes in until an upgrade shuts it: what is changed meanwhile would be lost. The
+// zero value is open. Safe for concurrent use.
 type gate struct {
 	mu     sync.Mutex
 	inside []*string     // what is under way
@@ -20,7 +20,8 @@ type gate struct {
 	opened chan struct{} // closed by open; nil while nobody waits for that
 }
 
-// enter comes in for what is about to be done, until leave is called. The error says that an upgrade is under way.
+// enter comes in for what is about to be done, until leave is called. The error says that an upgrade is under
+// way.
 func (g *gate) enter(what string) (leave func(), err error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -44,8 +45,8 @@ func (g *gate) leave(me *string) {
 	}
 }
 
-// close shuts the gate and waits until nobody is inside. The error says who still is when ctx is over, or that another one
-// has shut it; then it is open, or the other's.
+// close shuts the gate and waits until nobody is inside. The error says who still is when ctx is over, or
+// that another one has shut it; then it is open, or the other's.
 func (g *gate) close(ctx context.Context) error {
 	g.mu.Lock()
 	if g.shut {

@@ -29,11 +29,12 @@ import (
 	"github.com/273ebdf9/lb/upgrade"
 )
 
-// This file is the new code's half of an upgrade: build everything from the live state, and only then touch anything. Until
-// Handover.Keep, whatever fails, panics or hangs leads back to the binary before, with the same state.
+// This file is the new code's half of an upgrade: build everything from the live state, and only then touch
+// anything. Until Handover.Keep, whatever fails, panics or hangs leads back to the binary before, with the
+// same state.
 
-// Upgraded reports whether this process is the new code of an upgrade. If it is, Upgraded first serves, until a signal ends lb.
-// It exits, or hands everything back to the code before, if it cannot take over.
+// Upgraded reports whether this process is the new code of an upgrade. If it is, Upgraded first serves, until
+// a signal ends lb. It exits, or hands everything back to the code before, if it cannot take over.
 func Upgraded() bool {
 	handover, err := upgrade.FromEnv()
 	switch {
@@ -79,8 +80,8 @@ func goOn(h *upgrade.Handover) {
 	d.handle()
 }
 
-// goBack gives everything to the code before, and what was heard meanwhile. It does not return: if that fails too, there is
-// nobody left to serve.
+// goBack gives everything to the code before, and what was heard meanwhile. It does not return: if that fails
+// too, there is nobody left to serve.
 func goBack(h *upgrade.Handover, heard signals, err error) {
 	err = fmt.Errorf("%s cannot take over: %w", build.Version(), err)
 	fmt.Fprintln(os.Stderr, "lb:", err)
@@ -122,8 +123,8 @@ func (a *adopted) build(h *upgrade.Handover) (err error) {
 	return a.buildDaemon()
 }
 
-// AnswerCheck is what the new binary does to say whether it can take over: it reads a live state without sessions, and
-// builds all that it would build, but serves nothing and opens no address.
+// AnswerCheck is what the new binary does to say whether it can take over: it reads a live state without
+// sessions, and builds all that it would build, but serves nothing and opens no address.
 func AnswerCheck(in io.Reader, out io.Writer) error {
 	data, err := io.ReadAll(io.LimitReader(in, maxLive))
 	if err != nil {
@@ -323,7 +324,8 @@ func gonePool(lp *livePool) (*backends.Pool, error) {
 	return backends.NewPool(lp.Name, lp.Config, policy), nil
 }
 
-// addMembers adds the backends that the config does not name: workers, and those of a pool that is not in it any more.
+// addMembers adds the backends that the config does not name: workers, and those of a pool that is not in it
+// any more.
 func addMembers(pool *backends.Pool, lp *livePool, workers *workerPool) error {
 	for i := range lp.Backends {
 		b := &lp.Backends[i]

@@ -26,28 +26,30 @@ import (
 	"github.com/273ebdf9/lb/upgrade"
 )
 
-// This file is the old code's half of an upgrade: check the new binary, freeze everything, write it down, exec. The new
-// code's half is adopt.go, and live.go is what they have in common.
+// This file is the old code's half of an upgrade: check the new binary, freeze everything, write it down,
+// exec. The new code's half is adopt.go, and live.go is what they have in common.
 
 const (
 	// gatePatience is how long an upgrade waits for changes that are under way.
 	gatePatience = 2 * time.Second
-	// requestPatience is how long other requests to the control API may take to end before a freeze cuts them.
+	// requestPatience is how long other requests to the control API may take to end before a freeze cuts
+	// them.
 	requestPatience = time.Second
-	// flushPatience is how long the logs may take to be written before everything is frozen, and freezePatience while it is;
-	// what is left is carried over.
+	// flushPatience is how long the logs may take to be written before everything is frozen, and
+	// freezePatience while it is; what is left is carried over.
 	flushPatience  = 200 * time.Millisecond
 	freezePatience = 5 * time.Millisecond
-	// spareFDs are what the new code opens before it has taken over: epoll sets, the runtime's own, copies of sockets.
+	// spareFDs are what the new code opens before it has taken over: epoll sets, the runtime's own, copies of
+	// sockets.
 	spareFDs = 64
-	// stateMargin is how much larger than its head a state without sessions may be, and sessionState how large a session is in it, in
-	// bytes, with a part of a buffer.
+	// stateMargin is how much larger than its head a state without sessions may be, and sessionState how
+	// large a session is in it, in bytes, with a part of a buffer.
 	stateMargin  = 64 << 10
 	sessionState = 1 << 10
 )
 
-// programPath is the absolute path of what lb was started as, its symbolic links not followed: they may lead to another
-// binary later.
+// programPath is the absolute path of what lb was started as, its symbolic links not followed: they may lead
+// to another binary later.
 func programPath() string {
 	exe, err := os.Executable()
 	if err != nil {
@@ -55,7 +57,8 @@ func programPath() string {
 	}
 	path := os.Args[0]
 	if !strings.Contains(path, "/") {
-		if path, err = exec.LookPath(path); err != nil || !sameFile(path, exe) { // the name says nothing of the place
+		if path, err = exec.LookPath(path); err != nil || !sameFile(path, exe) {
+			// the name says nothing of the place
 			return exe
 		}
 	}
@@ -72,8 +75,8 @@ func sameFile(a, b string) bool {
 	return err1 == nil && err2 == nil && os.SameFile(x, y)
 }
 
-// Upgrade replaces the running code by that of a binary. It returns if that was refused or failed, and all goes on as
-// before, or for a dry run. caller is who waits for the outcome, nil for nobody.
+// Upgrade replaces the running code by that of a binary. It returns if that was refused or failed, and all
+// goes on as before, or for a dry run. caller is who waits for the outcome, nil for nobody.
 func (d *daemon) Upgrade(ctx context.Context, req api.UpgradeRequest, caller *admin.Reply, by string) (api.UpgradeResult, error) {
 	result, err := d.tryUpgrade(ctx, req, caller, by)
 	if err != nil {
@@ -198,7 +201,8 @@ func (u *upgrading) check(ctx context.Context) (upgrade.Answer, error) {
 	}
 	args := []string{u.path, "run", "--adopt-check", "-f", u.d.path}
 	state := l.marshal()
-	// What is not known before the freeze, pools, workers and sessions with what they hold, takes several times as much at most.
+	// What is not known before the freeze, pools, workers and sessions with what they hold, takes several
+	// times as much at most.
 	if err := upgrade.CheckRoom(stateMargin + 4*len(state) + sessionState*int(u.d.proxy.Sessions())); err != nil {
 		return upgrade.Answer{}, err
 	}

@@ -14,8 +14,8 @@ import (
 	"github.com/273ebdf9/lb/backends"
 )
 
-// writeDown freezes the daemon as an upgrade does, does something in the middle, and gives what the next code would read. The
-// daemon goes on afterwards.
+// writeDown freezes the daemon as an upgrade does, does something in the middle, and gives what the next code
+// would read. The daemon goes on afterwards.
 func (r *rig) writeDown(meanwhile func()) *live {
 	r.t.Helper()
 	ctx, cancel := context.WithTimeout(r.t.Context(), requestPatience)
@@ -53,8 +53,8 @@ func TestUpgrade_WhatIsPublishedUntilTheLastMomentGoesAlong(t *testing.T) {
 	}
 }
 
-// TestUpgrade_SessionsThatAreToBeClosedAreByTheNextCode has a loop find a backend down that closes its sessions then, in the
-// round before it stands still.
+// TestUpgrade_SessionsThatAreToBeClosedAreByTheNextCode has a loop find a backend down that closes its
+// sessions then, in the round before it stands still.
 func TestUpgrade_SessionsThatAreToBeClosedAreByTheNextCode(t *testing.T) {
 	r := newRig(t)
 	r.configure("[pools.app]\n", "[pools.app]\n[pools.app.health]\ntype = \"none\"\non_down = \"close\"\n")

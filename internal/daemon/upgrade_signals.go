@@ -77,8 +77,8 @@ func (d *daemon) missedSignals() (all []syscall.Signal) {
 	return all
 }
 
-// afterUpgrade does what a signal asks for while no upgrade is under way, in this code or in the next: do says whether it was
-// refused because one is.
+// afterUpgrade does what a signal asks for while no upgrade is under way, in this code or in the next: do
+// says whether it was refused because one is.
 func (d *daemon) afterUpgrade(sig os.Signal, do func() error) {
 	d.held.mu.Lock()
 	d.held.waiting = append(d.held.waiting, sig)

@@ -18,9 +18,10 @@ import (
 	"github.com/273ebdf9/lb/proxy"
 )
 
-// The live state is what one code of lb hands to the next over an exec: all that runs, as records of package state. What
-// there is one of, or a few, is JSON, which a reader of another version reads as far as it knows it; sessions, of which
-// there are many, are values in a fixed order, to which a later version adds at the end.
+// The live state is what one code of lb hands to the next over an exec: all that runs, as records of package
+// state. What there is one of, or a few, is JSON, which a reader of another version reads as far as it knows
+// it; sessions, of which there are many, are values in a fixed order, to which a later version adds at the
+// end.
 
 // liveFormat is the form of the live state that this lb writes, and liveFormats are those that it reads.
 const liveFormat = 1
@@ -41,7 +42,8 @@ const (
 	liveSessionKind
 )
 
-// maxLive is the largest live state that is read, in bytes: of ten thousand sessions with all their buffers full.
+// maxLive is the largest live state that is read, in bytes: of ten thousand sessions with all their buffers
+// full.
 const maxLive = 2 << 30
 
 // live is a live state, apart.
@@ -61,22 +63,26 @@ type liveHead struct {
 	Path    string    `json:"path"`    // of the config file
 	Program string    `json:"program"` // what lb was started as, absolute
 
-	StartConfig string            `json:"start_config"` // the text: what needs a restart is of it
-	Config      string            `json:"config"`       // and all else of this
-	Changes     []byte            `json:"changes,omitempty"`
-	LogLevel    string            `json:"log_level"`
-	Service     map[string]string `json:"service,omitempty"` // what the service manager had put into the environment
+	StartConfig string `json:"start_config"` // the text: what needs a restart is of it
+	Config      string `json:"config"`       // and all else of this
+	Changes     []byte `json:"changes,omitempty"`
+	LogLevel    string `json:"log_level"`
+	// what the service manager had put into the environment
+	Service map[string]string `json:"service,omitempty"`
 
-	Epoch           time.Duration        `json:"epoch"` // see proxy.Frozen
-	Counts          proxy.SavedCounts    `json:"counts"`
-	Channels        []proxy.SavedChannel `json:"channels,omitempty"`
-	SessionPools    []int                `json:"session_pools,omitempty"`    // the numbers of proxy.Frozen.Pools among the pools
-	SessionBackends [][2]int             `json:"session_backends,omitempty"` // and those of its Backends: pool, and place in it
-	Closing         [][2]int             `json:"closing,omitempty"`          // those backends whose sessions are to be closed (on_down)
+	Epoch    time.Duration        `json:"epoch"` // see proxy.Frozen
+	Counts   proxy.SavedCounts    `json:"counts"`
+	Channels []proxy.SavedChannel `json:"channels,omitempty"`
+	// the numbers of proxy.Frozen.Pools among the pools
+	SessionPools []int `json:"session_pools,omitempty"`
+	// and those of its Backends: pool, and place in it
+	SessionBackends [][2]int `json:"session_backends,omitempty"`
+	// those backends whose sessions are to be closed (on_down)
+	Closing [][2]int `json:"closing,omitempty"`
 
 	Lock int `json:"lock"` // the descriptor of the run-time directory's; -1: there is none
-	// Files are descriptors of what has a name that may lead elsewhere by now, by their keys: "log", "access", "run_dir". A version
-	// before wrote none.
+	// Files are descriptors of what has a name that may lead elsewhere by now, by their keys: "log",
+	// "access", "run_dir". A version before wrote none.
 	Files    map[string]int `json:"files,omitempty"`
 	Caller   int            `json:"caller"` // of the connection that waits for the outcome; -1: there is none
 	By       string         `json:"by"`
@@ -141,7 +147,8 @@ func (l *live) marshal() []byte {
 	return w.Bytes()
 }
 
-// readLive takes a live state apart. The errors are those of package state, and one for a format that is not read.
+// readLive takes a live state apart. The errors are those of package state, and one for a format that is not
+// read.
 func readLive(data []byte) (*live, error) {
 	records, err := state.ReadLimited(data, state.PurposeLive, maxLive)
 	if err != nil {

@@ -86,7 +86,8 @@ func TestLive_NumbersThatLeadNowhereAreAnError(t *testing.T) {
 	}
 }
 
-// FuzzReadLive has a state whose checksum is right, and whose content is anything: a session's record above all.
+// FuzzReadLive has a state whose checksum is right, and whose content is anything: a session's record above
+// all.
 func FuzzReadLive(f *testing.F) {
 	f.Add(sampleLive().marshal(), []byte(nil))
 	f.Add([]byte(nil), []byte{1, 2, 3})

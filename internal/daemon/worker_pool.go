@@ -21,11 +21,11 @@ import (
 	"github.com/273ebdf9/lb/supervisor"
 )
 
-// workerPool is the workers of one pool. It makes a backend of each address that the supervisor has, and reports to the
-// supervisor what health finds.
+// workerPool is the workers of one pool. It makes a backend of each address that the supervisor has, and
+// reports to the supervisor what health finds.
 //
-// The supervisor's goroutine calls the hooks. They take workerPool.mu, and never daemon.changing: who holds that may wait for
-// the supervisor.
+// The supervisor's goroutine calls the hooks. They take workerPool.mu, and never daemon.changing: who holds
+// that may wait for the supervisor.
 type workerPool struct {
 	*supervisor.Pool
 	d       *daemon
@@ -149,8 +149,8 @@ func (w *workerPool) resumed(b supervisor.Backend, s supervisor.Standing) {
 	})
 }
 
-// settled is called when the workers of before an upgrade have been resumed: members that no worker stands for go, and the
-// supervisor hears how health finds the others.
+// settled is called when the workers of before an upgrade have been resumed: members that no worker stands
+// for go, and the supervisor hears how health finds the others.
 func (w *workerPool) settled() {
 	stands := map[*backends.Backend]bool{}
 	w.mu.Lock()
@@ -182,7 +182,8 @@ func (w *workerPool) reportHealth() {
 	}
 }
 
-// backendConfig is how the backend of a worker is configured. Its socket belongs to the user whom the worker runs as.
+// backendConfig is how the backend of a worker is configured. Its socket belongs to the user whom the worker
+// runs as.
 func (w *workerPool) backendConfig(b supervisor.Backend) backends.BackendConfig {
 	cfg := workerBackendConfig()
 	cfg.Name, cfg.Address, cfg.Owner = b.Name, b.Address, w.cfg.Load().User
@@ -232,7 +233,8 @@ func (w *workerPool) slotOf(b *backends.Backend) (slot int, ok bool) {
 	return 0, false
 }
 
-// slotPrefix begins the name under which is remembered what the operator changed of a slot. It names no backend.
+// slotPrefix begins the name under which is remembered what the operator changed of a slot. It names no
+// backend.
 const slotPrefix = "slot:"
 
 // remember keeps what the operator wants of the slots for those to come.
@@ -250,7 +252,8 @@ func (w *workerPool) remember(changes *state.Changes) {
 	w.settings = maps.Clone(settings)
 }
 
-// healthChanged tells the supervisor of what probes and heartbeats found. What it has told health itself it knows.
+// healthChanged tells the supervisor of what probes and heartbeats found. What it has told health itself it
+// knows.
 func (w *workerPool) healthChanged(c backends.Change) {
 	if c.To == "up" || c.To == "down" {
 		w.SetHealth(c.Backend, c.To == "up", c.Reason)

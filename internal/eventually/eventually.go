@@ -1,5 +1,5 @@
-// Package eventually lets a test wait for what happens on another goroutine or in another process and cannot be waited for
-// otherwise. Where there is a channel or an event, wait for that instead.
+// Package eventually lets a test wait for what happens on another goroutine or in another process and cannot
+// be waited for otherwise. Where there is a channel or an event, wait for that instead.
 package eventually
 
 import (
@@ -8,14 +8,15 @@ import (
 )
 
 const (
-	// Patience is how long True waits. It is for a machine that is busy: a test that passes waits for as long as it must.
+	// Patience is how long True waits. It is for a machine that is busy: a test that passes waits for as long
+	// as it must.
 	Patience = 20 * time.Second
 	// interval is the time between two looks.
 	interval = time.Millisecond
 )
 
-// True waits until ok returns true. After Patience it fails the test and ends it: what says what ok waits for, as in
-// "the worker is up".
+// True waits until ok returns true. After Patience it fails the test and ends it: what says what ok waits
+// for, as in "the worker is up".
 func True(t testing.TB, what string, ok func() bool) {
 	t.Helper()
 	if !Within(Patience, ok) {
@@ -23,7 +24,8 @@ func True(t testing.TB, what string, ok func() bool) {
 	}
 }
 
-// NoError waits until check returns nil. After Patience it fails the test with check's last error, and ends it.
+// NoError waits until check returns nil. After Patience it fails the test with check's last error, and ends
+// it.
 func NoError(t testing.TB, check func() error) {
 	t.Helper()
 	var err error

@@ -1,5 +1,5 @@
-// Package handoff speaks the two protocols in which lb gives an accepted socket to a worker: "lb", one SOCK_SEQPACKET
-// message a connection (docs/handoff.md), and "node", the JSON lines of Node's cluster module.
+// Package handoff speaks the two protocols in which lb gives an accepted socket to a worker: "lb", one
+// SOCK_SEQPACKET message a connection (docs/handoff.md), and "node", the JSON lines of Node's cluster module.
 //
 // It is the form of messages only: it opens no socket, starts no goroutine, and keeps nothing.
 package handoff
@@ -16,8 +16,8 @@ const (
 	EnvFD = "LB_HANDOFF_FD"
 	// EnvAddress names the environment variable that says where clients connect to: "127.0.0.1:8080".
 	EnvAddress = "LB_HANDOFF_ADDRESS"
-	// EnvReport names the environment variable that asks a worker to say Hello, and Ended of each connection: "1". lb sets
-	// it where the kernel does not tell when connections end.
+	// EnvReport names the environment variable that asks a worker to say Hello, and Ended of each connection:
+	// "1". lb sets it where the kernel does not tell when connections end.
 	EnvReport = "LB_HANDOFF_REPORT"
 	// FD is the descriptor that lb gives to a worker.
 	FD = 3
@@ -107,14 +107,15 @@ func ConnectionID(b []byte) (id uint64, ok bool) {
 type Reply byte
 
 const (
-	// Taken means that the worker has taken the connection that was given first of those that it has not taken yet.
+	// Taken means that the worker has taken the connection that was given first of those that it has not
+	// taken yet.
 	Taken Reply = 1
 	// Ended means that a connection has ended. Only workers where lb cannot see it itself say so.
 	Ended Reply = 2
 	// Hello means that the worker will say Ended of each connection.
 	Hello Reply = 3
-	// Refused is as Taken, but the worker could not take the connection, for want of descriptors for example. lb gives it
-	// to another one.
+	// Refused is as Taken, but the worker could not take the connection, for want of descriptors for example.
+	// lb gives it to another one.
 	Refused Reply = 4
 )
 

@@ -8,8 +8,8 @@ import (
 	"strconv"
 )
 
-// Names of the environment variables that make a Node program believe that it is a worker of Node's cluster module
-// (lib/internal/process/pre_execution.js, lib/cluster.js).
+// Names of the environment variables that make a Node program believe that it is a worker of Node's cluster
+// module (lib/internal/process/pre_execution.js, lib/cluster.js).
 const (
 	EnvNodeFD            = "NODE_CHANNEL_FD"
 	EnvNodeSerialization = "NODE_CHANNEL_SERIALIZATION_MODE" // "json"
@@ -25,8 +25,8 @@ const (
 	NodeExited      = "exitedAfterDisconnect"
 )
 
-// MaxNodeLine bounds what lb keeps of a line that is not complete, in bytes: a program may send messages of its own
-// (process.send), which lb passes over.
+// MaxNodeLine bounds what lb keeps of a line that is not complete, in bytes: a program may send messages of
+// its own (process.send), which lb passes over.
 const MaxNodeLine = 1 << 20
 
 // NodeMessage is what a Node program says. One of its own (process.send) has Own set and nothing else.
@@ -110,7 +110,8 @@ func ownMessage(line []byte) NodeMessage {
 	return NodeMessage{Own: true, Ready: bytes.Equal(bytes.TrimSpace(line), []byte(`"ready"`))}
 }
 
-// parseNodeTaken reads the two messages that answer each connection, as Node writes them, without a JSON decoder.
+// parseNodeTaken reads the two messages that answer each connection, as Node writes them, without a JSON
+// decoder.
 func parseNodeTaken(line []byte) (NodeMessage, bool) {
 	if string(line) == `{"cmd":"NODE_HANDLE_ACK"}` {
 		return NodeMessage{HandleAck: true}, true
@@ -137,8 +138,8 @@ func parseNodeTaken(line []byte) (NodeMessage, bool) {
 	return NodeMessage{Ack: ack, Accepted: true}, true
 }
 
-// AppendNodeConnection appends the line that gives the descriptor beside it to the server key. Node answers it with an
-// Ack of seq.
+// AppendNodeConnection appends the line that gives the descriptor beside it to the server key. Node answers
+// it with an Ack of seq.
 func AppendNodeConnection(b []byte, key string, seq uint64) []byte {
 	b = append(b, `{"cmd":"NODE_HANDLE","type":"net.Native","msg":{"cmd":"NODE_CLUSTER","act":"newconn","key":`...)
 	b = appendJSON(b, key)
@@ -165,8 +166,8 @@ func NodeConnectionSeq(line []byte) (seq uint64, ok bool) {
 	return n, err == nil
 }
 
-// AppendNodeServer appends the answer to the queryServer m: connections for it will come under key, and sockname is
-// where it listens. Node insists on the port that it asked for, so it gets that one.
+// AppendNodeServer appends the answer to the queryServer m: connections for it will come under key, and
+// sockname is where it listens. Node insists on the port that it asked for, so it gets that one.
 func AppendNodeServer(b []byte, m *NodeMessage, key string, sockname netip.AddrPort) []byte {
 	family := "IPv4"
 	if sockname.Addr().Is6() {
@@ -182,7 +183,8 @@ func AppendNodeServer(b []byte, m *NodeMessage, key string, sockname netip.AddrP
 	})
 }
 
-// AppendNodeRefusal appends the answer to a queryServer that lb does not serve. errno is negative, as libuv has it.
+// AppendNodeRefusal appends the answer to a queryServer that lb does not serve. errno is negative, as libuv
+// has it.
 func AppendNodeRefusal(b []byte, seq uint64, key string, errno int) []byte {
 	return appendLine(b, map[string]any{"cmd": "NODE_CLUSTER", "ack": seq, "errno": errno, "key": key, "data": nil})
 }
@@ -195,8 +197,8 @@ func AppendNodeAck(b []byte, seq uint64) []byte {
 // AppendNodeHandleAck appends the answer to a descriptor: without it Node keeps back all further messages.
 func AppendNodeHandleAck(b []byte) []byte { return append(b, "{\"cmd\":\"NODE_HANDLE_ACK\"}\n"...) }
 
-// AppendNodeDisconnect appends the message that has the program close its servers and its idle connections, finish the
-// others, and end.
+// AppendNodeDisconnect appends the message that has the program close its servers and its idle connections,
+// finish the others, and end.
 func AppendNodeDisconnect(b []byte, seq uint64) []byte {
 	return appendLine(b, map[string]any{"cmd": "NODE_CLUSTER", "act": "disconnect", "seq": seq})
 }

@@ -1,5 +1,5 @@
-// Package leaktest fails a test run when something that the tests started outlives them: a goroutine, a file descriptor or
-// a child process. Only a TestMain uses it.
+// Package leaktest fails a test run when something that the tests started outlives them: a goroutine, a file
+// descriptor or a child process. Only a TestMain uses it.
 //
 //	func TestMain(m *testing.M) { os.Exit(leaktest.Run(m)) }
 package leaktest
@@ -21,8 +21,9 @@ import (
 // patience is how long Run waits for what is already on its way to its end.
 const patience = 5 * time.Second
 
-// Run runs m's tests and returns their exit code, or 1 when they passed and left something behind. It says then on
-// standard error what is left. A run that fuzzes is not checked: the fuzzer has goroutines and children of its own.
+// Run runs m's tests and returns their exit code, or 1 when they passed and left something behind. It says
+// then on standard error what is left. A run that fuzzes is not checked: the fuzzer has goroutines and
+// children of its own.
 func Run(m *testing.M) int {
 	before := look()
 	code := m.Run()
@@ -83,7 +84,8 @@ func (before snapshot) left(now snapshot) string {
 	return b.String()
 }
 
-// goroutines returns the stacks of all goroutines but the caller's and the one of package os/signal, which stays.
+// goroutines returns the stacks of all goroutines but the caller's and the one of package os/signal, which
+// stays.
 func goroutines() map[string]string {
 	buf := make([]byte, 1<<20)
 	for n := runtime.Stack(buf, true); ; n = runtime.Stack(buf, true) {
@@ -103,8 +105,8 @@ func goroutines() map[string]string {
 	return all
 }
 
-// Files returns the open descriptors, but for those that the runtime opens once and keeps: its epoll set, its eventfd, and
-// what it reads random numbers and processors from.
+// Files returns the open descriptors, but for those that the runtime opens once and keeps: its epoll set, its
+// eventfd, and what it reads random numbers and processors from.
 func Files() map[string]string {
 	all := map[string]string{}
 	entries, _ := os.ReadDir("/proc/self/fd")

@@ -16,18 +16,18 @@ import (
 const (
 	// accessQueue is how many entries wait at most: at 100 000 sessions a second, those of 80 ms.
 	accessQueue = 8192
-	// accessGather is how long entries gather before they are written, so that a busy lb wakes the writer at most
-	// 20 times a second.
+	// accessGather is how long entries gather before they are written, so that a busy lb wakes the writer at
+	// most 20 times a second.
 	accessGather = 50 * time.Millisecond
 	// accessChunk is about how many bytes one write has.
 	accessChunk = 64 << 10
 )
 
-// AccessLog writes one line a session. Make it with OpenAccessLog. A nil AccessLog is one that is off: all its methods
-// do nothing. Safe for concurrent use.
+// AccessLog writes one line a session. Make it with OpenAccessLog. A nil AccessLog is one that is off: all
+// its methods do nothing. Safe for concurrent use.
 type AccessLog struct {
-	// OnError, if set, is told when lines could not be written; they count as dropped. Set it before the first
-	// Record. It runs on the goroutine that writes.
+	// OnError, if set, is told when lines could not be written; they count as dropped. Set it before the
+	// first Record. It runs on the goroutine that writes.
 	OnError func(error)
 
 	*batchWriter
@@ -47,11 +47,12 @@ type AccessLog struct {
 	line    []byte  // owned by the goroutine; between batches, what it was kept from writing
 }
 
-// OpenAccessLog opens the access log that cfg, which must be valid, describes; nil if it is off. The caller owes a Close.
+// OpenAccessLog opens the access log that cfg, which must be valid, describes; nil if it is off. The caller
+// owes a Close.
 func OpenAccessLog(cfg Config) (*AccessLog, error) { return OpenAccessLogFrom(cfg, nil) }
 
-// OpenAccessLogFrom is OpenAccessLog for one that goes on in the file that another process returned from File, whatever its path
-// leads to now; nil for none. The file stays the caller's.
+// OpenAccessLogFrom is OpenAccessLog for one that goes on in the file that another process returned from
+// File, whatever its path leads to now; nil for none. The file stays the caller's.
 func OpenAccessLogFrom(cfg Config, inherited *os.File) (*AccessLog, error) {
 	if cfg.Access == "off" || cfg.Access == "" {
 		return nil, nil
@@ -81,8 +82,8 @@ func newAccessLog(out io.Writer, format string) *AccessLog {
 	return a
 }
 
-// Record queues a copy of e. It never waits for the output and allocates nothing (BenchmarkRecord): event loops call
-// it. What does not fit is dropped.
+// Record queues a copy of e. It never waits for the output and allocates nothing (BenchmarkRecord): event
+// loops call it. What does not fit is dropped.
 func (a *AccessLog) Record(e *Entry) {
 	if a == nil {
 		return
@@ -109,7 +110,8 @@ func (a *AccessLog) Dropped() uint64 {
 	return a.dropped.Load()
 }
 
-// File returns a duplicate of the log's file for OpenAccessLogFrom, which the caller closes; nil for stdout and stderr.
+// File returns a duplicate of the log's file for OpenAccessLogFrom, which the caller closes; nil for stdout
+// and stderr.
 func (a *AccessLog) File() (*os.File, error) {
 	if a == nil || a.file == nil {
 		return nil, nil
@@ -117,8 +119,8 @@ func (a *AccessLog) File() (*os.File, error) {
 	return a.file.copy()
 }
 
-// Reopen opens the file anew by its path, for after it was renamed by a log rotation. If that fails, the old file
-// stays in use. For stdout and stderr it does nothing.
+// Reopen opens the file anew by its path, for after it was renamed by a log rotation. If that fails, the old
+// file stays in use. For stdout and stderr it does nothing.
 func (a *AccessLog) Reopen() error {
 	if a == nil || a.file == nil {
 		return nil
@@ -126,7 +128,8 @@ func (a *AccessLog) Reopen() error {
 	return a.file.reopen()
 }
 
-// Flush writes what is queued now. It gives up when ctx is done, with ctx's error; what is left is written later.
+// Flush writes what is queued now. It gives up when ctx is done, with ctx's error; what is left is written
+// later.
 func (a *AccessLog) Flush(ctx context.Context) error {
 	if a == nil {
 		return nil
@@ -137,9 +140,10 @@ func (a *AccessLog) Flush(ctx context.Context) error {
 	return nil
 }
 
-// Freeze writes what is queued until ctx is done, and then brings the log to rest: what it could not write, it gives, to
-// the byte. Later records wait for Thaw. It is called when nobody records any more, and before an exec; the new process
-// goes on with Requeue. An error says that a write does not end, and the log is as before.
+// Freeze writes what is queued until ctx is done, and then brings the log to rest: what it could not write,
+// it gives, to the byte. Later records wait for Thaw. It is called when nobody records any more, and before
+// an exec; the new process goes on with Requeue. An error says that a write does not end, and the log is as
+// before.
 func (a *AccessLog) Freeze(ctx context.Context) (Queued, error) {
 	if a == nil {
 		return Queued{}, nil
@@ -172,8 +176,8 @@ func (a *AccessLog) Thaw() {
 	}
 }
 
-// Requeue takes over what the log of another process had not written, to be written before everything else. The lines
-// have that one's form. It is called before the first Record. A log that is off drops them.
+// Requeue takes over what the log of another process had not written, to be written before everything else.
+// The lines have that one's form. It is called before the first Record. A log that is off drops them.
 func (a *AccessLog) Requeue(q Queued) {
 	if a == nil {
 		return
@@ -185,8 +189,8 @@ func (a *AccessLog) Requeue(q Queued) {
 	a.begin()
 }
 
-// Close writes what is queued and closes the file. It gives up when ctx is done, with ctx's error; the goroutine that
-// writes is then left to the end of the process. Later records are dropped.
+// Close writes what is queued and closes the file. It gives up when ctx is done, with ctx's error; the
+// goroutine that writes is then left to the end of the process. Later records are dropped.
 func (a *AccessLog) Close(ctx context.Context) error {
 	if a == nil {
 		return nil
@@ -203,7 +207,8 @@ func (a *AccessLog) Close(ctx context.Context) error {
 	return a.file.close()
 }
 
-// writeBatch swaps the queue out and writes it, in chunks of whole lines, behind what a rest kept from being written.
+// writeBatch swaps the queue out and writes it, in chunks of whole lines, behind what a rest kept from being
+// written.
 func (a *AccessLog) writeBatch() {
 	a.mu.Lock()
 	a.filling, a.writing = a.writing[:0], a.filling

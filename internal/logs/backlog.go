@@ -5,8 +5,8 @@ import "bytes"
 // maxBacklog is how many bytes of lines a backlog keeps.
 const maxBacklog = 64 << 10
 
-// backlog keeps the last of the lines that could not be written yet, and counts those before them that it had to drop.
-// The last words of a process that ends are the ones that matter most. The zero value is empty.
+// backlog keeps the last of the lines that could not be written yet, and counts those before them that it had
+// to drop. The last words of a process that ends are the ones that matter most. The zero value is empty.
 type backlog struct {
 	lines []byte
 	part  bool   // the first is the rest of a line whose beginning was written

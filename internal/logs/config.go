@@ -8,17 +8,18 @@ import (
 	"strings"
 )
 
-// Config is what lb writes about itself and its sessions, [log]. Take DefaultConfig and change it: the zero value is
-// not valid.
+// Config is what lb writes about itself and its sessions, [log]. Take DefaultConfig and change it: the zero
+// value is not valid.
 type Config struct {
 	// Level is the least level of an event that is written: "debug", "info" (default), "warn" or "error".
 	Level string `toml:"level"`
 	// Format is the form of an event: "text" (default) as key=value pairs, or "json", one object a line.
 	Format string `toml:"format"`
-	// Output is where events go: "stderr" (default), "stdout" or the absolute path of a file, which is appended to.
+	// Output is where events go: "stderr" (default), "stdout" or the absolute path of a file, which is
+	// appended to.
 	Output string `toml:"output"`
-	// Access is where the one line a session goes: "off" (default) writes none, else "stdout", "stderr" or the
-	// absolute path of a file, which is appended to.
+	// Access is where the one line a session goes: "off" (default) writes none, else "stdout", "stderr" or
+	// the absolute path of a file, which is appended to.
 	Access string `toml:"access"`
 	// AccessFormat is the form of a session's line: "text" (default) or "json".
 	AccessFormat string `toml:"access_format"`
@@ -62,8 +63,8 @@ func oneOf(key, value string, words ...string) error {
 	return fmt.Errorf("%s: unknown value %q; write %s", key, value, orList(words))
 }
 
-// destination finds fault with a value that is none of the words and no absolute path. A relative path would depend
-// on the directory that lb was started in.
+// destination finds fault with a value that is none of the words and no absolute path. A relative path would
+// depend on the directory that lb was started in.
 func destination(key, value string, words ...string) error {
 	err := oneOf(key, value, words...)
 	switch {

@@ -11,8 +11,8 @@ import (
 	"github.com/273ebdf9/lb/internal/printable"
 )
 
-// Entry is what the access log says of a session. It is a plain value that AccessLog.Record copies; the strings must
-// not change.
+// Entry is what the access log says of a session. It is a plain value that AccessLog.Record copies; the
+// strings must not change.
 type Entry struct {
 	// Start is when the client was accepted.
 	Start time.Time
@@ -20,20 +20,23 @@ type Entry struct {
 	Client netip.AddrPort
 	// Listener and Pool are names. Backend is the last one tried; empty when there was none.
 	Listener, Pool, Backend string
-	// QueueTime is the wait for a slot, ConnectTime the time until the backend connection was established; negative
-	// if it did not come to that. SessionTime is from accept to the end.
+	// QueueTime is the wait for a slot, ConnectTime the time until the backend connection was established;
+	// negative if it did not come to that. SessionTime is from accept to the end.
 	QueueTime, ConnectTime, SessionTime time.Duration
 	// BytesIn are from the client, BytesOut to it.
 	BytesIn, BytesOut uint64
-	// Termination is who or what ended the session, and in which phase; "--" is the normal end, as is a zero value.
+	// Termination is who or what ended the session, and in which phase; "--" is the normal end, as is a zero
+	// value.
 	Termination [2]byte
-	// Sessions, ListenerActive, PoolActive and BackendActive are how many there were at the end, this one included.
+	// Sessions, ListenerActive, PoolActive and BackendActive are how many there were at the end, this one
+	// included.
 	Sessions, ListenerActive, PoolActive, BackendActive int64
 	// Retries is how many backends were tried in vain.
 	Retries int
 }
 
-// appendText appends the line described in the package's documentation. It allocates nothing (BenchmarkEntry).
+// appendText appends the line described in the package's documentation. It allocates nothing
+// (BenchmarkEntry).
 func (e *Entry) appendText(b []byte) []byte {
 	if e.Client.IsValid() {
 		b = e.client().AppendTo(b)
@@ -75,8 +78,8 @@ func (e *Entry) client() netip.AddrPort {
 	return netip.AddrPortFrom(e.Client.Addr().Unmap(), e.Client.Port())
 }
 
-// appendWord appends s so that it is one word of its line, or absent if s is empty: a blank becomes "_", and what is not
-// graphic an escape.
+// appendWord appends s so that it is one word of its line, or absent if s is empty: a blank becomes "_", and
+// what is not graphic an escape.
 func appendWord(b []byte, s, absent string) []byte {
 	if s == "" {
 		return append(b, absent...)
@@ -114,8 +117,8 @@ func appendMilliseconds(b []byte, d time.Duration) []byte {
 	return strconv.AppendInt(b, d.Milliseconds(), 10)
 }
 
-// appendJSON appends the object described in the package's documentation. It allocates nothing for plain names
-// (BenchmarkEntry).
+// appendJSON appends the object described in the package's documentation. It allocates nothing for plain
+// names (BenchmarkEntry).
 func (e *Entry) appendJSON(b []byte) []byte {
 	b = append(b, `{"time":"`...)
 	b = e.Start.AppendFormat(b, "2006-01-02T15:04:05.000000Z07:00")

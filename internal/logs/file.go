@@ -10,8 +10,8 @@ import (
 	"time"
 )
 
-// File is a file that lines are appended to. At its limit it is renamed to FILE.1, as logrotate(8) would, the older ones
-// to FILE.2 and so on, and begun anew. Safe for concurrent use.
+// File is a file that lines are appended to. At its limit it is renamed to FILE.1, as logrotate(8) would, the
+// older ones to FILE.2 and so on, and begun anew. Safe for concurrent use.
 type File struct {
 	path string
 	max  int64 // bytes; 0: no limit
@@ -25,8 +25,8 @@ type File struct {
 	retry   *time.Timer
 }
 
-// OpenFile opens the file at path, or makes it. At max bytes (0 is no limit) it is renamed, and keep renamed ones stay. The
-// caller owes a Close.
+// OpenFile opens the file at path, or makes it. At max bytes (0 is no limit) it is renamed, and keep renamed
+// ones stay. The caller owes a Close.
 func OpenFile(path string, max int64, keep int) (*File, error) {
 	f := &File{path: path, max: max, keep: keep}
 	if err := f.open(); err != nil {
@@ -48,10 +48,11 @@ func (f *File) open() error {
 	return nil
 }
 
-// WriteLines appends lines, each with its line break. Lines that cannot be written, to a full disk say, are kept as far as
-// there is room, tried again each second, and written before the next ones; the last of them are kept, and of those that
-// had to be dropped a line in their place says how many there were. dropped is how many were dropped now. The error says
-// why lines are not written, or that the file cannot be renamed or begun anew; then the old one goes on.
+// WriteLines appends lines, each with its line break. Lines that cannot be written, to a full disk say, are
+// kept as far as there is room, tried again each second, and written before the next ones; the last of them
+// are kept, and of those that had to be dropped a line in their place says how many there were. dropped is
+// how many were dropped now. The error says why lines are not written, or that the file cannot be renamed or
+// begun anew; then the old one goes on.
 func (f *File) WriteLines(lines []byte) (dropped uint64, err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -120,8 +121,9 @@ func (f *File) failedLocked(err error) {
 	}
 }
 
-// writeLocked writes lines, and begins the file anew where they do not fit. rest is what it did not write, and began says
-// that rest begins in the middle of a line. rotated is why the file was not begun anew, which hurts no line.
+// writeLocked writes lines, and begins the file anew where they do not fit. rest is what it did not write,
+// and began says that rest begins in the middle of a line. rotated is why the file was not begun anew, which
+// hurts no line.
 func (f *File) writeLocked(lines []byte) (rotated error, rest []byte, began bool, err error) {
 	for len(lines) > 0 {
 		part := lines

@@ -24,7 +24,8 @@ func TestFile_RotatesAtItsSizeAndKeepsSome(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if _, err := f.WriteLines([]byte(strings.Repeat("x", 100) + "\n")); err != nil { // longer than a file: in one of its own
+	if _, err := f.WriteLines([]byte(strings.Repeat("x", 100) + "\n")); err != nil {
+		// longer than a file: in one of its own
 		t.Fatal(err)
 	}
 	if err := f.Close(); err != nil {

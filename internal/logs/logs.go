@@ -1,17 +1,18 @@
 // Package logs writes what lb says: events, and one line a session when asked for.
 //
-// A [Logger] is package slog's logger with a level that can change while lb runs and files that can be reopened. A
-// [Throttle] folds errors that repeat into one line with a count. An [AccessLog] takes an [Entry] from each session
-// that ends.
+// A [Logger] is package slog's logger with a level that can change while lb runs and files that can be
+// reopened. A [Throttle] folds errors that repeat into one line with a count. An [AccessLog] takes an [Entry]
+// from each session that ends.
 //
-// Nothing here makes its caller wait for a disk or for whoever reads a pipe: lines go to a bounded queue, one goroutine
-// for each Logger and AccessLog writes them, and what does not fit is dropped and counted. Close waits until everything
-// is written. The package never reads a config file, catches no signal, and never ends the process.
+// Nothing here makes its caller wait for a disk or for whoever reads a pipe: lines go to a bounded queue, one
+// goroutine for each Logger and AccessLog writes them, and what does not fit is dropped and counted. Close
+// waits until everything is written. The package never reads a config file, catches no signal, and never ends
+// the process.
 //
 // # The access log
 //
-// In text, a line is HAProxy's tcplog (its configuration manual, §8.2.2), so that what reads that reads this, and one
-// field more:
+// In text, a line is HAProxy's tcplog (its configuration manual, §8.2.2), so that what reads that reads this,
+// and one field more:
 //
 //	127.0.0.1:40312 [21/Sep/2026:08:12:33.123] web app/w1 0/1/1250 4210 -- 3/3/2/1/0 0/0 512
 //
@@ -28,7 +29,8 @@
 //	0/0              HAProxy's positions in its queues; always 0
 //	bytes            from the client
 //
-// In JSON, a line is one object with the same facts; seconds have microseconds, and null is what it did not come to:
+// In JSON, a line is one object with the same facts; seconds have microseconds, and null is what it did not
+// come to:
 //
 //	{"time":"2026-09-21T08:12:33.123456+02:00","client":"127.0.0.1:40312","listener":"web","pool":"app","backend":"w1",
 //	"queue_seconds":0.000000,"connect_seconds":0.001123,"session_seconds":1.250417,"bytes_in":512,"bytes_out":4210,
@@ -60,8 +62,8 @@ type Logger struct {
 // New opens the log that cfg, which must be valid, describes. The caller owes a Close.
 func New(cfg Config) (*Logger, error) { return NewFrom(cfg, nil) }
 
-// NewFrom is New for a log that goes on in the file that another process returned from File, whatever its path leads to now; nil
-// for none. The file stays the caller's.
+// NewFrom is New for a log that goes on in the file that another process returned from File, whatever its
+// path leads to now; nil for none. The file stays the caller's.
 func NewFrom(cfg Config, file *os.File) (*Logger, error) {
 	out, err := openOutput(cfg.Output, file)
 	if err != nil {
@@ -100,11 +102,12 @@ func (l *Logger) SetLevel(level slog.Level) { l.level.Set(level) }
 // File returns a duplicate of the log's file for NewFrom, which the caller closes; nil for stdout and stderr.
 func (l *Logger) File() (*os.File, error) { return l.out.copy() }
 
-// Reopen opens the file anew by its path, for after it was renamed by a log rotation. If that fails, the old file
-// stays in use. For stdout and stderr it does nothing.
+// Reopen opens the file anew by its path, for after it was renamed by a log rotation. If that fails, the old
+// file stays in use. For stdout and stderr it does nothing.
 func (l *Logger) Reopen() error { return l.out.reopen() }
 
-// Flush writes what is queued now. It gives up when ctx is done, with ctx's error; what is left is written later.
+// Flush writes what is queued now. It gives up when ctx is done, with ctx's error; what is left is written
+// later.
 func (l *Logger) Flush(ctx context.Context) error {
 	if err := l.queue.flushNow(ctx); err != nil {
 		return fmt.Errorf("cannot flush the log: %w", err)
@@ -112,9 +115,9 @@ func (l *Logger) Flush(ctx context.Context) error {
 	return nil
 }
 
-// Freeze writes what is queued until ctx is done, and then brings the log to rest: what it could not write, it gives, to
-// the byte. Lines logged later wait for Thaw. It is the last before an exec; the new process goes on with Requeue. An
-// error says that a write does not end, and the log is as before.
+// Freeze writes what is queued until ctx is done, and then brings the log to rest: what it could not write,
+// it gives, to the byte. Lines logged later wait for Thaw. It is the last before an exec; the new process
+// goes on with Requeue. An error says that a write does not end, and the log is as before.
 func (l *Logger) Freeze(ctx context.Context) (Queued, error) {
 	over, err := l.queue.rest(ctx)
 	if err != nil {
@@ -131,11 +134,12 @@ func (l *Logger) Thaw() {
 	}
 }
 
-// Requeue takes over what the log of another process had not written. It is written before everything that is still queued.
+// Requeue takes over what the log of another process had not written. It is written before everything that is
+// still queued.
 func (l *Logger) Requeue(q Queued) { l.queue.requeue(q) }
 
-// Close writes what is queued and closes the file. It gives up when ctx is done, with ctx's error; the goroutine that
-// writes is then left to the end of the process. Lines logged later are dropped.
+// Close writes what is queued and closes the file. It gives up when ctx is done, with ctx's error; the
+// goroutine that writes is then left to the end of the process. Lines logged later are dropped.
 func (l *Logger) Close(ctx context.Context) error {
 	if err := l.queue.close(ctx); err != nil {
 		return fmt.Errorf("cannot flush the log: %w", err)

@@ -13,8 +13,8 @@ import (
 
 // output is where lines go: a file by path, or a duplicate of stdout or stderr. Safe for concurrent use.
 //
-// It never waits inside a write for who reads a pipe: a write that waits cannot be ended without losing count of what it
-// wrote, and an exec ends it. What waits instead is a poll(2).
+// It never waits inside a write for who reads a pipe: a write that waits cannot be ended without losing count
+// of what it wrote, and an exec ends it. What waits instead is a poll(2).
 type output struct {
 	path string // empty for stdout and stderr
 
@@ -24,8 +24,8 @@ type output struct {
 	noNow   bool // the kernel does not know RWF_NOWAIT for it
 }
 
-// openOutput opens "stdout", "stderr" or a path. A file that another process had open for the path is duplicated instead: the
-// path may lead elsewhere by now, or nowhere.
+// openOutput opens "stdout", "stderr" or a path. A file that another process had open for the path is
+// duplicated instead: the path may lead elsewhere by now, or nowhere.
 func openOutput(name string, inherited *os.File) (*output, error) {
 	o := new(output)
 	var f *os.File
@@ -49,8 +49,9 @@ func openOutput(name string, inherited *os.File) (*output, error) {
 	return o, nil
 }
 
-// duplicate duplicates a file. A standard stream needs a descriptor of its own because a write to descriptor 1 or 2
-// whose reader is gone ends a Go process (os/signal, "SIGPIPE"), and lb must outlive whoever reads its log.
+// duplicate duplicates a file. A standard stream needs a descriptor of its own because a write to descriptor
+// 1 or 2 whose reader is gone ends a Go process (os/signal, "SIGPIPE"), and lb must outlive whoever reads its
+// log.
 func duplicate(f *os.File) (*os.File, error) {
 	raw, err := f.SyscallConn() // Fd would have a FIFO block for everybody who has it
 	if err != nil {
@@ -64,7 +65,8 @@ func duplicate(f *os.File) (*os.File, error) {
 	return os.NewFile(uintptr(fd), f.Name()), nil
 }
 
-// openFile opens a file to append to. O_NONBLOCK is for a FIFO: without a reader it is an error instead of a wait.
+// openFile opens a file to append to. O_NONBLOCK is for a FIFO: without a reader it is an error instead of a
+// wait.
 func openFile(path string) (*os.File, error) {
 	return os.OpenFile(path, os.O_WRONLY|os.O_APPEND|os.O_CREATE|unix.O_NONBLOCK, 0o640)
 }

@@ -13,8 +13,9 @@ const (
 	paceDebt  = time.Second
 )
 
-// Pace bounds what the output of all workers costs together: the zero value allows a quarter of one CPU. Those who ask take
-// turns in the order in which they do, so that each gets as much as the others. Safe for concurrent use.
+// Pace bounds what the output of all workers costs together: the zero value allows a quarter of one CPU.
+// Those who ask take turns in the order in which they do, so that each gets as much as the others. Safe for
+// concurrent use.
 type Pace struct {
 	mu   sync.Mutex
 	next time.Time // when what was allowed so far is worked off

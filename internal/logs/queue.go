@@ -10,7 +10,8 @@ import (
 	"time"
 )
 
-// batchWriter is the goroutine behind a queue: it sleeps until a batch begins, lets it gather, and has it written.
+// batchWriter is the goroutine behind a queue: it sleeps until a batch begins, lets it gather, and has it
+// written.
 type batchWriter struct {
 	gather time.Duration // how long a batch gathers before it is written; 0 is not at all
 	write  func()        // writes the batch; what held kept it from stays for the next time
@@ -126,8 +127,8 @@ const holdPatience = 2 * time.Second
 // errBusy: a write does not end.
 var errBusy = errors.New("logs: a write does not end")
 
-// rest writes what can be written until ctx is done, and brings the goroutine to rest. The caller ends that by closing
-// over; it is nil when the goroutine has ended.
+// rest writes what can be written until ctx is done, and brings the goroutine to rest. The caller ends that
+// by closing over; it is nil when the goroutine has ended.
 func (w *batchWriter) rest(ctx context.Context) (over chan<- struct{}, err error) {
 	w.flushNow(ctx) // what it leaves is the caller's to take
 	w.held.Store(true)
@@ -161,21 +162,22 @@ func (w *batchWriter) writeUnless(out io.Writer, p []byte) (int, error) {
 	return out.Write(p)
 }
 
-// Queued is what a log had not written when it came to rest, for the log of another process. It is plain data.
+// Queued is what a log had not written when it came to rest, for the log of another process. It is plain
+// data.
 type Queued struct {
 	// Lines are as they were to be written. The first may be the end of one whose beginning was.
 	Lines []byte `json:"lines,omitempty"`
-	// Dropped counts lines that were dropped: of an access log all of them, of an event log those of which it has not
-	// told.
+	// Dropped counts lines that were dropped: of an access log all of them, of an event log those of which it
+	// has not told.
 	Dropped uint64 `json:"dropped,omitempty"`
 }
 
 // maxQueued is how many bytes of events wait at most. An event has some 200.
 const maxQueued = 1 << 20
 
-// lineQueue is an io.Writer that never blocks: lines wait in memory until the goroutine has written them. What does not
-// fit, or cannot be written, goes to a backlog: the last lines are kept, and a line in the place of those that were
-// dropped says how many there were.
+// lineQueue is an io.Writer that never blocks: lines wait in memory until the goroutine has written them.
+// What does not fit, or cannot be written, goes to a backlog: the last lines are kept, and a line in the
+// place of those that were dropped says how many there were.
 type lineQueue struct {
 	*batchWriter
 	out     io.Writer
@@ -274,8 +276,8 @@ func (q *lineQueue) written() {
 	}
 }
 
-// failed keeps what could not be written: there is nowhere to tell of it yet. It is tried again with the next line, and
-// each second.
+// failed keeps what could not be written: there is nowhere to tell of it yet. It is tried again with the next
+// line, and each second.
 func (q *lineQueue) failed(torn bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()

@@ -10,8 +10,9 @@ import (
 // maxThrottleKeys bounds the keys that a Throttle remembers at once; beyond it, lines share one.
 const maxThrottleKeys = 1024
 
-// Throttle folds lines that repeat: the first of a key is written at once, those of the next interval are counted and
-// become one line with the attribute "repeated", and so on. Make it with NewThrottle. Safe for concurrent use.
+// Throttle folds lines that repeat: the first of a key is written at once, those of the next interval are
+// counted and become one line with the attribute "repeated", and so on. Make it with NewThrottle. Safe for
+// concurrent use.
 type Throttle struct {
 	log   *slog.Logger
 	every time.Duration
@@ -36,9 +37,9 @@ func NewThrottle(log *slog.Logger, every time.Duration) *Throttle {
 	return &Throttle{log: log, every: every, repeats: map[string]*repeat{}}
 }
 
-// Log writes a line, or counts it if one of the same key was written within the interval. The line that tells the
-// count has the level, the message and the arguments of the last one counted. The key says which lines are the same:
-// for errors of a backend, the backend's name and the reason, say.
+// Log writes a line, or counts it if one of the same key was written within the interval. The line that tells
+// the count has the level, the message and the arguments of the last one counted. The key says which lines
+// are the same: for errors of a backend, the backend's name and the reason, say.
 func (t *Throttle) Log(level slog.Level, key, msg string, args ...any) {
 	if !t.log.Enabled(context.Background(), level) {
 		return
@@ -78,7 +79,8 @@ func (t *Throttle) count(level slog.Level, key, msg string, args []any) bool {
 	return true
 }
 
-// forget drops the keys that have nothing to tell, when there are many, and at most once an interval. The caller holds mu.
+// forget drops the keys that have nothing to tell, when there are many, and at most once an interval. The
+// caller holds mu.
 func (t *Throttle) forget(now time.Time) {
 	if len(t.repeats) < maxThrottleKeys || now.Sub(t.forgot) < t.every {
 		return

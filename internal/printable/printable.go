@@ -1,9 +1,10 @@
-// Package printable makes text from outside safe to print: names, status texts, lines of workers, reasons of errors.
+// Package printable makes text from outside safe to print: names, status texts, lines of workers, reasons of
+// errors.
 //
-// A terminal obeys more than ASCII control characters: the C1 controls (U+0080 to U+009F), a lone byte of that range,
-// and the marks that change the direction of the text (U+202E and its kind), which show one thing and mean another.
-// What is graphic in the sense of Unicode ([unicode.IsGraphic]) is kept; everything else becomes a Go escape: \x1b,
-// \u202e, and \x9b for a byte that is not UTF-8. The package keeps no state.
+// A terminal obeys more than ASCII control characters: the C1 controls (U+0080 to U+009F), a lone byte of
+// that range, and the marks that change the direction of the text (U+202E and its kind), which show one thing
+// and mean another. What is graphic in the sense of Unicode ([unicode.IsGraphic]) is kept; everything else
+// becomes a Go escape: \x1b, \u202e, and \x9b for a byte that is not UTF-8. The package keeps no state.
 package printable
 
 import (
@@ -79,7 +80,8 @@ func isLine(s string) bool {
 	return true
 }
 
-// graphic reports whether a rune of n bytes is kept. A byte that is not UTF-8 is decoded as utf8.RuneError of one byte.
+// graphic reports whether a rune of n bytes is kept. A byte that is not UTF-8 is decoded as utf8.RuneError of
+// one byte.
 func graphic(r rune, n int) bool {
 	return unicode.IsGraphic(r) && !(r == utf8.RuneError && n == 1)
 }
@@ -117,8 +119,8 @@ func appendHex(b []byte, v uint16) []byte {
 	return append(b, hexDigits[v>>12], hexDigits[v>>8&15], hexDigits[v>>4&15], hexDigits[v&15])
 }
 
-// JSON returns JSON text with what is not graphic in its strings as JSON escapes: it means the same, and a terminal
-// obeys none of it. text itself is returned where there is nothing to escape.
+// JSON returns JSON text with what is not graphic in its strings as JSON escapes: it means the same, and a
+// terminal obeys none of it. text itself is returned where there is nothing to escape.
 func JSON(text []byte) []byte {
 	for i := 0; i < len(text); {
 		n := plainJSON(text[i:])
@@ -130,8 +132,8 @@ func JSON(text []byte) []byte {
 	return text
 }
 
-// plainJSON returns the length of the first rune of text, or 0 if it needs an escape. Characters below ' ' stand only
-// between the values of JSON text: within a string an encoder has escaped them.
+// plainJSON returns the length of the first rune of text, or 0 if it needs an escape. Characters below ' '
+// stand only between the values of JSON text: within a string an encoder has escaped them.
 func plainJSON(text []byte) int {
 	switch c := text[0]; {
 	case c < 0x7f:
@@ -164,8 +166,8 @@ func appendJSON(b, text []byte) []byte {
 	return b
 }
 
-// JSONWriter returns a writer that passes JSON text on to w as JSON returns it. Each Write must hold whole characters,
-// as those of a json.Encoder and of a slog.JSONHandler do.
+// JSONWriter returns a writer that passes JSON text on to w as JSON returns it. Each Write must hold whole
+// characters, as those of a json.Encoder and of a slog.JSONHandler do.
 func JSONWriter(w io.Writer) io.Writer { return jsonWriter{w} }
 
 type jsonWriter struct{ w io.Writer }
@@ -177,8 +179,9 @@ func (j jsonWriter) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// LinesWriter returns a writer that passes lines of text on to w as Text returns them, with their line breaks. Each Write
-// must hold whole characters, as those of a slog.TextHandler do, which quotes all that Text escapes but U+007F.
+// LinesWriter returns a writer that passes lines of text on to w as Text returns them, with their line
+// breaks. Each Write must hold whole characters, as those of a slog.TextHandler do, which quotes all that
+// Text escapes but U+007F.
 func LinesWriter(w io.Writer) io.Writer { return linesWriter{w} }
 
 type linesWriter struct{ w io.Writer }

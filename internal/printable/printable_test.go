@@ -43,7 +43,8 @@ func TestText_AllocatesNothingForPrintableText(t *testing.T) {
 	}
 }
 
-// obeyed returns the first character that a terminal may obey; tab and line feed are passed over where they are allowed.
+// obeyed returns the first character that a terminal may obey; tab and line feed are passed over where they
+// are allowed.
 func obeyed(s, allowed string) (rune, bool) {
 	for i, r := range s {
 		_, n := utf8.DecodeRuneInString(s[i:])

@@ -194,12 +194,14 @@ func (r *Receiver) Run() {
 	pause := time.Duration(0) // after an error; 0: the last read was good
 	count, since := 0, time.Now()
 	for {
-		n, cn, flags, _, err := r.current().ReadMsgUnix(data, control) // MSG_CMSG_CLOEXEC is set by package net
+		// MSG_CMSG_CLOEXEC is set by package net
+		n, cn, flags, _, err := r.current().ReadMsgUnix(data, control)
 		if err != nil {
 			if r.over() {
 				return
 			}
-			if errors.Is(err, net.ErrClosed) || errors.Is(err, os.ErrDeadlineExceeded) { // another socket took its place
+			if errors.Is(err, net.ErrClosed) || errors.Is(err, os.ErrDeadlineExceeded) {
+				// another socket took its place
 				continue
 			}
 			r.failed.Add(1)

@@ -94,7 +94,8 @@ func (s *Sender) Barrier(ctx context.Context) error {
 	}
 	stop := context.AfterFunc(ctx, func() { r.SetReadDeadline(time.Unix(1, 0)) })
 	defer stop()
-	if _, err := r.Read(make([]byte, 1)); errors.Is(err, os.ErrDeadlineExceeded) { // else: EOF, all copies are closed
+	if _, err := r.Read(make([]byte, 1)); errors.Is(err, os.ErrDeadlineExceeded) {
+		// else: EOF, all copies are closed
 		return fmt.Errorf("cannot wait for %q to read: %w", s.path, context.Cause(ctx))
 	}
 	return nil

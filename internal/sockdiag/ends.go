@@ -9,13 +9,14 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// endsBuffer is how much the kernel keeps of what was not read yet, in bytes. The kernel counts some 1.5 KiB a message:
-// room for 5 000 ends.
+// endsBuffer is how much the kernel keeps of what was not read yet, in bytes. The kernel counts some 1.5 KiB
+// a message: room for 5 000 ends.
 const endsBuffer = 8 << 20
 
-// Ends hears of each TCP socket of the network namespace that ends, if its local port is one of those it was told.
-// The kernel tells when it frees a socket: no process holds it any more and both sides are done with it. So it hears of
-// a socket whose process crashed too. One goroutine reads; Close and SetPorts may come from others.
+// Ends hears of each TCP socket of the network namespace that ends, if its local port is one of those it was
+// told. The kernel tells when it frees a socket: no process holds it any more and both sides are done with
+// it. So it hears of a socket whose process crashed too. One goroutine reads; Close and SetPorts may come
+// from others.
 type Ends struct {
 	file *os.File
 	raw  syscall.RawConn
@@ -30,8 +31,8 @@ type Ends struct {
 	overflown bool // the kernel has dropped something, which Read has not told yet
 }
 
-// ListenEnds subscribes. The caller closes it. Without ports it hears of every TCP socket. The error is ErrUnavailable
-// where sock_diag is refused.
+// ListenEnds subscribes. The caller closes it. Without ports it hears of every TCP socket. The error is
+// ErrUnavailable where sock_diag is refused.
 func ListenEnds(ports ...uint16) (*Ends, error) {
 	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, unix.NETLINK_SOCK_DIAG)
 	if err != nil {
@@ -46,7 +47,8 @@ func ListenEnds(ports ...uint16) (*Ends, error) {
 	e := &Ends{file: file, raw: raw, buf: make([]byte, 4096)}
 	e.readAll = e.readFrom
 	if unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, endsBuffer) != nil {
-		_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF, endsBuffer) // without CAP_NET_ADMIN: up to net.core.rmem_max
+		// without CAP_NET_ADMIN: up to net.core.rmem_max
+		_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF, endsBuffer)
 	}
 	if err := e.SetPorts(ports...); err != nil {
 		file.Close()
@@ -63,14 +65,15 @@ func ListenEnds(ports ...uint16) (*Ends, error) {
 // maxPorts is how many ports a filter can name: a classic BPF program has at most 4096 instructions.
 const maxPorts = 2000
 
-// SetPorts has e hear of sockets with one of these local ports only, from now on. The kernel drops all others before
-// they take room or wake the reader. No port, or more than 2000, is all.
+// SetPorts has e hear of sockets with one of these local ports only, from now on. The kernel drops all others
+// before they take room or wake the reader. No port, or more than 2000, is all.
 func (e *Ends) SetPorts(ports ...uint16) error {
 	ports = slices.Compact(slices.Sorted(slices.Values(ports)))
 	const takeAll = 1 << 18
 	var program []unix.SockFilter
 	if len(ports) > 0 && len(ports) <= maxPorts {
-		portAt := uint32(unix.SizeofNlMsghdr + 4) // idiag_sport of struct inet_diag_msg; BPF loads it in network order
+		// idiag_sport of struct inet_diag_msg; BPF loads it in network order
+		portAt := uint32(unix.SizeofNlMsghdr + 4)
 		program = append(program, unix.SockFilter{Code: unix.BPF_LD | unix.BPF_H | unix.BPF_ABS, K: portAt})
 		for _, port := range ports {
 			program = append(program,
@@ -92,13 +95,13 @@ func (e *Ends) SetPorts(ports ...uint16) error {
 	return os.NewSyscallError("setsockopt SO_ATTACH_FILTER", failed)
 }
 
-// Read waits for ends, fills into with as many as are there, and returns how many. The error is ErrOverflow if the
-// kernel dropped some: then the caller lists what is alive with Conn.Sockets and goes on reading. n counts beside an
-// error too. It is os.ErrClosed after Close. It allocates nothing.
+// Read waits for ends, fills into with as many as are there, and returns how many. The error is ErrOverflow
+// if the kernel dropped some: then the caller lists what is alive with Conn.Sockets and goes on reading. n
+// counts beside an error too. It is os.ErrClosed after Close. It allocates nothing.
 //
-// After an overflow the kernel drops everything until the reader has read all that was kept (netlink_rcv_wake). So
-// ErrOverflow comes last, when there is nothing left: what ends afterwards is told again, what ended before is in no
-// list that is asked for now.
+// After an overflow the kernel drops everything until the reader has read all that was kept
+// (netlink_rcv_wake). So ErrOverflow comes last, when there is nothing left: what ends afterwards is told
+// again, what ended before is in no list that is asked for now.
 func (e *Ends) Read(into []Socket) (n int, err error) {
 	if len(into) == 0 {
 		return 0, nil

@@ -9,8 +9,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// The messages of linux/sock_diag.h, linux/inet_diag.h and linux/unix_diag.h. Numbers are in the byte order of the
-// machine, but ports, which are in network order.
+// The messages of linux/sock_diag.h, linux/inet_diag.h and linux/unix_diag.h. Numbers are in the byte order
+// of the machine, but ports, which are in network order.
 const (
 	sockDestroy = 21 // SOCK_DESTROY
 
@@ -44,12 +44,13 @@ const (
 const (
 	// stateListen is TCP_LISTEN of linux/tcp_states.h; Unix sockets use the same number.
 	stateListen = 1 << 10
-	// statesOfData are those in which a socket can carry data: not SYN_RECV (3), TIME_WAIT (6) and LISTEN (10).
+	// statesOfData are those in which a socket can carry data: not SYN_RECV (3), TIME_WAIT (6) and LISTEN
+	// (10).
 	statesOfData = 0xfff &^ (1<<3 | 1<<6 | 1<<10)
 )
 
-// inetRequest returns a request for TCP sockets of the family in one of the states (a bit each), with port as their
-// local port; 0 is any.
+// inetRequest returns a request for TCP sockets of the family in one of the states (a bit each), with port as
+// their local port; 0 is any.
 func inetRequest(family uint8, states uint32, port uint16) []byte {
 	b := make([]byte, sizeofInetRequest)
 	b[0], b[1] = family, unix.IPPROTO_TCP
@@ -82,7 +83,8 @@ func getCookie(b []byte) uint64 {
 	return uint64(native.Uint32(b)) | uint64(native.Uint32(b[4:]))<<32
 }
 
-// unixRequest returns a request for Unix sockets in one of the states, or for the one with the inode if it is not 0.
+// unixRequest returns a request for Unix sockets in one of the states, or for the one with the inode if it is
+// not 0.
 func unixRequest(states, inode, show uint32) []byte {
 	b := make([]byte, sizeofUnixRequest)
 	b[0] = unix.AF_UNIX
@@ -93,8 +95,8 @@ func unixRequest(states, inode, show uint32) []byte {
 	return b
 }
 
-// parseInet reads a struct inet_diag_msg and the tcp_info behind it into s. It reports whether the message is whole.
-// It allocates nothing.
+// parseInet reads a struct inet_diag_msg and the tcp_info behind it into s. It reports whether the message is
+// whole. It allocates nothing.
 func parseInet(b []byte, s *Socket) bool {
 	if len(b) < sizeofInetMessage {
 		return false

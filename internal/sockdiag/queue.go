@@ -16,8 +16,8 @@ type Queue struct {
 	Limit   int // its size: the backlog of listen(2), 0 if the kernel does not say
 }
 
-// UnixQueue returns the queue of the listening Unix socket with that inode: what fstat(2) says of its descriptor.
-// The error is ErrNotFound if there is none.
+// UnixQueue returns the queue of the listening Unix socket with that inode: what fstat(2) says of its
+// descriptor. The error is ErrNotFound if there is none.
 func (c *Conn) UnixQueue(inode uint32) (Queue, error) {
 	var q Queue
 	found := false
@@ -43,9 +43,9 @@ func unixQueue(b []byte) (Queue, bool) {
 	return Queue{Waiting: int(native.Uint32(lengths)), Limit: int(native.Uint32(lengths[4:]))}, true
 }
 
-// UnixListener returns the inode of the socket that listens at path, for UnixQueue. A path that begins with "@" is an
-// abstract name. The kernel walks all Unix sockets for it, so ask once, and again when UnixQueue says ErrNotFound.
-// A socket file is known by its device and inode, so renames and links do not matter.
+// UnixListener returns the inode of the socket that listens at path, for UnixQueue. A path that begins with
+// "@" is an abstract name. The kernel walks all Unix sockets for it, so ask once, and again when UnixQueue
+// says ErrNotFound. A socket file is known by its device and inode, so renames and links do not matter.
 func (c *Conn) UnixListener(path string) (inode uint32, err error) {
 	var file unix.Stat_t
 	abstract, isAbstract := strings.CutPrefix(path, "@")
@@ -79,9 +79,9 @@ func (c *Conn) UnixListener(path string) (inode uint32, err error) {
 	return inode, nil
 }
 
-// TCPQueue returns the queues of the sockets that take connections to addr, summed up: one, or as many as share the port
-// by SO_REUSEPORT. A socket that listens at all addresses (0.0.0.0 or ::) counts where none listens at addr itself.
-// The error is ErrNotFound if none listens.
+// TCPQueue returns the queues of the sockets that take connections to addr, summed up: one, or as many as
+// share the port by SO_REUSEPORT. A socket that listens at all addresses (0.0.0.0 or ::) counts where none
+// listens at addr itself. The error is ErrNotFound if none listens.
 func (c *Conn) TCPQueue(addr netip.AddrPort) (Queue, error) {
 	var exact, wild Queue
 	var nExact, nWild int
@@ -114,9 +114,10 @@ func (c *Conn) TCPQueue(addr netip.AddrPort) (Queue, error) {
 	return Queue{}, ErrNotFound
 }
 
-// Accepted reports whether a process has accepted the connection of which fd is the connected client's end, a TCP or a
-// Unix stream socket. It is exact for the one connection, however many others wait, so it is what a probe asks after it
-// connected. The error is ErrNotFound where the other end is in another network namespace (TCP) or is closed already.
+// Accepted reports whether a process has accepted the connection of which fd is the connected client's end, a
+// TCP or a Unix stream socket. It is exact for the one connection, however many others wait, so it is what a
+// probe asks after it connected. The error is ErrNotFound where the other end is in another network namespace
+// (TCP) or is closed already.
 func (c *Conn) Accepted(fd int) (bool, error) {
 	peer, err := unix.Getpeername(fd)
 	if err != nil {
@@ -177,15 +178,16 @@ func addrPort(sa unix.Sockaddr) netip.AddrPort {
 	return netip.AddrPort{}
 }
 
-// Waiting is a listening Unix socket's queue with the clients in it, the one that waits longest first: the inodes of
-// their sockets, 0 for a client that has closed its own. Clients is nil where there are too many for one message.
+// Waiting is a listening Unix socket's queue with the clients in it, the one that waits longest first: the
+// inodes of their sockets, 0 for a client that has closed its own. Clients is nil where there are too many
+// for one message.
 type Waiting struct {
 	Queue
 	Clients []uint32
 }
 
-// UnixWaiting returns who waits in the queue of the listening Unix socket with that inode. Unlike the length alone it
-// shows that a queue moves that is always full. The error is ErrNotFound if there is none.
+// UnixWaiting returns who waits in the queue of the listening Unix socket with that inode. Unlike the length
+// alone it shows that a queue moves that is always full. The error is ErrNotFound if there is none.
 func (c *Conn) UnixWaiting(inode uint32) (Waiting, error) {
 	var w Waiting
 	found := false
@@ -208,8 +210,9 @@ func (c *Conn) UnixWaiting(inode uint32) (Waiting, error) {
 	return w, err
 }
 
-// MovedSince reports whether a process has accepted a connection since before: an earlier answer about the same queue.
-// The queue is first in, first out, so as long as nothing is accepted the clients of before stand where they stood.
+// MovedSince reports whether a process has accepted a connection since before: an earlier answer about the
+// same queue. The queue is first in, first out, so as long as nothing is accepted the clients of before stand
+// where they stood.
 func (w Waiting) MovedSince(before Waiting) bool {
 	if w.Waiting < before.Waiting {
 		return true
@@ -231,7 +234,8 @@ type UnixQueues struct {
 	files    map[uint64]Queue // by device and inode of the socket's file, as the kernel keeps them
 }
 
-// UnixQueues asks for all queues at once: the kernel walks all Unix sockets for one of them as it does for all.
+// UnixQueues asks for all queues at once: the kernel walks all Unix sockets for one of them as it does for
+// all.
 func (c *Conn) UnixQueues() (*UnixQueues, error) {
 	all := &UnixQueues{map[string]Queue{}, map[uint64]Queue{}}
 	err := c.ask(unix.SOCK_DIAG_BY_FAMILY, unix.NLM_F_DUMP, unixRequest(stateListen, 0, unixShowName|unixShowVFS|unixShowQueues), func(b []byte) {
@@ -252,7 +256,8 @@ func (c *Conn) UnixQueues() (*UnixQueues, error) {
 	return all, nil
 }
 
-// At returns the queue of the socket that listens at path, as UnixListener takes it, and whether there is one.
+// At returns the queue of the socket that listens at path, as UnixListener takes it, and whether there is
+// one.
 func (u *UnixQueues) At(path string) (Queue, bool) {
 	if name, ok := strings.CutPrefix(path, "@"); ok {
 		q, ok := u.abstract[name]

@@ -1,14 +1,17 @@
-// Package sockdiag asks the kernel about sockets through NETLINK_SOCK_DIAG (sock_diag(7)): how many connections wait
-// in a listener's queue, whether a connection was accepted, which TCP sockets a port has, and when each of them ends.
+// Package sockdiag asks the kernel about sockets through NETLINK_SOCK_DIAG (sock_diag(7)): how many
+// connections wait in a listener's queue, whether a connection was accepted, which TCP sockets a port has,
+// and when each of them ends.
 //
-// A [Conn] asks and waits for the answer; any number of goroutines may share one. [Ends] hears of the end of TCP
-// sockets; one goroutine reads it. Any user may do all of it, but [Conn.Destroy], which needs CAP_NET_ADMIN. The kernel
-// answers for the network namespace in which the netlink socket was opened and for no other.
+// A [Conn] asks and waits for the answer; any number of goroutines may share one. [Ends] hears of the end of
+// TCP sockets; one goroutine reads it. Any user may do all of it, but [Conn.Destroy], which needs
+// CAP_NET_ADMIN. The kernel answers for the network namespace in which the netlink socket was opened and for
+// no other.
 //
 // The package is our own, and not a library, for three reasons. It needs five kinds of message, of which
-// vishvananda/netlink and florianl/go-diag each know one (no Unix queues, no filter by port, no ends, no cookies in
-// requests). It reads one message for each connection that ends, so it must not allocate; both decode every message
-// into fresh structs. And mdlayher/netlink, the best one to build upon, costs two system calls a message.
+// vishvananda/netlink and florianl/go-diag each know one (no Unix queues, no filter by port, no ends, no
+// cookies in requests). It reads one message for each connection that ends, so it must not allocate; both
+// decode every message into fresh structs. And mdlayher/netlink, the best one to build upon, costs two system
+// calls a message.
 package sockdiag
 
 import (
@@ -36,7 +39,8 @@ var (
 
 var native = binary.NativeEndian
 
-// answerTimeout bounds the wait for an answer. The kernel writes it before the request returns; nobody should ever wait.
+// answerTimeout bounds the wait for an answer. The kernel writes it before the request returns; nobody should
+// ever wait.
 const answerTimeout = 5 * time.Second
 
 // Conn asks the kernel. It is safe for concurrent use; requests wait for each other.
@@ -47,8 +51,8 @@ type Conn struct {
 	buf []byte
 }
 
-// Dial opens a Conn. The caller closes it. The error is ErrUnavailable where sock_diag does not answer for TCP and for
-// Unix sockets.
+// Dial opens a Conn. The caller closes it. The error is ErrUnavailable where sock_diag does not answer for
+// TCP and for Unix sockets.
 func Dial() (*Conn, error) {
 	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_SOCK_DIAG)
 	if err != nil {
@@ -162,14 +166,15 @@ func retry(call func() error) error {
 	}
 }
 
-// Cookie returns the number that the kernel gave the socket fd: unique until the machine starts anew (SO_COOKIE, socket(7)).
+// Cookie returns the number that the kernel gave the socket fd: unique until the machine starts anew
+// (SO_COOKIE, socket(7)).
 func Cookie(fd int) (uint64, error) {
 	cookie, err := unix.GetsockoptUint64(fd, unix.SOL_SOCKET, unix.SO_COOKIE)
 	return cookie, os.NewSyscallError("getsockopt SO_COOKIE", err)
 }
 
-// family returns the address family under which the kernel keeps sockets of that address: an IPv4-mapped address
-// belongs to an IPv6 socket.
+// family returns the address family under which the kernel keeps sockets of that address: an IPv4-mapped
+// address belongs to an IPv6 socket.
 func family(addr netip.Addr) uint8 {
 	if addr.Is4() {
 		return unix.AF_INET

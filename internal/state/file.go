@@ -75,7 +75,8 @@ func syncDir(path string) error {
 // ReadFile reads what WriteFile wrote. The error wraps os.ErrNotExist where there is no file, ErrNotRegular
 // where there is something else, and ErrTooLarge for one above MaxSize.
 func ReadFile(path string) ([]byte, error) {
-	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0) // a FIFO must not hang the start
+	// a FIFO must not hang the start
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return nil, fmt.Errorf("cannot read state file: %w", err)
 	}

@@ -13,8 +13,8 @@ import (
 
 const module = "github.com/273ebdf9/lb/"
 
-// allowed is the import table of docs/ARCHITECTURE.md: what each package may import of ours.
-// The domain is backends; the packages around it know it and not each other; internal/daemon wires them. The command line
+// allowed is the import table of docs/ARCHITECTURE.md: what each package may import of ours. The domain is
+// backends; the packages around it know it and not each other; internal/daemon wires them. The command line
 // (internal/cli) asks a running lb through its control API alone, so it may not import the daemon.
 var allowed = map[string][]string{
 	"backends":              {},
@@ -37,11 +37,14 @@ var allowed = map[string][]string{
 	"internal/sockdiag":     {},
 	"internal/handoff":      {},
 	"internal/state":        {},
-	"internal/leaktest":     {},                                                                      // for tests only
-	"internal/eventually":   {},                                                                      // for tests only
-	"config":                {"admin", "backends", "health", "internal/logs", "proxy", "supervisor"}, // their Config types
-	"internal/build":        {},
-	"internal/cli":          {"admin/api", "backends", "bench", "bench/fairness", "bench/load", "config", "internal/build", "internal/printable"},
+	// for tests only
+	"internal/leaktest": {},
+	// for tests only
+	"internal/eventually": {},
+	// their Config types
+	"config":         {"admin", "backends", "health", "internal/logs", "proxy", "supervisor"},
+	"internal/build": {},
+	"internal/cli":   {"admin/api", "backends", "bench", "bench/fairness", "bench/load", "config", "internal/build", "internal/printable"},
 	"internal/daemon": {"admin", "admin/api", "backends", "balancer", "config", "health", "internal/build", "internal/logs", "internal/printable", "internal/sdnotify", "internal/sockdiag",
 		"internal/state", "proxy", "supervisor", "upgrade"},
 	"cmd/lb": {"internal/cli", "internal/daemon", "supervisor"},

@@ -13,12 +13,12 @@ import (
 	"time"
 )
 
-// acceptLimit is within which lb with default health takes a backend offline that does not accept: fall (3) intervals (1s)
-// and a timeout (500ms), and what a busy machine adds.
+// acceptLimit is within which lb with default health takes a backend offline that does not accept: fall (3)
+// intervals (1s) and a timeout (500ms), and what a busy machine adds.
 const acceptLimit = 3*time.Second + 500*time.Millisecond + time.Second
 
-// hangs has hang make the backend name hang, under an lb without any health keys, and goOn end that. It wants the backend
-// offline in time, nothing new on it from then on, and it back in the end.
+// hangs has hang make the backend name hang, under an lb without any health keys, and goOn end that. It wants
+// the backend offline in time, nothing new on it from then on, and it back in the end.
 func hangs(t *testing.T, l *lb, name string, hang, goOn func(), ask func() error) {
 	t.Helper()
 	start := time.Now()
@@ -127,8 +127,8 @@ func TestAccept_NodeInALoopIsOfflineAndBack(t *testing.T) {
 	hangs(t, l, "w1", hang, func() {}, ask)
 }
 
-// syncServer has one thread, which serves one connection after the other and is busy for a second with each, as a sync
-// worker of gunicorn.
+// syncServer has one thread, which serves one connection after the other and is busy for a second with each,
+// as a sync worker of gunicorn.
 const syncServer = `
 import os, socket, sys, time
 s = socket.socket(socket.AF_UNIX)

@@ -58,9 +58,9 @@ type manual struct {
 	conns chan net.Conn
 }
 
-// startManual starts a manual backend inside the test process. A health probe, which connects and closes without a
-// byte, must not be taken for a session: so the test's client speaks first, and session returns the connection on
-// which that was said.
+// startManual starts a manual backend inside the test process. A health probe, which connects and closes
+// without a byte, must not be taken for a session: so the test's client speaks first, and session returns the
+// connection on which that was said.
 func startManual(t testing.TB, address string) *manual {
 	t.Helper()
 	m := &manual{conns: make(chan net.Conn, 64)}

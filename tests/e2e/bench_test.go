@@ -124,7 +124,8 @@ func TestBench_ComparesReportsAndLeavesNothing(t *testing.T) {
 	wantDrawn(t, page, strings.Count(html, "data-plot="))
 }
 
-// wantDrawn opens a page in a browser, if there is one, and expects it to draw all charts under the page's own policy.
+// wantDrawn opens a page in a browser, if there is one, and expects it to draw all charts under the page's
+// own policy.
 func wantDrawn(t *testing.T, page string, charts int) {
 	t.Helper()
 	browser, err := exec.LookPath("chromium")

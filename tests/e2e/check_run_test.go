@@ -72,7 +72,8 @@ func must(t *testing.T, err error) {
 	}
 }
 
-// hurtConfig writes goodConfig with a hurt into a directory of its own, which the user nobody may use, and returns its path.
+// hurtConfig writes goodConfig with a hurt into a directory of its own, which the user nobody may use, and
+// returns its path.
 func hurtConfig(t *testing.T, h hurt) (dir, path string) {
 	t.Helper()
 	dir = tempDir(t)

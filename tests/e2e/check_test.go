@@ -44,8 +44,8 @@ address = "127.0.0.1:5432"
 weight = 100
 `
 
-// configFile writes goodConfig with the first line that is old replaced, if old is not empty, and returns its path and
-// that line's number.
+// configFile writes goodConfig with the first line that is old replaced, if old is not empty, and returns its
+// path and that line's number.
 func configFile(t testing.TB, old, new string) (path string, line int) {
 	t.Helper()
 	dir := tempDir(t)

@@ -16,7 +16,8 @@ import (
 // recoveryTime is by when lb must serve as before.
 const recoveryTime = 2 * time.Second
 
-// checkedRig is an lb with every kind of path: TCP and Unix backends, workers with heartbeats, files, listeners that come and go.
+// checkedRig is an lb with every kind of path: TCP and Unix backends, workers with heartbeats, files,
+// listeners that come and go.
 type checkedRig struct {
 	*lb
 	load    *checkedLoad

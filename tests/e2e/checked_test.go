@@ -15,10 +15,10 @@ import (
 	"time"
 )
 
-// A checked exchange: the client sends a question (seed, length of what follows, length of the answer) and a seeded
-// stream; the backend checks the stream and answers with another seeded stream, which the client checks. A kept
-// connection carries many exchanges. An exchange that fails must fail loudly: with a reset or an error, never with a
-// clean end in the middle of a stream, with a wrong byte, or with silence.
+// A checked exchange: the client sends a question (seed, length of what follows, length of the answer) and a
+// seeded stream; the backend checks the stream and answers with another seeded stream, which the client
+// checks. A kept connection carries many exchanges. An exchange that fails must fail loudly: with a reset or
+// an error, never with a clean end in the middle of a stream, with a wrong byte, or with silence.
 
 const (
 	questionSize = 24
@@ -80,10 +80,11 @@ type outcome int
 
 const (
 	exchanged outcome = iota // everything arrived
-	told                     // it failed, and both the client and the kernel's rules say so: refused, reset, timed out
-	unheard                  // a clean end before the first byte of the answer
-	silent                   // a clean end inside a stream, or a wrong byte: what no client can notice
-	stuck                    // nothing moved for stuckAfter
+	// it failed, and both the client and the kernel's rules say so: refused, reset, timed out
+	told
+	unheard // a clean end before the first byte of the answer
+	silent  // a clean end inside a stream, or a wrong byte: what no client can notice
+	stuck   // nothing moved for stuckAfter
 )
 
 // classify tells how an exchange ended whose answer broke off with err after got bytes.
@@ -189,8 +190,8 @@ type checkedLoad struct {
 	all    sync.WaitGroup
 	counts [stuck + 1]atomic.Int64
 
-	// killed says that lb is being killed: the kernel closes a dead process's sockets with a FIN (where nothing unread
-	// waits), so an end in the middle of a stream is nobody's fault.
+	// killed says that lb is being killed: the kernel closes a dead process's sockets with a FIN (where
+	// nothing unread waits), so an end in the middle of a stream is nobody's fault.
 	killed atomic.Bool
 
 	mu    sync.Mutex

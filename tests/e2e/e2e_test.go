@@ -2,10 +2,10 @@
 
 // Package e2e drives the built lb binary from outside, with the programs that people run behind it.
 //
-// Every test starts its own lb and its own backends in a temporary folder, on free loopback ports and Unix sockets,
-// and stops what it started by process id. A program that is missing fails the test: install.sh installs them all.
-// The tests know lb only by its command line, its config file, its sockets and its exit code; they never import it
-// and never read its log.
+// Every test starts its own lb and its own backends in a temporary folder, on free loopback ports and Unix
+// sockets, and stops what it started by process id. A program that is missing fails the test: install.sh
+// installs them all. The tests know lb only by its command line, its config file, its sockets and its exit
+// code; they never import it and never read its log.
 //
 //	lb_test.go         start lb with a config, ask its status, stop it
 //	process_test.go    start, watch and stop any process
@@ -72,8 +72,8 @@ func eventually(t testing.TB, timeout time.Duration, check func() error) {
 	}
 }
 
-// tempDir returns a new folder with a short path, for a Unix socket's path holds at most 107 bytes, which every user
-// may enter, for PostgreSQL does not run as root. It is removed at the end of the test.
+// tempDir returns a new folder with a short path, for a Unix socket's path holds at most 107 bytes, which
+// every user may enter, for PostgreSQL does not run as root. It is removed at the end of the test.
 func tempDir(t testing.TB) string {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "lb-e2e-")
@@ -112,8 +112,9 @@ var ports struct {
 	given map[int]bool
 }
 
-// freePort returns "host:port" with a port that nobody listens on. It stays below the range from which the kernel
-// takes the local ports of outgoing connections (32768 up), so that no client occupies it before the server binds it.
+// freePort returns "host:port" with a port that nobody listens on. It stays below the range from which the
+// kernel takes the local ports of outgoing connections (32768 up), so that no client occupies it before the
+// server binds it.
 func freePort(t testing.TB, host string) string {
 	t.Helper()
 	ports.mu.Lock()
@@ -151,8 +152,8 @@ func splitAddress(address string) (network, addr string) {
 	return "tcp", address
 }
 
-// dial connects to an address as lb's config writes it. The connection is closed at the end of the test, if the test
-// did not close it, and gives up after patience.
+// dial connects to an address as lb's config writes it. The connection is closed at the end of the test, if
+// the test did not close it, and gives up after patience.
 func dial(t testing.TB, address string) net.Conn {
 	t.Helper()
 	network, addr := splitAddress(address)

@@ -37,8 +37,8 @@ func dialAll(t testing.TB, address string, n int) []net.Conn {
 	return conns
 }
 
-// wantCounts opens sessions through l and wants exactly the given number of them on each backend: lb's count, and what
-// the backend itself sees; and none after all have been closed.
+// wantCounts opens sessions through l and wants exactly the given number of them on each backend: lb's count,
+// and what the backend itself sees; and none after all have been closed.
 func wantCounts(t *testing.T, l *lb, holders map[string]*holder, want map[string]int) {
 	t.Helper()
 	sessions := 0
@@ -53,7 +53,8 @@ func wantCounts(t *testing.T, l *lb, holders map[string]*holder, want map[string
 		if b.Active != n {
 			t.Errorf("active sessions of %s: got %d; want %d", name, b.Active, n)
 		}
-		eventually(t, patience, func() error { // a slot is taken first, the connection counted when it is made
+		eventually(t, patience, func() error {
+			// a slot is taken first, the connection counted when it is made
 			if got := l.status(t).backend(t, name).Connections - before.backend(t, name).Connections; got != n {
 				return fmt.Errorf("connections counted for %s: got %d; want %d", name, got, n)
 			}

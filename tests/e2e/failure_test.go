@@ -97,8 +97,8 @@ func kill(p *process) moment {
 	return moment{from, time.Now()}
 }
 
-// wantNoError fails the test for each connection that failed and was not on its way in the moment of a death: it was
-// started after a death, or had ended before it.
+// wantNoError fails the test for each connection that failed and was not on its way in the moment of a death:
+// it was started after a death, or had ended before it.
 func (d *load) wantNoError(t testing.TB, deaths ...moment) {
 	t.Helper()
 	d.mu.Lock()
@@ -178,8 +178,8 @@ func TestFailure_AllKilledAndBack(t *testing.T) {
 	}
 }
 
-// startFull listens on address with a backlog of 1, accepts nothing, and fills the backlog, so that a further connect
-// gets EAGAIN on a Unix socket, and no answer at all on TCP. wake empties it, and gives the listener.
+// startFull listens on address with a backlog of 1, accepts nothing, and fills the backlog, so that a further
+// connect gets EAGAIN on a Unix socket, and no answer at all on TCP. wake empties it, and gives the listener.
 func startFull(t testing.TB, address string) (wake func() net.Listener) {
 	t.Helper()
 	network, addr := splitAddress(address)

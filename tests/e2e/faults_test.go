@@ -27,9 +27,10 @@ type fault struct {
 	provoke string // what makes lb make the call: "": the load does; or control, state, workers, reload, pool
 }
 
-// faults are the calls on lb's paths with the errors that their man pages give. Not among them: what Go's runtime
-// itself cannot survive (futex, mmap, epoll_pwait with other than EINTR), and EAGAIN on sockets that are ready: the kernel
-// never says that without a later edge (see the end of tcp_sendmsg_locked), and an edge-triggered loop relies on it.
+// faults are the calls on lb's paths with the errors that their man pages give. Not among them: what Go's
+// runtime itself cannot survive (futex, mmap, epoll_pwait with other than EINTR), and EAGAIN on sockets that
+// are ready: the kernel never says that without a later edge (see the end of tcp_sendmsg_locked), and an
+// edge-triggered loop relies on it.
 var faults = []fault{
 	{call: "accept4", errors: "EMFILE ENFILE ENOBUFS ENOMEM ECONNABORTED EPROTO EPERM ENOSPC EINTR", provoke: "control"},
 	{call: "connect", errors: "EAGAIN ECONNREFUSED EADDRNOTAVAIL ENETUNREACH ENOBUFS ENOMEM EACCES EPERM"},
@@ -67,9 +68,9 @@ var faults = []fault{
 
 const faultTime = 600 * time.Millisecond // how long a fault is there
 
-// TestFaults has each call on lb's paths fail with each error, once and in a burst, under a byte-checking load. lb
-// must live, serve as before soon after the end of the fault, answer on its control socket, lose no byte silently,
-// and leak neither sessions nor descriptors.
+// TestFaults has each call on lb's paths fail with each error, once and in a burst, under a byte-checking
+// load. lb must live, serve as before soon after the end of the fault, answer on its control socket, lose no
+// byte silently, and leak neither sessions nor descriptors.
 func TestFaults(t *testing.T) {
 	rig := startCheckedRig(t)
 	only := os.Getenv("LB_FAULTS") // "recvmsg" or "recvmsg:EIO" for one
@@ -165,8 +166,8 @@ func waitAttached(t *testing.T, stderr io.Reader) {
 	go io.Copy(io.Discard, said)
 }
 
-// provoke asks lb for what makes it make certain calls. What it answers does not matter while the fault is there,
-// but it must answer.
+// provoke asks lb for what makes it make certain calls. What it answers does not matter while the fault is
+// there, but it must answer.
 func (rig *checkedRig) provoke(t *testing.T, what string) {
 	t.Helper()
 	ask := func(args ...string) {

@@ -27,8 +27,8 @@ func probe(lines string) string {
 	return fmt.Sprintf("%s\ninterval = %q\ntimeout = \"300ms\"\njitter = 0\nrise = %d\nfall = %d\n", lines, probeInterval, probeRise, probeFall)
 }
 
-// change waits until lb sees the only backend in another state, and wants that to have taken as many probes, as count
-// tells them. A probe more may come until the status is read.
+// change waits until lb sees the only backend in another state, and wants that to have taken as many probes,
+// as count tells them. A probe more may come until the status is read.
 func (l *lb) change(t testing.TB, to string, probes int, count func() int) {
 	t.Helper()
 	before := count()
@@ -203,8 +203,8 @@ func TestHealth_AgentScript(t *testing.T) {
 	}
 }
 
-// TestHealth_StoppedWorkerIsOfflineWithin4Seconds stops one of four under load: it still accepts connections, and only
-// its silence tells.
+// TestHealth_StoppedWorkerIsOfflineWithin4Seconds stops one of four under load: it still accepts connections,
+// and only its silence tells.
 func TestHealth_StoppedWorkerIsOfflineWithin4Seconds(t *testing.T) {
 	dir := tempDir(t)
 	var addresses []string

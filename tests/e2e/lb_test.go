@@ -13,8 +13,8 @@ import (
 	"time"
 )
 
-// lbConfig is a config file of lb. Its Options fields take lines of TOML as they are, so that a test can set what this
-// file has no name for.
+// lbConfig is a config file of lb. Its Options fields take lines of TOML as they are, so that a test can set
+// what this file has no name for.
 type lbConfig struct {
 	Loops       int    // 0: 2
 	StopTimeout string // "": 10s
@@ -46,8 +46,8 @@ type lbBackend struct {
 	Options string // such as "weight = 300"
 }
 
-// onePool returns a config with the listener "web" on a free port and the pool "app" of backends "w1", "w2" and so on
-// at the given addresses.
+// onePool returns a config with the listener "web" on a free port and the pool "app" of backends "w1", "w2"
+// and so on at the given addresses.
 func onePool(t testing.TB, addresses ...string) lbConfig {
 	t.Helper()
 	pool := lbPool{Name: "app"}
@@ -102,8 +102,9 @@ type lb struct {
 	ended  bool   // the test itself waited for its end
 }
 
-// startLB starts lb and waits until it answers on its admin socket and knows of each backend whether it is up. At the end of a test that has not stopped it, lb
-// must have released every session, and must end with exit code 0 on SIGTERM.
+// startLB starts lb and waits until it answers on its admin socket and knows of each backend whether it is
+// up. At the end of a test that has not stopped it, lb must have released every session, and must end with
+// exit code 0 on SIGTERM.
 func startLB(t testing.TB, config lbConfig) *lb {
 	t.Helper()
 	return startLBWith(t, config, func(toml string) string { return toml })
@@ -300,7 +301,8 @@ func (l *lb) waitHealth(t testing.TB, want string, names ...string) {
 	})
 }
 
-// waitExit waits for the end of an lb that the test has told to stop, and returns its exit code and how long it took.
+// waitExit waits for the end of an lb that the test has told to stop, and returns its exit code and how long
+// it took.
 func (l *lb) waitExit(t testing.TB, timeout time.Duration) (int, time.Duration) {
 	t.Helper()
 	start := time.Now()

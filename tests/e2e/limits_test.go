@@ -8,8 +8,8 @@ import (
 	"time"
 )
 
-// More sessions than fds: lb must go on serving those that it has, without spinning on the newcomers that it cannot
-// accept, and must take others when some have closed.
+// More sessions than fds: lb must go on serving those that it has, without spinning on the newcomers that it
+// cannot accept, and must take others when some have closed.
 func TestLimit_FileDescriptors(t *testing.T) {
 	for _, c := range []struct {
 		name    string

@@ -18,8 +18,8 @@ import (
 	"time"
 )
 
-// program returns the path of the named program, which it also looks for where PATH of a plain user does not lead.
-// A missing one fails the test: nothing is skipped silently.
+// program returns the path of the named program, which it also looks for where PATH of a plain user does not
+// lead. A missing one fails the test: nothing is skipped silently.
 func program(t testing.TB, name string) string {
 	t.Helper()
 	if path, err := exec.LookPath(name); err == nil {
@@ -45,8 +45,8 @@ type process struct {
 	done chan struct{} // closed when it has ended and was waited for
 }
 
-// startProcess starts cmd. Its output goes to a file, which a failed test shows, unless cmd.Stdout is set. It gets
-// SIGTERM at the end of the test, and SIGKILL if that does not help or if this test process dies.
+// startProcess starts cmd. Its output goes to a file, which a failed test shows, unless cmd.Stdout is set. It
+// gets SIGTERM at the end of the test, and SIGKILL if that does not help or if this test process dies.
 func startProcess(t testing.TB, name string, cmd *exec.Cmd) *process {
 	t.Helper()
 	p := &process{name: name, cmd: cmd, stop: syscall.SIGTERM, done: make(chan struct{})}
@@ -145,15 +145,16 @@ func (p *process) tail() string {
 	return string(text)
 }
 
-// cpuTime returns the user and system time that the process has used: utime and stime of /proc/PID/stat, proc(5), in
-// ticks of 10 ms.
+// cpuTime returns the user and system time that the process has used: utime and stime of /proc/PID/stat,
+// proc(5), in ticks of 10 ms.
 func (p *process) cpuTime(t testing.TB) time.Duration {
 	t.Helper()
 	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", p.pid()))
 	if err != nil {
 		t.Fatalf("cannot read the CPU time of %s: %v", p.name, err)
 	}
-	// The second field is the command in brackets, which may hold spaces; utime and stime are the 14th and 15th.
+	// The second field is the command in brackets, which may hold spaces; utime and stime are the 14th and
+	// 15th.
 	fields := strings.Fields(string(stat[bytes.LastIndexByte(stat, ')')+1:]))
 	ticks := 0
 	for _, field := range fields[11:13] {
@@ -180,8 +181,8 @@ type result struct {
 	stdout, stderr string
 }
 
-// run runs a program to its end, with stdin if that is not nil. It fails the test only if the program does not start
-// or does not end within timeout.
+// run runs a program to its end, with stdin if that is not nil. It fails the test only if the program does
+// not start or does not end within timeout.
 func run(t testing.TB, timeout time.Duration, stdin io.Reader, name string, args ...string) result {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), timeout)

@@ -25,8 +25,8 @@ func waitAccepts(t testing.TB, p *process, address string) {
 	})
 }
 
-// nginx is a web server with one process, which serves the files of root, takes uploads below /upload/, and answers
-// with its name at /name.
+// nginx is a web server with one process, which serves the files of root, takes uploads below /upload/, and
+// answers with its name at /name.
 type nginx struct {
 	*process
 	unix, tcp, tls string // its addresses; tls only with a certificate
@@ -145,7 +145,8 @@ func startPostgres(t testing.TB) *postgres {
 	return p
 }
 
-// unprivileged returns the user "postgres", or else "nobody", and gives them dir; nil if this process is not root.
+// unprivileged returns the user "postgres", or else "nobody", and gives them dir; nil if this process is not
+// root.
 func unprivileged(t testing.TB, dir string) *syscall.Credential {
 	t.Helper()
 	if os.Geteuid() != 0 {
@@ -228,7 +229,8 @@ func passwordLocked(t testing.TB, name string) bool {
 	return false
 }
 
-// client returns an ssh command line, without the host, to reach s through front; it accepts only the host key of s.
+// client returns an ssh command line, without the host, to reach s through front; it accepts only the host
+// key of s.
 func (s *sshd) client(t testing.TB, front string) []string {
 	t.Helper()
 	host, port, _ := strings.Cut(front, ":")

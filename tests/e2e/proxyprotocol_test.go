@@ -22,8 +22,8 @@ func startHAProxy(t testing.TB, sections string, addresses ...string) {
 	}
 }
 
-// sayWho is a pair of servers that want a PROXY header and answer with the client and the server that it names: nginx
-// at a TCP and a Unix address, haproxy likewise.
+// sayWho is a pair of servers that want a PROXY header and answer with the client and the server that it
+// names: nginx at a TCP and a Unix address, haproxy likewise.
 type sayWho struct{ name, tcp, unix string }
 
 func startSayWho(t testing.TB) []sayWho {
@@ -69,7 +69,8 @@ func spaced(client, server net.Addr) string {
 	return word(client) + " " + word(server)
 }
 
-// proxyPool is a config of one pool that sends PROXY headers. Its probe sends none, so only "none" suits the servers.
+// proxyPool is a config of one pool that sends PROXY headers. Its probe sends none, so only "none" suits the
+// servers.
 func proxyPool(t testing.TB, version string, addresses ...string) lbConfig {
 	config := onePool(t, addresses...)
 	config.Pools[0].Options = fmt.Sprintf("send_proxy = %q\n", version)
@@ -113,7 +114,8 @@ func TestProxyProtocol_ToNginxAndHAProxy(t *testing.T) {
 	}
 }
 
-// TestProxyProtocol_FromHAProxy sends through haproxy, lb and a server: each hears of the client of the first.
+// TestProxyProtocol_FromHAProxy sends through haproxy, lb and a server: each hears of the client of the
+// first.
 func TestProxyProtocol_FromHAProxy(t *testing.T) {
 	servers := startSayWho(t)
 	for _, in := range []string{"send-proxy", "send-proxy-v2", "send-proxy-v2 proxy-v2-options unique-id,crc32c"} {

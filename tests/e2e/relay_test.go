@@ -274,8 +274,8 @@ func TestRelay_BackendResetReachesClient(t *testing.T) {
 	})
 }
 
-// A worker that dies before it read everything must not look like one that closed in peace: the client would take what
-// it has for the whole answer.
+// A worker that dies before it read everything must not look like one that closed in peace: the client would
+// take what it has for the whole answer.
 func TestRelay_WorkerKilledWithUnreadBytesIsAReset(t *testing.T) {
 	for kind, address := range backendKinds(t) {
 		t.Run(kind, func(t *testing.T) {
@@ -305,8 +305,8 @@ func TestRelay_WorkerKilledWithNothingUnreadIsAnEnd(t *testing.T) {
 	}
 }
 
-// TestRelay_SlowReaderStopsTheWriter sends more than any buffer on the way may hold to a side that does not read, and
-// then lets it read.
+// TestRelay_SlowReaderStopsTheWriter sends more than any buffer on the way may hold to a side that does not
+// read, and then lets it read.
 func TestRelay_SlowReaderStopsTheWriter(t *testing.T) {
 	const size = 192 << 20
 	for kind, address := range backendKinds(t) {
@@ -371,9 +371,8 @@ func (w *countingWriter) Write(p []byte) (int, error) {
 	return n, err
 }
 
-// A session that never sends a byte is a session too, and is released.
-// When one session makes its loop busy, the sessions of other loops, which sleep between their words, get theirs through as
-// ever.
+// A session that never sends a byte is a session too, and is released. When one session makes its loop busy,
+// the sessions of other loops, which sleep between their words, get theirs through as ever.
 func TestRelay_BusyLoopKeepsNobodyWaiting(t *testing.T) {
 	address := socketPath(tempDir(t), "w1.sock")
 	backend := startManual(t, address)

@@ -80,8 +80,8 @@ func stopWrk(t testing.TB, p *process) {
 	t.Logf("wrk: %s requests", found[1])
 }
 
-// changing is the config of the i-th of many reloads: w1 and w2 stay and change their weights, w3 and w4 come and go, and
-// so do a listener and its pool.
+// changing is the config of the i-th of many reloads: w1 and w2 stay and change their weights, w3 and w4 come
+// and go, and so do a listener and its pool.
 func changing(base lbConfig, extra string, servers []*nginx, i int) lbConfig {
 	pool := lbPool{Name: "app"}
 	for j, s := range servers {
@@ -165,7 +165,8 @@ func TestReload_200UnderLoadCostNoConnection(t *testing.T) {
 	}
 }
 
-// settledFDs is the number of lb's descriptors when it does nothing: the lowest of some looks, as probes come and go.
+// settledFDs is the number of lb's descriptors when it does nothing: the lowest of some looks, as probes come
+// and go.
 func settledFDs(t testing.TB, l *lb) int {
 	t.Helper()
 	lowest := l.fds(t)

@@ -22,8 +22,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// roleVariable is the environment variable that makes this test binary something else than tests. A role is a process
-// of its own where a test wants to kill it, or where the fds of one process are too few.
+// roleVariable is the environment variable that makes this test binary something else than tests. A role is a
+// process of its own where a test wants to kill it, or where the fds of one process are too few.
 const roleVariable = "LB_E2E_ROLE"
 
 const (
@@ -68,7 +68,8 @@ func roleCommand(t testing.TB, role string, args ...string) *exec.Cmd {
 	return cmd
 }
 
-// listenAgain listens on an address as lb's config writes it; a socket file that an earlier process left is removed.
+// listenAgain listens on an address as lb's config writes it; a socket file that an earlier process left is
+// removed.
 func listenAgain(address string) (net.Listener, error) {
 	network, addr := splitAddress(address)
 	if network == "unix" && !strings.HasPrefix(addr, "@") {
@@ -87,8 +88,8 @@ func startLines(t testing.TB, name, address string) *process {
 	return p
 }
 
-// startMute starts a backend process that accepts and never reads. It prints "unread N" each time the number of bytes
-// that wait in one of its connections changes.
+// startMute starts a backend process that accepts and never reads. It prints "unread N" each time the number
+// of bytes that wait in one of its connections changes.
 func startMute(t testing.TB, address string) *process {
 	t.Helper()
 	p := startProcess(t, "mute", roleCommand(t, roleMute, address))
@@ -337,8 +338,8 @@ func runFleet(address string, commands io.Reader, answers io.Writer) error {
 	return lines.Err()
 }
 
-// openFleet dials n clients, at most 64 at a time, so that no backlog overflows before lb could accept: a client makes
-// place for the next when it has its answer, or after 200 ms without one.
+// openFleet dials n clients, at most 64 at a time, so that no backlog overflows before lb could accept: a
+// client makes place for the next when it has its answer, or after 200 ms without one.
 func openFleet(address string, n int) []*fleetClient {
 	var (
 		mu      sync.Mutex

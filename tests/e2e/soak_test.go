@@ -18,8 +18,8 @@ import (
 	"time"
 )
 
-// disturbance is something that happens to lb or its workers in the soak. None of them may cost a checked client
-// anything.
+// disturbance is something that happens to lb or its workers in the soak. None of them may cost a checked
+// client anything.
 type disturbance struct {
 	name string
 	do   func(*soak, *testing.T)
@@ -82,9 +82,9 @@ type soak struct {
 	counts map[string]int
 }
 
-// TestSoak holds a byte-checking load for SOAK (5m if it is not set) while everything that operators and kernels do
-// happens to lb. No exchange may fail, memory and descriptors must stay. Then lb is killed again and again, and must
-// serve again at once.
+// TestSoak holds a byte-checking load for SOAK (5m if it is not set) while everything that operators and
+// kernels do happens to lb. No exchange may fail, memory and descriptors must stay. Then lb is killed again
+// and again, and must serve again at once.
 func TestSoak(t *testing.T) {
 	length := 5 * time.Minute
 	if text := os.Getenv("SOAK"); text != "" {

@@ -39,7 +39,8 @@ func TestSplit_ThousandConnectionsAreExactlyShared(t *testing.T) {
 	}
 }
 
-// TestOnDown_SaysWhatBecomesOfTheSessions has a probe of its own address, so that the worker itself stays as it is.
+// TestOnDown_SaysWhatBecomesOfTheSessions has a probe of its own address, so that the worker itself stays as
+// it is.
 func TestOnDown_SaysWhatBecomesOfTheSessions(t *testing.T) {
 	for _, onDown := range []string{"keep", "close"} {
 		t.Run(onDown, func(t *testing.T) {

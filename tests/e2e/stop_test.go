@@ -11,8 +11,8 @@ import (
 	"time"
 )
 
-// startStop starts a lines backend and an lb with the given stop_timeout, which listens on TCP and a Unix socket, and
-// opens n sessions, half of them on each.
+// startStop starts a lines backend and an lb with the given stop_timeout, which listens on TCP and a Unix
+// socket, and opens n sessions, half of them on each.
 func startStop(t *testing.T, stopTimeout string, n int) (*lb, []net.Conn) {
 	t.Helper()
 	dir := tempDir(t)
@@ -141,8 +141,8 @@ func TestStop_AtOnce(t *testing.T) {
 	}
 }
 
-// A restarted lb takes its addresses again at once, whatever is left of the old one: sockets in TIME_WAIT, socket
-// files.
+// A restarted lb takes its addresses again at once, whatever is left of the old one: sockets in TIME_WAIT,
+// socket files.
 func TestStop_AddressesAreFreeAgain(t *testing.T) {
 	l, conns := startStop(t, "1s", 4)
 	for _, end := range []os.Signal{syscall.SIGTERM, syscall.SIGKILL} {

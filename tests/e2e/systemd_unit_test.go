@@ -61,7 +61,8 @@ ready = "notify"
 type = "notify"
 `
 
-// startMachine boots it with lb installed as docs/systemd.md says, or skips the test where that is not possible.
+// startMachine boots it with lb installed as docs/systemd.md says, or skips the test where that is not
+// possible.
 func startMachine(t *testing.T) *machine {
 	t.Helper()
 	if os.Geteuid() != 0 {
@@ -138,7 +139,8 @@ func startMachine(t *testing.T) *machine {
 	}
 }
 
-// newGroup makes a cgroup of version 2, or skips the test. It goes, with those below it, at the end of the test.
+// newGroup makes a cgroup of version 2, or skips the test. It goes, with those below it, at the end of the
+// test.
 func newGroup(t *testing.T) string {
 	t.Helper()
 	for _, parent := range []string{"/sys/fs/cgroup", "/sys/fs/cgroup/unified"} {
@@ -210,7 +212,8 @@ func (m *machine) until(want ...string) {
 // pids are the service's processes but the main one, as the machine numbers them.
 func (m *machine) pids() string {
 	m.t.Helper()
-	text, _ := os.ReadFile(m.root + "/sys/fs/cgroup/system.slice/lb.service/cgroup.procs") // the host's numbers
+	// the host's numbers
+	text, _ := os.ReadFile(m.root + "/sys/fs/cgroup/system.slice/lb.service/cgroup.procs")
 	main := m.show("MainPID")
 	var pids []string
 	for pid := range strings.FieldsSeq(string(text)) {
@@ -310,7 +313,8 @@ func TestSystemd_RunsTheUnit(t *testing.T) {
 	m.until("ActiveState", "active", "MainPID", main, "NRestarts", "0")
 	same("upgrades")
 
-	// After a crash the next lb has the workers; also when systemd had given up on it, and somebody starts it later.
+	// After a crash the next lb has the workers; also when systemd had given up on it, and somebody starts it
+	// later.
 	m.crash()
 	m.until("NRestarts", "1", "ActiveState", "active", "StatusText", "0 sessions, 2 of 2 backends up")
 	same("a crash")

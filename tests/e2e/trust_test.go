@@ -32,8 +32,8 @@ func asApp(t testing.TB, script string) {
 	}
 }
 
-// appDirectory makes a directory of appUser with a backend in it that answers "app" to each connection, and returns the path of
-// its socket.
+// appDirectory makes a directory of appUser with a backend in it that answers "app" to each connection, and
+// returns the path of its socket.
 func appDirectory(t testing.TB) string {
 	t.Helper()
 	if os.Geteuid() != 0 {
@@ -101,8 +101,8 @@ func startSecret(t testing.TB) *secret {
 	return s
 }
 
-// throughListener sends an upgrade request through lb's listener, as whoever wants root's lb to run his program would, and
-// returns what comes back.
+// throughListener sends an upgrade request through lb's listener, as whoever wants root's lb to run his
+// program would, and returns what comes back.
 func throughListener(t testing.TB, l *lb) string {
 	t.Helper()
 	c, err := net.DialTimeout("tcp", l.addr(), patience)
@@ -122,7 +122,9 @@ func throughListener(t testing.TB, l *lb) string {
 func TestTrust_BackendsOwnerReachesNoOtherSocket(t *testing.T) {
 	for _, tc := range []struct {
 		name string
-		swap string // shell, of app: DIR/v1/w1.sock is the backend's socket, ADMIN lb's control socket, SECRET/w1.sock another one of root
+		// shell, of app: DIR/v1/w1.sock is the backend's socket, ADMIN lb's control socket, SECRET/w1.sock
+		// another one of root
+		swap string
 		want string // in the log and in the status
 	}{
 		{"a link to the control socket", "mv DIR/v1/w1.sock DIR/aside; ln -s ADMIN DIR/v1/w1.sock", "is a symbolic link"},

@@ -77,7 +77,8 @@ func (f *follower) wantSentAway(t testing.TB) {
 	}
 }
 
-// numbers reads the lines of a worker that counts aloud, as lb logs --json shows them, and wants none to be missing.
+// numbers reads the lines of a worker that counts aloud, as lb logs --json shows them, and wants none to be
+// missing.
 func numbers(t testing.TB, text string) (first, last int) {
 	t.Helper()
 	for line := range strings.Lines(text) {
@@ -102,8 +103,8 @@ func numbers(t testing.TB, text string) (first, last int) {
 	return first, last
 }
 
-// TestUpgrade_FollowersEndAndMissNothing: lb events -f and lb logs -f end and say why. Whoever starts them again has
-// everything: what came during the upgrade is remembered.
+// TestUpgrade_FollowersEndAndMissNothing: lb events -f and lb logs -f end and say why. Whoever starts them
+// again has everything: what came during the upgrade is remembered.
 func TestUpgrade_FollowersEndAndMissNothing(t *testing.T) {
 	l := startLB(t, talkingWorker(t))
 	l.waitUp(t, 1)
@@ -171,8 +172,9 @@ func (a *asking) finish(t testing.TB) (status int, text string) {
 	return resp.StatusCode, string(body)
 }
 
-// TestUpgrade_RequestsUnderWay has requests half said when an upgrade begins. Sessions go on while it waits for them; those
-// that are complete within a second have their answer, the others are cut, and who comes anew is answered afterwards.
+// TestUpgrade_RequestsUnderWay has requests half said when an upgrade begins. Sessions go on while it waits
+// for them; those that are complete within a second have their answer, the others are cut, and who comes anew
+// is answered afterwards.
 func TestUpgrade_RequestsUnderWay(t *testing.T) {
 	address := socketPath(tempDir(t), "w1")
 	startLines(t, "w1", address)
@@ -266,7 +268,8 @@ func TestUpgrade_KillThatTakesItsTimeEnds(t *testing.T) {
 	}
 }
 
-// TestUpgrade_CommandsThatAskAgainGoOn: lb drain --wait outlives upgrades, and no lb status fails because of one.
+// TestUpgrade_CommandsThatAskAgainGoOn: lb drain --wait outlives upgrades, and no lb status fails because of
+// one.
 func TestUpgrade_CommandsThatAskAgainGoOn(t *testing.T) {
 	address := socketPath(tempDir(t), "w1")
 	startLines(t, "w1", address)

@@ -33,12 +33,14 @@ func (l *lb) limit(t testing.TB, what string) {
 	mustRun(t, patience, program(t, "prlimit"), "--pid", fmt.Sprint(l.pid()), what)
 }
 
-// TestUpgrade_FaultsLeaveEverythingAsItWas has every step fail: the code before goes on with every session, and says why.
+// TestUpgrade_FaultsLeaveEverythingAsItWas has every step fail: the code before goes on with every session,
+// and says why.
 func TestUpgrade_FaultsLeaveEverythingAsItWas(t *testing.T) {
 	dir := tempDir(t)
 	faulty := buildLB(t, dir, "faulty", nil, "-tags", "lbfault")
 	text := func(name, text string, mode os.FileMode) string { return writeFile(t, dir, name, text, mode) }
-	foreign := []byte("\x7fELF\x02\x01\x01" + strings.Repeat("\x00", 9) + "\x02\x00\xb7\x00\x01\x00\x00\x00" + strings.Repeat("\x00", 512)) // AArch64
+	// AArch64
+	foreign := []byte("\x7fELF\x02\x01\x01" + strings.Repeat("\x00", 9) + "\x02\x00\xb7\x00\x01\x00\x00\x00" + strings.Repeat("\x00", 512))
 	if strings.Contains(string(mustRun(t, patience, "uname", "-m").stdout), "aarch64") {
 		foreign[18] = 62 // x86-64
 	}

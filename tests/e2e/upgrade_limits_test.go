@@ -15,7 +15,8 @@ import (
 	"time"
 )
 
-// The tests of this file are about what lb knows of backends and clients: it holds after an upgrade as before.
+// The tests of this file are about what lb knows of backends and clients: it holds after an upgrade as
+// before.
 
 // prober answers the probes of lb, and counts them.
 type prober struct {
@@ -62,8 +63,9 @@ func (p *prober) waitAsked(t testing.TB, n int64) {
 	})
 }
 
-// TestUpgrade_OnDownClosesWhatWasCarriedOver upgrades between the failed probes that take a backend down: they count on, and
-// its sessions are closed then. One that comes to the backend later, as the last resort, no upgrade closes.
+// TestUpgrade_OnDownClosesWhatWasCarriedOver upgrades between the failed probes that take a backend down:
+// they count on, and its sessions are closed then. One that comes to the backend later, as the last resort,
+// no upgrade closes.
 func TestUpgrade_OnDownClosesWhatWasCarriedOver(t *testing.T) {
 	const fall, before = 10, 6
 	dir := tempDir(t)
@@ -93,7 +95,8 @@ func TestUpgrade_OnDownClosesWhatWasCarriedOver(t *testing.T) {
 			t.Errorf("session of a backend that went down: got %d bytes, %v; want its end", n, err)
 		}
 	}
-	// One may have begun before the silence did, the upgrade cuts one off, and some may have come since the last that counts.
+	// One may have begun before the silence did, the upgrade cuts one off, and some may have come since the
+	// last that counts.
 	if n := p.asked.Load() - silent; n < fall-1 || n >= fall+before {
 		t.Errorf("probes until the sessions were closed: got %d; want about %d, of which %d before the upgrade", n, fall, before)
 	}
@@ -117,8 +120,8 @@ func TestUpgrade_OnDownClosesWhatWasCarriedOver(t *testing.T) {
 	})
 }
 
-// TestUpgrade_AgentsWordsHold: what an agent has said last holds without being said again, and what it may change is what it
-// might have changed before.
+// TestUpgrade_AgentsWordsHold: what an agent has said last holds without being said again, and what it may
+// change is what it might have changed before.
 func TestUpgrade_AgentsWordsHold(t *testing.T) {
 	address := socketPath(tempDir(t), "w1")
 	startLines(t, "w1", address)
@@ -162,7 +165,8 @@ func TestUpgrade_AgentsWordsHold(t *testing.T) {
 	wait("ready", "up", 7)
 }
 
-// TestUpgrade_WeightsAndStatesDecide sends connections after upgrades: they go where they would have gone before.
+// TestUpgrade_WeightsAndStatesDecide sends connections after upgrades: they go where they would have gone
+// before.
 func TestUpgrade_WeightsAndStatesDecide(t *testing.T) {
 	dir := tempDir(t)
 	config := onePool(t, socketPath(dir, "w1"), socketPath(dir, "w2"), socketPath(dir, "w3"), socketPath(dir, "w4"), socketPath(dir, "w5"))

@@ -23,8 +23,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// The tests of this file upgrade lb in a moment that passes: a connect that is not answered yet, half a PROXY header, bytes
-// in a pipe, the last second of a timeout.
+// The tests of this file upgrade lb in a moment that passes: a connect that is not answered yet, half a PROXY
+// header, bytes in a pipe, the last second of a timeout.
 
 // session is a line of `lb conns --json`, as far as the tests look.
 type session struct{ ID, Client, Listener, State string }
@@ -44,7 +44,8 @@ func (l *lb) sessions(t testing.TB) map[string]session {
 	return byClient
 }
 
-// waitStates waits until each listener has as many sessions in a state as want says, by "listener state", and no others.
+// waitStates waits until each listener has as many sessions in a state as want says, by "listener state", and
+// no others.
 func (l *lb) waitStates(t testing.TB, want map[string]int) (all map[string]session) {
 	t.Helper()
 	eventually(t, patience, func() error {
@@ -69,8 +70,8 @@ func wantSame(t testing.TB, got, before map[string]session) {
 	}
 }
 
-// TestUpgrade_AConnectUnderWayGoesThrough has a backend whose backlog is full: a connect over TCP gets no answer, one to a
-// Unix socket is tried again and again. What the client has said meanwhile waits for it.
+// TestUpgrade_AConnectUnderWayGoesThrough has a backend whose backlog is full: a connect over TCP gets no
+// answer, one to a Unix socket is tried again and again. What the client has said meanwhile waits for it.
 func TestUpgrade_AConnectUnderWayGoesThrough(t *testing.T) {
 	for kind, address := range backendKinds(t) {
 		t.Run(kind, func(t *testing.T) {
@@ -110,8 +111,8 @@ func TestUpgrade_AConnectUnderWayGoesThrough(t *testing.T) {
 	}
 }
 
-// proxyHeader is a PROXY header of version "v1" or "v2" from 192.0.2.1 and the given port to 198.51.100.2:443; that of
-// version 2 has a TLV with a unique id.
+// proxyHeader is a PROXY header of version "v1" or "v2" from 192.0.2.1 and the given port to
+// 198.51.100.2:443; that of version 2 has a TLV with a unique id.
 func proxyHeader(version string, port int) string {
 	if version == "v1" {
 		return fmt.Sprintf("PROXY TCP4 192.0.2.1 198.51.100.2 %d 443\r\n", port)
@@ -171,8 +172,9 @@ func nextIntroduced(t testing.TB, all <-chan introduced) introduced {
 	}
 }
 
-// TestUpgrade_AProxyHeaderIsReadToItsEnd cuts headers in different places. The backend must get what the client's header
-// said, addresses and TLVs, from clients whose header was half read and from one whose header was, but no backend yet.
+// TestUpgrade_AProxyHeaderIsReadToItsEnd cuts headers in different places. The backend must get what the
+// client's header said, addresses and TLVs, from clients whose header was half read and from one whose header
+// was, but no backend yet.
 func TestUpgrade_AProxyHeaderIsReadToItsEnd(t *testing.T) {
 	for _, version := range []string{"v1", "v2"} {
 		t.Run(version, func(t *testing.T) {
@@ -285,8 +287,9 @@ func (f *flood) Write(b []byte) (int, error) {
 	return len(b), nil
 }
 
-// TestUpgrade_BytesInPipesArrive has both ends of a session send and not read, until lb holds bytes of both directions in
-// pipes, which are in no socket and in no memory of lb. They stay in the same pipes, and everything arrives.
+// TestUpgrade_BytesInPipesArrive has both ends of a session send and not read, until lb holds bytes of both
+// directions in pipes, which are in no socket and in no memory of lb. They stay in the same pipes, and
+// everything arrives.
 func TestUpgrade_BytesInPipesArrive(t *testing.T) {
 	const size, step = 48 << 20, 1 << 20
 	for kind, address := range backendKinds(t) {
@@ -365,8 +368,9 @@ func endings(t testing.TB, path string) map[string][]string {
 	return all
 }
 
-// TestUpgrade_TimeoutsComeWhenTheyWereDue upgrades when all but the last second of each timeout has passed. One that comes
-// because of the upgrade comes too early; one that begins anew comes a whole timeout after the upgrade.
+// TestUpgrade_TimeoutsComeWhenTheyWereDue upgrades when all but the last second of each timeout has passed.
+// One that comes because of the upgrade comes too early; one that begins anew comes a whole timeout after the
+// upgrade.
 func TestUpgrade_TimeoutsComeWhenTheyWereDue(t *testing.T) {
 	const timeout = 4 * time.Second
 	dir := tempDir(t)

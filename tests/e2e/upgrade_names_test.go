@@ -83,8 +83,8 @@ var hurts = []struct {
 	{"an empty file", func(path string) error { os.RemoveAll(path); return os.WriteFile(path, nil, 0o600) }},
 }
 
-// Whatever has become of the files that lb has a name for: the new code takes over, or the upgrade is refused as its dry run
-// says, and every session goes on.
+// Whatever has become of the files that lb has a name for: the new code takes over, or the upgrade is refused
+// as its dry run says, and every session goes on.
 func TestUpgrade_NeedsNoNames(t *testing.T) {
 	for _, at := range []string{
 		"log/lb.log", "log/access.log", "log/work.log", "log", "state/state", "state", "token/token", "token", "run/workers/lock", "run/workers/work",
@@ -261,7 +261,8 @@ func TestUpgrade_AfterRootMadeItsFiles(t *testing.T) {
 	}
 }
 
-// What is no lb for this machine is refused, in the dry run and in the upgrade, and what is one by another name is taken.
+// What is no lb for this machine is refused, in the dry run and in the upgrade, and what is one by another
+// name is taken.
 func TestUpgrade_TakesOnlyALoadBalancer(t *testing.T) {
 	n := startNamed(t, nil)
 	whole, err := os.ReadFile(lbBinary(t))
@@ -329,7 +330,8 @@ func TestUpgrade_TheCallerIsKilled(t *testing.T) {
 		if err := cmd.Start(); err != nil {
 			t.Fatal(err)
 		}
-		time.Sleep(time.Duration(i) * 2 * time.Millisecond) // over the check, the freeze, the exec and the answer
+		// over the check, the freeze, the exec and the answer
+		time.Sleep(time.Duration(i) * 2 * time.Millisecond)
 		cmd.Process.Kill()
 		cmd.Wait()
 		n.answers(t)

@@ -25,16 +25,17 @@ func (l *lb) upgrades(t testing.TB) int {
 	return 0
 }
 
-// TestUpgrade_LosesNoSignal sends one at every moment of an upgrade: TERM must end lb, HUP must have it read its config. In
-// the few milliseconds of the exec itself the kernel ends a program that gets a TERM, and HUP is not heard; so it is sent
-// again, as whoever does not see its effect would.
+// TestUpgrade_LosesNoSignal sends one at every moment of an upgrade: TERM must end lb, HUP must have it read
+// its config. In the few milliseconds of the exec itself the kernel ends a program that gets a TERM, and HUP
+// is not heard; so it is sent again, as whoever does not see its effect would.
 func TestUpgrade_LosesNoSignal(t *testing.T) {
 	address := socketPath(tempDir(t), "w1")
 	startLines(t, "w1", address)
 	const n = 24
 	killed, unheard := 0, 0
 	for i := range n {
-		// Some processes have gone through an upgrade already, which makes a difference to their signal masks.
+		// Some processes have gone through an upgrade already, which makes a difference to their signal
+		// masks.
 		l := startLB(t, onePool(t, address))
 		if i%3 == 2 {
 			l.upgrade(t, "")
@@ -75,13 +76,14 @@ func TestUpgrade_LosesNoSignal(t *testing.T) {
 		<-done
 	}
 	t.Logf("of %d: %d ended by the kernel, %d unheard", n, killed, unheard)
-	if killed > n*3/8 || unheard > n*3/8 { // each half of them is at risk; a busy machine makes the moment longer
+	if killed > n*3/8 || unheard > n*3/8 {
+		// each half of them is at risk; a busy machine makes the moment longer
 		t.Errorf("of %d: got %d ended by the kernel and %d unheard; want few", n, killed, unheard)
 	}
 }
 
-// TestUpgrade_BurstsOfSignals sends all that lb knows while it upgrades again and again: none of them kills it, and it ends
-// when it is told to.
+// TestUpgrade_BurstsOfSignals sends all that lb knows while it upgrades again and again: none of them kills
+// it, and it ends when it is told to.
 func TestUpgrade_BurstsOfSignals(t *testing.T) {
 	l := startLB(t, linesWorkers(t, 2, ""))
 	l.waitUp(t, 2)
@@ -128,7 +130,8 @@ func TestUpgrade_BurstsOfSignals(t *testing.T) {
 	}
 }
 
-// TestUpgrade_OneAtATime asks for changes while others are under way: each is done or refused, and what was there stays.
+// TestUpgrade_OneAtATime asks for changes while others are under way: each is done or refused, and what was
+// there stays.
 func TestUpgrade_OneAtATime(t *testing.T) {
 	config := linesWorkers(t, 3, "stop_timeout = \"1s\"\n")
 	l := startLB(t, config)

@@ -61,8 +61,8 @@ func (b *busy) end(t testing.TB) {
 	}
 }
 
-// TestUpgrade_StandstillIsShort measures for how long sessions stand still. The limit is far above what is measured: it is
-// no test of the machine.
+// TestUpgrade_StandstillIsShort measures for how long sessions stand still. The limit is far above what is
+// measured: it is no test of the machine.
 func TestUpgrade_StandstillIsShort(t *testing.T) {
 	const busyClients, each, limit = 200, 7, 2 * time.Second
 	address := socketPath(tempDir(t), "w1")

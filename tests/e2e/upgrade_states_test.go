@@ -123,8 +123,8 @@ func TestUpgrade_TheQueueKeepsItsOrder(t *testing.T) {
 	}
 }
 
-// TestUpgrade_WhatWasChangedStays has no state_file: what was changed at run time is in the live state alone. The access log
-// has a line for each connection, and the Unix socket and the counters stay.
+// TestUpgrade_WhatWasChangedStays has no state_file: what was changed at run time is in the live state alone.
+// The access log has a line for each connection, and the Unix socket and the counters stay.
 func TestUpgrade_WhatWasChangedStays(t *testing.T) {
 	dir := tempDir(t)
 	access := filepath.Join(dir, "access.log")
@@ -186,7 +186,8 @@ func TestUpgrade_WorkersStartedAfterwardsHearSignals(t *testing.T) {
 	}
 }
 
-// TestUpgrade_AsTheFirstProcess is a container's: the kernel treats the signals of pid 1 in another way, and lb reaps orphans.
+// TestUpgrade_AsTheFirstProcess is a container's: the kernel treats the signals of pid 1 in another way, and
+// lb reaps orphans.
 func TestUpgrade_AsTheFirstProcess(t *testing.T) {
 	address := socketPath(tempDir(t), "w1")
 	startLines(t, "w1", address)

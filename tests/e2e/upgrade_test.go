@@ -90,7 +90,8 @@ func (p *process) threads(t testing.TB) int {
 	return len(entries)
 }
 
-// counters are the metrics that never go down, by name and labels; but those of Go's runtime, which is a new one.
+// counters are the metrics that never go down, by name and labels; but those of Go's runtime, which is a new
+// one.
 func (l *lb) counters(t testing.TB) map[string]float64 {
 	t.Helper()
 	status, text, err := l.api("GET", "/metrics", "")

@@ -17,7 +17,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Who may reach the notify socket and is no worker can say what it likes, as often as it likes: it is counted.
+// Who may reach the notify socket and is no worker can say what it likes, as often as it likes: it is
+// counted.
 func TestWorkers_HostileMessagesChangeNothing(t *testing.T) {
 	const (
 		during = 4 * time.Second

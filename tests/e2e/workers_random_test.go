@@ -22,8 +22,8 @@ import (
 	"time"
 )
 
-// Whatever is done to workers, nothing of those that have ended is left: no process or zombie, descriptor, file or directory.
-// Many pools are played with at once, each at random by the seed that is logged.
+// Whatever is done to workers, nothing of those that have ended is left: no process or zombie, descriptor,
+// file or directory. Many pools are played with at once, each at random by the seed that is logged.
 func TestWorkers_AThousandRandomCommandsLeaveNothing(t *testing.T) {
 	const (
 		pools, wanted = 24, 1000
@@ -35,7 +35,8 @@ func TestWorkers_AThousandRandomCommandsLeaveNothing(t *testing.T) {
 	for i := range pools {
 		name := "p" + strconv.Itoa(i)
 		config.Listeners = append(config.Listeners, lbListener{Name: name, Bind: []string{freePort(t, "127.0.0.1")}, Pool: name})
-		// It takes what it is handed, and is ready when it says so; each third pool's cannot start, now and then.
+		// It takes what it is handed, and is ready when it says so; each third pool's cannot start, now and
+		// then.
 		command := `["socat", "UNIX-LISTEN:{socket},fork", "EXEC:cat"]`
 		if i%3 == 2 {
 			command = `["sh", "-c", "[ $(($$ % 5)) -gt 0 ] || exit 3; exec socat UNIX-LISTEN:{socket},fork EXEC:cat"]`

@@ -188,7 +188,8 @@ func fresh(t testing.TB, address string) string {
 	return text
 }
 
-// linesWorkers is a pool of n workers that are this binary in the role of a lines backend, each with its slot as name.
+// linesWorkers is a pool of n workers that are this binary in the role of a lines backend, each with its slot
+// as name.
 func linesWorkers(t testing.TB, n int, more string) lbConfig {
 	t.Helper()
 	self, err := os.Executable()
@@ -270,7 +271,8 @@ func TestWorkers_HungOneGoesOfflineAndIsReplaced(t *testing.T) {
 
 // The last one is not taken offline by a heartbeat alone.
 func TestWorkers_LastOneWithoutAHeartbeatIsALastResort(t *testing.T) {
-	command := fmt.Sprintf("command = [\"env\", \"-u\", \"NOTIFY_SOCKET\", %q]\n", sampleWorker(t)) // it serves, and beats for nobody
+	// it serves, and beats for nobody
+	command := fmt.Sprintf("command = [\"env\", \"-u\", \"NOTIFY_SOCKET\", %q]\n", sampleWorker(t))
 	l := startLB(t, workersPool(t, heartbeats, command+"count = 2\nkill_after = \"0s\"\n"))
 	eventually(t, patience, func() error {
 		text := l.mustCommand(t, "status", "app").stdout

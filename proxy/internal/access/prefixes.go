@@ -13,20 +13,20 @@ import (
 	"strings"
 )
 
-// unixPeers is the entry of a list that stands for every peer without an IP address, the clients of a Unix socket. The
-// word is nginx's.
+// unixPeers is the entry of a list that stands for every peer without an IP address, the clients of a Unix
+// socket. The word is nginx's.
 const unixPeers = "unix:"
 
-// Rules say which clients a listener takes: deny wins, then an allow list that is there must have the address. The
-// order in which the prefixes are written means nothing, unlike nginx's allow and deny, where the first match decides.
-// A nil one takes everybody. Immutable, and safe for concurrent use.
+// Rules say which clients a listener takes: deny wins, then an allow list that is there must have the
+// address. The order in which the prefixes are written means nothing, unlike nginx's allow and deny, where
+// the first match decides. A nil one takes everybody. Immutable, and safe for concurrent use.
 type Rules struct {
 	Allow *PrefixSet // nil takes everybody
 	Deny  *PrefixSet // nil refuses nobody
 }
 
-// Permit says whether a client with this address may come in. The zero Addr is a client of a Unix socket: only a list
-// with "unix:" has it.
+// Permit says whether a client with this address may come in. The zero Addr is a client of a Unix socket:
+// only a list with "unix:" has it.
 func (r *Rules) Permit(addr netip.Addr) bool {
 	if r == nil {
 		return true
@@ -34,9 +34,10 @@ func (r *Rules) Permit(addr netip.Addr) bool {
 	return !r.Deny.Contains(addr) && (r.Allow == nil || r.Allow.Contains(addr))
 }
 
-// PrefixSet is a set of addresses, written as prefixes. It holds them as sorted ranges that neither overlap nor touch,
-// so that a look-up is one binary search, whatever was written. IPv4 and IPv6 are apart: "::/0" has no IPv4 address.
-// A nil one is empty. Immutable, and safe for concurrent use; a reload swaps it through an atomic.Pointer.
+// PrefixSet is a set of addresses, written as prefixes. It holds them as sorted ranges that neither overlap
+// nor touch, so that a look-up is one binary search, whatever was written. IPv4 and IPv6 are apart: "::/0"
+// has no IPv4 address. A nil one is empty. Immutable, and safe for concurrent use; a reload swaps it through
+// an atomic.Pointer.
 type PrefixSet struct {
 	v4   []addrRange[uint32]
 	v6   []addrRange[uint128]
@@ -67,8 +68,8 @@ func addrNumber(addr netip.Addr) uint128 {
 	return uint128{binary.BigEndian.Uint64(b[:8]), binary.BigEndian.Uint64(b[8:])}
 }
 
-// Contains says whether addr is in the set. An IPv4-mapped IPv6 address is looked up as IPv4; the zero Addr is a client
-// of a Unix socket.
+// Contains says whether addr is in the set. An IPv4-mapped IPv6 address is looked up as IPv4; the zero Addr
+// is a client of a Unix socket.
 func (s *PrefixSet) Contains(addr netip.Addr) bool {
 	if s == nil {
 		return false
@@ -103,8 +104,9 @@ func (s *PrefixSet) Contains(addr netip.Addr) bool {
 	return s.unix
 }
 
-// ParsePrefixes makes a set of the entries of a list in the config: "192.0.2.0/24", "2001:db8::/32", single addresses,
-// and "unix:". It finds every fault; each error begins with the key and the index of the entry. No entries give nil.
+// ParsePrefixes makes a set of the entries of a list in the config: "192.0.2.0/24", "2001:db8::/32", single
+// addresses, and "unix:". It finds every fault; each error begins with the key and the index of the entry. No
+// entries give nil.
 func ParsePrefixes(key string, entries []string) (*PrefixSet, error) {
 	if len(entries) == 0 {
 		return nil, nil

@@ -89,8 +89,8 @@ func TestRateLimiter_FractionalRates(t *testing.T) {
 	}
 }
 
-// TestRateLimiter_NeverExceedsAnyWindow holds GCRA against its definition: in any window of w there are at most
-// burst + rate·w.
+// TestRateLimiter_NeverExceedsAnyWindow holds GCRA against its definition: in any window of w there are at
+// most burst + rate·w.
 func TestRateLimiter_NeverExceedsAnyWindow(t *testing.T) {
 	rng := rand.New(rand.NewPCG(3, 4))
 	for range 50 {

@@ -12,21 +12,21 @@ import (
 	"time"
 )
 
-// SourceTable counts the connections of each client address and limits how many it has and how fast it makes new ones.
-// IPv6 addresses count together by their first bits, as one client has at least a /64.
+// SourceTable counts the connections of each client address and limits how many it has and how fast it makes
+// new ones. IPv6 addresses count together by their first bits, as one client has at least a /64.
 //
-// Memory: the table has a fixed number of entries and never grows, at most 48 bytes each (44 where the size is a power of
-// two), and a few kilobytes; 65536 entries are 2.75 MiB.
+// Memory: the table has a fixed number of entries and never grows, at most 48 bytes each (44 where the size
+// is a power of two), and a few kilobytes; 65536 entries are 2.75 MiB.
 //
-// Replacement: an entry with live connections is never given away, so a limit once in force holds. A new address takes an
-// entry that was never used, then the one that has been without connections and attempts for the longest time; what
-// that one loses is its debt to the rate, which time would have forgiven anyway. Only if every entry of its shard has
-// live connections is the newcomer let in without being counted. So an attacker with more
-// addresses than entries gets what he could have in any case, one allowance an address, and locks nobody out; max_conns
-// and rate still bound the listener as a whole.
+// Replacement: an entry with live connections is never given away, so a limit once in force holds. A new
+// address takes an entry that was never used, then the one that has been without connections and attempts for
+// the longest time; what that one loses is its debt to the rate, which time would have forgiven anyway. Only
+// if every entry of its shard has live connections is the newcomer let in without being counted. So an
+// attacker with more addresses than entries gets what he could have in any case, one allowance an address,
+// and locks nobody out; max_conns and rate still bound the listener as a whole.
 //
-// The table is in shards, each with its own mutex, by a hash with a random seed, so that nobody can choose addresses that
-// meet in one shard. A nil table limits nothing. Safe for concurrent use.
+// The table is in shards, each with its own mutex, by a hash with a random seed, so that nobody can choose
+// addresses that meet in one shard. A nil table limits nothing. Safe for concurrent use.
 type SourceTable struct {
 	seed     maphash.Seed
 	prefixV6 int
@@ -50,8 +50,9 @@ const (
 	TooFast          // it exceeds source_rate
 )
 
-// SourceRef is the place of a live connection in the table; the zero value is none. It stays valid until release, as an
-// entry with live connections is never given away. Nor is the table: a session that outlives it keeps it alive.
+// SourceRef is the place of a live connection in the table; the zero value is none. It stays valid until
+// release, as an entry with live connections is never given away. Nor is the table: a session that outlives
+// it keeps it alive.
 type SourceRef struct {
 	shard *sourceShard
 	slot  uint32
@@ -71,11 +72,12 @@ const (
 
 // sourceShard is a part of the table. Slots are numbered from 1; 0 is none.
 type sourceShard struct {
-	mu        sync.Mutex
-	entries   []sourceEntry // guarded by mu, as all below; slot i is entries[i-1]
-	heads     []uint32      // the first slot of each chain of the hash table; a power of two, at least len(entries)
-	used      uint32        // slots that were ever taken; they are never given back
-	idleFirst uint32        // the slots without connections, the one longest without any use first
+	mu      sync.Mutex
+	entries []sourceEntry // guarded by mu, as all below; slot i is entries[i-1]
+	// the first slot of each chain of the hash table; a power of two, at least len(entries)
+	heads     []uint32
+	used      uint32 // slots that were ever taken; they are never given back
+	idleFirst uint32 // the slots without connections, the one longest without any use first
 	idleLast  uint32
 	seed      maphash.Seed // the table's; fixed, as the lengths of entries and heads
 	_         [48]byte     // fills two cache lines, so that shards do not share one
@@ -91,8 +93,8 @@ type sourceEntry struct {
 	idleNext uint32
 }
 
-// NewSourceTable makes a table of at least size entries, which counts IPv6 addresses by their first prefixV6 bits. Both
-// are fixed; the limits may be changed at any time.
+// NewSourceTable makes a table of at least size entries, which counts IPv6 addresses by their first prefixV6
+// bits. Both are fixed; the limits may be changed at any time.
 func NewSourceTable(size, prefixV6 int, limits SourceLimits) *SourceTable {
 	n := sourceShards
 	for n > 1 && size/n < sourceShardFloor {
@@ -116,9 +118,9 @@ func NewSourceTable(size, prefixV6 int, limits SourceLimits) *SourceTable {
 // SetLimits changes the limits. What a source has beyond them already, it keeps.
 func (t *SourceTable) SetLimits(limits SourceLimits) { t.limits.Store(&limits) }
 
-// Acquire counts a new connection of addr in, if the limits allow it. Each Accepted needs one release of the ref. A
-// refused connection costs the source nothing. The zero Addr, a client of a Unix socket, has no limits. now counts from
-// any fixed moment.
+// Acquire counts a new connection of addr in, if the limits allow it. Each Accepted needs one release of the
+// ref. A refused connection costs the source nothing. The zero Addr, a client of a Unix socket, has no
+// limits. now counts from any fixed moment.
 func (t *SourceTable) Acquire(addr netip.Addr, now time.Duration) (SourceRef, Verdict) {
 	if t == nil || !addr.IsValid() {
 		return SourceRef{}, Accepted
@@ -149,7 +151,8 @@ func (t *SourceTable) Acquire(addr netip.Addr, now time.Duration) (SourceRef, Ve
 	return SourceRef{s, slot}, Accepted
 }
 
-// Restore counts a connection in that was let in before, by another process or another table, whatever the limits are.
+// Restore counts a connection in that was let in before, by another process or another table, whatever the
+// limits are.
 func (t *SourceTable) Restore(addr netip.Addr) SourceRef {
 	if t == nil || !addr.IsValid() {
 		return SourceRef{}
@@ -206,8 +209,8 @@ func (t *SourceTable) Export(now time.Duration) []SourceState {
 	return states
 }
 
-// ImportDebts takes over the debts that another table exported, as far as this one's burst reaches. It leaves Conns
-// aside: each connection that goes on here is counted by restore, and so is released like any other.
+// ImportDebts takes over the debts that another table exported, as far as this one's burst reaches. It leaves
+// Conns aside: each connection that goes on here is counted by restore, and so is released like any other.
 func (t *SourceTable) ImportDebts(states []SourceState, now time.Duration) {
 	if t == nil {
 		return
@@ -229,7 +232,8 @@ func (t *SourceTable) ImportDebts(states []SourceState, now time.Duration) {
 	}
 }
 
-// key is the source that addr belongs to: an IPv4 address in its IPv4-mapped form, or the first bits of an IPv6 address.
+// key is the source that addr belongs to: an IPv4 address in its IPv4-mapped form, or the first bits of an
+// IPv6 address.
 func (t *SourceTable) key(addr netip.Addr) uint128 {
 	k := addrNumber(addr)
 	if addr.Is4() || addr.Is4In6() {

@@ -117,7 +117,8 @@ func TestSourceTable_UnixClientsAndNilTableHaveNoLimits(t *testing.T) {
 	st.ImportDebts([]SourceState{{Source: netip.MustParsePrefix("10.0.0.1/32"), Debt: 1}}, 0)
 }
 
-// TestSourceTable_FullOfLiveSourcesLetsNewcomersIn: whoever fills the table locks nobody out, and gets no more himself.
+// TestSourceTable_FullOfLiveSourcesLetsNewcomersIn: whoever fills the table locks nobody out, and gets no
+// more himself.
 func TestSourceTable_FullOfLiveSourcesLetsNewcomersIn(t *testing.T) {
 	st := NewSourceTable(100, 64, SourceLimits{MaxConns: 1})
 	var attackers []SourceRef
@@ -157,8 +158,8 @@ func TestSourceTable_FullOfLiveSourcesLetsNewcomersIn(t *testing.T) {
 	}
 }
 
-// TestSourceTable_KeepsLiveSourcesAndThoseThatTry: addresses that come once push out neither a source with connections
-// nor one that keeps trying.
+// TestSourceTable_KeepsLiveSourcesAndThoseThatTry: addresses that come once push out neither a source with
+// connections nor one that keeps trying.
 func TestSourceTable_KeepsLiveSourcesAndThoseThatTry(t *testing.T) {
 	st := NewSourceTable(100, 64, SourceLimits{MaxConns: 1, Pace: NewPace(MinRate, 1)})
 	live, _ := st.Acquire(sourceN(0), 0)
@@ -270,8 +271,8 @@ func (m *sourceModel) Release(addr netip.Addr) {
 	m.touch(addr)
 }
 
-// TestSourceTable_EqualsModel runs random connections through the table and the model, with fewer and with more
-// addresses than entries.
+// TestSourceTable_EqualsModel runs random connections through the table and the model, with fewer and with
+// more addresses than entries.
 func TestSourceTable_EqualsModel(t *testing.T) {
 	type conn struct {
 		addr    netip.Addr
@@ -437,7 +438,8 @@ func TestSourceTable_SetLimitsHoldsForWhatComes(t *testing.T) {
 	wantVerdict(t, v, Accepted)
 }
 
-// TestSourceTable_GoesOnInAnotherTable is what an upgrade does: debts are imported, connections restored one by one.
+// TestSourceTable_GoesOnInAnotherTable is what an upgrade does: debts are imported, connections restored one
+// by one.
 func TestSourceTable_GoesOnInAnotherTable(t *testing.T) {
 	limits := SourceLimits{MaxConns: 3, Pace: NewPace(10, 5)}
 	old := NewSourceTable(2048, 64, limits)
