@@ -26,7 +26,7 @@ weight = 1001
 			fmt.Println(f)
 		}
 	}
-	// Output: lb.toml:3: listeners.web.bind: "127.0.0.1:8080" is a string where a list belongs; write
-	// ["127.0.0.1:8080"] lb.toml:7: pools.app.idle_timout: unknown key; did you mean "idle_timeout"?
+	// Output: lb.toml:3: listeners.web.bind: "127.0.0.1:8080" is a string where a list belongs; write ["127.0.0.1:8080"]
+	// lb.toml:7: pools.app.idle_timout: unknown key; did you mean "idle_timeout"?
 	// lb.toml:11: pools.app.backends[0].weight: 1001 is not within 0..1000
 }

@@ -61,6 +61,9 @@ func TestProse_CommentsAreNarrowAndNamesAreTheFields(t *testing.T) {
 			t.Fatal(err)
 		}
 		for _, group := range file.Comments {
+			if strings.HasPrefix(group.Text(), "Output:") {
+				continue // what an example prints is as wide as it is
+			}
 			for _, comment := range group.List {
 				at := fset.Position(comment.Pos())
 				for i, line := range strings.Split(comment.Text, "\n") {
