@@ -10,55 +10,55 @@ import (
 // workers writes what is known of the processes that lb runs. Slots are counted, and no process has a metric
 // of its own.
 func (e *exposition) workers(s *Sources, pools []*backends.Pool) {
-	type fleet struct {
+	type workerPool struct {
 		pool string
 		*api.WorkersStatus
 	}
-	var fleets []fleet
+	var all []workerPool
 	for _, p := range pools {
 		if st := s.workers(p); st != nil {
-			fleets = append(fleets, fleet{p.Name, st})
+			all = append(all, workerPool{p.Name, st})
 		}
 	}
-	if fleets == nil {
+	if all == nil {
 		return
 	}
 	e.family("lb_workers", gauge, "Worker processes that there shall be.")
-	for _, f := range fleets {
-		e.value(labels("pool", f.pool), float64(f.Count))
+	for _, w := range all {
+		e.value(labels("pool", w.pool), float64(w.Count))
 	}
 	e.family("lb_workers_up", gauge, "Workers that take connections.")
-	for _, f := range fleets {
+	for _, w := range all {
 		up := 0
-		for i := range f.Slots {
-			if f.Slots[i].State == "up" {
+		for i := range w.Slots {
+			if w.Slots[i].State == "up" {
 				up++
 			}
 		}
-		e.value(labels("pool", f.pool), float64(up))
+		e.value(labels("pool", w.pool), float64(up))
 	}
 	e.family("lb_workers_draining", gauge, "Workers that were replaced or are not wanted any more, and have not ended.")
-	for _, f := range fleets {
-		e.value(labels("pool", f.pool), float64(len(f.Retired)))
+	for _, w := range all {
+		e.value(labels("pool", w.pool), float64(len(w.Retired)))
 	}
 	e.family("lb_worker_restarts_total", counter, "Workers that were started in the slot after the first.")
-	for _, f := range fleets {
-		for i := range f.Slots {
-			e.count(labels("pool", f.pool, "slot", strconv.Itoa(f.Slots[i].Slot)), f.Slots[i].Restarts)
+	for _, w := range all {
+		for i := range w.Slots {
+			e.count(labels("pool", w.pool, "slot", strconv.Itoa(w.Slots[i].Slot)), w.Slots[i].Restarts)
 		}
 	}
 	e.family("lb_worker_output_lines_total", counter, "Lines that workers wrote.")
-	for _, f := range fleets {
-		e.count(labels("pool", f.pool), f.OutputLines)
+	for _, w := range all {
+		e.count(labels("pool", w.pool), w.OutputLines)
 	}
 	e.family("lb_worker_output_dropped_total", counter, "Lines of workers that could not be written to their file and were dropped.")
-	for _, f := range fleets {
-		e.count(labels("pool", f.pool), f.OutputDropped)
+	for _, w := range all {
+		e.count(labels("pool", w.pool), w.OutputDropped)
 	}
 	e.family("lb_worker_notifications_total", counter, "Messages on the workers' notify socket, by what became of them.")
-	for _, f := range fleets {
-		for _, what := range sortedKeys(f.Notifications) {
-			e.count(labels("pool", f.pool, "result", what), f.Notifications[what])
+	for _, w := range all {
+		for _, what := range sortedKeys(w.Notifications) {
+			e.count(labels("pool", w.pool, "result", what), w.Notifications[what])
 		}
 	}
 }

@@ -115,16 +115,18 @@ func (s *Server) ofSlot(r *http.Request, do func(ctx context.Context, pool strin
 	return s.workersNow(r, do(r.Context(), pool, slot, by(r)))
 }
 
-func (s *Server) restart(w http.ResponseWriter, r *http.Request) { s.roll(w, r, s.Control.Restart) }
+func (s *Server) restart(w http.ResponseWriter, r *http.Request) { s.rollout(w, r, s.Control.Restart) }
 
-func (s *Server) rollback(w http.ResponseWriter, r *http.Request) { s.roll(w, r, s.Control.Rollback) }
+func (s *Server) rollback(w http.ResponseWriter, r *http.Request) {
+	s.rollout(w, r, s.Control.Rollback)
+}
 
-type rollFunc func(ctx context.Context, pool string, o api.RestartRequest, progress func(api.RestartStep), by string) (warnings []string, err error)
+type rolloutFunc func(ctx context.Context, pool string, o api.RestartRequest, progress func(api.RestartStep), by string) (warnings []string, err error)
 
-// roll restarts, and answers with each step as JSON, one a line. What fails before the first step is a
+// rollout restarts, and answers with each step as JSON, one a line. What fails before the first step is a
 // refusal; a caller who leaves ends the restart.
-func (s *Server) roll(w http.ResponseWriter, r *http.Request, do rollFunc) {
-	pool, body, err := s.rollAsked(r)
+func (s *Server) rollout(w http.ResponseWriter, r *http.Request, do rolloutFunc) {
+	pool, body, err := s.rolloutAsked(r)
 	if err != nil {
 		s.fail(w, err)
 		return
@@ -179,8 +181,8 @@ func (s *Server) roll(w http.ResponseWriter, r *http.Request, do rollFunc) {
 	write(end)
 }
 
-// rollAsked reads and checks a request for a restart.
-func (s *Server) rollAsked(r *http.Request) (pool string, body api.RestartRequest, err error) {
+// rolloutAsked reads and checks a request for a restart.
+func (s *Server) rolloutAsked(r *http.Request) (pool string, body api.RestartRequest, err error) {
 	if err := readBodyIfAny(r, &body); err != nil {
 		return "", body, err
 	}

@@ -144,7 +144,7 @@ func (e *unreachableError) Error() string {
 	if e.ended() {
 		return fmt.Sprintf("lb at %q has ended the connection before its answer: it stops, or has been upgraded", e.socket)
 	}
-	return fmt.Sprintf("cannot reach lb at %q: %s", e.socket, e.advice())
+	return fmt.Sprintf("cannot reach lb at %q: %s", e.socket, e.remedy())
 }
 
 // ended says whether lb was there, and is gone before it has answered.
@@ -158,7 +158,7 @@ func (e *unreachableError) ended() bool {
 
 func (e *unreachableError) Unwrap() []error { return []error{ErrUnreachable, e.cause} }
 
-func (e *unreachableError) advice() string {
+func (e *unreachableError) remedy() string {
 	const name = "is lb running? name its socket with -s or LB_SOCKET"
 	switch {
 	case errors.Is(e.cause, fs.ErrNotExist):

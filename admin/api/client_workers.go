@@ -42,15 +42,15 @@ func (c *Client) StartWorker(ctx context.Context, pool string, slot int) (*Worke
 // NoWait when it has begun. The end of ctx ends it: the workers that were not replaced stay. A restart that
 // failed is an *Error.
 func (c *Client) Restart(ctx context.Context, pool string, r RestartRequest, each func(RestartStep) error) error {
-	return c.roll(ctx, poolPath(pool)+"/restart", r, each)
+	return c.rollout(ctx, poolPath(pool)+"/restart", r, each)
 }
 
 // Rollback is Restart with the command, the environment and the directory that worked before those of now.
 func (c *Client) Rollback(ctx context.Context, pool string, r RestartRequest, each func(RestartStep) error) error {
-	return c.roll(ctx, poolPath(pool)+"/rollback", r, each)
+	return c.rollout(ctx, poolPath(pool)+"/rollback", r, each)
 }
 
-func (c *Client) roll(ctx context.Context, path string, r RestartRequest, each func(RestartStep) error) error {
+func (c *Client) rollout(ctx context.Context, path string, r RestartRequest, each func(RestartStep) error) error {
 	resp, err := c.send(ctx, http.MethodPost, path, r)
 	if err != nil {
 		return err

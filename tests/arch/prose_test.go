@@ -19,7 +19,7 @@ const columns = 110
 // unswept are the packages that have old names left. A package leaves the list with its last one, and never
 // comes back.
 var unswept = map[string]bool{
-	"admin": true, "admin/api": true, "backends": true, "bench": true, "bench/fairness": true, "health": true, "internal/cli": true,
+	"backends": true, "bench": true, "bench/fairness": true, "health": true, "internal/cli": true,
 	"internal/daemon": true, "internal/logs": true, "proxy": true, "supervisor": true,
 }
 
