@@ -21,10 +21,10 @@ type evidence struct {
 
 	successes, failures int
 
-	fresh   bool // nothing has decided since the start, or since maint
-	held    bool // the worker said that it starts or stops; only its word ends that
-	paused  bool // the admin state is maint
-	passive bool // taken down by failed connects of clients
+	fresh    bool // nothing has decided since the start, or since maint
+	awaiting bool // the worker said that it starts or stops; only its word ends that
+	paused   bool // the admin state is maint
+	passive  bool // taken down by failed connects of clients
 
 	begun bool // it has had a schedule, here or in another process, that goes on
 
@@ -48,7 +48,7 @@ func (e *evidence) begin(p *plan, now time.Time, spread time.Duration) {
 	switch {
 	case !e.begun:
 		e.begun, e.fresh = true, true
-	case e.held || e.next.IsZero() || p.Type == typeNotify:
+	case e.awaiting || e.next.IsZero() || p.Type == typeNotify:
 		// A heartbeat has its whole interval again: what came in between is read first.
 	case e.next.After(now):
 		// Go on in step, unless the wall clock was set meanwhile.
@@ -64,7 +64,7 @@ func (e *evidence) begin(p *plan, now time.Time, spread time.Duration) {
 func (e *evidence) schedule(p *plan, now time.Time, first time.Duration) {
 	e.next = time.Time{}
 	switch {
-	case e.held:
+	case e.awaiting:
 	case p.Type == typeNotify:
 		e.next = now.Add(p.Interval)
 	case p.Type != typeNone:
@@ -165,7 +165,7 @@ func (e *evidence) miss(p *plan, now time.Time) {
 
 // beat counts one heartbeat.
 func (e *evidence) beat(p *plan, now time.Time, admin backends.AdminState) {
-	if p.Type != typeNotify || e.held {
+	if p.Type != typeNotify || e.awaiting {
 		return
 	}
 	e.observe(admin)
@@ -228,7 +228,7 @@ func inARow(reason string, n int) string {
 
 // connectFailed takes a backend down that was up and that clients cannot reach, and schedules a probe soon.
 func (e *evidence) connectFailed(p *plan, now time.Time, why string, streak uint32) {
-	if e.held || e.health != backends.HealthUp {
+	if e.awaiting || e.health != backends.HealthUp {
 		return
 	}
 	e.passive, e.fresh = true, false
@@ -271,7 +271,7 @@ func (e *evidence) weighAgent(found result) (weighed result, final bool) {
 
 // hold keeps the given state until the worker says otherwise.
 func (e *evidence) hold(health backends.HealthState, reason string) {
-	e.held, e.passive, e.fresh, e.agentDown, e.silent = true, false, false, false, false
+	e.awaiting, e.passive, e.fresh, e.agentDown, e.silent = true, false, false, false, false
 	e.successes, e.failures = 0, 0
 	e.epoch++
 	e.next = time.Time{}
@@ -280,7 +280,7 @@ func (e *evidence) hold(health backends.HealthState, reason string) {
 
 // ready ends a hold: the worker says that it takes connections. A first probe follows, and decides alone.
 func (e *evidence) ready(p *plan, now time.Time, reason string) {
-	e.held, e.passive, e.agentDown, e.fresh = false, false, false, true
+	e.awaiting, e.passive, e.agentDown, e.fresh = false, false, false, true
 	e.successes, e.failures = 0, 0
 	e.epoch++
 	e.to(backends.HealthUp, reason)
@@ -319,7 +319,7 @@ func (e *evidence) status(p *plan) Status {
 	return Status{
 		Type: sees, Last: e.last, Duration: e.duration, Outcome: e.outcome, Reason: e.said, Shortage: e.short,
 		Successes: e.successes, Failures: e.failures, Next: e.next,
-		Held: e.held, Paused: e.paused, Passive: e.passive,
+		Awaiting: e.awaiting, Paused: e.paused, Passive: e.passive,
 	}
 }
 
@@ -328,7 +328,7 @@ func (e *evidence) save(name string, p *plan) Saved {
 		Backend: name, Type: p.Type,
 		Reason: e.reason, Silent: e.silent,
 		Successes: e.successes, Failures: e.failures,
-		Fresh: e.fresh, Held: e.held, Paused: e.paused, Passive: e.passive,
+		Fresh: e.fresh, Awaiting: e.awaiting, Paused: e.paused, Passive: e.passive,
 		AgentDown: e.agentDown, AgentAdmin: e.agentAdmin.String(),
 		// The monotonic clock means nothing to another process.
 		Next: e.next.Round(0), Last: e.last.Round(0),
@@ -342,7 +342,7 @@ func (e *evidence) restore(s Saved, p *plan, health backends.HealthState) {
 	*e = evidence{
 		health: health, reason: s.Reason, silent: s.Silent && health == backends.HealthDown,
 		successes: max(s.Successes, 0), failures: max(s.Failures, 0),
-		fresh: s.Fresh, held: s.Held, paused: s.Paused, passive: s.Passive,
+		fresh: s.Fresh, awaiting: s.Awaiting, paused: s.Paused, passive: s.Passive,
 		begun: true, epoch: e.epoch + 1,
 		last: s.Last, duration: s.Duration, outcome: parseOutcome(s.Outcome), said: s.Said,
 	}

@@ -118,10 +118,11 @@ func (c *Checker) startLocked(w *watch, n int) {
 // comes at once.
 func (c *Checker) Add(b *backends.Backend) { c.add(b, false) }
 
-// AddHeld is Add for a backend whose worker has said nothing yet: it is held as by Starting.
-func (c *Checker) AddHeld(b *backends.Backend) { c.add(b, true) }
+// AddAwaiting is Add for a backend whose worker has said nothing yet: it waits for that word, as after
+// Starting.
+func (c *Checker) AddAwaiting(b *backends.Backend) { c.add(b, true) }
 
-func (c *Checker) add(b *backends.Backend, held bool) {
+func (c *Checker) add(b *backends.Backend, awaiting bool) {
 	if b.Pool() != c.pool {
 		panic("BUG: health: backend of another pool")
 	}
@@ -131,7 +132,7 @@ func (c *Checker) add(b *backends.Backend, held bool) {
 		return
 	}
 	w := &watch{checker: c, backend: b, weight: b.Weight(), kick: make(chan struct{}, 1), plan: c.plan, reported: b.Health()}
-	w.evidence.health, w.evidence.held = w.reported, held
+	w.evidence.health, w.evidence.awaiting = w.reported, awaiting
 	c.watches[b] = w
 	if c.ctx != nil {
 		c.startLocked(w, 1)

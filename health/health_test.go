@@ -310,7 +310,7 @@ func TestChecker_OnlyAStoppedHeartbeatMakesALastResort(t *testing.T) {
 	})
 }
 
-func TestChecker_AddHeldWaitsForTheWorkersWord(t *testing.T) {
+func TestChecker_AddAwaitingWaitsForTheWorkersWord(t *testing.T) {
 	onFakeClock(t, func(t *testing.T, at func(time.Duration)) {
 		r := newRig(t, exact(nil), 0)
 		r.run()
@@ -320,7 +320,7 @@ func TestChecker_AddHeldWaitsForTheWorkersWord(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		r.AddHeld(b)
+		r.AddAwaiting(b)
 		at(5 * time.Second)
 		r.wantProbes()
 		r.Ready(b, "ready")
@@ -355,8 +355,8 @@ func TestChecker_WorkerSaysWhatItIs(t *testing.T) {
 			at(time.Minute)
 			r.wantChanges() // neither a beat nor a probe brings it back
 			r.wantProbes()
-			if s := r.Status(b); !s.Held || !s.Next.IsZero() {
-				t.Errorf("status: got %+v; want held, and nothing due", s)
+			if s := r.Status(b); !s.Awaiting || !s.Next.IsZero() {
+				t.Errorf("status: got %+v; want it to await, and nothing due", s)
 			}
 			r.Ready(b, "worker 0 is ready")
 			r.wantChanges("1m0s b0 health down→up: worker 0 is ready")
@@ -647,12 +647,12 @@ func TestChecker_CountsGoOnInAnotherProcess(t *testing.T) {
 		second.mu.Lock()
 		for _, p := range second.probes {
 			if p[len(p)-2:] == "b1" {
-				t.Errorf("probed %s, which is held", p)
+				t.Errorf("probed %s, which awaits its word", p)
 			}
 		}
 		second.mu.Unlock()
-		if s := checker.Status(second.b[1]); !s.Held {
-			t.Errorf("status: got %+v; want held", s)
+		if s := checker.Status(second.b[1]); !s.Awaiting {
+			t.Errorf("status: got %+v; want it to await", s)
 		}
 		if s := checker.Status(second.b[2]); !s.Passive {
 			t.Errorf("status: got %+v; want passive", s)

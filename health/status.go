@@ -45,9 +45,9 @@ type Status struct {
 	Successes, Failures int
 	// Next is when the next probe is due, or the next heartbeat at the latest; zero when nothing is.
 	Next time.Time
-	// Held says that the backend waits for its worker's word, see Checker.Starting and Checker.Offline;
+	// Awaiting says that the backend waits for its worker's word, see Checker.Starting and Checker.Offline;
 	// nothing is probed.
-	Held bool
+	Awaiting bool
 	// Paused says that the admin state is maint; nothing is probed.
 	Paused bool
 	// Passive says that failed connects of clients took the backend down.
@@ -67,7 +67,7 @@ type Saved struct {
 	Successes int  `json:"successes,omitempty"`
 	Failures  int  `json:"failures,omitempty"`
 	Fresh     bool `json:"fresh,omitempty"` // nothing has decided yet: the next probe does, alone
-	Held      bool `json:"held,omitempty"`
+	Awaiting  bool `json:"held,omitempty"`
 	Paused    bool `json:"paused,omitempty"`
 	Passive   bool `json:"passive,omitempty"`
 

@@ -42,12 +42,12 @@ func OpenDir(path string) (*Dir, error) {
 	return &Dir{path: path, lock: lock, root: root}, nil
 }
 
-// AdoptDir goes on with a directory whose lock, which Dir.File returned, came through an exec: no other lb
+// TakeOverDir goes on with a directory whose lock, which Dir.File returned, came through an exec: no other lb
 // could take it meanwhile. A directory that was removed meanwhile is made again. Where its name leads
-// elsewhere or cannot be used, AdoptDir goes on in dir, the open directory, which Dir.Open returned, and heal
-// looks again later; with nil it fails, and the error is ErrDirInUse when the lock is another directory's.
-// Both files stay the caller's.
-func AdoptDir(path string, lock, dir *os.File) (*Dir, error) {
+// elsewhere or cannot be used, TakeOverDir goes on in dir, the open directory, which Dir.Open returned, and
+// heal looks again later; with nil it fails, and the error is ErrDirInUse when the lock is another
+// directory's. Both files stay the caller's.
+func TakeOverDir(path string, lock, dir *os.File) (*Dir, error) {
 	path, err := filepath.Abs(path)
 	if err != nil {
 		return nil, fmt.Errorf("cannot find run-time directory: %w", err)
@@ -55,7 +55,7 @@ func AdoptDir(path string, lock, dir *os.File) (*Dir, error) {
 	root, err := makeDir(path)
 	var d *Dir
 	if err == nil {
-		if d, err = adoptDir(path, lock, root); err == nil {
+		if d, err = newDir(path, lock, root); err == nil {
 			if err = d.checkLock(); err == nil {
 				return d, nil
 			}
@@ -69,11 +69,11 @@ func AdoptDir(path string, lock, dir *os.File) (*Dir, error) {
 	if root, err = openRoot(dir); err != nil {
 		return nil, fmt.Errorf("cannot take over run-time directory %q: %w", path, err)
 	}
-	return adoptDir(path, lock, root)
+	return newDir(path, lock, root)
 }
 
-// adoptDir makes the Dir of an open directory, which it closes on an error, and a copy of its lock.
-func adoptDir(path string, lock *os.File, root *os.Root) (*Dir, error) {
+// newDir makes the Dir of an open directory, which it closes on an error, and a copy of its lock.
+func newDir(path string, lock *os.File, root *os.Root) (*Dir, error) {
 	fd := -1
 	raw, err := lock.SyscallConn()
 	if err == nil {
@@ -232,7 +232,7 @@ func (d *Dir) makeFolder(name string, id identity) (*os.Root, error) {
 }
 
 // File returns a copy of the lock, which holds as long as one of them is open: carry it through an exec, for
-// AdoptDir. The caller closes it.
+// TakeOverDir. The caller closes it.
 func (d *Dir) File() (*os.File, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()

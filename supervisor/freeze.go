@@ -16,10 +16,10 @@ func (p *Pool) listenFile(name string) string { return p.Name + "/" + name + "/l
 func (p *Pool) frontFile(name string) string  { return p.Name + "/" + name + "/front" }
 func (p *Pool) outputFile(name string) string { return p.Name + "/" + name + "/output" }
 
-// Freeze stops the pool between two events and writes it down, for Adopt in the program that this process
+// Freeze stops the pool between two events and writes it down, for TakeOver in the program that this process
 // becomes by execve(2). The state is JSON. The files are copies, closed at an exec and the caller's to close:
 // the notify socket, and each worker's listening socket and output. Whoever executes clears their FD_CLOEXEC,
-// and has Adopt find each under its name.
+// and has TakeOver find each under its name.
 //
 // Until Thaw nothing is read, started, stopped or waited for, no hook is called, and every method but Status,
 // Counters and Thaw waits. Nothing is lost meanwhile: messages wait in the notify socket, output in its

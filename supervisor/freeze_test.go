@@ -42,7 +42,7 @@ func (s *stage) exec(cfg Config, state json.RawMessage, files map[string]*os.Fil
 		s.t.Fatal(err)
 	}
 	p.trial, p.every = s.pool.trial, s.pool.every
-	if err := p.Adopt(state, files); err != nil {
+	if err := p.TakeOver(state, files); err != nil {
 		s.t.Fatal(err)
 	}
 	p.Hooks.Output, p.Hooks.Beat = s.pool.Hooks.Output, s.pool.Hooks.Beat
@@ -433,7 +433,7 @@ func TestFreeze_RecyclingGoesOn(t *testing.T) {
 	}
 }
 
-func TestAdopt_FilesThatAreMissingAreDoneWithout(t *testing.T) {
+func TestTakeOver_FilesThatAreMissingAreDoneWithout(t *testing.T) {
 	t.Parallel()
 	cfg := workerConfig("notify")
 	s := start(t, open(t), cfg)
@@ -452,7 +452,7 @@ func TestAdopt_FilesThatAreMissingAreDoneWithout(t *testing.T) {
 	s.until("a beat", func(st *Status) bool { return st.Slots[0].Text == "here" })
 }
 
-func TestAdopt_ChangedCountScales(t *testing.T) {
+func TestTakeOver_ChangedCountScales(t *testing.T) {
 	t.Parallel()
 	cfg := workerConfig()
 	s := start(t, open(t), cfg)
@@ -473,7 +473,7 @@ func TestAdopt_ChangedCountScales(t *testing.T) {
 	s.until("one", func(st *Status) bool { return len(st.Slots) == 1 && allUp(st) && len(st.Retired) == 0 })
 }
 
-func TestAdopt_DiscardLeavesAllForTheProgramBefore(t *testing.T) {
+func TestTakeOver_DiscardLeavesAllForTheProgramBefore(t *testing.T) {
 	t.Parallel()
 	cfg := workerConfig()
 	s := start(t, open(t), cfg)
@@ -488,7 +488,7 @@ func TestAdopt_DiscardLeavesAllForTheProgramBefore(t *testing.T) {
 	get(t, before.Slots[1].Backend, "/beat?text=between")
 	p, err := NewPool("app", cfg, s.dir)
 	if err == nil {
-		err = p.Adopt(state, files)
+		err = p.TakeOver(state, files)
 	}
 	if err != nil {
 		t.Fatal(err)
@@ -536,7 +536,7 @@ func TestFreeze_LosesNoLineAndNoBeat(t *testing.T) {
 	}
 }
 
-func TestAdopt_RefusesWhatItCannotRead(t *testing.T) {
+func TestTakeOver_RefusesWhatItCannotRead(t *testing.T) {
 	const release = `{"command":["a"]}`
 	worker := `{"slot":0,"role":"current","state":"up","release":` + release + `,"process":{"pid":5},"end":{"name":"0.1","path":"/x"}}`
 	good := `{"version":1,"pool":"app","release":` + release + `,"slots":[{"release":` + release + `}],"workers":[` + worker + `],"from":"another version"}`
@@ -544,7 +544,7 @@ func TestAdopt_RefusesWhatItCannotRead(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := p.Adopt(json.RawMessage(good), nil); err != nil {
+	if err := p.TakeOver(json.RawMessage(good), nil); err != nil {
 		t.Errorf("got %v for what is good", err)
 	}
 	f := func(old, new string) {
@@ -553,7 +553,7 @@ func TestAdopt_RefusesWhatItCannotRead(t *testing.T) {
 		if bad == good {
 			t.Fatalf("%q is not there", old)
 		}
-		if err := p.Adopt(json.RawMessage(bad), nil); !errors.Is(err, ErrState) {
+		if err := p.TakeOver(json.RawMessage(bad), nil); !errors.Is(err, ErrState) {
 			t.Errorf("%q: got %v; want ErrState", new, err)
 		}
 	}
@@ -576,7 +576,7 @@ func TestAdopt_RefusesWhatItCannotRead(t *testing.T) {
 	f(worker, worker+","+worker)
 }
 
-func TestAdoptDir_TheLockHoldsAllTheTime(t *testing.T) {
+func TestTakeOverDir_TheLockHoldsAllTheTime(t *testing.T) {
 	dir, err := OpenDir(filepath.Join(t.TempDir(), "run"))
 	if err != nil {
 		t.Fatal(err)
@@ -589,7 +589,7 @@ func TestAdoptDir_TheLockHoldsAllTheTime(t *testing.T) {
 	if _, err := OpenDir(dir.Path()); !errors.Is(err, ErrDirInUse) {
 		t.Errorf("got %v between the two; want ErrDirInUse", err)
 	}
-	next, err := AdoptDir(dir.Path(), lock, nil)
+	next, err := TakeOverDir(dir.Path(), lock, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -608,7 +608,7 @@ func TestAdoptDir_TheLockHoldsAllTheTime(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer other.Close()
-	if _, err := AdoptDir(dir.Path(), other, nil); !errors.Is(err, ErrDirInUse) {
+	if _, err := TakeOverDir(dir.Path(), other, nil); !errors.Is(err, ErrDirInUse) {
 		t.Errorf("got %v for another file; want ErrDirInUse", err)
 	}
 }

@@ -78,15 +78,15 @@ func (p *Pool) restoreChannel(e *endpoint, es *savedEndpoint, pidfd int) {
 				unix.Close(fd)
 			}
 		}
-		front, back = adoptChannel(pidfd, es.Channel)
+		front, back = reopenChannel(pidfd, es.Channel)
 	}
 	p.setChannel(e, es.Handoff, front, back)
 }
 
-// adoptChannel is a copy of both ends of the channel of a worker that an lb before has started; -1 and -1 if
+// reopenChannel is a copy of both ends of the channel of a worker that an lb before has started; -1 and -1 if
 // the kernel does not give them (pidfd_getfd(2) asks for the rights of a debugger), or the worker has put
 // something else there.
-func adoptChannel(pidfd int, inodes [2]uint64) (front, back int) {
+func reopenChannel(pidfd int, inodes [2]uint64) (front, back int) {
 	var fds [2]int
 	for i, n := range []int{frontFD, backFD} {
 		fd, err := unix.PidfdGetfd(pidfd, n, 0) // CLOEXEC is set
@@ -117,9 +117,9 @@ func inode(fd int) uint64 {
 // channelInodes are the inodes of both ends of e's channel, for the record.
 func (e *endpoint) channelInodes() [2]uint64 { return [2]uint64{inode(e.front), inode(e.fd)} }
 
-// heldSockets returns the inodes of the sockets that a worker's processes hold.
-func heldSockets(pid int) map[uint32]bool {
-	held := map[uint32]bool{}
+// openSockets returns the inodes of the sockets that a worker's processes hold.
+func openSockets(pid int) map[uint32]bool {
+	sockets := map[uint32]bool{}
 	all := relatives()
 	for other, r := range all {
 		if other != pid && !r.of(pid, all) {
@@ -134,12 +134,12 @@ func heldSockets(pid int) map[uint32]bool {
 			var n uint32
 			if link, err := os.Readlink(filepath.Join(dir, e.Name())); err == nil {
 				if _, err := fmt.Sscanf(link, "socket:[%d]", &n); err == nil {
-					held[n] = true
+					sockets[n] = true
 				}
 			}
 		}
 	}
-	return held
+	return sockets
 }
 
 // Notice is what a worker said over its hand-off channel.

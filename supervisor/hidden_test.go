@@ -73,7 +73,7 @@ func TestPrepare_RefusesAnotherUserWhereProcHidesProcesses(t *testing.T) {
 	}
 }
 
-func TestAdopt_FindsTheWorkersThatProcHides(t *testing.T) {
+func TestTakeOver_FindsTheWorkersThatProcHides(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("needs root")
 	}

@@ -59,7 +59,7 @@ func (d *Dir) EndLeftovers(ctx context.Context, name string, hooks Hooks) error 
 	for i := range rec.Workers { // none has a slot: all are retired
 		rec.Workers[i].Removed, rec.Workers[i].Role, rec.Workers[i].Recycling = true, "", false
 	}
-	rec.Slots, rec.Roll, rec.Configured = nil, nil, cfg.Count
+	rec.Slots, rec.Rollout, rec.Configured = nil, nil, cfg.Count
 	p.begin(rec, true)
 	p.running.Go(p.receiver.Run)
 	ctx, cancel := context.WithTimeout(ctx, leftoverPatience)

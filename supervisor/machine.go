@@ -91,30 +91,30 @@ var eventDocs = [numEvents]string{
 type action uint8
 
 const (
-	doSpawn    action = iota // start the process
-	doServe                  // tell that its address takes connections
-	doOffline                // tell that its address takes nothing new
-	doReplace                // give the slot its next worker, by the back-off
-	doTakeOver               // it becomes the slot's worker, and the one before it retires
-	doFail                   // tell the restart that it failed
-	doStop                   // send stop_signal
-	doAbort                  // send SIGABRT
-	doKill                   // send SIGKILL to the process group
-	doBury                   // clean up; the slot's own worker gets a successor, by the back-off
+	doSpawn   action = iota // start the process
+	doServe                 // tell that its address takes connections
+	doOffline               // tell that its address takes nothing new
+	doReplace               // give the slot its next worker, by the back-off
+	doPromote               // it becomes the slot's worker, and the one before it retires
+	doFail                  // tell the restart that it failed
+	doStop                  // send stop_signal
+	doAbort                 // send SIGABRT
+	doKill                  // send SIGKILL to the process group
+	doBury                  // clean up; the slot's own worker gets a successor, by the back-off
 	numActions
 )
 
 var actionDocs = [numActions]string{
-	doSpawn:    "start the process",
-	doServe:    "its address takes connections",
-	doOffline:  "its address takes nothing new",
-	doReplace:  "the slot gets its next worker, by the back-off",
-	doTakeOver: "it becomes the slot's worker; the one before it retires",
-	doFail:     "the restart fails",
-	doStop:     "send `stop_signal`",
-	doAbort:    "send SIGABRT",
-	doKill:     "SIGKILL to the process group",
-	doBury:     "clean up; if it was the slot's worker, the slot gets its next one, by the back-off",
+	doSpawn:   "start the process",
+	doServe:   "its address takes connections",
+	doOffline: "its address takes nothing new",
+	doReplace: "the slot gets its next worker, by the back-off",
+	doPromote: "it becomes the slot's worker; the one before it retires",
+	doFail:    "the restart fails",
+	doStop:    "send `stop_signal`",
+	doAbort:   "send SIGABRT",
+	doKill:    "SIGKILL to the process group",
+	doBury:    "clean up; if it was the slot's worker, the slot gets its next one, by the back-off",
 }
 
 // rule is one line of the table.
@@ -138,7 +138,7 @@ var table = []rule{
 
 	{[]state{joining}, ready, proving, nil},
 	{[]state{joining}, late, stopping, []action{doFail, doStop}},
-	{[]state{proving}, settled, up, []action{doServe, doTakeOver}},
+	{[]state{proving}, settled, up, []action{doServe, doPromote}},
 	{[]state{joining, proving}, broken, aborting, []action{doFail, doAbort}},
 	{[]state{joining, proving}, offline, stopping, []action{doFail, doStop}},
 	{[]state{joining, proving}, retire, stopping, []action{doFail, doStop}},

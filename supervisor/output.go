@@ -69,10 +69,10 @@ func outputPipe() (out *os.File, in int, err error) {
 	return os.NewFile(uintptr(fds[0]), "output"), in, nil
 }
 
-// adoptOutput returns the output of a worker that an lb before has started; nil if it cannot be had. What the
-// worker calls its output now may be anything, a terminal that would become lb's by being opened: so it is
-// looked at before.
-func adoptOutput(pid int, inode uint64) *os.File {
+// reopenOutput returns the output of a worker that an lb before has started; nil if it cannot be had. What
+// the worker calls its output now may be anything, a terminal that would become lb's by being opened: so it
+// is looked at before.
+func reopenOutput(pid int, inode uint64) *os.File {
 	fd, err := unix.Open(fmt.Sprintf("/proc/%d/fd/1", pid), unix.O_PATH|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return nil

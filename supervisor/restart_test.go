@@ -134,15 +134,15 @@ func TestRestart_ThatTheEndOfLBInterruptsIsResumed(t *testing.T) {
 			t.Fatalf("update: got %v, %v; want a restart", restart, err)
 		}
 		rec := interrupt(t, r, r.pool.Restart, "replaced", 0)
-		if rec.Roll == nil || !slices.Equal(rec.Roll.Left, []int{1, 2, 3}) || !rec.Roll.Wanted || rec.Roll.Surge != 2 {
-			text, _ := json.Marshal(rec.Roll)
+		if rec.Rollout == nil || !slices.Equal(rec.Rollout.Left, []int{1, 2, 3}) || !rec.Rollout.Wanted || rec.Rollout.Surge != 2 {
+			text, _ := json.Marshal(rec.Rollout)
 			t.Fatalf("record: got %s; want what is left of the restart", text)
 		}
 		if !r.pool.Status().Stale {
 			t.Error("before: got a pool that is not stale; want one")
 		}
 		before := r.pids()
-		r.do(func() { r.pool.restoreRollout(rec.Roll) })
+		r.do(func() { r.pool.restoreRollout(rec.Rollout) })
 		if resumed, err := r.pool.ResumeRestart(context.Background()); !resumed || err != nil {
 			t.Errorf("resume: got %v, %v; want it done", resumed, err)
 		}

@@ -18,8 +18,8 @@ import (
 type Standing int
 
 const (
-	// Held: it takes no connections; a worker starts there, or will. Ready comes later.
-	Held Standing = iota
+	// Pending: it takes no connections; a worker starts there, or will. Ready comes later.
+	Pending Standing = iota
 	// Serving: Ready was told, and Offline not since. Health may have it down all the same: the supervisor's
 	// own idea of that goes on until SetHealth tells another.
 	Serving
@@ -27,17 +27,17 @@ const (
 	Leaving
 )
 
-// frozen is the state and the files that Adopt was given.
+// frozen is the state and the files that TakeOver was given.
 type frozen struct {
 	state  *snapshot
 	given  map[string]*os.File // the caller's
 	copies map[string]int      // the pool's, with FD_CLOEXEC
 }
 
-// Adopt has Start go on with the pool that Freeze wrote down, instead of one that it finds or makes: the same
-// processes, at the same addresses, in the same states, with what was left of their time, and all counts.
-// Call it before Prepare. The files stay the caller's, who may close them after Prepare; one that is missing
-// is found elsewhere or done without.
+// TakeOver has Start go on with the pool that Freeze wrote down, instead of one that it finds or makes: the
+// same processes, at the same addresses, in the same states, with what was left of their time, and all
+// counts. Call it before Prepare. The files stay the caller's, who may close them after Prepare; one that is
+// missing is found elsewhere or done without.
 //
 // Start calls Hooks.Resumed, once for each address, and nothing else. A worker that has ended since Freeze is
 // found right after, with its exit status. The config of NewPool wins over the state: timeouts and limits
@@ -46,7 +46,7 @@ type frozen struct {
 //
 // The error is ErrState, with the reason, and nothing has changed then: so a state can be tried without
 // files.
-func (p *Pool) Adopt(state json.RawMessage, files map[string]*os.File) error {
+func (p *Pool) TakeOver(state json.RawMessage, files map[string]*os.File) error {
 	st, err := parseSnapshot(state, p.Name, oldestFrozen)
 	if err != nil {
 		return fmt.Errorf("cannot adopt the workers of pool %q: %w: %w", p.Name, ErrState, err)
@@ -132,7 +132,7 @@ func (p *Pool) restore(st *snapshot, killed bool) {
 	if keep {
 		p.release = st.Release
 	}
-	p.restoreRollout(st.Roll)
+	p.restoreRollout(st.Rollout)
 	p.lines.Store(st.Lines)
 	p.dropped.Store(st.Dropped)
 	if !killed {
@@ -302,7 +302,7 @@ func (p *Pool) restoreEndpoint(w *worker, es *savedEndpoint, pidfd, pid int, kil
 	standing := Leaving
 	switch w.state {
 	case waiting, starting, joining, proving:
-		standing = Held
+		standing = Pending
 	case up, silent:
 		standing = Serving
 	}
@@ -318,7 +318,7 @@ func (p *Pool) restoreListener(e *endpoint, pidfd int) int {
 		unix.Close(fd)
 	}
 	if pidfd >= 0 {
-		return adoptSocket(pidfd, e.path)
+		return reopenListener(pidfd, e.path)
 	}
 	return -1
 }
@@ -335,13 +335,13 @@ func (p *Pool) reportRestored(b Backend, s Standing, killed bool, pid int) {
 	if p.Hooks.Added != nil {
 		p.Hooks.Added(b)
 	}
-	if killed && b.Handoff != "" && pid > 0 && p.Hooks.Adopted != nil {
-		p.Hooks.Adopted(b, heldSockets(pid))
+	if killed && b.Handoff != "" && pid > 0 && p.Hooks.TakenOver != nil {
+		p.Hooks.TakenOver(b, openSockets(pid))
 	}
-	if killed && s != Held && p.Hooks.Starting != nil {
+	if killed && s != Pending && p.Hooks.Starting != nil {
 		p.Hooks.Starting(b, reason)
 	}
-	hook := map[Standing]func(Backend, string){Held: p.Hooks.Starting, Serving: p.Hooks.Ready, Leaving: p.Hooks.Offline}[s]
+	hook := map[Standing]func(Backend, string){Pending: p.Hooks.Starting, Serving: p.Hooks.Ready, Leaving: p.Hooks.Offline}[s]
 	if hook != nil {
 		hook(b, reason)
 	}
@@ -362,7 +362,7 @@ func (p *Pool) restoreOutput(w *worker, ws *savedWorker) *output {
 			unix.SetNonblock(fd, true) // whoever carried it may have left it otherwise
 			o.file = os.NewFile(uintptr(fd), "output")
 		} else {
-			o.file = adoptOutput(o.pid, st.Inode)
+			o.file = reopenOutput(o.pid, st.Inode)
 		}
 	}
 	if o.file == nil {
@@ -393,10 +393,10 @@ func (p *Pool) sweep() {
 	}
 }
 
-// adoptSocket is a copy of the socket that a worker was handed, so that its successor can go on with what
+// reopenListener is a copy of the socket that a worker was handed, so that its successor can go on with what
 // waits in it; -1 if the kernel does not give it (pidfd_getfd(2) asks for the rights of a debugger): then the
 // successor has a new one.
-func adoptSocket(pidfd int, path string) int {
+func reopenListener(pidfd int, path string) int {
 	fd, err := unix.PidfdGetfd(pidfd, 3, 0) // CLOEXEC is set
 	if err != nil {
 		return -1

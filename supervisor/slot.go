@@ -99,8 +99,8 @@ func (p *Pool) join(s *slot, r *Release, reason string) *attempt {
 	return a
 }
 
-// takeOver makes w the current worker of its slot, and retires the one before.
-func (p *Pool) takeOver(w *worker) {
+// promote makes w the current worker of its slot, and retires the one before.
+func (p *Pool) promote(w *worker) {
 	s := w.slot
 	old := s.current
 	s.current, s.next, s.release = w, nil, w.release

@@ -36,7 +36,7 @@ type snapshot struct {
 	Good       *Release      `json:"good,omitempty"`
 	Previous   *Release      `json:"previous,omitempty"`
 	Failed     bool          `json:"failed,omitempty"` // the last restart
-	Roll       *savedRollout `json:"roll,omitempty"`   // the restart under way
+	Rollout    *savedRollout `json:"roll,omitempty"`   // the restart under way
 	Slots      []savedSlot   `json:"slots"`
 	Workers    []savedWorker `json:"workers,omitempty"` // in the order of their making
 	RecycleIn  time.Duration `json:"recycle_in,omitempty"`
@@ -137,7 +137,7 @@ const (
 func (p *Pool) record() *snapshot {
 	st := &snapshot{
 		Version: snapshotVersion, Pool: p.Name, Configured: p.cfg.Count, Serial: p.serial, Release: p.release, Good: p.good,
-		Previous: p.previous, Failed: p.failed, Roll: p.saveRollout(), Boot: p.boot,
+		Previous: p.previous, Failed: p.failed, Rollout: p.saveRollout(), Boot: p.boot,
 	}
 	for _, s := range p.slots {
 		st.Slots = append(st.Slots, savedSlot{Stopped: s.stopped, Release: s.release})
@@ -243,7 +243,7 @@ func parseSnapshot(text []byte, pool string, oldest int) (*snapshot, error) {
 			return nil, fmt.Errorf("slot %d has no command", i)
 		}
 	}
-	if r := st.Roll; r != nil && (!r.Release.runs() || slices.ContainsFunc(r.Left, func(n int) bool { return n < 0 })) {
+	if r := st.Rollout; r != nil && (!r.Release.runs() || slices.ContainsFunc(r.Left, func(n int) bool { return n < 0 })) {
 		return nil, errors.New("a restart of nothing")
 	}
 	names, roles := map[string]bool{}, map[string]bool{}

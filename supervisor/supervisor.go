@@ -62,8 +62,8 @@ type Backend struct {
 }
 
 // Hooks are the facts that flow up, and the questions that go there. Each may be nil. They are called on the
-// pool's goroutine, in order, but for Beat and Output, and by Start itself for workers that it adopts; they
-// must not block, and may call SetHealth and Status only.
+// pool's goroutine, in order, but for Beat and Output, and by Start itself for workers that it takes over;
+// they must not block, and may call SetHealth and Status only.
 type Hooks struct {
 	// Added: there is a new address, which takes no connections yet.
 	Added func(b Backend)
@@ -74,9 +74,9 @@ type Hooks struct {
 	Starting func(b Backend, reason string)
 	// Ready: b takes connections from now on.
 	Ready func(b Backend, reason string)
-	// Adopted: b's worker, to which sockets were handed over by an lb that was killed, holds these, by their
-	// inodes. Called after Added.
-	Adopted func(b Backend, sockets map[uint32]bool)
+	// TakenOver: b's worker, to which sockets were handed over by an lb that was killed, holds these, by
+	// their inodes. Called after Added.
+	TakenOver func(b Backend, sockets map[uint32]bool)
 	// Probe hands b's worker a connection of lb's own over the hand-off channel, and returns when it has
 	// taken it. Called on a goroutine of its own.
 	Probe func(ctx context.Context, b Backend) error
@@ -147,7 +147,7 @@ type Pool struct {
 	status   atomic.Pointer[Status]
 
 	prepared bool      // the file system is; before the pool's goroutine runs
-	frozen   *frozen   // what Adopt took; nil: nothing, and after Start
+	frozen   *frozen   // what TakeOver took; nil: nothing, and after Start
 	thaw     chan bool // true: a frozen pool goes on; false: it leaves its workers to another one
 
 	mu     sync.Mutex
@@ -249,9 +249,9 @@ func (p *Pool) Discard() {
 	}
 }
 
-// Start makes the pool's directory and notify socket, goes on with the workers that Adopt took or that an lb
-// that was killed has left, and starts the others. It does not wait until they are ready. After a Prepare it
-// cannot fail.
+// Start makes the pool's directory and notify socket, goes on with the workers that TakeOver took or that an
+// lb that was killed has left, and starts the others. It does not wait until they are ready. After a Prepare
+// it cannot fail.
 func (p *Pool) Start() error {
 	if !p.prepared {
 		if err := p.Prepare(); err != nil {

@@ -184,8 +184,8 @@ func (p *Pool) act(w *worker, a action, reason string) {
 		}
 	case doReplace:
 		p.replace(w, reason)
-	case doTakeOver:
-		p.takeOver(w)
+	case doPromote:
+		p.promote(w)
 	case doFail:
 		w.decide(fmt.Errorf("worker %d (pid %d): %s", w.slot.number, w.pid(), reason))
 	case doStop:

@@ -268,7 +268,7 @@ func (d *daemon) backendChanged(pool *backends.Pool, c backends.Change) {
 	b, v := pool.Get(c.Backend), d.view.Load()
 	w, watched := v.checkers[pool]
 	// The word of a worker or of its supervisor, and no finding: it was told to end, say.
-	word := b != nil && watched && c.Field == "health" && w.Status(b).Held
+	word := b != nil && watched && c.Field == "health" && w.Status(b).Awaiting
 	level := changeLevel(c.To)
 	if word {
 		level = slog.LevelInfo

@@ -65,8 +65,8 @@ func (w *workerPool) openChannel(b supervisor.Backend, m *backends.Backend) {
 	}
 }
 
-// adopted is told of the sockets that a worker of an lb that was killed holds.
-func (w *workerPool) adopted(b supervisor.Backend, sockets map[uint32]bool) {
+// takenOver notes the sockets that a worker of an lb that was killed holds.
+func (w *workerPool) takenOver(b supervisor.Backend, sockets map[uint32]bool) {
 	w.with(b, func(m *backends.Backend) {
 		n, err := w.d.proxy.Recount(m, sockets)
 		if err != nil {

@@ -226,7 +226,7 @@ func (a *adopted) buildDaemon() error {
 	}
 	d.proxy.Inherit(&l.frozen)
 	if l.head.Lock >= 0 {
-		if d.runDir, err = supervisor.AdoptDir(cfg.Admin.EffectiveRunDir(), a.file(l.head.Lock, "lock"), files[fileRunDir]); err != nil {
+		if d.runDir, err = supervisor.TakeOverDir(cfg.Admin.EffectiveRunDir(), a.file(l.head.Lock, "lock"), files[fileRunDir]); err != nil {
 			return err
 		}
 	}
@@ -264,7 +264,7 @@ func (a *adopted) adoptFleet(f *workerPool) error {
 		for name, fd := range lf.Files {
 			files[name] = a.file(fd, name)
 		}
-		return f.Adopt(lf.State, files)
+		return f.TakeOver(lf.State, files)
 	}
 	return nil
 }
@@ -297,7 +297,7 @@ func (a *adopted) restore() error {
 		}
 		if w.Checker != nil {
 			for _, b := range pool.Backends() {
-				w.AddHeld(b) // the workers'; the others are watched already
+				w.AddAwaiting(b) // the workers'; the others are watched already
 			}
 			w.Import(lp.Health)
 		}

@@ -73,7 +73,7 @@ func (d *daemon) newWorkerPool(all *config.Config, cfg *config.Pool, pool *backe
 	}
 	w.cfg.Store(&c)
 	sup.Hooks = supervisor.Hooks{
-		Added: w.added, Adopted: w.adopted, Probe: w.probe, Resumed: w.resumed, Removed: w.removed,
+		Added: w.added, TakenOver: w.takenOver, Probe: w.probe, Resumed: w.resumed, Removed: w.removed,
 		Starting: func(b supervisor.Backend, reason string) {
 			w.with(b, func(b *backends.Backend) { checker.Starting(b, reason) })
 		},
@@ -121,7 +121,7 @@ func (w *workerPool) added(b supervisor.Backend) {
 	w.members[b] = backends.Member{Backend: m, Config: cfg}
 	w.openChannel(b, m)
 	restore(m, w.settings[b.Slot], "as its slot was")
-	w.checker.AddHeld(m)
+	w.checker.AddAwaiting(m)
 }
 
 // resumed finds the member that stands for an address of before an upgrade.
@@ -139,7 +139,7 @@ func (w *workerPool) resumed(b supervisor.Backend, s supervisor.Standing) {
 	w.added(b)
 	w.with(b, func(b *backends.Backend) {
 		switch s {
-		case supervisor.Held:
+		case supervisor.Pending:
 			w.checker.Starting(b, reason)
 		case supervisor.Serving:
 			w.checker.Ready(b, reason)
