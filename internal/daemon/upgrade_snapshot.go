@@ -4,10 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"net/netip"
-	"runtime"
 	"slices"
-	"sync"
 	"time"
 
 	"github.com/273ebdf9/lb/admin"
@@ -141,7 +138,7 @@ func (l *live) marshal() []byte {
 	var e state.Encoder
 	for i := range l.frozen.Sessions {
 		e.Reset()
-		encodeSession(&e, &l.frozen.Sessions[i])
+		l.frozen.Sessions[i].Encode(&e)
 		w.Record(liveSessionKind, e.Bytes())
 	}
 	return w.Bytes()
@@ -191,7 +188,7 @@ func readLive(data []byte) (*live, error) {
 			return nil, err
 		}
 	}
-	if l.frozen.Sessions, err = decodeSessions(sessions); err != nil {
+	if l.frozen.Sessions, err = proxy.DecodeSessions(sessions); err != nil {
 		return nil, err
 	}
 	l.frozen.Epoch, l.frozen.Counts, l.frozen.Channels = l.head.Epoch, l.head.Counts, l.head.Channels
@@ -244,153 +241,4 @@ func (l *live) fds() []int {
 		}
 	}
 	return fds
-}
-
-// flags of a session on its way.
-const (
-	liveHalfOpen = 1 << iota
-	liveBusy
-	liveForwarded
-	liveCounted
-)
-
-// encodeSession writes a session down. Values are added at the end, and none is taken away.
-func encodeSession(e *state.Encoder, s *proxy.SavedSession) {
-	flags := uint64(0)
-	for i, on := range []bool{s.HalfOpen, s.Busy, s.Forwarded, s.Counted} {
-		if on {
-			flags |= 1 << i
-		}
-	}
-	e.Uint(s.ID)
-	e.Int(int64(s.Loop))
-	e.Uint(uint64(s.Phase))
-	e.Uint(flags)
-	e.Uint(uint64(s.LastFrom))
-	e.Uint(uint64(s.Retries))
-	for _, n := range []int{s.Listener, s.Pool, s.Backend, s.Place} {
-		e.Int(int64(n))
-	}
-	for i := range s.Ends {
-		e.Int(int64(s.Ends[i].FD))
-		e.Uint(uint64(s.Ends[i].Flags))
-		d := &s.Directions[i]
-		e.String(string(d.Held))
-		e.Int(int64(d.Piped))
-		e.Int(int64(d.PipeR))
-		e.Int(int64(d.PipeW))
-		e.Int(int64(d.PipeSize))
-		e.Uint(d.Bytes)
-		e.Uint(uint64(d.Full))
-		e.Uint(uint64(d.Flags))
-	}
-	encodeAddr(e, s.Client)
-	for _, d := range sessionTimes(s) {
-		e.Int(int64(*d))
-	}
-	encodeNumbers(e, s.Tried)
-	encodeNumbers(e, s.Forbidden)
-	encodeAddr(e, s.Peer)
-	encodeAddr(e, s.Server)
-	e.String(string(s.TLVs))
-	h := &s.Handed
-	untaken := uint64(0)
-	if h.Untaken {
-		untaken = 1
-	}
-	e.Uint(h.Cookie)
-	e.Uint(h.Seq)
-	e.Uint(untaken)
-	for _, n := range []int64{int64(h.Since), int64(h.Taken), int64(h.FD), int64(h.Order)} {
-		e.Int(n)
-	}
-}
-
-// decodeSessions reads many sessions, on all CPUs: the clients of all of them wait meanwhile.
-func decodeSessions(records []state.Record) ([]proxy.SavedSession, error) {
-	sessions := make([]proxy.SavedSession, len(records))
-	parts := min(runtime.NumCPU(), len(records)/256+1)
-	errs := make([]error, parts)
-	var running sync.WaitGroup
-	for part := range parts {
-		running.Go(func() {
-			for i := part * len(records) / parts; i < (part+1)*len(records)/parts && errs[part] == nil; i++ {
-				errs[part] = decodeSession(records[i].Decoder(), &sessions[i])
-			}
-		})
-	}
-	running.Wait()
-	return sessions, errors.Join(errs...)
-}
-
-// decodeSession reads what encodeSession has written.
-func decodeSession(d *state.Decoder, s *proxy.SavedSession) error {
-	s.ID = d.Uint()
-	s.Loop = int(d.Int())
-	s.Phase = uint8(min(d.Uint(), 255))
-	flags := d.Uint()
-	s.HalfOpen, s.Busy, s.Forwarded, s.Counted = flags&liveHalfOpen != 0, flags&liveBusy != 0, flags&liveForwarded != 0, flags&liveCounted != 0
-	s.LastFrom = uint8(min(d.Uint(), 255))
-	s.Retries = uint8(min(d.Uint(), 255))
-	for _, n := range []*int{&s.Listener, &s.Pool, &s.Backend, &s.Place} {
-		*n = int(d.Int())
-	}
-	for i := range s.Ends {
-		s.Ends[i] = proxy.SavedEnd{FD: int(d.Int()), Flags: uint8(d.Uint())}
-		s.Directions[i] = proxy.SavedDirection{
-			Held: []byte(d.String()), Piped: int(d.Int()), PipeR: int(d.Int()), PipeW: int(d.Int()), PipeSize: int(d.Int()),
-			Bytes: d.Uint(), Full: uint8(d.Uint()), Flags: uint8(d.Uint()),
-		}
-	}
-	err := decodeAddr(d, &s.Client)
-	for _, t := range sessionTimes(s) {
-		*t = time.Duration(d.Int())
-	}
-	s.Tried = decodeNumbers(d)
-	s.Forbidden = decodeNumbers(d)
-	err = errors.Join(err, decodeAddr(d, &s.Peer), decodeAddr(d, &s.Server))
-	s.TLVs = []byte(d.String())
-	s.Handed = proxy.SavedHanded{
-		Cookie: d.Uint(), Seq: d.Uint(), Untaken: d.Uint() != 0,
-		Since: time.Duration(d.Int()), Taken: time.Duration(d.Int()), FD: int(d.Int()), Order: int(d.Int()),
-	}
-	return errors.Join(err, d.Err())
-}
-
-// sessionTimes are the times of a session in the order in which they are written.
-func sessionTimes(s *proxy.SavedSession) [10]*time.Duration {
-	return [...]*time.Duration{&s.Start, &s.Budget, &s.QueuedAt, &s.Chosen, &s.Connected, &s.Active, &s.Expires, &s.Timer, &s.Pause, &s.Queued}
-}
-
-func encodeNumbers(e *state.Encoder, numbers []int) {
-	e.Uint(uint64(len(numbers)))
-	for _, n := range numbers {
-		e.Int(int64(n))
-	}
-}
-
-func decodeNumbers(d *state.Decoder) (numbers []int) {
-	for n := d.Uint(); n > 0 && d.More(); n-- {
-		numbers = append(numbers, int(d.Int()))
-	}
-	return numbers
-}
-
-func encodeAddr(e *state.Encoder, a netip.AddrPort) {
-	b, err := a.MarshalBinary()
-	if err != nil {
-		panic("BUG: lb: an address that cannot be written down: " + err.Error())
-	}
-	e.String(string(b))
-}
-
-func decodeAddr(d *state.Decoder, a *netip.AddrPort) error {
-	b := d.String()
-	if b == "" {
-		return nil
-	}
-	if err := a.UnmarshalBinary([]byte(b)); err != nil {
-		return fmt.Errorf("%w: %w", state.ErrDamaged, err)
-	}
-	return nil
 }

@@ -20,7 +20,7 @@ var allowed = map[string][]string{
 	"backends":              {},
 	"balancer":              {"backends"},
 	"health":                {"backends", "internal/sockdiag"},
-	"proxy":                 {"backends", "internal/handoff", "internal/sockdiag", "proxy/internal/access"},
+	"proxy":                 {"backends", "internal/handoff", "internal/sockdiag", "internal/state", "proxy/internal/access"},
 	"proxy/internal/access": {},
 	"admin":                 {"admin/api", "backends", "internal/printable", "internal/sockdiag"},
 	"admin/api":             {},
