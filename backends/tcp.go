@@ -10,8 +10,9 @@ import (
 // meaning for a Unix socket. It is part of a pool's Config, for its backends, and of a listener's, for its
 // clients.
 type TCPConfig struct {
-	// Keepalive is how long a TCP connection is silent before the kernel asks whether the other end is still
-	// there (TCP_KEEPIDLE). Default 75s; "0s" is off.
+	// Keepalive is how long a TCP connection is silent, at most, before the kernel asks whether the other end
+	// is still there (TCP_KEEPIDLE). Each session has a time of its own between half of it and all of it, so
+	// that not all ask at once. Default 75s; "0s" is off.
 	Keepalive time.Duration `toml:"keepalive"`
 	// KeepaliveInterval is the time between two such questions (TCP_KEEPINTVL). Default 15s.
 	KeepaliveInterval time.Duration `toml:"keepalive_interval"`

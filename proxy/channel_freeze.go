@@ -63,12 +63,12 @@ func (w *saver) channel(ch *Channel) {
 }
 
 // handed makes s what it was: its connection is a worker's, or on its way there.
-func (a *adopter) handed(l *loop, s *session, v *SavedHanded) {
+func (t *takeover) handed(l *loop, s *session, v *SavedHanded) {
 	b := s.backend
-	h := &handed{cookie: v.Cookie, seq: v.Seq, since: v.Since, fd: -1, loop: l, ref: s.ref(), listener: s.listener, channel: a.channelOf(s)}
+	h := &handed{cookie: v.Cookie, seq: v.Seq, since: v.Since, fd: -1, loop: l, ref: s.ref(), listener: s.listener, channel: t.channelOf(s)}
 	h.taken.Store(int64(v.Taken))
 	s.handed = h
-	a.p.handed.add(h)
+	t.p.handed.add(h)
 	if !v.Untaken {
 		s.pool.Retake(b)
 		return
@@ -79,7 +79,7 @@ func (a *adopter) handed(l *loop, s *session, v *SavedHanded) {
 		h.again()
 		return
 	}
-	a.untaken = append(a.untaken, untakenPlace{h, v.Order})
+	t.untaken = append(t.untaken, untakenPlace{h, v.Order})
 }
 
 // untakenPlace is a connection's place in its worker's channel.
@@ -89,26 +89,26 @@ type untakenPlace struct {
 }
 
 // channelOf returns the channel of s's backend, which gets its descriptors from OpenChannel.
-func (a *adopter) channelOf(s *session) *Channel {
+func (t *takeover) channelOf(s *session) *Channel {
 	ch := channelOf(s.backend)
 	if ch == nil {
-		ch = a.p.newChannel(s.backend)
+		ch = t.p.newChannel(s.backend)
 		s.backend.Channel = ch
 	}
 	return ch
 }
 
 // channels makes the channels what they were.
-func (a *adopter) channels() {
-	for i := range a.f.Channels {
-		v := &a.f.Channels[i]
-		b, err := a.backend(v.Backend)
+func (t *takeover) channels() {
+	for i := range t.f.Channels {
+		v := &t.f.Channels[i]
+		b, err := t.backend(v.Backend)
 		if err != nil || b == nil {
 			continue
 		}
 		ch := channelOf(b)
 		if ch == nil {
-			ch = a.p.newChannel(b)
+			ch = t.p.newChannel(b)
 			b.Channel = ch
 		}
 		ch.node, ch.seq, ch.servers, ch.in, ch.reports, ch.broken = v.Node, v.Seq, v.Servers, v.In, v.Reports, v.Broken
@@ -116,8 +116,8 @@ func (a *adopter) channels() {
 			ch.keys = append(ch.keys, nodeKey{k.Name, k.Port, k.Up})
 		}
 	}
-	slices.SortFunc(a.untaken, func(x, y untakenPlace) int { return cmp.Compare(x.order, y.order) })
-	for _, x := range a.untaken {
+	slices.SortFunc(t.untaken, func(x, y untakenPlace) int { return cmp.Compare(x.order, y.order) })
+	for _, x := range t.untaken {
 		x.h.channel.untaken = append(x.h.channel.untaken, x.h)
 	}
 }

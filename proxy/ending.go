@@ -98,7 +98,7 @@ func (l *loop) writeFailed(s *session, src int) bool {
 // breakOff drops what a direction holds for a destination that takes nothing any more.
 func (l *loop) breakOff(d *direction) {
 	d.flags |= dirBroken
-	l.dropHeld(d)
+	l.dropBuffered(d)
 	if d.pipe != nil {
 		l.pipes.discard(d.pipe, &l.p.Stats)
 		d.pipe, d.piped = nil, 0
@@ -241,7 +241,7 @@ func (l *loop) look(s *session) {
 // to. It says whether the session lives on.
 func (l *loop) unpipe(s *session, src int) bool {
 	d := &s.dirs[src]
-	d.held, d.off = bytebufferpool.Get(), 0
+	d.buffered, d.off = bytebufferpool.Get(), 0
 	buf := make([]byte, d.piped)
 	for got := 0; got < len(buf); {
 		n, err := unix.Read(int(d.pipe.r), buf[got:])
@@ -252,7 +252,7 @@ func (l *loop) unpipe(s *session, src int) bool {
 		}
 		got += max(n, 0)
 	}
-	d.held.B = append(d.held.B[:0], buf...)
+	d.buffered.B = append(d.buffered.B[:0], buf...)
 	l.pipes.discard(d.pipe, &l.p.Stats)
 	d.pipe, d.piped = nil, 0
 	d.flags &^= dirSplicing

@@ -96,8 +96,8 @@ func TestEnding_WhatAClientSaidBeforeItsResetReachesASlowBackend(t *testing.T) {
 		held := r.proxy.Holdings()
 		close(proceed)
 		n := await(t, "the backend's bytes", got)
-		if rec := r.wantTermination("CD"); int64(rec.BytesIn) != n || n < int64(held.Held+held.Piped) {
-			t.Errorf("bytes at the backend: got %d; want the record's %d, and the %d that lb held", n, rec.BytesIn, held.Held+held.Piped)
+		if rec := r.wantTermination("CD"); int64(rec.BytesIn) != n || n < int64(held.Buffered+held.Piped) {
+			t.Errorf("bytes at the backend: got %d; want the record's %d, and the %d that lb held", n, rec.BytesIn, held.Buffered+held.Piped)
 		}
 	})
 }

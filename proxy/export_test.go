@@ -21,7 +21,7 @@ type Holdings struct {
 	Sessions int
 	Armed    int // timers
 	Buffers  int
-	Held     int // bytes in buffers
+	Buffered int // bytes in buffers
 	Reserved int // capacity of the buffers
 	Pipes    int // with sessions, full or empty
 	Piped    int // bytes in pipes
@@ -48,10 +48,10 @@ func (p *Proxy) Holdings() Holdings {
 						h.Failed++
 					}
 					d := &s.dirs[i]
-					if d.held != nil {
+					if d.buffered != nil {
 						h.Buffers++
-						h.Held += len(d.held.B) - int(d.off)
-						h.Reserved += cap(d.held.B)
+						h.Buffered += len(d.buffered.B) - int(d.off)
+						h.Reserved += cap(d.buffered.B)
 					}
 					if d.flags&dirBroken != 0 {
 						h.Broken++
@@ -92,7 +92,7 @@ func (p *Proxy) Abandon() {
 		l.table.each(func(s *session) {
 			for i := range s.dirs {
 				d := &s.dirs[i]
-				l.dropHeld(d)
+				l.dropBuffered(d)
 				if d.pipe != nil {
 					p.Stats.Pipes.Add(-1)
 				}

@@ -18,7 +18,7 @@ var ErrLoopHangs = errors.New("proxy: an event loop hangs")
 // freezeTimeout bounds how long Freeze waits for the loops. A round takes milliseconds.
 const freezeTimeout = 5 * time.Second
 
-// Frozen is all that the loops hold, as plain data, for Adopt in another process that has the same
+// Frozen is all that the loops hold, as plain data, for TakeOver in another process that has the same
 // descriptors. Numbers of pools, backends and listeners are places in Pools, Backends and Listeners; -1 is
 // none. Durations count from Epoch unless they say otherwise.
 type Frozen struct {
@@ -99,14 +99,14 @@ type SavedEnd struct {
 
 // SavedDirection is one of the streams of a session.
 type SavedDirection struct {
-	Held                   []byte // read, and not taken by the destination yet
+	Buffered               []byte // read, and not taken by the destination yet
 	Piped                  int    // bytes in the pipe
 	PipeR, PipeW, PipeSize int    // while Piped > 0
 	Bytes                  uint64
 	Full, Flags            uint8
 }
 
-// FDs are all descriptors that Adopt needs.
+// FDs are all descriptors that TakeOver needs.
 func (f *Frozen) FDs() []int {
 	var fds []int
 	for _, ln := range f.Listeners {
@@ -347,8 +347,8 @@ func (w *saver) session(l *loop, s *session, now time.Duration) {
 			l.returnPipe(d)
 		}
 		x := SavedDirection{Bytes: d.bytes, Full: d.full, Flags: d.flags, Piped: int(d.piped)}
-		if d.held != nil {
-			x.Held = d.held.B[d.off:]
+		if d.buffered != nil {
+			x.Buffered = d.buffered.B[d.off:]
 		}
 		if d.piped > 0 {
 			x.PipeR, x.PipeW, x.PipeSize = int(d.pipe.r), int(d.pipe.w), d.pipe.size

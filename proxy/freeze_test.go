@@ -66,9 +66,9 @@ func (r *rig) handOver() int {
 	}
 	p := r.newProxy()
 	p.Inherit(&next)
-	ln, err := p.Listen("web", r.setup.listener, pool)
+	ln, err := listen(p, "web", r.setup.listener, pool)
 	if err == nil {
-		err = p.Adopt(&next)
+		err = p.TakeOver(&next)
 	}
 	if err != nil {
 		r.Fatal(err)
@@ -199,12 +199,12 @@ func TestFreeze_BytesOnTheirWayArrive(t *testing.T) {
 			c := r.dial()
 			blocked(t, &sent)
 			h := r.proxy.Holdings()
-			if name == "in a pipe" && h.Piped == 0 || name == "in a buffer" && h.Held == 0 {
+			if name == "in a pipe" && h.Piped == 0 || name == "in a buffer" && h.Buffered == 0 {
 				t.Fatalf("nothing is held %s: %+v", name, h)
 			}
 			r.handOver()
-			if d := r.frozen.Sessions[0].Directions[1]; len(d.Held) != h.Held || d.Piped != h.Piped {
-				t.Errorf("frozen: got %d bytes, %d in a pipe; want %d, %d", len(d.Held), d.Piped, h.Held, h.Piped)
+			if d := r.frozen.Sessions[0].Directions[1]; len(d.Buffered) != h.Buffered || d.Piped != h.Piped {
+				t.Errorf("frozen: got %d bytes, %d in a pipe; want %d, %d", len(d.Buffered), d.Piped, h.Buffered, h.Piped)
 			}
 			if n, err := newStream(7).receiveFrom(c); err != nil || n != total {
 				t.Errorf("the client got %d bytes, %v; want %d", n, err, total)
@@ -397,7 +397,7 @@ func TestFreeze_SourceLimitsGoOn(t *testing.T) {
 	r.ended(3)
 }
 
-func TestAdopt_RefusesWhatDoesNotFit(t *testing.T) {
+func TestTakeOver_RefusesWhatDoesNotFit(t *testing.T) {
 	r := newRig(t, nil, serve(t, unixSocket, echo).address)
 	c := r.dial()
 	talk(t, c)
@@ -438,8 +438,8 @@ func TestAdopt_RefusesWhatDoesNotFit(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if err := p.Adopt(&next); err == nil {
-				t.Error("Adopt: got no error")
+			if err := p.TakeOver(&next); err == nil {
+				t.Error("TakeOver: got no error")
 			}
 			p.Start()
 			if _, err := p.Freeze(); err != nil {

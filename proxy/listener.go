@@ -17,8 +17,8 @@ import (
 	"github.com/273ebdf9/lb/backends"
 )
 
-// Listener is an address, or several, that clients connect to, and what is done with them. Made by
-// Proxy.Listen.
+// Listener is an address, or several, that clients connect to, and what is done with them. A Transition makes
+// it.
 type Listener struct {
 	// Name is the listener's name in the config.
 	Name string

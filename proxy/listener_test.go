@@ -24,7 +24,7 @@ func (r *rig) listenOn(change func(*proxy.ListenerConfig), bind ...string) (*pro
 	if change != nil {
 		change(&cfg)
 	}
-	return r.proxy.Listen("second", cfg, r.pool)
+	return listen(r.proxy, "second", cfg, r.pool)
 }
 
 // socketFile gives the path of an address.
@@ -228,7 +228,7 @@ func Example() {
 	p.Start()
 	cfg := proxy.DefaultListenerConfig()
 	cfg.Bind, cfg.Pool = []string{"127.0.0.1:0"}, "app"
-	ln, err := p.Listen("web", cfg, pool)
+	ln, err := listen(p, "web", cfg, pool)
 	if err != nil {
 		panic(err)
 	}

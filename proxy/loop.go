@@ -45,7 +45,7 @@ type loop struct {
 	wakefd   int32
 	ctl      func(epfd int32, op int, fd int32, mask uint32, data token) unix.Errno // epollCtl, or a test's
 	events   []unix.EpollEvent
-	rest     rest
+	waiting  waiting
 	scratch  []byte
 	now      time.Duration // since the proxy's epoch, read once a round
 	table    table
@@ -131,7 +131,7 @@ func newLoop(p *Proxy, id int) (*loop, error) {
 		l.closeFDs()
 		return nil, e
 	}
-	if err := l.openRest(); err != nil {
+	if err := l.openWaiting(); err != nil {
 		l.closeFDs()
 		return nil, err
 	}
@@ -145,8 +145,8 @@ func (l *loop) closeFDs() {
 	l.inbox.mu.Unlock()
 	closeFD(l.epfd)
 	closeFD(l.wakefd)
-	if l.rest.park != nil {
-		l.rest.park.Close()
+	if l.waiting.park != nil {
+		l.waiting.park.Close()
 	}
 }
 
@@ -197,7 +197,7 @@ func (l *loop) run() {
 		n := l.wait()
 		l.now = l.p.since()
 		l.moved = 0
-		l.rest.note(l.now, n)
+		l.waiting.note(l.now, n)
 		for i := range n {
 			l.dispatch(&l.events[i])
 		}
@@ -528,7 +528,7 @@ func (l *loop) close(s *session, reset bool) {
 	}
 	for i := range s.dirs {
 		d := &s.dirs[i]
-		l.dropHeld(d)
+		l.dropBuffered(d)
 		if d.pipe != nil {
 			if d.piped > 0 {
 				l.pipes.discard(d.pipe, &l.p.Stats)

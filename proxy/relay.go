@@ -108,8 +108,8 @@ func (l *loop) pump(s *session, src int) bool {
 			}
 		}
 		if w < n {
-			d.held = bytebufferpool.Get()
-			d.held.B = append(d.held.B[:0], l.scratch[w:n]...)
+			d.buffered = bytebufferpool.Get()
+			d.buffered.B = append(d.buffered.B[:0], l.scratch[w:n]...)
 			d.off = 0
 			return l.blockedBy(s, 1-src, errno)
 		}
@@ -134,8 +134,8 @@ func (l *loop) delivered(s *session, d *direction, n int) {
 func (l *loop) flush(s *session, src int) bool {
 	d := &s.dirs[src]
 	to := &s.ends[1-src]
-	for d.held != nil {
-		n, errno := send(to.fd, d.held.B[d.off:])
+	for d.buffered != nil {
+		n, errno := send(to.fd, d.buffered.B[d.off:])
 		if errno != 0 {
 			if errno == unix.EAGAIN || errno == unix.ENOBUFS || errno == unix.ENOMEM {
 				l.blockedBy(s, 1-src, errno)
@@ -146,8 +146,8 @@ func (l *loop) flush(s *session, src int) bool {
 		}
 		s.active = l.now
 		l.delivered(s, d, n)
-		if d.off += int32(n); int(d.off) == len(d.held.B) {
-			l.dropHeld(d)
+		if d.off += int32(n); int(d.off) == len(d.buffered.B) {
+			l.dropBuffered(d)
 		}
 	}
 	for d.piped > 0 {
@@ -159,11 +159,11 @@ func (l *loop) flush(s *session, src int) bool {
 	return true
 }
 
-// dropHeld gives the buffer back. A loop's buffers are all of one size class, so the pool keeps them.
-func (l *loop) dropHeld(d *direction) {
-	if d.held != nil {
-		bytebufferpool.Put(d.held)
-		d.held, d.off = nil, 0
+// dropBuffered gives the buffer back. A loop's buffers are all of one size class, so the pool keeps them.
+func (l *loop) dropBuffered(d *direction) {
+	if d.buffered != nil {
+		bytebufferpool.Put(d.buffered)
+		d.buffered, d.off = nil, 0
 	}
 }
 

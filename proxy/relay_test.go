@@ -356,7 +356,7 @@ func TestSession_SlowReaderBlocksTheSender(t *testing.T) {
 						if h.Pipes != 1 || h.Piped == 0 || h.Piped > 128<<10 || h.Buffers != 0 {
 							t.Errorf("held while blocked: got %+v; want one pipe, not empty, of at most 128 KiB, and nothing else", h)
 						}
-					} else if h.Buffers != 1 || h.Held == 0 || h.Held > 64<<10 || h.Pipes != 0 {
+					} else if h.Buffers != 1 || h.Buffered == 0 || h.Buffered > 64<<10 || h.Pipes != 0 {
 						t.Errorf("held while blocked: got %+v; want one buffer, not empty, of at most 64 KiB, and nothing else", h)
 					}
 					before := cpuTime()

@@ -87,10 +87,25 @@ func newRig(t testing.TB, change func(*setup), addresses ...string) *rig {
 	r.proxy.Start()
 	t.Cleanup(func() { r.check() })
 	var err error
-	if r.ln, err = r.proxy.Listen("web", cfg.listener, r.pool); err != nil {
+	if r.ln, err = listen(r.proxy, "web", cfg.listener, r.pool); err != nil {
 		t.Fatal(err)
 	}
 	return r
+}
+
+// listen opens one listener more.
+func listen(p *proxy.Proxy, name string, cfg proxy.ListenerConfig, pool *backends.Pool) (*proxy.Listener, error) {
+	var specs []proxy.ListenerSpec
+	for _, ln := range p.Listeners() {
+		specs = append(specs, proxy.ListenerSpec{Name: ln.Name, Config: *ln.Config(), Pool: ln.Pool(), Split: ln.Split()})
+	}
+	change, err := p.Prepare(append(specs, proxy.ListenerSpec{Name: name, Config: cfg, Pool: pool}))
+	if err != nil {
+		return nil, err
+	}
+	change.Commit()
+	all := p.Listeners()
+	return all[len(all)-1], nil
 }
 
 func newPool(cfg *setup) *backends.Pool {

@@ -61,18 +61,18 @@ const (
 // direction is one of the two streams of bytes.
 type direction struct {
 	// read, and not taken by the destination yet; nil when there is nothing
-	held    *bytebufferpool.ByteBuffer
-	off     int32  // how much of held is out already
-	piped   int32  // bytes in pipe
-	pipe    *pipe  // while splicing; nil otherwise
-	bytes   uint64 // delivered to the destination
-	counted uint64 // how much of bytes the shared counters have
-	full    uint8  // reads in a row that filled the buffer
-	flags   uint8
+	buffered *bytebufferpool.ByteBuffer
+	off      int32  // how much of buffered is out already
+	piped    int32  // bytes in pipe
+	pipe     *pipe  // while splicing; nil otherwise
+	bytes    uint64 // delivered to the destination
+	counted  uint64 // how much of bytes the shared counters have
+	full     uint8  // reads in a row that filled the buffer
+	flags    uint8
 }
 
 // blocked says whether bytes wait for the destination.
-func (d *direction) blocked() bool { return d.held != nil || d.piped > 0 }
+func (d *direction) blocked() bool { return d.buffered != nil || d.piped > 0 }
 
 // session is one client connection and its backend connection. It belongs to one loop and nobody else touches
 // it. It is plain data (descriptors, flags, counters, deadlines, who it belongs to) so that it can be written

@@ -40,7 +40,7 @@ func (s *SavedSession) Encode(e *state.Encoder) {
 		e.Int(int64(s.Ends[i].FD))
 		e.Uint(uint64(s.Ends[i].Flags))
 		d := &s.Directions[i]
-		e.String(string(d.Held))
+		e.String(string(d.Buffered))
 		e.Int(int64(d.Piped))
 		e.Int(int64(d.PipeR))
 		e.Int(int64(d.PipeW))
@@ -104,7 +104,7 @@ func (s *SavedSession) decode(d *state.Decoder) error {
 	for i := range s.Ends {
 		s.Ends[i] = SavedEnd{FD: int(d.Int()), Flags: uint8(d.Uint())}
 		s.Directions[i] = SavedDirection{
-			Held: []byte(d.String()), Piped: int(d.Int()), PipeR: int(d.Int()), PipeW: int(d.Int()), PipeSize: int(d.Int()),
+			Buffered: []byte(d.String()), Piped: int(d.Int()), PipeR: int(d.Int()), PipeW: int(d.Int()), PipeSize: int(d.Int()),
 			Bytes: d.Uint(), Full: uint8(d.Uint()), Flags: uint8(d.Uint()),
 		}
 	}

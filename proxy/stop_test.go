@@ -139,7 +139,7 @@ func TestStop_IsOnce(t *testing.T) {
 	}
 	cfg := proxy.DefaultListenerConfig()
 	cfg.Bind = []string{"127.0.0.1:0"}
-	if _, err := r.proxy.Listen("late", cfg, r.pool); !errors.Is(err, proxy.ErrStopped) {
+	if _, err := listen(r.proxy, "late", cfg, r.pool); !errors.Is(err, proxy.ErrStopped) {
 		t.Errorf("Listen after Stop: got %v; want ErrStopped", err)
 	}
 	if n := len(r.proxy.SessionList()); n != 0 {

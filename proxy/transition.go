@@ -189,18 +189,3 @@ func (p *Proxy) closeSockets(sockets []*socket) {
 		s.close()
 	}
 }
-
-// Listen opens one listener more and begins to accept. The proxy must have been started.
-func (p *Proxy) Listen(name string, cfg ListenerConfig, pool *backends.Pool) (*Listener, error) {
-	var specs []ListenerSpec
-	for _, ln := range p.Listeners() {
-		set := ln.settings.Load()
-		specs = append(specs, ListenerSpec{Name: ln.Name, Config: set.cfg, Pool: set.pool, Split: set.split})
-	}
-	t, err := p.Prepare(append(specs, ListenerSpec{Name: name, Config: cfg, Pool: pool}))
-	if err != nil {
-		return nil, err
-	}
-	t.Commit()
-	return t.next[len(t.next)-1], nil
-}

@@ -304,7 +304,7 @@ func TestTransition_SocketMovesToAnotherListenerWithItsQueue(t *testing.T) {
 
 func TestTransition_PortZeroIsAnotherPortForEachListener(t *testing.T) {
 	r := newRig(t, nil, serve(t, unixSocket, echo).address)
-	other, err := r.proxy.Listen("other", r.spec("other", "127.0.0.1:0").Config, r.pool)
+	other, err := listen(r.proxy, "other", r.spec("other", "127.0.0.1:0").Config, r.pool)
 	if err != nil {
 		t.Fatal(err)
 	}

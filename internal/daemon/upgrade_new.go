@@ -243,7 +243,7 @@ func (a *adopted) buildDaemon() error {
 		return err
 	}
 	a.sessions = len(l.frozen.Sessions)
-	return d.proxy.Adopt(&l.frozen)
+	return d.proxy.TakeOver(&l.frozen)
 }
 
 // file is a descriptor that is closed once everything has been taken over.

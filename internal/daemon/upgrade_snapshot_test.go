@@ -26,7 +26,7 @@ func sampleLive() *live {
 		ID: 3, Loop: 1, Phase: 4, HalfOpen: true, Forwarded: true, Counted: true, LastFrom: 1, Retries: 2, Place: -1, Tried: []int{0}, Forbidden: []int{0},
 		Client: netip.MustParseAddrPort("192.0.2.1:80"), Peer: netip.MustParseAddrPort("[2001:db8::1]:81"), TLVs: []byte{1, 2},
 		Ends:       [2]proxy.SavedEnd{{FD: 11, Flags: 3}, {FD: 12}},
-		Directions: [2]proxy.SavedDirection{{Held: []byte("held"), Bytes: 1 << 40}, {Held: []byte{}, Piped: 100, PipeR: 13, PipeW: 14, PipeSize: 65536}},
+		Directions: [2]proxy.SavedDirection{{Buffered: []byte("held"), Bytes: 1 << 40}, {Buffered: []byte{}, Piped: 100, PipeR: 13, PipeW: 14, PipeSize: 65536}},
 		Start:      time.Second, Expires: time.Hour, Queued: -1,
 	}}
 	return l

@@ -69,64 +69,64 @@ func (p *Proxy) takeInherited(name, bind string) *socket {
 	return s
 }
 
-// Adopt goes on with the sessions of another proxy that was frozen: f, with its Pools and Backends those of
-// this process. Call it before Start, with the listeners that Inherit has told of. Nothing is done to a
+// TakeOver goes on with the sessions of another proxy that was frozen: f, with its Pools and Backends those
+// of this process. Call it before Start, with the listeners that Inherit has told of. Nothing is done to a
 // descriptor but that it gets into an epoll set; so another process can adopt the same after a failure.
 // Inherited sockets that no listener has taken are closed by Start.
-func (p *Proxy) Adopt(f *Frozen) error {
+func (p *Proxy) TakeOver(f *Frozen) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	a := adopter{p: p, f: f, sessions: make([]*session, len(f.Sessions))}
+	t := takeover{p: p, f: f, sessions: make([]*session, len(f.Sessions))}
 	for i := range f.Listeners {
-		if err := a.listener(&f.Listeners[i]); err != nil {
+		if err := t.listener(&f.Listeners[i]); err != nil {
 			return err
 		}
 	}
 	for i := range f.Sessions {
-		if err := a.session(i); err != nil {
+		if err := t.session(i); err != nil {
 			return fmt.Errorf("cannot adopt session %d of %d: %w", i+1, len(f.Sessions), err)
 		}
 	}
-	a.channels()
-	if err := a.register(); err != nil {
+	t.channels()
+	if err := t.register(); err != nil {
 		return err
 	}
 	for _, i := range byPlace(f.Sessions) {
-		s := a.sessions[i]
+		s := t.sessions[i]
 		if s.pool == nil || s.waiter == nil {
 			return ErrBadState
 		}
-		tried, err := a.backends(f.Sessions[i].Forbidden)
+		tried, err := t.backends(f.Sessions[i].Forbidden)
 		if err != nil {
 			return err
 		}
 		s.pool.Requeue(&backends.Request{Client: s.client.Addr(), Tried: tried}, s.waiter)
 	}
-	a.requeueBacklogs()
+	t.requeueBacklogs()
 	return nil
 }
 
 // requeueBacklogs has the sessions that wait for a backlog go on with it, in their order.
-func (a *adopter) requeueBacklogs() {
+func (t *takeover) requeueBacklogs() {
 	var waiting []int
-	for i, s := range a.sessions {
+	for i, s := range t.sessions {
 		if s.phase == phaseQueued && s.waiter == nil {
 			waiting = append(waiting, i)
 		}
 	}
-	slices.SortStableFunc(waiting, func(x, y int) int { return cmp.Compare(a.sessions[x].budget, a.sessions[y].budget) })
+	slices.SortStableFunc(waiting, func(x, y int) int { return cmp.Compare(t.sessions[x].budget, t.sessions[y].budget) })
 	for _, i := range waiting {
-		s := a.sessions[i]
-		l := a.p.loops[a.f.Sessions[i].Loop%len(a.p.loops)]
-		if a.p.backlogs.add(l, s, false) {
+		s := t.sessions[i]
+		l := t.p.loops[t.f.Sessions[i].Loop%len(t.p.loops)]
+		if t.p.backlogs.add(l, s, false) {
 			l.probes = append(l.probes, probe{pool: s.pool, pause: minBacklogPause})
 		}
 		l.wheel.arm(s, s.budget+s.pool.Config().ConnectTimeout)
 	}
 }
 
-// adopter is one Adopt.
-type adopter struct {
+// takeover is one TakeOver.
+type takeover struct {
 	p         *Proxy
 	f         *Frozen
 	listeners []*Listener // by number
@@ -135,10 +135,10 @@ type adopter struct {
 }
 
 // listener goes on with the counts of a listener, or makes one of a closed one.
-func (a *adopter) listener(s *SavedListener) error {
-	ln := a.open(s)
+func (t *takeover) listener(s *SavedListener) error {
+	ln := t.open(s)
 	if ln == nil {
-		pool, err := a.pool(s.Pool)
+		pool, err := t.pool(s.Pool)
 		if err != nil {
 			return err
 		}
@@ -146,14 +146,14 @@ func (a *adopter) listener(s *SavedListener) error {
 		ln.settings.Store(&settings{cfg: DefaultListenerConfig(), pool: pool})
 		ln.sockets.Store(&[]*socket{})
 	}
-	a.listeners = append(a.listeners, ln)
+	t.listeners = append(t.listeners, ln)
 	ln.Counters.Connections.Store(s.Connections)
 	ln.Counters.BytesIn.Store(s.BytesIn)
 	ln.Counters.BytesOut.Store(s.BytesOut)
 	for i := range min(len(s.Refused), len(ln.Refused)) {
 		ln.Refused[i].Store(s.Refused[i])
 	}
-	now := a.p.since()
+	now := t.p.since()
 	set := ln.settings.Load()
 	set.maxConns.Store(int64(min(s.MaxConns, math.MaxInt32)))
 	set.rate.SetDebt(s.RateDebt, now)
@@ -168,9 +168,9 @@ func (a *adopter) listener(s *SavedListener) error {
 }
 
 // open is the listener that goes on; nil if there is none.
-func (a *adopter) open(s *SavedListener) *Listener {
+func (t *takeover) open(s *SavedListener) *Listener {
 	if len(s.Sockets) > 0 {
-		for _, ln := range a.p.listeners {
+		for _, ln := range t.p.listeners {
 			if ln.Name == s.Name {
 				return ln
 			}
@@ -179,29 +179,29 @@ func (a *adopter) open(s *SavedListener) *Listener {
 	return nil
 }
 
-func (a *adopter) pool(n int) (*backends.Pool, error) {
-	if n < -1 || n >= len(a.f.Pools) {
+func (t *takeover) pool(n int) (*backends.Pool, error) {
+	if n < -1 || n >= len(t.f.Pools) {
 		return nil, ErrBadState
 	}
 	if n < 0 {
 		return nil, nil
 	}
-	return a.f.Pools[n], nil
+	return t.f.Pools[n], nil
 }
 
-func (a *adopter) backend(n int) (*backends.Backend, error) {
-	if n < -1 || n >= len(a.f.Backends) {
+func (t *takeover) backend(n int) (*backends.Backend, error) {
+	if n < -1 || n >= len(t.f.Backends) {
 		return nil, ErrBadState
 	}
 	if n < 0 {
 		return nil, nil
 	}
-	return a.f.Backends[n], nil
+	return t.f.Backends[n], nil
 }
 
-func (a *adopter) backends(numbers []int) (list []*backends.Backend, err error) {
+func (t *takeover) backends(numbers []int) (list []*backends.Backend, err error) {
 	for _, n := range numbers {
-		b, err := a.backend(n)
+		b, err := t.backend(n)
 		if err != nil || b == nil {
 			return nil, ErrBadState
 		}
@@ -211,15 +211,15 @@ func (a *adopter) backends(numbers []int) (list []*backends.Backend, err error) 
 }
 
 // session makes a session of what was written down, in a loop.
-func (a *adopter) session(i int) error {
-	v, p := &a.f.Sessions[i], a.p
-	if v.Listener < 0 || v.Listener >= len(a.listeners) || v.Loop < 0 || v.LastFrom > backend ||
+func (t *takeover) session(i int) error {
+	v, p := &t.f.Sessions[i], t.p
+	if v.Listener < 0 || v.Listener >= len(t.listeners) || v.Loop < 0 || v.LastFrom > backend ||
 		v.Phase <= uint8(phaseFree) || v.Phase > uint8(phaseHandedOff) || v.Ends[client].FD < 0 && v.Phase != uint8(phaseHandedOff) {
 		return ErrBadState
 	}
-	pool, err1 := a.pool(v.Pool)
-	b, err2 := a.backend(v.Backend)
-	tried, err3 := a.backends(v.Tried)
+	pool, err1 := t.pool(v.Pool)
+	b, err2 := t.backend(v.Backend)
+	tried, err3 := t.backends(v.Tried)
 	if err := errors.Join(err1, err2, err3); err != nil {
 		return err
 	}
@@ -231,8 +231,8 @@ func (a *adopter) session(i int) error {
 	}
 	l := p.loops[v.Loop%len(p.loops)]
 	s := l.table.take()
-	a.sessions[i] = s
-	s.listener, s.pool, s.backend, s.tried = a.listeners[v.Listener], pool, b, append(s.tried, tried...)
+	t.sessions[i] = s
+	s.listener, s.pool, s.backend, s.tried = t.listeners[v.Listener], pool, b, append(s.tried, tried...)
 	s.id, s.phase, s.halfOpen, s.busy, s.lastFrom, s.retries = v.ID, ph, v.HalfOpen, v.Busy, v.LastFrom, v.Retries
 	s.client = v.Client
 	if v.Forwarded {
@@ -247,7 +247,7 @@ func (a *adopter) session(i int) error {
 		s.source = s.listener.settings.Load().sources.Restore(s.client.Addr())
 	}
 	if ph == phaseHandedOff {
-		a.handed(l, s, &v.Handed)
+		t.handed(l, s, &v.Handed)
 	} else if b != nil {
 		pool.Retake(b)
 	}
@@ -259,16 +259,16 @@ func (a *adopter) session(i int) error {
 	if v.Timer > 0 {
 		l.wheel.arm(s, v.Timer)
 	}
-	return a.carry(l, s, v)
+	return t.carry(l, s, v)
 }
 
 // register puts all sockets into the epoll sets, every loop's at the same time: with many sessions it is most
 // of the work. An edge that the process before has seen and not acted on comes again, as a socket is new in
 // its set.
-func (a *adopter) register() error {
-	errs := make([]error, len(a.p.loops))
+func (t *takeover) register() error {
+	errs := make([]error, len(t.p.loops))
 	var running sync.WaitGroup
-	for i, l := range a.p.loops {
+	for i, l := range t.p.loops {
 		running.Go(func() {
 			l.table.each(func(s *session) {
 				for e := range s.ends {
@@ -292,14 +292,14 @@ func (a *adopter) register() error {
 }
 
 // carry takes over the sockets of a session, and what is on its way between them.
-func (a *adopter) carry(l *loop, s *session, v *SavedSession) error {
+func (t *takeover) carry(l *loop, s *session, v *SavedSession) error {
 	for e := range s.ends {
 		s.ends[e] = end{fd: int32(v.Ends[e].FD), flags: v.Ends[e].Flags &^ endRegistered}
 		x, d := &v.Directions[e], &s.dirs[e]
 		d.bytes, d.counted, d.full, d.flags = x.Bytes, x.Bytes, x.Full, x.Flags&^dirQueued
-		if len(x.Held) > 0 {
-			d.held = bytebufferpool.Get()
-			d.held.B = append(d.held.B[:0], x.Held...)
+		if len(x.Buffered) > 0 {
+			d.buffered = bytebufferpool.Get()
+			d.buffered.B = append(d.buffered.B[:0], x.Buffered...)
 		}
 		if x.Piped > 0 {
 			if x.PipeSize < x.Piped {

@@ -38,32 +38,20 @@ const (
 	yieldEvery = 100 * time.Millisecond
 )
 
-// rest is how a loop waits when there is nothing to do.
+// waiting is how a loop waits when there is nothing to do. docs/decisions.md ("idle loops park") says why.
+// What must stay true:
 //
-// A busy loop waits in a raw system call, which keeps the processor (the Go scheduler's P) with its thread:
-// to hand it away and back at each short sleep costs a futex storm. An idle loop hands its processor over at
-// once, as a goroutine does that waits for the network: it parks in the runtime's netpoller, and when all do,
-// the runtime's monitor thread (sysmon) sleeps as well. A processor that is held by somebody who sleeps, or
-// left behind in a blocking system call, has it look every 20 µs for a millisecond, and a hundred times a
-// second from then on, which is several times what lb itself costs at a hundred requests a second.
-//
-// The netpoller would be woken by every event of an epoll set that it watches, also while the loop takes them
-// itself. So it watches a set of its own (epoll(7): a set can be in another), which has the loop's in it only
-// while the loop is idle.
-//
-// The thread that takes a goroutine out of the netpoller runs it, and nobody may be left there, as the
-// monitor, which would look after 10 ms, sleeps: then all other goroutines that wait for the network, idle
-// loops too, would wait until the busy loop stops being busy. So a loop goes through the scheduler when it
-// becomes busy, and every yieldEvery: Gosched has it start a thread that finds nothing else to do than to
-// wait in the netpoller. There is a processor for it, as GOMAXPROCS is above the number of loops
-// (Proxy.Start's caller sees to that). An idle loop does so too where it finds events each time, and does not
-// come to park.
-type rest struct {
+//   - A busy loop waits in a raw system call and keeps its processor (the Go scheduler's P); an idle one parks in the runtime's
+//     netpoller and keeps none, so that the runtime's monitor thread sleeps too.
+//   - The netpoller watches a set of its own, which has the loop's set in it (epoll(7)) only while the loop is idle.
+//   - Somebody must always wait in the netpoller. So a loop goes through the scheduler when it becomes busy, and every yieldEvery
+//     while it does not park; GOMAXPROCS is above the number of loops (the caller of Proxy.Start sees to that).
+type waiting struct {
 	gap     time.Duration // between rounds with events, on average; 0 where a round found them waiting
 	last    time.Duration // when the last one was
 	slept   bool          // the last wait found nothing at first
 	idle    bool
-	parks   bool          // idle, as of the last arrange
+	parks   bool          // idle, as of the last linkIdle
 	yieldAt time.Duration // when it has to go through the scheduler, if it has not parked by then
 
 	parkFD int32    // the set that the netpoller watches
@@ -77,8 +65,8 @@ type rest struct {
 	found  int // by look
 }
 
-// openRest makes the rest of l.
-func (l *loop) openRest() error {
+// openWaiting makes what l waits with.
+func (l *loop) openWaiting() error {
 	fd, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
 	if err != nil {
 		return err
@@ -87,7 +75,7 @@ func (l *loop) openRest() error {
 		unix.Close(fd)
 		return err
 	}
-	r := &l.rest
+	r := &l.waiting
 	r.parkFD = int32(fd)
 	r.park = os.NewFile(uintptr(fd), "park")
 	err = r.park.SetReadDeadline(time.Time{}) // refused where the netpoller does not watch it
@@ -108,7 +96,7 @@ func (l *loop) openRest() error {
 }
 
 // note takes in that a wait has ended at now with n events.
-func (r *rest) note(now time.Duration, n int) {
+func (r *waiting) note(now time.Duration, n int) {
 	gap := now - r.last
 	if n == 0 {
 		r.idle = r.idle || r.slept && gap > idleAfter
@@ -132,9 +120,9 @@ func (r *rest) note(now time.Duration, n int) {
 // A loop that is about to sleep first lets others run (sched_yield(2)): the clients and backends it has just
 // fed answer meanwhile, and their answers are taken in one round instead of one sleep and wake-up each.
 func (l *loop) wait() int {
-	r := &l.rest
+	r := &l.waiting
 	if r.idle != r.parks {
-		l.arrange()
+		l.linkIdle()
 	}
 	if l.now >= r.yieldAt {
 		r.yieldAt = l.now + yieldEvery
@@ -163,10 +151,10 @@ func (l *loop) wait() int {
 	return epollWait(l.epfd, l.events, most)
 }
 
-// arrange prepares the loop for being idle, or busy. Where the kernel has no memory or no watch (epoll(7),
+// linkIdle prepares the loop for being idle, or busy. Where the kernel has no memory or no watch (epoll(7),
 // max_user_watches) left for the set in the set, the idle loop waits in a blocking system call.
-func (l *loop) arrange() {
-	r := &l.rest
+func (l *loop) linkIdle() {
+	r := &l.waiting
 	r.parks, r.yieldAt = r.idle, 0
 	if !r.idle {
 		if r.muted = r.linked && l.sessions.Load() >= manySessions; r.muted {
@@ -189,7 +177,7 @@ func (l *loop) arrange() {
 
 // parkFor waits through the netpoller for timeout ms, or without end if it is -1.
 func (l *loop) parkFor(timeout int) int {
-	r := &l.rest
+	r := &l.waiting
 	if timeout > 0 || r.timed {
 		var at time.Time
 		if r.timed = timeout > 0; r.timed {

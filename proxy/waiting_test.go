@@ -28,8 +28,8 @@ func stillProxy(t *testing.T, loops int) *Proxy {
 	return p
 }
 
-func TestRest_IsIdleWhileEventsAreFarApart(t *testing.T) {
-	r := rest{idle: true, gap: longestGap, slept: true}
+func TestWaiting_IsIdleWhileEventsAreFarApart(t *testing.T) {
+	r := waiting{idle: true, gap: longestGap, slept: true}
 	now := time.Duration(0)
 	events := func(n int, gap time.Duration) {
 		for range n {
@@ -69,7 +69,7 @@ func TestRest_IsIdleWhileEventsAreFarApart(t *testing.T) {
 }
 
 // Whatever the loop changes to while something comes, it does not miss it.
-func TestRest_NoEventIsMissed(t *testing.T) {
+func TestWaiting_NoEventIsMissed(t *testing.T) {
 	p := stillProxy(t, 1)
 	l := p.loops[0]
 	post, posted := make(chan time.Duration), make(chan struct{})
@@ -85,20 +85,20 @@ func TestRest_NoEventIsMissed(t *testing.T) {
 	random := rand.New(rand.NewPCG(1, 2))
 	parked := 0
 	for i := range 5000 {
-		l.rest.idle = random.IntN(2) == 0
+		l.waiting.idle = random.IntN(2) == 0
 		l.sessions.Store(random.Int64N(2 * manySessions))
 		post <- time.Duration(random.IntN(60)) * time.Microsecond
 		l.now = p.since()
 		l.resumeAt = l.now + 10*time.Second
 		for l.wait() == 0 {
 			if l.now = p.since(); l.now > l.resumeAt {
-				t.Fatalf("round %d, idle %v: the event does not come", i, l.rest.idle)
+				t.Fatalf("round %d, idle %v: the event does not come", i, l.waiting.idle)
 			}
 		}
-		if l.rest.linked != l.rest.parks {
-			t.Fatalf("round %d, idle %v: got linked %v", i, l.rest.idle, l.rest.linked)
+		if l.waiting.linked != l.waiting.parks {
+			t.Fatalf("round %d, idle %v: got linked %v", i, l.waiting.idle, l.waiting.linked)
 		}
-		if l.rest.linked {
+		if l.waiting.linked {
 			parked++
 		}
 		var count [8]byte
@@ -111,11 +111,11 @@ func TestRest_NoEventIsMissed(t *testing.T) {
 	}
 }
 
-func TestRest_WaitsForItsTimers(t *testing.T) {
+func TestWaiting_WaitsForItsTimers(t *testing.T) {
 	p := stillProxy(t, 1)
 	l := p.loops[0]
 	for _, idle := range []bool{true, false, true} {
-		l.rest.idle = idle
+		l.waiting.idle = idle
 		l.now = p.since()
 		l.resumeAt = l.now + 30*time.Millisecond
 		for l.now < l.resumeAt {
@@ -132,7 +132,7 @@ func TestRest_WaitsForItsTimers(t *testing.T) {
 
 // The rounds of a loop with much to do take so long that its events seem far apart. Goroutines that wait for
 // the network are served all the same.
-func TestRest_OthersAreServedBesideLongRounds(t *testing.T) {
+func TestWaiting_OthersAreServedBesideLongRounds(t *testing.T) {
 	p := stillProxy(t, 1)
 	l := p.loops[0]
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(p.Loops() + 1))
@@ -168,7 +168,7 @@ func TestRest_OthersAreServedBesideLongRounds(t *testing.T) {
 		for l.now = p.since(); start == 0 || l.now-start < limit; {
 			n := l.wait()
 			l.now = p.since()
-			l.rest.note(l.now, n)
+			l.waiting.note(l.now, n)
 			if n == 0 {
 				continue
 			}
@@ -194,7 +194,7 @@ func TestRest_OthersAreServedBesideLongRounds(t *testing.T) {
 }
 
 // However many loops are idle, each hears a listener that comes later, and each can be idle after it.
-func TestRest_ManyIdleLoopsHearAListener(t *testing.T) {
+func TestWaiting_ManyIdleLoopsHearAListener(t *testing.T) {
 	p := stillProxy(t, 128)
 	listen := func() *socket {
 		fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
@@ -209,7 +209,7 @@ func TestRest_ManyIdleLoopsHearAListener(t *testing.T) {
 	}
 	rest := func(idle bool) {
 		for _, l := range p.loops {
-			l.rest.idle = idle
+			l.waiting.idle = idle
 			l.now = p.since()
 			l.resumeAt = l.now // do not wait
 			l.wait()
@@ -225,7 +225,7 @@ func TestRest_ManyIdleLoopsHearAListener(t *testing.T) {
 					deaf++
 				}
 			}
-			if l.rest.linked {
+			if l.waiting.linked {
 				parked++
 			}
 		}
