@@ -3,14 +3,14 @@ package backends
 import "time"
 
 // noteLocked adds a change to those that emit will emit.
-func (p *Pool) noteLocked(b *Backend, field, from, to, reason string, held time.Duration) {
+func (p *Pool) noteLocked(b *Backend, field, from, to, reason string, lasted time.Duration) {
 	if p.OnChange == nil {
 		return
 	}
 	left, total := p.Selectable()
 	p.changes = append(p.changes, Change{
 		Time: time.Now(), Pool: p.Name, Backend: b.Name,
-		Field: field, From: from, To: to, Reason: reason, Held: held,
+		Field: field, From: from, To: to, Reason: reason, Lasted: lasted,
 		Left: left, Total: total,
 	})
 }

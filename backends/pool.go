@@ -123,14 +123,14 @@ func (p *Pool) setHealth(b *Backend, to HealthState, silent bool, reason string)
 	}
 	now := time.Now()
 	b.health.Store(uint32(to))
-	held := b.changedLocked(now, reason)
+	lasted := b.changedLocked(now, reason)
 	if to == HealthUp {
 		p.riseLocked(b, now)
 		p.queue.forgive(b)
 	} else {
 		p.endRampLocked(b)
 	}
-	p.noteLocked(b, "health", from.String(), to.String(), reason, held)
+	p.noteLocked(b, "health", from.String(), to.String(), reason, lasted)
 	p.settleAndUnlock()
 	return true
 }
@@ -160,14 +160,14 @@ func (p *Pool) SetAdmin(b *Backend, to AdminState, reason string) (changed bool)
 	}
 	now := time.Now()
 	b.admin.Store(uint32(to))
-	held := b.changedLocked(now, reason)
+	lasted := b.changedLocked(now, reason)
 	if to == AdminReady {
 		p.queue.forgive(b)
 	}
 	if from == AdminMaint && b.Health() == HealthUp { // it was off, and anything may have been done to it
 		p.riseLocked(b, now)
 	}
-	p.noteLocked(b, "admin", from.String(), to.String(), reason, held)
+	p.noteLocked(b, "admin", from.String(), to.String(), reason, lasted)
 	p.settleAndUnlock()
 	return true
 }
@@ -224,10 +224,10 @@ func (p *Pool) setMaxConnsLocked(b *Backend, n int32, reason string) {
 
 // changedLocked notes when and why a state changed. It returns how long the state before had lasted.
 func (b *Backend) changedLocked(now time.Time, reason string) time.Duration {
-	held := now.Sub(b.Since())
+	lasted := now.Sub(b.Since())
 	b.since.Store(now.UnixNano())
 	b.reason.Store(&reason)
-	return held
+	return lasted
 }
 
 // settleAndUnlock ends a critical section that changed a backend or the members: it works out which backends

@@ -53,7 +53,7 @@ type Change struct {
 	From   string
 	To     string
 	Reason string        // why, in words: a probe's error, an operator's command
-	Held   time.Duration // how long From had stood; 0 where that has no meaning
+	Lasted time.Duration // how long From had stood; 0 where that has no meaning
 	Left   int           // how many backends of the pool are selectable now
 	Total  int           // of how many
 }

@@ -84,7 +84,7 @@ type Channel struct {
 	watched bool
 	paused  bool   // a flood: it is not read for a moment
 	in      []byte // of a Node program: a line that is not complete
-	lenient bool   // of an adopted Node program: the first line may have begun before
+	lenient bool   // of a Node program that was taken over: the first line may have begun before
 	heard   int    // bytes since heardAt
 	heardAt time.Duration
 	reports bool // the worker tells the ends of its connections
@@ -291,8 +291,8 @@ func (ch *Channel) hasRoom() bool {
 	return len(ch.untaken) < ch.window() && len(ch.waiting) == 0 && ch.front >= 0 && ch.broken == ""
 }
 
-// tell sends the worker a message without a descriptor. The caller holds mu.
-func (ch *Channel) tellLocked(message []byte) unix.Errno {
+// writeLocked sends the worker a message without a descriptor. The caller holds mu.
+func (ch *Channel) writeLocked(message []byte) unix.Errno {
 	if ch.front < 0 {
 		return unix.ECONNREFUSED
 	}
@@ -440,7 +440,7 @@ func (ch *Channel) readBackLocked() (back []*handed) {
 		})
 	}
 	if len(others) > 0 && ch.broken == "" {
-		if errno := ch.tellLocked(others); errno != 0 {
+		if errno := ch.writeLocked(others); errno != 0 {
 			ch.broken = "cannot be written to: " + errno.Error()
 		}
 	}
@@ -545,5 +545,5 @@ func (p *Proxy) Disconnect(b *backends.Backend) {
 	ch.seq++
 	ch.keys = nil
 	// one that does not read is stopped by a signal later
-	_ = ch.tellLocked(handoff.AppendNodeDisconnect(nil, ch.seq))
+	_ = ch.writeLocked(handoff.AppendNodeDisconnect(nil, ch.seq))
 }

@@ -120,11 +120,11 @@ func (l *loop) silence(ch *Channel) {
 func (l *loop) breakChannel(ch *Channel, why string) {
 	l.pauseChannel(ch)
 	ch.retract(why)
-	l.p.tellChannel(ch, ChannelBroken, why)
+	l.p.emitChannel(ch, ChannelBroken, why)
 }
 
-// tellChannel tells OnChannel.
-func (p *Proxy) tellChannel(ch *Channel, event ChannelEvent, text string) {
+// emitChannel calls OnChannel.
+func (p *Proxy) emitChannel(ch *Channel, event ChannelEvent, text string) {
 	if p.OnChannel != nil {
 		p.OnChannel(ch.backend, event, text)
 	}

@@ -22,8 +22,8 @@ type nodeKey struct {
 // one's.
 func keyName(n int) string { return fmt.Sprintf("lb:%d", n) }
 
-// adoptNode is for a Node program that an lb before has told where it listens.
-func (ch *Channel) adoptNode() {
+// takeOverNode is for a Node program that an lb before has told where it listens.
+func (ch *Channel) takeOverNode() {
 	if ch.node {
 		ch.keys, ch.lenient = []nodeKey{{name: keyName(0), up: true}}, true
 	}
@@ -76,7 +76,7 @@ func (l *loop) nodeLine(ch *Channel, line []byte) (fault string) {
 		return ch.answerNode(handoff.AppendNodeHandleAck(nil)) // what it sends was closed when it was read
 	case m.Own:
 		if m.Ready {
-			l.p.tellChannel(ch, ChannelReady, "")
+			l.p.emitChannel(ch, ChannelReady, "")
 		}
 		return ""
 	case m.Ack != 0 && m.Accepted:
@@ -99,10 +99,10 @@ func (l *loop) nodeLine(ch *Channel, line []byte) (fault string) {
 		none := len(ch.keys) == 0
 		ch.mu.Unlock()
 		if none {
-			l.p.tellChannel(ch, ChannelLeaves, "its server is closed")
+			l.p.emitChannel(ch, ChannelLeaves, "its server is closed")
 		}
 	case handoff.NodeExited:
-		l.p.tellChannel(ch, ChannelLeaves, "it has left Node's cluster")
+		l.p.emitChannel(ch, ChannelLeaves, "it has left Node's cluster")
 		return ch.answerNode(handoff.AppendNodeAck(nil, m.Seq))
 	}
 	return ""
@@ -114,7 +114,7 @@ const maxNodeKeys = 256
 // nodeServer answers a program that wants to listen.
 func (l *loop) nodeServer(ch *Channel, m *handoff.NodeMessage) string {
 	if !m.IsTCP() {
-		l.p.tellChannel(ch, ChannelOther, fmt.Sprintf("it wants to listen at %v %s, which lb does not share: use exclusive: true", m.AddressType, m.Address))
+		l.p.emitChannel(ch, ChannelOther, fmt.Sprintf("it wants to listen at %v %s, which lb does not share: use exclusive: true", m.AddressType, m.Address))
 		return ch.answerNode(handoff.AppendNodeRefusal(nil, m.Seq, m.ServerKey(), -int(unix.ENOTSUP)))
 	}
 	ch.mu.Lock()
@@ -125,7 +125,7 @@ func (l *loop) nodeServer(ch *Channel, m *handoff.NodeMessage) string {
 	name := keyName(ch.servers)
 	ch.servers++
 	ch.keys = append(ch.keys, nodeKey{name: name, port: m.Port})
-	if ch.tellLocked(handoff.AppendNodeServer(nil, m, name, ch.address)) != 0 {
+	if ch.writeLocked(handoff.AppendNodeServer(nil, m, name, ch.address)) != 0 {
 		return unreadable
 	}
 	return ""
@@ -140,9 +140,9 @@ func (l *loop) nodeListens(ch *Channel, m *handoff.NodeMessage) string {
 	several := len(ch.keys)
 	ch.mu.Unlock()
 	if several > 1 {
-		l.p.tellChannel(ch, ChannelOther, fmt.Sprintf("it listens at %d ports; clients of lb go to the one that lb listens at, else to the first", several))
+		l.p.emitChannel(ch, ChannelOther, fmt.Sprintf("it listens at %d ports; clients of lb go to the one that lb listens at, else to the first", several))
 	}
-	l.p.tellChannel(ch, ChannelListens, "")
+	l.p.emitChannel(ch, ChannelListens, "")
 	return ""
 }
 
@@ -151,7 +151,7 @@ const unreadable = "its worker does not read what lb says"
 func (ch *Channel) answerNode(line []byte) (fault string) {
 	ch.mu.Lock()
 	defer ch.mu.Unlock()
-	if ch.tellLocked(line) != 0 {
+	if ch.writeLocked(line) != 0 {
 		return unreadable
 	}
 	return ""

@@ -17,7 +17,7 @@ func (p *Proxy) Recount(b *backends.Backend, sockets map[uint32]bool) (int, erro
 	}
 	if ch := channelOf(b); ch != nil {
 		ch.mu.Lock()
-		ch.adoptNode()
+		ch.takeOverNode()
 		ch.mu.Unlock()
 	}
 	type found struct {
@@ -41,15 +41,15 @@ func (p *Proxy) Recount(b *backends.Backend, sockets map[uint32]bool) (int, erro
 	p.onLoops(func(l *loop) {
 		for ; next*len(p.loops) < len(all)*(l.id+1); next++ {
 			x := &all[next]
-			l.adoptHanded(b, x.cookie, x.client, x.ln)
+			l.takeOverHanded(b, x.cookie, x.client, x.ln)
 		}
 	})
 	p.reconcile() // of those that have ended meanwhile nobody has told
 	return len(all), nil
 }
 
-// adoptHanded makes a session of a connection that b's worker has.
-func (l *loop) adoptHanded(b *backends.Backend, cookie uint64, peer netip.AddrPort, ln *Listener) {
+// takeOverHanded makes a session of a connection that b's worker has.
+func (l *loop) takeOverHanded(b *backends.Backend, cookie uint64, peer netip.AddrPort, ln *Listener) {
 	l.now = l.p.since()
 	s := l.table.take()
 	s.listener, s.pool, s.backend, s.client = ln, b.Pool(), b, peer

@@ -58,8 +58,8 @@ func (l *loop) pump(s *session, src int) bool {
 			return true
 		}
 		if d.flags&dirSplicing != 0 {
-			n, alive, goOn := l.pumpSplice(s, src)
-			if !goOn {
+			n, alive, more := l.pumpSplice(s, src)
+			if !more {
 				return alive
 			}
 			turn += n
@@ -167,9 +167,9 @@ func (l *loop) dropBuffered(d *direction) {
 	}
 }
 
-// pumpSplice fills a pipe from the source and empties it into the destination. n is how much came; goOn says
+// pumpSplice fills a pipe from the source and empties it into the destination. n is how much came; more says
 // whether pump may go on, and alive, if not, whether the session lives.
-func (l *loop) pumpSplice(s *session, src int) (n int, alive, goOn bool) {
+func (l *loop) pumpSplice(s *session, src int) (n int, alive, more bool) {
 	d := &s.dirs[src]
 	from := &s.ends[src]
 	if d.pipe == nil {

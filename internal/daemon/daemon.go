@@ -278,7 +278,7 @@ func (d *daemon) backendChanged(pool *backends.Pool, c backends.Change) {
 	d.report(level, api.Event{Time: c.Time, Kind: c.Field, Subject: c.Pool + "/" + c.Backend, Text: changeText(c)},
 		changeMessage(c),
 		"backend", c.Pool+"/"+c.Backend, "from", c.From, "to", c.To, "reason", c.Reason,
-		"held", c.Held.Round(time.Millisecond), "left", fmt.Sprintf("%d/%d", c.Left, c.Total))
+		"held", c.Lasted.Round(time.Millisecond), "left", fmt.Sprintf("%d/%d", c.Left, c.Total))
 	if b == nil {
 		return
 	}
