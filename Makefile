@@ -50,8 +50,8 @@ SOAK ?= 1h
 soak: build ## a byte-checking load for SOAK (1h) with reloads, upgrades, kills, freezes, cleaners
 	LB_BINARY=$(CURDIR)/$(BIN)/lb SOAK=$(SOAK) $(GO) test -tags 'e2e soak' -count=1 -timeout 0 -v -run '^TestSoak$$' ./tests/e2e
 
-bench: build ## lb, haproxy and nginx side by side; BENCHFLAGS="-cases keepalive -rounds 3" for less, "-haproxy PATH" for another one
-	$(GO) run ./bench/cmd/compare -install -lb $(BIN)/lb $(BENCHFLAGS)
+bench: build preload ## lb, haproxy and nginx side by side; BENCHFLAGS="-cases keepalive -rounds 3" for less, "-haproxy PATH" for another one
+	$(GO) run ./bench/cmd/compare -install -lb $(BIN)/lb -preload $(BIN)/lbaccept.so $(BENCHFLAGS)
 
 FUZZTIME ?= 30s
 fuzz: ## run every fuzz target for FUZZTIME each

@@ -34,6 +34,8 @@ type Backend struct {
 	Name string
 	// Socket is the path of the Unix socket on which it serves HTTP/1.1.
 	Socket string
+	// Root is the directory of the files that it serves.
+	Root string
 	// Weight is its share against the others'; 0 for all of them is equal shares.
 	Weight int
 	// Off keeps it out of use until haproxy is told otherwise; the others do not know this.
@@ -64,22 +66,22 @@ func StartBackends(ctx context.Context, p Programs, dir string, n int) (*Backend
 	}
 	b := &Backends{Direct: port.Addr, port: port}
 	for i := range n {
-		backend := Backend{Name: fmt.Sprintf("w%d", i+1)}
+		backend := Backend{Name: fmt.Sprintf("w%d", i+1), Root: root}
 		home := filepath.Join(dir, backend.Name)
 		backend.Socket = home + ".sock"
-		if err := b.start(ctx, p, backend, home, root); err != nil {
+		if err := b.start(ctx, p, backend, home); err != nil {
 			return nil, errors.Join(err, b.Stop())
 		}
 	}
 	return b, nil
 }
 
-func (b *Backends) start(ctx context.Context, p Programs, backend Backend, home, root string) error {
+func (b *Backends) start(ctx context.Context, p Programs, backend Backend, home string) error {
 	// sockaddr_un holds 108 bytes, the last one a zero (unix(7)).
 	if len(backend.Socket) > 107 {
 		return fmt.Errorf("cannot use socket %q: the path is longer than 107 bytes; set TMPDIR to a shorter one", backend.Socket)
 	}
-	command, err := nginxCommand(p, "backend "+backend.Name, home, backendConfig(home, root, backend.Socket, b.Direct))
+	command, err := nginxCommand(p, "backend "+backend.Name, home, backendConfig(home, backend.Root, "unix:"+backend.Socket+backlog, b.Direct+" reuseport"+backlog))
 	if err != nil {
 		return err
 	}
@@ -156,9 +158,16 @@ events { worker_connections 8192; }
 `, home, workers, fileLimit())
 }
 
-// backendConfig serves the small reply from memory and the large ones with sendfile from open files. The
-// connections of the idle case must outlive it, hence the long time-outs.
-func backendConfig(home, root, socket, direct string) string {
+// backlog makes the queue of a listener of nginx as long as the load needs it.
+const backlog = " backlog=4096"
+
+// backendConfig serves the small reply from memory and the large ones with sendfile from open files, on the
+// listeners. The connections of the idle case must outlive it, hence the long time-outs.
+func backendConfig(home, root string, listeners ...string) string {
+	var listen strings.Builder
+	for _, listener := range listeners {
+		fmt.Fprintf(&listen, "\t\tlisten %s;\n", listener)
+	}
 	return nginxMain(home, 1, "") + fmt.Sprintf(`http {
 	access_log off;
 	client_body_temp_path %[1]s/body;
@@ -174,13 +183,11 @@ func backendConfig(home, root, socket, direct string) string {
 	keepalive_timeout 1h;
 	keepalive_requests 1000000000;
 	server {
-		listen unix:%[3]s backlog=4096;
-		listen %[4]s reuseport backlog=4096;
-		root %[2]s;
-		location = /small { return 200 "%[5]s"; }
+%[3]s		root %[2]s;
+		location = /small { return 200 "%[4]s"; }
 	}
 }
-`, home, root, socket, direct, strings.ReplaceAll(smallBody, "\n", `\n`))
+`, home, root, listen.String(), strings.ReplaceAll(smallBody, "\n", `\n`))
 }
 
 // nginxCommand writes a configuration into the directory home and says how to start nginx with it.

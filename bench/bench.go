@@ -51,6 +51,14 @@ type Case struct {
 	Idle bool `json:"idle,omitempty"`
 	// Goal is the highest ratio of CPU per request to the best rival that lb may reach; 0 means no goal.
 	Goal float64 `json:"goal,omitempty"`
+	// HandoffGoal is the same where lb hands the sockets over.
+	HandoffGoal float64 `json:"handoff_goal,omitempty"`
+	// HandoffCPU is the highest CPU per request in microseconds that lb may use where it hands the sockets
+	// over; 0 means no goal.
+	HandoffCPU float64 `json:"handoff_cpu_us,omitempty"`
+	// HandoffRate is the lowest ratio of requests per second to the reference's that lb may reach where it
+	// hands the sockets over; 0 means no goal.
+	HandoffRate float64 `json:"handoff_rate,omitempty"`
 }
 
 // Limits of an idle session of lb: user memory in bytes and file descriptors. Descriptors are compared after
@@ -63,11 +71,14 @@ const (
 // AllCases returns every case in the order in which they are run, with the goals of lb.
 func AllCases() []Case {
 	return []Case{
-		{Name: CaseKeepAlive, Title: "keep-alive, small replies", Path: "/small", Conns: 64, Goal: 0.85},
-		{Name: CaseConnect, Title: "a new connection per request", Path: "/small", Conns: 64, NewConn: true, Goal: 0.95},
-		{Name: Case64K, Title: "keep-alive, 64 KiB replies", Path: "/64k", Conns: 64, Goal: 0.75},
+		{Name: CaseKeepAlive, Title: "keep-alive, small replies", Path: "/small", Conns: 64, Goal: 0.85, HandoffCPU: 0.1, HandoffRate: 0.97},
+		{
+			Name: CaseConnect, Title: "a new connection per request", Path: "/small", Conns: 64, NewConn: true,
+			Goal: 0.95, HandoffGoal: 0.45,
+		},
+		{Name: Case64K, Title: "keep-alive, 64 KiB replies", Path: "/64k", Conns: 64, Goal: 0.75, HandoffCPU: 0.1, HandoffRate: 0.97},
 		// Few connections: a request that is under way when the load ends is paid for but not counted.
-		{Name: Case4M, Title: "keep-alive, 4 MiB replies", Path: "/4m", Conns: 16, Goal: 0.85},
+		{Name: Case4M, Title: "keep-alive, 4 MiB replies", Path: "/4m", Conns: 16, Goal: 0.85, HandoffCPU: 0.1, HandoffRate: 0.97},
 		{Name: CaseIdle, Title: "idle sessions", Path: "/small", Conns: 2000, Idle: true},
 	}
 }
@@ -101,6 +112,9 @@ type Sample struct {
 	// BackendCPU is the CPU time of the backends per request in microseconds. It is not the balancer's, but
 	// how a balancer writes decides how often a backend wakes up.
 	BackendCPU float64 `json:"backend_cpu_us,omitempty"`
+	// MachineCPU is the CPU time of the whole machine per request in microseconds: balancer, backends, load
+	// and whatever else ran. A balancer that only moves work to the others does not lower it.
+	MachineCPU float64 `json:"machine_cpu_us,omitempty"`
 	// Others is the share of the machine's CPUs, 0 to 1, that neither the contender nor the backends nor the
 	// load used, yet somebody did: interrupts, and other programs that disturbed the measurement.
 	Others float64 `json:"others"`

@@ -229,11 +229,14 @@ func (c *comparison) measureLoad(ctx context.Context, contender *Running, kase C
 	if err != nil {
 		return err
 	}
-	backends, err := c.backends.PIDs()
+	workers, err := contender.WorkerPIDs()
+	if err == nil && workers == nil {
+		workers, err = c.backends.PIDs()
+	}
 	if err != nil {
 		return err
 	}
-	before, err := readMeter(pids, backends)
+	before, err := readMeter(pids, workers)
 	if err != nil {
 		return err
 	}
@@ -244,7 +247,7 @@ func (c *comparison) measureLoad(ctx context.Context, contender *Running, kase C
 	if err != nil {
 		return err
 	}
-	used, err := readMeter(pids, backends)
+	used, err := readMeter(pids, workers)
 	if err != nil {
 		return err
 	}
@@ -262,6 +265,7 @@ func (c *comparison) measureLoad(ctx context.Context, contender *Running, kase C
 		s.StatCPU = microseconds(used.contender.User+used.contender.System) / n
 		s.Switches = float64(used.contender.Switches) / n
 		s.BackendCPU = microseconds(used.backends.Total) / n
+		s.MachineCPU = microseconds(used.machine) / n
 	}
 	if stat := used.contender.User + used.contender.System; stat > 0 {
 		s.UserShare = float64(used.contender.User) / float64(stat)

@@ -19,6 +19,9 @@ const (
 	KindLB Kind = "lb"
 	// KindRival is a balancer that lb is held against.
 	KindRival Kind = "rival"
+	// KindHandoff is a build of lb that hands the accepted sockets over to workers of its own, held against
+	// the rivals and the reference.
+	KindHandoff Kind = "handoff"
 	// KindReference is no balancer at all: it shows what the load and the backends reach by themselves.
 	KindReference Kind = "reference"
 )
@@ -31,6 +34,9 @@ type Contender struct {
 	// Command writes what the contender needs into the directory home and says how to start it, listening on
 	// addr and balancing over the backends. It is nil for a reference, which is not started.
 	Command func(home, addr string, backends []Backend) (Command, error)
+	// OwnsWorkers means that its child processes are workers, which take the place of the comparison's
+	// backends. What they cost is not the balancer's.
+	OwnsWorkers bool
 }
 
 // HAProxyOptions are what differs between the ways to run haproxy.
@@ -182,7 +188,18 @@ func LB(name, path string, config func(home, addr string, backends []Backend) st
 func RelayConfig(loops int) func(home, addr string, backends []Backend) string {
 	return func(home, addr string, backends []Backend) string {
 		var b strings.Builder
-		fmt.Fprintf(&b, `[proxy]
+		b.WriteString(lbConfig(home, addr, loops))
+		b.WriteString("[pools.app]\n[pools.app.health]\ntype = \"connect\"\ninterval = \"2s\"\n")
+		for _, backend := range backends {
+			fmt.Fprintf(&b, "[[pools.app.backends]]\nname = %q\naddress = %q\n", backend.Name, "unix:"+backend.Socket)
+		}
+		return b.String()
+	}
+}
+
+// lbConfig is the part that configurations of lb begin with: one listener for the pool "app".
+func lbConfig(home, addr string, loops int) string {
+	return fmt.Sprintf(`[proxy]
 loops = %d
 [admin]
 socket = %q
@@ -192,16 +209,7 @@ access = "off"
 [listeners.web]
 bind = [%q]
 pool = "app"
-[pools.app]
-[pools.app.health]
-type = "connect"
-interval = "2s"
 `, loops, AdminSocket(home), addr)
-		for _, backend := range backends {
-			fmt.Fprintf(&b, "[[pools.app.backends]]\nname = %q\naddress = %q\n", backend.Name, "unix:"+backend.Socket)
-		}
-		return b.String()
-	}
 }
 
 // AdminSocket is the path of the socket for commands of a contender whose files are in home.

@@ -3,6 +3,7 @@ package bench
 import (
 	"context"
 	"errors"
+	"slices"
 	"time"
 )
 
@@ -45,12 +46,24 @@ func Launch(ctx context.Context, c Contender, home string, backends []Backend, r
 	return r, nil
 }
 
-// PIDs returns the processes of the contender; none for a reference.
+// PIDs returns the processes of the contender, without workers; none for a reference.
 func (r *Running) PIDs() ([]int, error) {
-	if r.Process == nil {
+	switch {
+	case r.Process == nil:
 		return nil, nil
+	case r.OwnsWorkers:
+		return []int{r.Process.PID()}, nil
 	}
 	return Tree(r.Process.PID())
+}
+
+// WorkerPIDs returns the processes of the contender's own workers; none if it has none.
+func (r *Running) WorkerPIDs() ([]int, error) {
+	if !r.OwnsWorkers {
+		return nil, nil
+	}
+	tree, err := Tree(r.Process.PID())
+	return slices.DeleteFunc(tree, func(pid int) bool { return pid == r.Process.PID() }), err
 }
 
 // Stop ends the contender.

@@ -63,17 +63,17 @@ func Start(c Command) (*Process, error) {
 
 	p := &Process{command: c, cmd: cmd, done: make(chan struct{})}
 	started := make(chan error)
-	go p.live(started)
+	go p.run(started)
 	if err := <-started; err != nil {
 		return nil, fmt.Errorf("cannot start %s: %w", c.Name, err)
 	}
 	return p, nil
 }
 
-// live starts the child and waits for it on one locked thread: to the kernel the parent, whose death is
+// run starts the child and waits for it on one locked thread: to the kernel the parent, whose death is
 // signalled, is the thread that forked (prctl(2), PR_SET_PDEATHSIG), so that thread must last as long as the
 // child.
-func (p *Process) live(started chan<- error) {
+func (p *Process) run(started chan<- error) {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	err := p.cmd.Start()

@@ -21,6 +21,9 @@ type Programs struct {
 	Nginx   string
 	// NginxStream is the path of nginx's stream module, or empty if stream is built in.
 	NginxStream string
+	// Preload is the path of lb's preloaded library, by which nginx takes connections that lb hands over;
+	// empty if it is not needed. It is not searched for.
+	Preload string
 }
 
 // Program names a foreign program.

@@ -113,8 +113,10 @@ func TestConfigs(t *testing.T) {
 	f(RelayConfig(3)("/h", "127.0.0.1:1", backends),
 		"[proxy]\nloops = 3\n", "socket = \"/h/admin.sock\"\n", "bind = [\"127.0.0.1:1\"]\n",
 		"[[pools.app.backends]]\nname = \"w2\"\naddress = \"unix:/d/w2.sock\"\n")
-	f(backendConfig("/h", "/www", "/d/w1.sock", "127.0.0.1:1"),
-		"worker_processes 1;", "sendfile on;", "listen unix:/d/w1.sock", "return 200 \"ok\\n\"")
+	f(handoffConfig(Programs{Nginx: "/n", Preload: "/l.so"}, "/h", "127.0.0.1:1", 3, 2),
+		"[proxy]\nloops = 3\n", "bind = [\"127.0.0.1:1\"]\n", "handoff = \"lb\"\n", "count = 2\n", "\"/h/worker{slot}/nginx.conf\"", "LD_PRELOAD = \"/l.so\"")
+	f(backendConfig("/h", "/www", "unix:/d/w1.sock", "127.0.0.1:1"),
+		"worker_processes 1;", "sendfile on;", "listen unix:/d/w1.sock;", "listen 127.0.0.1:1;", "return 200 \"ok\\n\"")
 }
 
 func TestAllCases_AreServed(t *testing.T) {

@@ -124,6 +124,8 @@ type Verdict struct {
 	Contender string
 	Measure   string
 	Limit     float64
+	// Least means that Limit is the lowest number that meets the goal; otherwise it is the highest.
+	Least bool
 	// Got is judged by its median; it is NaN throughout if there is nothing to judge.
 	Got Summary
 	// Digits is how many digits after the point Got and Limit deserve.
@@ -131,7 +133,21 @@ type Verdict struct {
 }
 
 // Met reports whether the goal is met.
-func (v Verdict) Met() bool { return v.Got.Median <= v.Limit }
+func (v Verdict) Met() bool {
+	if v.Least {
+		return v.Got.Median >= v.Limit
+	}
+	return v.Got.Median <= v.Limit
+}
+
+// Goal returns the limit with its direction, such as "<= 0.85".
+func (v Verdict) Goal() string {
+	direction := "<= "
+	if v.Least {
+		direction = ">= "
+	}
+	return direction + Number(v.Limit, v.Digits)
+}
 
 // String returns "met", "missed", or "not measured".
 func (v Verdict) String() string {
@@ -149,22 +165,60 @@ func (r *Report) Verdicts() []Verdict {
 	var verdicts []Verdict
 	for _, kase := range r.Cases {
 		for _, contender := range r.Contenders {
-			if contender.Kind != KindLB {
+			goal := kase.Goal
+			switch contender.Kind {
+			case KindLB:
+			case KindHandoff:
+				goal = kase.HandoffGoal
+				verdicts = append(verdicts, r.handoffVerdicts(kase, contender.Name)...)
+			default:
 				continue
 			}
-			if kase.Goal > 0 {
-				verdicts = append(verdicts, Verdict{kase.Name, contender.Name, "CPU per request, of the best rival's", kase.Goal, r.Ratio(kase.Name, contender.Name, kase.Cost), 2})
+			if goal > 0 {
+				verdicts = append(verdicts, Verdict{
+					Case: kase.Name, Contender: contender.Name, Measure: "CPU per request, of the best rival's",
+					Limit: goal, Got: r.Ratio(kase.Name, contender.Name, kase.Cost), Digits: 2,
+				})
 			}
 			if kase.Idle {
 				memory := Summarize(r.Series(kase.Name, contender.Name, kase.Cost))
 				fds := Summarize(r.Series(kase.Name, contender.Name, func(s Sample) float64 { return math.Round(s.IdleFDs*100) / 100 }))
 				verdicts = append(verdicts,
-					Verdict{kase.Name, contender.Name, "bytes of user memory per session", IdleMemoryGoal, memory, 0},
-					Verdict{kase.Name, contender.Name, "file descriptors per session", IdleFDsGoal, fds, 2})
+					Verdict{Case: kase.Name, Contender: contender.Name, Measure: "bytes of user memory per session", Limit: IdleMemoryGoal, Got: memory},
+					Verdict{Case: kase.Name, Contender: contender.Name, Measure: "file descriptors per session", Limit: IdleFDsGoal, Got: fds, Digits: 2})
 			}
 		}
 	}
 	return verdicts
+}
+
+// handoffVerdicts holds lb that hands sockets over to the goals that only it has.
+func (r *Report) handoffVerdicts(kase Case, contender string) (verdicts []Verdict) {
+	if kase.HandoffCPU > 0 {
+		verdicts = append(verdicts, Verdict{
+			Case: kase.Name, Contender: contender, Measure: "CPU per request, µs",
+			Limit: kase.HandoffCPU, Got: Summarize(r.Series(kase.Name, contender, kase.Cost)), Digits: 2,
+		})
+	}
+	if kase.HandoffRate > 0 {
+		verdicts = append(verdicts, Verdict{
+			Case: kase.Name, Contender: contender, Measure: "requests/s, of those without a balancer",
+			Limit: kase.HandoffRate, Least: true, Got: r.OfReference(kase.Name, contender), Digits: 2,
+		})
+	}
+	return verdicts
+}
+
+// OfReference returns a contender's requests per second relative to the reference's: taken round by round,
+// then summarized.
+func (r *Report) OfReference(kase, contender string) Summary {
+	rate := func(s Sample) float64 { return s.Rate }
+	for _, reference := range r.Contenders {
+		if reference.Kind == KindReference {
+			return Summarize(Ratios(r.Series(kase, contender, rate), r.Series(kase, reference.Name, rate)))
+		}
+	}
+	return Summarize(nil)
 }
 
 // WriteJSON writes the report with every sample.
@@ -189,7 +243,8 @@ func (r *Report) WriteText(w io.Writer) error {
 		}
 	}
 	fmt.Fprint(w, "\nCPU µs and switches are the balancer's alone, per request. \"of best\" is relative to the best rival in the same\n",
-		"round (CPU per request; memory when idle). \"others\" is CPU used by neither contender, backends nor load: interrupts and\n",
+		"round (CPU per request; memory when idle), \"of direct\" to requests/s without a balancer. \"machine\" is the CPU time of the whole\n",
+		"machine per request: balancer, backends, load and all else. \"others\" is CPU used by neither contender, backends nor load: interrupts and\n",
 		"programs that disturbed; above 10% the round is doubtful. User memory is Pss_Anon + Pss_Shmem + SwapPss.\n")
 	if err := r.writeBuilds(w); err != nil {
 		return err
@@ -203,7 +258,7 @@ func (r *Report) median(kase Case, contender ContenderInfo, value func(Sample) f
 }
 
 func (r *Report) loadTable(kase Case) *Table {
-	t := &Table{Header: []string{"contender", "requests/s", "p50 ms", "p99 ms", "CPU µs", "least..greatest", "user", "switches", "backends µs", "others", "of best", "least..greatest"}}
+	t := &Table{Header: []string{"contender", "requests/s", "p50 ms", "p99 ms", "CPU µs", "least..greatest", "user", "switches", "backends µs", "machine µs", "others", "of best", "least..greatest", "of direct"}}
 	for _, contender := range r.Contenders {
 		m := func(value func(Sample) float64) float64 { return r.median(kase, contender, value) }
 		ms := func(d time.Duration) float64 { return microseconds(d) / 1000 }
@@ -218,11 +273,13 @@ func (r *Report) loadTable(kase Case) *Table {
 			Percent(m(func(s Sample) float64 { return s.UserShare })),
 			Number(m(func(s Sample) float64 { return s.Switches }), 2),
 			Number(m(func(s Sample) float64 { return s.BackendCPU }), 1),
+			Number(m(func(s Sample) float64 { return s.MachineCPU }), 1),
 			Percent(m(func(s Sample) float64 { return s.Others })),
 			Number(ratio.Median, 2), ratio.spread(2),
+			Number(r.OfReference(kase.Name, contender.Name).Median, 2),
 		}
 		if contender.Kind == KindReference {
-			for _, i := range []int{4, 5, 6, 7, 10, 11} {
+			for _, i := range []int{4, 5, 6, 7, 11, 12} {
 				cells[i] = "-"
 			}
 		}
@@ -296,7 +353,7 @@ func (r *Report) writeVerdicts(w io.Writer) error {
 	fmt.Fprintln(w, "\nlb against its goals")
 	t := &Table{Header: []string{"case", "build", "measure", "goal", "got", "least..greatest", "verdict"}, Left: 3}
 	for _, v := range verdicts {
-		t.Add(v.Case, v.Contender, v.Measure, "<= "+Number(v.Limit, v.Digits), Number(v.Got.Median, v.Digits), v.Got.spread(v.Digits), v.String())
+		t.Add(v.Case, v.Contender, v.Measure, v.Goal(), Number(v.Got.Median, v.Digits), v.Got.spread(v.Digits), v.String())
 	}
 	return t.Write(w)
 }

@@ -13,13 +13,13 @@ import (
 func sampleReport() *Report {
 	r := &Report{
 		Rounds: 3, Duration: time.Second,
-		Contenders: []ContenderInfo{{"lb", KindLB}, {"new", KindLB}, {"h", KindRival}, {"n", KindRival}, {"direct", KindReference}},
-		Cases:      []Case{{Name: "k", Title: "small", Conns: 64, Goal: 0.85}, {Name: "i", Title: "idle", Conns: 100, Idle: true}},
+		Contenders: []ContenderInfo{{"lb", KindLB}, {"new", KindLB}, {"h", KindRival}, {"n", KindRival}, {"direct", KindReference}, {"handed", KindHandoff}},
+		Cases:      []Case{{Name: "k", Title: "small", Conns: 64, Goal: 0.85, HandoffGoal: 0.45, HandoffCPU: 0.1, HandoffRate: 0.97}, {Name: "i", Title: "idle", Conns: 100, Idle: true}},
 	}
-	cpu := map[string][]float64{"lb": {8, 80, 9}, "new": {9, 90, 10}, "h": {10, 120, 5}, "n": {20, 100, 10}, "direct": {0, 0, 0}}
+	cpu := map[string][]float64{"lb": {8, 80, 9}, "new": {9, 90, 10}, "h": {10, 120, 5}, "n": {20, 100, 10}, "direct": {0, 0, 0}, "handed": {1, 10, 0.5}}
 	for _, contender := range r.Contenders {
 		for round, v := range cpu[contender.Name] {
-			s := Sample{Round: round, Case: "k", Contender: contender.Name, Kind: contender.Kind, CPU: v, Requests: 100, Rate: 1000}
+			s := Sample{Round: round, Case: "k", Contender: contender.Name, Kind: contender.Kind, CPU: v, Requests: 100, Rate: 1000, MachineCPU: 30}
 			if contender.Name == "h" && round == 2 {
 				s.Invalid = "3 read errors"
 			}
@@ -64,7 +64,7 @@ func TestReport_Verdicts(t *testing.T) {
 	for _, v := range sampleReport().Verdicts() {
 		got = append(got, v.Case+" "+v.Contender+" "+v.String())
 	}
-	want := "k lb met, k new missed, i lb met, i lb met, i new met, i new met"
+	want := "k lb met, k new missed, k handed missed, k handed met, k handed met, i lb met, i lb met, i new met, i new met, i handed met, i handed met"
 	if strings.Join(got, ", ") != want {
 		t.Errorf("got %v; want %v", got, want)
 	}
@@ -72,7 +72,7 @@ func TestReport_Verdicts(t *testing.T) {
 	for i := range r.Samples {
 		r.Samples[i].IdleFDs, r.Samples[i].IdleMemory = 2.01, 513
 	}
-	for _, v := range r.Verdicts()[2:] {
+	for _, v := range r.Verdicts()[5:] {
 		if v.Met() {
 			t.Errorf("got %+v met; want missed", v)
 		}
@@ -87,15 +87,16 @@ func TestReport_Text(t *testing.T) {
 	text := b.String()
 	for _, want := range []string{
 		"k: small, 64 connections\n",
-		"  lb               1000    0.00    0.00     9.0        8.0..80.0    0%      0.00          0.0      0%     0.80       0.80..0.90\n",
-		"  direct           1000    0.00    0.00       -                -     -         -          0.0      0%        -                -\n",
+		"  lb               1000    0.00    0.00     9.0        8.0..80.0    0%      0.00          0.0        30.0      0%     0.80       0.80..0.90       1.00\n",
+		"  direct           1000    0.00    0.00       -                -     -         -          0.0        30.0      0%        -                -       1.00\n",
 		"INVALID in 1 of 3 rounds: 3 read errors\n",
 		"  lb                   450        400..4000         2.00         0     0.80       0.80..1.80\n",
 		"relative to lb in the same round\n",
 		"  k     new    1.125     1.111..1.125\n",
 		"<= 0.85  0.80       0.80..0.90      met\n",
 		"<= 0.85  0.90       0.90..1.00   missed\n",
-		"bytes of user memory per session       <= 512   450        400..4000      met\n",
+		">= 0.97  1.00       1.00..1.00      met\n",
+		"bytes of user memory per session          <= 512   450        400..4000      met\n",
 	} {
 		if !strings.Contains(text, want) {
 			t.Errorf("no %q in the text", want)

@@ -166,12 +166,12 @@ func idleWhileQueued(p *contender, outcomes []load.Outcome, event happening) (fl
 			changes = append(changes, change{from, waiting, idle}, change{to, -waiting, -idle})
 		}
 	}
-	told := false
+	timed := false
 	for i := range outcomes {
 		o := &outcomes[i]
 		until := o.Done
 		if o.End > 0 {
-			told = true
+			timed = true
 			until = o.Begin
 			span(o.Begin, o.End, 0, -1)
 		}
@@ -181,7 +181,7 @@ func idleWhileQueued(p *contender, outcomes []load.Outcome, event happening) (fl
 		}
 		span(from+transit, until, 1, 0)
 	}
-	if !told {
+	if !timed {
 		return 0, false
 	}
 	switch p.kase.Event {

@@ -19,7 +19,7 @@ const columns = 110
 // unswept are the packages that have old names left. A package leaves the list with its last one, and never
 // comes back.
 var unswept = map[string]bool{
-	"bench": true, "bench/fairness": true, "internal/cli": true, "internal/daemon": true, "internal/logs": true,
+	"internal/cli": true, "internal/daemon": true, "internal/logs": true,
 }
 
 // oldNames are identifiers of words that lb invented for what the field has a word for. A pattern matches a

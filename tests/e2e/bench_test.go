@@ -166,3 +166,44 @@ func TestBench_InterruptLeavesNothing(t *testing.T) {
 		t.Errorf("report: got %v; want no half of one", err)
 	}
 }
+
+// preloadLibrary builds the library by which unchanged programs take handed-off sockets.
+func preloadLibrary(t testing.TB) string {
+	t.Helper()
+	library := filepath.Join(tempDir(t), "lbaccept.so")
+	if out, err := exec.Command("cc", "-O2", "-fPIC", "-shared", "-o", library, "../../preload/lbaccept.c", "-ldl").CombinedOutput(); err != nil {
+		t.Fatalf("cc: %v: %s", err, out)
+	}
+	return library
+}
+
+// make bench has nginx take the sockets that lb hands over, by the preloaded library.
+func TestCompare_HandsOverToNginx(t *testing.T) {
+	library := preloadLibrary(t)
+	cmd := exec.Command("go", "run", "../../bench/cmd/compare", "-lb", lbBinary(t), "-preload", library, "-contenders", "handoff,direct",
+		"-cases", "connect,64k,idle", "-rounds", "1", "-duration", "1s", "-warmup", "50ms", "-idle", "100ms", "-json", "-", "-quiet")
+	cmd.Stderr = os.Stderr
+	out, err := cmd.Output()
+	var report struct {
+		Samples []struct {
+			Case, Contender, Invalid string
+			Requests                 int
+			IdleFDs                  float64 `json:"idle_fds"`
+			WorkerCPU                float64 `json:"backend_cpu_us"`
+		}
+	}
+	if err := json.Unmarshal(out, &report); err != nil {
+		t.Fatalf("cannot read the output: %v: %s", err, out)
+	}
+	if err != nil || len(report.Samples) != 5 {
+		t.Fatalf("got %v, %+v; want 5 valid samples", err, report.Samples)
+	}
+	for _, s := range report.Samples {
+		switch {
+		case s.Case == "idle" && s.IdleFDs > 0.5:
+			t.Errorf("idle: got %v descriptors for a session; want none of lb's", s.IdleFDs)
+		case s.Case != "idle" && (s.Requests == 0 || s.WorkerCPU <= 0):
+			t.Errorf("%s of %s: got %+v; want requests, and what they cost nginx", s.Case, s.Contender, s)
+		}
+	}
+}

@@ -42,6 +42,7 @@ type settings struct {
 	loops      int
 	json       string
 	haproxy    string
+	preload    string
 	install    bool
 	quiet      bool
 }
@@ -51,8 +52,9 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	flags := flag.NewFlagSet("compare", flag.ContinueOnError)
 	flags.SetOutput(stderr)
 	flags.StringVar(&s.lb, "lb", "./bin/lb", "`path` of lb; or several builds to compare, as name=path,name=path")
-	flags.StringVar(&s.contenders, "contenders", "lb,haproxy,haproxy-splice,nginx", "comma-separated `list` of contenders; there is also direct, a connection without any balancer")
+	flags.StringVar(&s.contenders, "contenders", "lb,handoff,haproxy,haproxy-splice,nginx,direct", "comma-separated `list` of contenders")
 	flags.StringVar(&s.haproxy, "haproxy", "", "`path` of another haproxy than the installed one")
+	flags.StringVar(&s.preload, "preload", "./bin/lbaccept.so", "`path` of the library by which nginx takes connections that lb hands over")
 	flags.StringVar(&s.cases, "cases", "", "comma-separated `list` of keepalive, connect, 64k, 4m, idle; empty for all")
 	flags.IntVar(&s.options.Rounds, "rounds", s.options.Rounds, "how often each contender is measured under each case")
 	flags.DurationVar(&s.options.Duration, "duration", s.options.Duration, "length of each load, in whole seconds")
@@ -117,7 +119,7 @@ func (s *settings) resolve(ctx context.Context, stderr io.Writer) error {
 		return err
 	}
 	names := strings.Split(s.contenders, ",")
-	search := bench.Search{Paths: bench.Programs{HAProxy: s.haproxy}, Need: []bench.Program{bench.ProgramWrk, bench.ProgramNginx}}
+	search := bench.Search{Paths: bench.Programs{HAProxy: s.haproxy, Preload: s.preload}, Need: []bench.Program{bench.ProgramWrk, bench.ProgramNginx}}
 	if slices.Contains(names, "haproxy") || slices.Contains(names, "haproxy-splice") {
 		search.Need = append(search.Need, bench.ProgramHAProxy)
 	}
@@ -186,15 +188,22 @@ func contenders(names []string, builds []build, programs bench.Programs, loops i
 		switch name {
 		case "lb":
 			for _, b := range builds {
-				path, err := filepath.Abs(b.path)
+				path, err := existing(b.path)
 				if err != nil {
-					return nil, fmt.Errorf("cannot resolve path of lb: %w", err)
-				}
-				if _, err := os.Stat(path); err != nil {
 					return nil, fmt.Errorf("cannot find lb, build it or name it with -lb: %w", err)
 				}
 				contenders = append(contenders, bench.LB(b.name, path, bench.RelayConfig(loops)))
 			}
+		case "handoff":
+			// Of several builds the last: the first may be older than hand-off.
+			path, err := existing(builds[len(builds)-1].path)
+			if err != nil {
+				return nil, fmt.Errorf("cannot find lb, build it or name it with -lb: %w", err)
+			}
+			if programs.Preload, err = existing(programs.Preload); err != nil {
+				return nil, fmt.Errorf("cannot find the library that nginx takes connections with, build it (make preload), name it with -preload, or leave handoff out of -contenders: %w", err)
+			}
+			contenders = append(contenders, bench.Handoff(programs, name, path, loops))
 		case "haproxy":
 			contenders = append(contenders, bench.HAProxy(programs, name, bench.HAProxyOptions{}))
 		case "haproxy-splice":
@@ -208,6 +217,15 @@ func contenders(names []string, builds []build, programs bench.Programs, loops i
 		}
 	}
 	return contenders, nil
+}
+
+// existing returns the absolute path of a file that must be there.
+func existing(path string) (string, error) {
+	path, err := filepath.Abs(path)
+	if err == nil {
+		_, err = os.Stat(path)
+	}
+	return path, err
 }
 
 // write prints the report, and writes the file if one is asked for.

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"os"
 	"reflect"
 	"strings"
 	"testing"
@@ -57,6 +58,18 @@ func TestContenders(t *testing.T) {
 		if p.Name != all[i] {
 			t.Errorf("got contender %q; want %q", p.Name, all[i])
 		}
+	}
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	builds := []build{{"old", "/nonexistent"}, {"new", self}}
+	got, err = contenders([]string{"handoff"}, builds, bench.Programs{Preload: self}, 2)
+	if err != nil || len(got) != 1 || got[0].Kind != bench.KindHandoff {
+		t.Errorf("got %v, %v; want one that hands over, of the last build", got, err)
+	}
+	if _, err := contenders([]string{"handoff"}, builds, bench.Programs{Preload: "/nonexistent"}, 2); err == nil || !strings.Contains(err.Error(), "make preload") {
+		t.Errorf("got %v; want how to build the library", err)
 	}
 	if _, err := contenders([]string{"envoy"}, nil, bench.Programs{}, 2); !errors.Is(err, errUsage) {
 		t.Errorf("got %v; want wrong usage", err)
