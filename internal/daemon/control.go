@@ -2,7 +2,6 @@ package daemon
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"net/http"
@@ -18,26 +17,23 @@ import (
 	"github.com/273ebdf9/lb/proxy"
 )
 
-// errStopping is the answer to a change that comes too late.
-var errStopping = errors.New("lb is stopping; nothing can be changed any more")
-
 // change makes one change under the lock, and remembers it: changes are made one at a time, and none during a
 // reload. The warnings are about a change that was made.
 func (d *daemon) change(do func() error) (warnings []string, err error) {
-	leave, err := d.gate.enter("a change")
+	leave, err := d.upgrades.gate.enter("a change")
 	if err != nil {
 		return nil, err
 	}
 	defer leave()
 	d.changing.Lock()
 	defer d.changing.Unlock()
-	if d.stopping {
+	if d.stopping.begun.Load() {
 		return nil, errStopping
 	}
 	if err := do(); err != nil {
 		return nil, err
 	}
-	return d.remember(), nil
+	return d.memory.save(d.log), nil
 }
 
 // changeBackend makes a change of one backend. do gets what is remembered of the backend and its
@@ -63,7 +59,8 @@ func (d *daemon) record(b *backends.Backend) (*state.Backend, backends.BackendCo
 	if isWorker { // what the operator wants of it holds for the next one too
 		r.Name, r.Address = slotPrefix+strconv.Itoa(slot), ""
 	}
-	if known := d.remembered.Backend(r.Pool, r.Name); known != nil {
+	all := d.memory.all()
+	if known := all.Backend(r.Pool, r.Name); known != nil {
 		r = *known
 	}
 	if isWorker {
@@ -88,13 +85,10 @@ func (d *daemon) configured(pool, name string) (bc backends.BackendConfig, ok bo
 
 // put replaces what is remembered of a backend.
 func (d *daemon) put(r state.Backend) {
-	all := slices.DeleteFunc(slices.Clone(d.remembered.Backends), func(x state.Backend) bool { return x.Pool == r.Pool && x.Name == r.Name })
-	if !r.Empty() {
-		all = append(all, r)
-	}
-	d.remembered.Backends = all
-	if f := d.workersOf(r.Pool); f != nil {
-		f.remember(&d.remembered)
+	d.memory.putBackend(r)
+	if w := d.workersOf(r.Pool); w != nil {
+		all := d.memory.all()
+		w.remember(&all)
 	}
 }
 
@@ -216,7 +210,7 @@ func (d *daemon) resolveAdded(pool, address string) (*backends.RawSockaddr, erro
 	if err != nil { // addable says what is wrong with it
 		return nil, nil
 	}
-	ctx, cancel := context.WithTimeout(d.background, resolveTimeout)
+	ctx, cancel := context.WithTimeout(d.background.ctx, resolveTimeout)
 	defer cancel()
 	if err := d.view.Load().cfg.RefuseLoop(ctx, pool, addr); err != nil {
 		return nil, api.Refuse(http.StatusBadRequest, "cannot add the backend: %v", err)
@@ -285,11 +279,7 @@ func (d *daemon) SetSplit(listener string, weights map[string]int, by string) (n
 				changed.Weights[pool] = c
 			}
 		}
-		all := slices.DeleteFunc(slices.Clone(d.remembered.Splits), func(s state.Split) bool { return s.Listener == listener })
-		if len(changed.Weights) > 0 {
-			all = append(all, changed)
-		}
-		d.remembered.Splits = all
+		d.memory.putSplit(changed)
 		d.report(slog.LevelInfo, api.Event{Kind: "split", Subject: listener, Text: fmt.Sprintf("split %v → %v: by %s", before, now, by)},
 			"split changed", "listener", listener, "from", fmt.Sprint(before), "to", fmt.Sprint(now), "by", by)
 		return nil
@@ -318,11 +308,7 @@ func (d *daemon) SetListenerMaxConns(listener string, n int, by string) (warning
 		}
 		before := ln.MaxConns()
 		ln.SetMaxConns(n)
-		all := slices.DeleteFunc(slices.Clone(d.remembered.Listeners), func(l state.Listener) bool { return l.Name == listener })
-		if c := changedInt(cfg.MaxConns, n); c.Changed {
-			all = append(all, state.Listener{Name: listener, MaxConns: c})
-		}
-		d.remembered.Listeners = all
+		d.memory.putListener(state.Listener{Name: listener, MaxConns: changedInt(cfg.MaxConns, n)})
 		d.report(slog.LevelInfo, api.Event{Kind: "max_conns", Subject: listener, Text: fmt.Sprintf("max_conns %d → %d: by %s", before, n, by)},
 			"listener max_conns changed", "listener", listener, "from", before, "to", n, "by", by)
 		return nil

@@ -242,8 +242,8 @@ func TestState_OutlivesARestart(t *testing.T) {
 	r.must(c.AddBackend(ctx, "app", api.NewBackend{Name: "w2", Address: "unix:" + r.dir + "/w2.sock"}))
 	r.must(c.SetSplit(ctx, "both", map[string]int{"beta": 10}))
 	r.must(c.SetListenerMaxConns(ctx, "web", 0))
-	if !r.remembered.Empty() {
-		t.Errorf("remembered after all was undone: got %+v; want nothing", r.remembered)
+	if all := r.memory.all(); !all.Empty() {
+		t.Errorf("remembered after all was undone: got %+v; want nothing", all)
 	}
 	r.restart()
 	r.wantShape("after all was undone", rigShape)
@@ -324,9 +324,9 @@ func TestState_DirectoryInItsPlaceIsAFaultAndStays(t *testing.T) {
 	r.end()
 	path := filepath.Join(r.dir, "state")
 	r.must(os.RemoveAll(path), os.Mkdir(path, 0o700))
-	cfg, err := config.Load(r.path)
+	cfg, err := config.Load(r.origin.path)
 	r.must(err)
-	d, err := newDaemon(r.path, cfg, admin.Frozen{}, nil)
+	d, err := newDaemon(r.origin.path, cfg, admin.Frozen{}, nil)
 	r.must(err)
 	err = d.start(cfg)
 	d.stop(canceled(), canceled())

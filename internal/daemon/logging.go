@@ -18,26 +18,36 @@ const (
 	flushTimeout = 2 * time.Second
 )
 
+// logging is where lb writes what happens. Each part is safe for concurrent use.
+type logging struct {
+	log     *slog.Logger
+	events  *logs.Logger    // behind log
+	access  *logs.AccessLog // nil when off
+	repeats *logs.Throttle  // for errors that may come in masses
+
+	outputPace logs.Pace // of what workers write
+}
+
 // openLogs opens the event log and the access log. files are those of the code before; nil at a start.
-func (d *daemon) openLogs(cfg logs.Config, files map[string]*os.File) (err error) {
-	d.events, err = logs.NewFrom(cfg, files[fileLog])
+func (l *logging) openLogs(cfg logs.Config, files map[string]*os.File) (err error) {
+	l.events, err = logs.NewFrom(cfg, files[fileLog])
 	if err != nil && files != nil {
 		// a version before handed no file over, and sessions must not end for a log
 		fmt.Fprintf(os.Stderr, "lb: %v; the log goes to stderr\n", err)
 		cfg.Output = "stderr"
-		d.events, err = logs.New(cfg)
+		l.events, err = logs.New(cfg)
 	}
 	if err != nil {
 		return err
 	}
-	d.log = d.events.Logger
-	slog.SetDefault(d.log) // for libraries that log
-	d.repeats = logs.NewThrottle(d.log, repeatEvery)
-	if d.access, err = logs.OpenAccessLogFrom(cfg, files[fileAccess]); err != nil && files != nil {
-		d.log.Error("there is no access log", "error", err)
+	l.log = l.events.Logger
+	slog.SetDefault(l.log) // for libraries that log
+	l.repeats = logs.NewThrottle(l.log, repeatEvery)
+	if l.access, err = logs.OpenAccessLogFrom(cfg, files[fileAccess]); err != nil && files != nil {
+		l.log.Error("there is no access log", "error", err)
 		return nil
 	} else if err != nil {
-		d.closeLogs()
+		l.closeLogs()
 		return err
 	}
 	return nil
@@ -45,7 +55,7 @@ func (d *daemon) openLogs(cfg logs.Config, files map[string]*os.File) (err error
 
 // reopenLogs opens log files anew, after logrotate(8) has renamed them.
 func (d *daemon) reopenLogs() error {
-	leave, err := d.gate.enter("the logs are opened anew")
+	leave, err := d.upgrades.gate.enter("the logs are opened anew")
 	if err != nil {
 		return err
 	}
@@ -65,16 +75,16 @@ func (d *daemon) reopenLogs() error {
 }
 
 // closeLogs writes what is left.
-func (d *daemon) closeLogs() {
+func (l *logging) closeLogs() {
 	ctx, cancel := context.WithTimeout(context.Background(), flushTimeout)
 	defer cancel()
-	d.repeats.Flush()
-	d.access.Close(ctx)
-	d.events.Close(ctx)
+	l.repeats.Flush()
+	l.access.Close(ctx)
+	l.events.Close(ctx)
 }
 
 // sessionEnded writes the access log's line. It runs on a loop.
-func (d *daemon) sessionEnded(r *proxy.Record) {
+func (l *logging) sessionEnded(r *proxy.Record) {
 	e := logs.Entry{
 		Start: r.Start, Client: r.Client, Listener: r.Listener.Name,
 		QueueTime: r.QueueTime, ConnectTime: r.ConnectTime, SessionTime: r.SessionTime,
@@ -89,5 +99,5 @@ func (d *daemon) sessionEnded(r *proxy.Record) {
 		e.Backend, e.BackendActive = r.Backend.Name, r.Backend.Active()+1
 		e.PoolActive++
 	}
-	d.access.Record(&e)
+	l.access.Record(&e)
 }

@@ -12,7 +12,6 @@ import (
 	"github.com/273ebdf9/lb/health"
 	"github.com/273ebdf9/lb/internal/state"
 	"github.com/273ebdf9/lb/proxy"
-	"github.com/273ebdf9/lb/supervisor"
 )
 
 // plan is a change from what runs to another config. Making it does everything that can fail, and changes
@@ -81,7 +80,7 @@ func (p *plan) planPool(cfg *config.Pool) (*plannedPool, error) {
 	if pp.pool == nil {
 		pool := backends.NewPool(cfg.Name, cfg.Config, pp.policy)
 		pool.Self = &p.d.self
-		if !p.d.adopting { // else it tells of nothing until it is as it was
+		if !p.d.upgrades.takingOver { // else it tells of nothing until it is as it was
 			pool.OnChange = func(c backends.Change) { p.d.backendChanged(pool, c) }
 		}
 		if pp.checker, err = health.NewChecker(pool, cfg.Health); err != nil {
@@ -108,7 +107,7 @@ func (p *plan) planPool(cfg *config.Pool) (*plannedPool, error) {
 	if cfg.Workers != nil {
 		pp.workers = p.old.checkers[pp.pool].workers
 		pp.new = pp.workers == nil
-		if pp.new && slices.ContainsFunc(p.d.workers, func(f *workerPool) bool { return f.Name == cfg.Name }) {
+		if pp.new && p.d.workers.has(cfg.Name) {
 			return nil, fmt.Errorf("pool %q had workers before, and they have not ended yet: try again later", cfg.Name)
 		}
 	}
@@ -169,16 +168,6 @@ func (p *plan) same(pools []*backends.Pool) bool {
 	return !slices.ContainsFunc(pools, func(x *backends.Pool) bool { return p.pool(x.Name) != x })
 }
 
-// listener is the running listener of that name, or nil.
-func (d *daemon) listener(name string) *proxy.Listener {
-	for _, ln := range d.proxy.Listeners() {
-		if ln.Name == name {
-			return ln
-		}
-	}
-	return nil
-}
-
 // prepare opens the sockets. found are the addresses of new backends that are named by host; one that is
 // missing is looked up again later. When prepare fails, nothing has changed.
 func (p *plan) prepare(found resolved) error {
@@ -211,16 +200,15 @@ func (p *plan) prepareWorkers() (err error) {
 		if !pp.new {
 			continue
 		}
-		if p.d.runDir == nil {
-			if p.d.runDir, err = supervisor.OpenDir(p.cfg.Admin.EffectiveRunDir()); err != nil {
-				return err
-			}
+		dir, err := p.d.workers.dir(p.cfg.Admin.EffectiveRunDir())
+		if err != nil {
+			return err
 		}
 		checker := pp.checker
 		if checker == nil {
 			checker = p.old.checkers[pp.pool].Checker
 		}
-		w, err := p.d.newWorkerPool(p.cfg, pp.cfg, pp.pool, checker, p.d.runDir)
+		w, err := p.d.newWorkerPool(p.cfg, pp.cfg, pp.pool, checker, dir)
 		if err != nil {
 			return err
 		}
@@ -256,7 +244,7 @@ func (p *plan) commit() {
 		if pp.checker != nil {
 			w := p.d.newWatcher(pp.checker)
 			v.checkers[pp.pool] = w
-			p.start(func() { p.d.running.Go(w.run) })
+			p.start(func() { p.d.background.run(w.run) })
 		}
 		w := v.checkers[pp.pool]
 		w.workers = pp.workers
@@ -272,19 +260,19 @@ func (p *plan) commit() {
 	p.d.self.Set(p.d.ownAddresses())
 	for _, pool := range p.old.pools {
 		if !slices.Contains(v.pools, pool) {
-			p.d.running.Go(func() { p.d.retire(pool) })
+			p.d.background.run(func() { p.d.retire(pool) })
 		}
 	}
-	p.d.remembered = p.remembered
-	if !p.d.adopting { // else sessions wait, and the file is as it should be or cannot be written
-		p.unremembered = p.d.remember()
+	p.d.memory.replace(p.remembered, p.cfg.Admin.StateFile)
+	if !p.d.upgrades.takingOver { // else sessions wait, and the file is as it should be or cannot be written
+		p.unremembered = p.d.memory.save(p.d.log)
 	}
-	p.d.wakeResolver()
+	p.d.names.wake()
 }
 
 // start runs f, or keeps it for begin while nothing may run.
 func (p *plan) start(f func()) {
-	if p.d.adopting {
+	if p.d.upgrades.takingOver {
 		p.starts = append(p.starts, f)
 	} else {
 		f()
@@ -302,19 +290,19 @@ func (p *plan) begin() {
 // those that it has no more.
 func (p *plan) commitWorkers(pp *plannedPool) {
 	if old := p.old.checkers[pp.pool].workers; old != nil && pp.workers == nil {
-		p.d.running.Go(func() { p.d.endWorkers(old) })
+		p.d.background.run(func() { p.d.endWorkers(old) })
 	}
 	if pp.workers == nil {
 		return
 	}
 	pp.workers.remember(&p.remembered)
 	if pp.new {
-		p.d.workers = append(p.d.workers, pp.workers)
+		p.d.workers.add(pp.workers)
 		p.start(func() {
 			if err := pp.workers.Start(); err != nil {
 				panic("BUG: lb: prepared workers cannot be started: " + err.Error())
 			}
-			p.d.running.Go(func() { p.d.resumeRollout(pp.workers) })
+			p.d.background.run(func() { p.d.resumeRollout(pp.workers) })
 		})
 		return
 	}
@@ -340,14 +328,6 @@ func (p *plan) staleWorkers() (lines []string) {
 		}
 	}
 	return lines
-}
-
-// endFleet ends the workers of a pool that has none any more. Those of an lb that stops end with it.
-func (d *daemon) endWorkers(f *workerPool) {
-	f.stop(d.patience)
-	d.changing.Lock()
-	defer d.changing.Unlock()
-	d.workers = slices.DeleteFunc(slices.Clone(d.workers), func(x *workerPool) bool { return x == f })
 }
 
 func (pp *plannedPool) commit(w watcher, p *plan) {
@@ -387,7 +367,7 @@ func (d *daemon) retire(pool *backends.Pool) {
 	defer underway.Stop()
 	select {
 	case <-underway.C:
-	case <-d.background.Done():
+	case <-d.background.ctx.Done():
 		return
 	}
 	if f := d.view.Load().checkers[pool].workers; f != nil {

@@ -14,7 +14,7 @@ import (
 // Reload reads the config file anew and applies the differences, all or none; with dryRun it tells them only,
 // and opens no socket. Sessions are not touched.
 func (d *daemon) Reload(ctx context.Context, dryRun bool, by string) (api.ReloadResult, error) {
-	leave, err := d.gate.enter("a reload")
+	leave, err := d.upgrades.gate.enter("a reload")
 	if err != nil {
 		return api.ReloadResult{}, err
 	}
@@ -33,13 +33,13 @@ func (d *daemon) reloadAndReport(ctx context.Context, dryRun bool, by string) (a
 	if !dryRun {
 		// Look-ups take seconds where a name server is down, so they are made before the lock. The config
 		// that holds is read under it, so that of two reloads the last one to read wins.
-		if cfg, err := config.Load(d.path); err == nil {
+		if cfg, err := config.Load(d.origin.path); err == nil {
 			found = d.resolveNew(cfg, &state.Changes{})
 		}
 	}
 	d.changing.Lock()
 	defer d.changing.Unlock()
-	if !dryRun && !d.stopping {
+	if !dryRun && !d.stopping.begun.Load() {
 		d.service.reloading()
 		defer d.service.ready()
 	}
@@ -63,10 +63,10 @@ func (d *daemon) reloadAndReport(ctx context.Context, dryRun bool, by string) (a
 // reloadLocked is reloadAndReport without the report.
 func (d *daemon) reloadLocked(ctx context.Context, dryRun bool, by string, found resolved) (api.ReloadResult, []*workerPool, error) {
 	result := api.ReloadResult{DryRun: dryRun, Changes: []string{}, Warnings: []string{}}
-	if d.stopping {
+	if d.stopping.begun.Load() {
 		return result, nil, errStopping
 	}
-	cfg, err := config.Load(d.path)
+	cfg, err := config.Load(d.origin.path)
 	if err != nil {
 		return result, nil, err
 	}
@@ -87,7 +87,7 @@ func (d *daemon) reloadLocked(ctx context.Context, dryRun bool, by string, found
 	if room, err := live.Room(); err == nil && room.Warning != "" {
 		result.Warnings = append(result.Warnings, room.Warning)
 	}
-	p, err := d.plan(live, d.remembered, "reload by "+by)
+	p, err := d.plan(live, d.memory.all(), "reload by "+by)
 	if err != nil {
 		return result, nil, err
 	}

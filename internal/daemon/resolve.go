@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"context"
+	"log/slog"
 	"sync"
 	"time"
 
@@ -23,7 +24,7 @@ type resolved map[backends.Address]*backends.RawSockaddr
 // cannot be looked up is missing: resolveNames tries it again. No lock may be held: it takes up to
 // resolveTimeout.
 func (d *daemon) resolveNew(cfg *config.Config, remembered *state.Changes) resolved {
-	ctx, cancel := context.WithTimeout(d.background, resolveTimeout)
+	ctx, cancel := context.WithTimeout(d.background.ctx, resolveTimeout)
 	defer cancel()
 	running := map[backends.Address]bool{}
 	for _, pool := range d.view.Load().pools {
@@ -63,51 +64,58 @@ func (r resolved) use(added []*backends.Backend) {
 	}
 }
 
-// resolveNames looks up the host names of backends, at once and then again and again, off the loops. A
-// failure keeps the last address.
-func (d *daemon) resolveNames() {
+// resolver looks up the host names of backends again and again, off the loops.
+type resolver struct {
+	awake chan struct{} // holds one: look them up now
+}
+
+func newResolver() resolver { return resolver{awake: make(chan struct{}, 1)} }
+
+// run looks up the host names of all backends, at once and then again and again, until ctx is done. A failure
+// keeps the last address.
+func (r *resolver) run(ctx context.Context, routing *routing, log *slog.Logger) {
 	tick := time.NewTicker(resolveEvery)
 	defer tick.Stop()
 	failed := map[*backends.Backend]bool{}
 	for {
-		failed = d.resolveAll(failed)
+		failed = resolveAll(ctx, routing.view.Load().pools, failed, log)
 		select {
 		case <-tick.C:
-		case <-d.resolve:
-		case <-d.background.Done():
+		case <-r.awake:
+		case <-ctx.Done():
 			return
 		}
 	}
 }
 
-// wakeResolver has the host names looked up now.
-func (d *daemon) wakeResolver() {
+// wake has the host names looked up now.
+func (r *resolver) wake() {
 	select {
-	case d.resolve <- struct{}{}:
-	default: // it is about to be
+	case r.awake <- struct{}{}:
+	default: // they are about to be
 	}
 }
 
-// resolveAll looks up every host name once. It tells of those that fail and had not failed before, and the
-// other way round, and gives those that failed.
-func (d *daemon) resolveAll(failed map[*backends.Backend]bool) map[*backends.Backend]bool {
+// resolveAll looks up every host name of the pools once. It logs the backends whose look-up fails and had not
+// failed before, and the other way round, and returns those whose look-up failed.
+func resolveAll(ctx context.Context, pools []*backends.Pool, failed map[*backends.Backend]bool, log *slog.Logger) map[*backends.Backend]bool {
 	failing := map[*backends.Backend]bool{}
-	for _, pool := range d.view.Load().pools {
+	for _, pool := range pools {
 		for _, b := range pool.Backends() {
 			if !b.Address.IsHostName() {
 				continue
 			}
-			ctx, cancel := context.WithTimeout(d.background, 10*time.Second)
-			err := b.Resolve(ctx)
+			lookup, cancel := context.WithTimeout(ctx, 10*time.Second)
+			err := b.Resolve(lookup)
 			cancel()
-			if d.background.Err() != nil {
+			if ctx.Err() != nil {
 				return failing
 			}
 			switch {
 			case err != nil && !failed[b]:
-				d.log.Warn("a host name cannot be resolved; its last address stays", "error", err)
+				log.Warn("a host name cannot be resolved; its last address stays", "error", err)
 			case err == nil && failed[b]:
-				d.log.Info("a host name is resolved again", "backend", pool.Name+"/"+b.Name)
+				log.Info("a host name is resolved again", "backend", pool.Name+"/"+b.Name)
 			}
 			if err != nil {
 				failing[b] = true

@@ -9,11 +9,9 @@ import (
 	"os"
 	"reflect"
 	"regexp"
-	"slices"
 	"time"
 
 	"github.com/273ebdf9/lb/admin/api"
-	"github.com/273ebdf9/lb/backends"
 	"github.com/273ebdf9/lb/config"
 	"github.com/273ebdf9/lb/internal/state"
 	"github.com/273ebdf9/lb/supervisor"
@@ -21,23 +19,6 @@ import (
 
 // workerName is the form of the names of workers' backends; nobody else's may have it.
 var workerName = regexp.MustCompile(`^[0-9]+\.[0-9]+$`)
-
-// workersOf returns the workers of a pool; nil for none.
-func (d *daemon) workersOf(pool string) *workerPool {
-	v := d.view.Load()
-	if p := v.pool(pool); p != nil {
-		return v.checkers[p].workers
-	}
-	return nil
-}
-
-// slotOf is the slot of the worker that b stands for.
-func (d *daemon) slotOf(b *backends.Backend) (slot int, ok bool) {
-	if w := d.workersOf(b.Pool().Name); w != nil {
-		return w.slotOf(b)
-	}
-	return 0, false
-}
 
 // findWorkers finds the workers of a pool, or says that there are none.
 func (d *daemon) findWorkers(pool string) (*workerPool, error) {
@@ -76,7 +57,7 @@ func (d *daemon) edited(pool string) (warnings []string) {
 	if running == nil || running.Workers == nil {
 		return nil
 	}
-	onDisk, err := config.Load(d.path)
+	onDisk, err := config.Load(d.origin.path)
 	if err != nil {
 		return []string{"the config file has faults now (lb check names them); the workers are of the config that runs"}
 	}
@@ -99,7 +80,7 @@ func (d *daemon) rollout(ctx context.Context, pool string, r api.RestartRequest,
 	if err != nil {
 		return err
 	}
-	leave, err := d.gate.enter("a restart of the workers of pool " + pool)
+	leave, err := d.upgrades.gate.enter("a restart of the workers of pool " + pool)
 	if err != nil {
 		return err
 	}
@@ -126,9 +107,9 @@ func (d *daemon) rollout(ctx context.Context, pool string, r api.RestartRequest,
 		}
 	}
 	ended := make(chan error, 1)
-	if !d.goUnlessStopping(func() {
+	if !d.runUnlessStopping(func() {
 		defer leave()
-		ended <- d.reportOutcome(w, subject, what, by, roll(w.Pool, d.background, o))
+		ended <- d.reportOutcome(w, subject, what, by, roll(w.Pool, d.background.ctx, o))
 	}) {
 		leave()
 		return errStopping
@@ -140,17 +121,6 @@ func (d *daemon) rollout(ctx context.Context, pool string, r api.RestartRequest,
 	case err := <-ended:
 		return err
 	}
-}
-
-// goUnlessStopping runs f as one of the daemon's goroutines, unless the daemon is stopping.
-func (d *daemon) goUnlessStopping(f func()) bool {
-	d.changing.Lock()
-	defer d.changing.Unlock()
-	if d.stopping {
-		return false
-	}
-	d.running.Go(f)
-	return true
 }
 
 func restartStep(p supervisor.Progress) api.RestartStep {
@@ -174,11 +144,11 @@ func (d *daemon) rolloutFor(ctx context.Context, pools []*workerPool, by string)
 // resumeRollout goes on with a rollout that the end of an lb before has interrupted, and reports workers that
 // are not of the config.
 func (d *daemon) resumeRollout(w *workerPool) {
-	resumed, err := w.ResumeRestart(d.background)
+	resumed, err := w.ResumeRestart(d.background.ctx)
 	if resumed {
 		d.reportOutcome(w, w.Name, "restarted", "the lb before, which was killed in the middle of it", err)
 	}
-	if err == nil && d.background.Err() == nil && w.Status().Stale {
+	if err == nil && d.background.ctx.Err() == nil && w.Status().Stale {
 		d.report(slog.LevelWarn, api.Event{Kind: "workers", Subject: w.Name, Text: "not all workers run the command, environment and directory of the config; lb reload restarts them"},
 			"not all workers run the command, environment and directory of the config; lb reload restarts them", "pool", w.Name)
 	}
@@ -190,7 +160,7 @@ func (d *daemon) Scale(ctx context.Context, pool string, count int, by string) e
 	if err != nil {
 		return err
 	}
-	leave, err := d.gate.enter("a scaling of pool " + pool)
+	leave, err := d.upgrades.gate.enter("a scaling of pool " + pool)
 	if err != nil {
 		return err
 	}
@@ -222,7 +192,7 @@ func (d *daemon) scaleByOne(delta int, sig os.Signal) error {
 		d.log.Warn("a signal does not scale to no worker at all; use lb scale", "signal", sig.String(), "pool", only.Name)
 		return nil
 	}
-	return d.Scale(d.background, only.Name, count, "signal "+sig.String())
+	return d.Scale(d.background.ctx, only.Name, count, "signal "+sig.String())
 }
 
 // StopWorker ends a slot's worker for good, and returns when it has ended.
@@ -231,7 +201,7 @@ func (d *daemon) StopWorker(ctx context.Context, pool string, slot int, by strin
 	if err != nil {
 		return err
 	}
-	leave, err := d.gate.enter("a stop of a worker of pool " + pool)
+	leave, err := d.upgrades.gate.enter("a stop of a worker of pool " + pool)
 	if err != nil {
 		return err
 	}
@@ -249,7 +219,7 @@ func (d *daemon) StartWorker(ctx context.Context, pool string, slot int, by stri
 	if err != nil {
 		return err
 	}
-	leave, err := d.gate.enter("a start of a worker of pool " + pool)
+	leave, err := d.upgrades.gate.enter("a start of a worker of pool " + pool)
 	if err != nil {
 		return err
 	}
@@ -274,12 +244,8 @@ func (d *daemon) rememberWorkers(pool string) {
 	if count != cfg.Workers.EffectiveCount() {
 		r.Count = state.Int{Changed: true, Configured: cfg.Workers.Count, Value: count}
 	}
-	all := slices.DeleteFunc(slices.Clone(d.remembered.Workers), func(x state.Workers) bool { return x.Pool == pool })
-	if !r.Empty() {
-		all = append(all, r)
-	}
-	d.remembered.Workers = all
-	d.remember()
+	d.memory.putWorkers(r)
+	d.memory.save(d.log)
 }
 
 // workersStatus is what the control API shows of a pool's workers; nil for a pool without.

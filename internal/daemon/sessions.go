@@ -95,7 +95,7 @@ func (d *daemon) Kill(ctx context.Context, f api.SessionFilter, over time.Durati
 		case <-ctx.Done():
 			timer.Stop()
 			return closed, ctx.Err()
-		case <-d.background.Done():
+		case <-d.background.ctx.Done():
 			timer.Stop()
 			return closed, errStopping
 		}

@@ -52,13 +52,13 @@ func (d *daemon) listenerStatus() []api.ListenerStatus {
 func (d *daemon) processStatus() api.ProcessStatus {
 	st := &d.proxy.Stats
 	return api.ProcessStatus{
-		Version: build.Version(), Revision: build.Read().Revision, Started: d.started, Stopping: d.ending.Load(),
+		Version: build.Version(), Revision: build.Read().Revision, Started: d.origin.started, Stopping: d.stopping.begun.Load(),
 		Sessions: d.proxy.Sessions(), MaxSessions: d.proxy.MaxSessions(),
 		SessionLimitReached: st.LimitReached.Load(),
 		AcceptErrors:        map[string]uint64{"resource": st.AcceptErrors.Load()},
 		Pipes:               st.Pipes.Load(), SplicedBytes: st.SplicedBytes.Load(), HandoffEndsLost: st.EndsLost.Load(),
 		AccessLogDropped: d.access.Dropped(), LogDropped: d.events.Dropped(),
-		Upgrades: d.upgrades.Load(), UpgradeSessions: d.carriedOver.Load(), UpgradeStandstill: d.standstill.Seconds(),
+		Upgrades: d.upgrades.count.Load(), UpgradeSessions: d.upgrades.sessions.Load(), UpgradeStandstill: d.upgrades.standstill.Seconds(),
 	}
 }
 

@@ -17,9 +17,6 @@ import (
 // statusEvery is how often the service manager's status line is brought up to date.
 const statusEvery = time.Second
 
-// stopSlack is how much longer than its sessions and its workers lb itself may take to stop.
-const stopSlack = 5 * time.Second
-
 // service is how lb talks to the service manager that started it, with sd_notify(3). Without one all of it
 // does nothing.
 type service struct {
@@ -82,7 +79,7 @@ func (d *daemon) reportToService() {
 			}
 		case <-watchdog:
 			d.proveAlive()
-		case <-d.background.Done():
+		case <-d.background.ctx.Done():
 			return
 		}
 	}
@@ -106,19 +103,6 @@ func (d *daemon) statusLine() string {
 		all += total
 	}
 	return fmt.Sprintf("%s, %d of %s up", count(int(d.proxy.Sessions()), "session"), up, count(all, "backend"))
-}
-
-// stopsWithin is how long a stop may take: what sessions may, then what workers may, then the rest. The
-// service manager is told, so that it waits for as long as the config says, also if its own limit
-// (TimeoutStopSec=) is shorter.
-func (d *daemon) stopsWithin() time.Duration {
-	cfg, workers := d.view.Load().cfg, time.Duration(0)
-	for i := range cfg.Pools {
-		if w := cfg.Pools[i].Workers; w != nil {
-			workers = max(workers, w.KillTimeout)
-		}
-	}
-	return cfg.Proxy.StopTimeout + workers + stopSlack
 }
 
 // takeSockets hands the listening sockets that the service manager has opened (socket activation) to the

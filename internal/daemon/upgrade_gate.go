@@ -6,9 +6,22 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
+	"time"
 
 	"github.com/273ebdf9/lb/admin/api"
 )
+
+// upgrades is what a daemon knows of upgrades: those that led to this code, and the one that is under way.
+type upgrades struct {
+	count      atomic.Uint64 // over the life of the process
+	sessions   atomic.Uint64 // that they have carried over, in all
+	standstill time.Duration // of the upgrade to this code; 0: there was none
+	// this code is being built from what the one before has written; nothing of it runs yet
+	takingOver bool
+	gate       gate // shut while an upgrade freezes everything
+	deferred   held // signals that came meanwhile
+}
 
 // gate lets the operator's changes in until an upgrade shuts it: what is changed meanwhile would be lost. The
 // zero value is open. Safe for concurrent use.

@@ -170,7 +170,8 @@ func rehearse(l *live) error {
 	if err != nil {
 		return err
 	}
-	d := &daemon{proxy: px}
+	d := &daemon{}
+	d.proxy = px
 	d.view.Store(&view{cfg: &config.Config{}})
 	_, err = d.plan(cfg, changes, "rehearsal")
 	return err
@@ -217,20 +218,22 @@ func (a *adopted) buildDaemon() error {
 	}
 	a.d = d
 	d.signals = a.heard
-	d.started, d.startConfig, d.program = l.head.Started, start, l.head.Program
-	d.upgrades.Store(l.head.Upgrades)
-	d.carriedOver.Store(l.head.Carried)
+	d.origin.started, d.origin.config, d.origin.program = l.head.Started, start, l.head.Program
+	d.upgrades.count.Store(l.head.Upgrades)
+	d.upgrades.sessions.Store(l.head.Carried)
 	var level slog.Level
 	if level.UnmarshalText([]byte(l.head.LogLevel)) == nil {
 		d.events.SetLevel(level)
 	}
 	d.proxy.Inherit(&l.frozen)
 	if l.head.Lock >= 0 {
-		if d.runDir, err = supervisor.TakeOverDir(cfg.Admin.EffectiveRunDir(), a.file(l.head.Lock, "lock"), files[fileRunDir]); err != nil {
+		dir, err := supervisor.TakeOverDir(cfg.Admin.EffectiveRunDir(), a.file(l.head.Lock, "lock"), files[fileRunDir])
+		if err != nil {
 			return err
 		}
+		d.workers.setDir(dir)
 	}
-	d.adopting = true
+	d.upgrades.takingOver = true
 	if a.plan, err = d.plan(cfg, changes, "upgrade"); err != nil {
 		return err
 	}
@@ -352,36 +355,36 @@ func (a *adopted) serve(h *upgrade.Handover) *daemon {
 	d.access.Requeue(l.head.Access)
 	d.events.Requeue(l.head.Log)
 	runtime.GOMAXPROCS(max(runtime.GOMAXPROCS(0), d.proxy.Loops()+1))
-	d.adopting = false
+	d.upgrades.takingOver = false
 	for _, pool := range d.view.Load().pools {
 		pool.OnChange = func(c backends.Change) { d.backendChanged(pool, c) }
 	}
 	d.proxy.Start()
 	standstill := monotonic() - l.head.FrozenAt
 	if failed == "" {
-		d.standstill = standstill
+		d.upgrades.standstill = standstill
 	}
 	for _, b := range a.closing {
 		d.closing.begin(b)
 	}
 	a.plan.begin()
-	for _, f := range d.workers {
+	for _, f := range d.workers.list() {
 		f.settled()
 	}
 	d.admin.Settle()
 	for _, f := range a.files {
 		f.Close()
 	}
-	d.running.Go(d.serveAdmin)
-	d.running.Go(d.resolveNames)
-	d.running.Go(func() {
+	d.background.run(d.serveAdmin)
+	d.background.run(func() { d.names.run(d.background.ctx, &d.routing, d.log) })
+	d.background.run(func() {
 		d.changing.Lock()
 		defer d.changing.Unlock()
-		d.remember() // logs what came of it
+		d.memory.save(d.log) // logs what came of it
 	})
-	d.running.Go(d.reportToService)
-	d.reap()
-	d.endLeftovers(d.view.Load().cfg)
+	d.background.run(d.reportToService)
+	d.workers.reap(d.background)
+	d.endLeftovers()
 	a.report(failed, standstill)
 	return d
 }
@@ -398,16 +401,16 @@ func (a *adopted) report(failed string, standstill time.Duration) {
 		d.report(slog.LevelError, api.Event{Kind: "upgrade", Subject: "lb", Text: "cannot upgrade, everything goes on as it was: " + failed},
 			"cannot upgrade: everything goes on as it was", "by", head.By, "sessions", a.sessions, "standstill", standstill, "error", err)
 	} else {
-		d.upgrades.Add(1)
-		d.carriedOver.Add(uint64(a.sessions))
+		d.upgrades.count.Add(1)
+		d.upgrades.sessions.Add(uint64(a.sessions))
 		d.report(slog.LevelInfo, api.Event{Kind: "upgrade", Subject: "lb", Text: fmt.Sprintf("%s → %s, %s carried over, stood still for %v: by %s",
 			head.Version, build.Version(), count(a.sessions, "session"), standstill.Round(10*time.Microsecond), head.By)},
 			"upgraded", "from", head.Version, "to", build.Version(), "sessions", a.sessions, "standstill", standstill, "pid", os.Getpid(), "by", head.By)
 	}
-	d.running.Go(func() {
+	d.background.run(func() {
 		if failed == "" && head.Reload {
 			var reloaded api.ReloadResult
-			if reloaded, err = d.Reload(context.WithoutCancel(d.background), false, "upgrade by "+head.By); err != nil {
+			if reloaded, err = d.Reload(context.WithoutCancel(d.background.ctx), false, "upgrade by "+head.By); err != nil {
 				err = api.Refuse(http.StatusConflict, "upgraded to %s, but the reload failed: %v", build.Version(), err)
 			}
 			result.Warnings = slices.Concat(result.Warnings, reloaded.Warnings)

@@ -88,20 +88,20 @@ func (d *daemon) Upgrade(ctx context.Context, req api.UpgradeRequest, caller *ad
 
 func (d *daemon) tryUpgrade(ctx context.Context, req api.UpgradeRequest, caller *admin.Reply, by string) (result api.UpgradeResult, err error) {
 	patience, cancel := context.WithTimeout(ctx, gatePatience)
-	err = d.gate.close(patience)
+	err = d.upgrades.gate.close(patience)
 	cancel()
 	if err != nil {
 		return result, err
 	}
-	defer d.gate.open()
+	defer d.upgrades.gate.open()
 	d.changing.Lock()
 	defer d.changing.Unlock()
-	if d.stopping {
+	if d.stopping.begun.Load() {
 		return result, errStopping
 	}
 	path := req.Binary
 	if path == "" {
-		path = d.program
+		path = d.origin.program
 	}
 	binary, err := upgrade.Open(path)
 	if err != nil {
@@ -114,9 +114,9 @@ func (d *daemon) tryUpgrade(ctx context.Context, req api.UpgradeRequest, caller 
 	u := &upgrading{d: d, path: path, binary: binary, by: by, reload: req.Reload, caller: -1, lock: -1}
 	checking, cancel := context.WithCancel(ctx)
 	defer cancel()
-	defer context.AfterFunc(d.stopAsked, cancel)() // a stop does not wait for it
+	defer context.AfterFunc(d.stopping.asked, cancel)() // a stop does not wait for it
 	answer, err := u.check(checking)
-	if d.stopAsked.Err() != nil {
+	if d.stopping.asked.Err() != nil {
 		return result, errStopping
 	}
 	if err != nil {
@@ -193,13 +193,13 @@ func (u *upgrading) check(ctx context.Context) (upgrade.Answer, error) {
 	cfg := u.d.view.Load().cfg
 	l := &live{head: u.head()}
 	if !u.reload {
-		if onDisk, err := config.Load(u.d.path); err != nil {
+		if onDisk, err := config.Load(u.d.origin.path); err != nil {
 			u.warnings = append(u.warnings, "the config file has faults now; the upgrade goes on with the config that runs")
 		} else if !bytes.Equal(onDisk.Source, cfg.Source) {
 			u.warnings = append(u.warnings, "the config file has changed since it was loaded; the upgrade goes on with the config that runs: lb reload, or lb upgrade --reload, makes the new one hold")
 		}
 	}
-	args := []string{u.path, "run", "--adopt-check", "-f", u.d.path}
+	args := []string{u.path, "run", "--adopt-check", "-f", u.d.origin.path}
 	state := l.marshal()
 	// What is not known before the freeze, pools, workers and sessions with what they hold, takes several
 	// times as much at most.
@@ -220,12 +220,13 @@ func (u *upgrading) check(ctx context.Context) (upgrade.Answer, error) {
 // head is what there is one of. The caller holds changing.
 func (u *upgrading) head() liveHead {
 	d := u.d
+	changes := d.memory.all()
 	return liveHead{
-		Format: liveFormat, Version: build.Version(), Started: d.started, Path: d.path, Program: d.program,
-		StartConfig: string(d.startConfig), Config: string(d.view.Load().cfg.Source), Changes: d.remembered.Marshal(),
+		Format: liveFormat, Version: build.Version(), Started: d.origin.started, Path: d.origin.path, Program: d.origin.program,
+		StartConfig: string(d.origin.config), Config: string(d.view.Load().cfg.Source), Changes: changes.Marshal(),
 		LogLevel: d.events.Level().String(), Service: d.service.env,
 		Lock: u.lock, Caller: u.caller, By: u.by, Reload: u.reload, Warnings: u.warnings,
-		Upgrades: d.upgrades.Load(), Carried: d.carriedOver.Load(),
+		Upgrades: d.upgrades.count.Load(), Carried: d.upgrades.sessions.Load(),
 	}
 }
 
@@ -251,7 +252,7 @@ func (u *upgrading) run() error {
 	thaw = append(thaw, func() {
 		adminState.Close()
 		d.admin.Thaw()
-		d.running.Go(d.serveAdmin)
+		d.background.run(d.serveAdmin)
 	})
 	l := &live{admin: liveAdmin{Frozen: *adminState}}
 	for i := range adminState.Sockets {
@@ -264,9 +265,8 @@ func (u *upgrading) run() error {
 	}
 	d.haltCheckers()
 	thaw = append(thaw, d.runCheckers)
-	if d.reapNoMore != nil {
-		d.reapNoMore()
-		thaw = append(thaw, d.reap)
+	if d.workers.stopReaping() {
+		thaw = append(thaw, func() { d.workers.reap(d.background) })
 	}
 	thawFleets, err := u.freezeFleets(l)
 	thaw = append(thaw, thawFleets)
@@ -298,7 +298,7 @@ func (u *upgrading) run() error {
 		undo()
 		return err
 	}
-	if d.stopAsked.Err() != nil {
+	if d.stopping.asked.Err() != nil {
 		undo()
 		return errStopping
 	}
@@ -318,7 +318,7 @@ func (u *upgrading) freezeFleets(l *live) (thaw func(), err error) {
 			f.reportHealth()
 		}
 	}
-	for _, f := range u.d.workers {
+	for _, f := range u.d.workers.list() {
 		text, files, err := f.Freeze()
 		if err != nil {
 			return thaw, api.Refuse(http.StatusConflict, "%v; try again when that has ended", err)
@@ -365,8 +365,8 @@ func (u *upgrading) freezeLogs(head *liveHead) (thaw func(), err error) {
 func (u *upgrading) carryFiles(head *liveHead) error {
 	d := u.d
 	open := map[string]func() (*os.File, error){fileLog: d.events.File, fileAccess: d.access.File}
-	if d.runDir != nil {
-		open[fileRunDir] = d.runDir.Open
+	if dir := d.workers.openDir(); dir != nil {
+		open[fileRunDir] = dir.Open
 	}
 	head.Files = map[string]int{}
 	for name, copyOf := range open {
@@ -393,10 +393,11 @@ const (
 
 // copyLock takes the lock of the run-time directory along.
 func (u *upgrading) copyLock() error {
-	if u.d.runDir == nil {
+	dir := u.d.workers.openDir()
+	if dir == nil {
 		return nil
 	}
-	f, err := u.d.runDir.File()
+	f, err := dir.File()
 	if err != nil {
 		return err
 	}

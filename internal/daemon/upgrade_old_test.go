@@ -25,7 +25,7 @@ func (r *rig) writeDown(meanwhile func()) *live {
 	defer func() {
 		api.Close()
 		r.admin.Thaw()
-		r.running.Go(r.serveAdmin)
+		r.background.run(r.serveAdmin)
 	}()
 	frozen, err := r.proxy.Freeze()
 	r.must(err)

@@ -34,24 +34,24 @@ func (h *held) hold(sig os.Signal) bool {
 
 // holdSignals has signals wait, for this code or for the next.
 func (d *daemon) holdSignals() {
-	d.held.mu.Lock()
-	defer d.held.mu.Unlock()
-	d.held.holding = true
+	d.upgrades.deferred.mu.Lock()
+	defer d.upgrades.deferred.mu.Unlock()
+	d.upgrades.deferred.holding = true
 }
 
 // releaseSignals has this code do what they ask for.
 func (d *daemon) releaseSignals() {
-	d.held.mu.Lock()
-	defer d.held.mu.Unlock()
-	d.held.holding = false
-	if d.held.deaf {
-		d.held.deaf = false
+	d.upgrades.deferred.mu.Lock()
+	defer d.upgrades.deferred.mu.Unlock()
+	d.upgrades.deferred.holding = false
+	if d.upgrades.deferred.deaf {
+		d.upgrades.deferred.deaf = false
 		d.signals.listen()
 	}
-	for _, sig := range d.held.signals {
+	for _, sig := range d.upgrades.deferred.signals {
 		d.signals.send(sig)
 	}
-	d.held.signals = nil
+	d.upgrades.deferred.signals = nil
 }
 
 // missedSignals are those that the next code is to hear. From now on no more are heard; see deafen.
@@ -68,10 +68,10 @@ func (d *daemon) missedSignals() (all []syscall.Signal) {
 		}
 	case <-late.C:
 	}
-	d.held.mu.Lock()
-	defer d.held.mu.Unlock()
-	d.held.deaf = true
-	for _, sig := range slices.Concat(d.held.signals, d.held.waiting, d.signals.drain()) {
+	d.upgrades.deferred.mu.Lock()
+	defer d.upgrades.deferred.mu.Unlock()
+	d.upgrades.deferred.deaf = true
+	for _, sig := range slices.Concat(d.upgrades.deferred.signals, d.upgrades.deferred.waiting, d.signals.drain()) {
 		all = append(all, sig.(syscall.Signal))
 	}
 	return all
@@ -80,13 +80,13 @@ func (d *daemon) missedSignals() (all []syscall.Signal) {
 // afterUpgrade does what a signal asks for while no upgrade is under way, in this code or in the next: do
 // says whether it was refused because one is.
 func (d *daemon) afterUpgrade(sig os.Signal, do func() error) {
-	d.held.mu.Lock()
-	d.held.waiting = append(d.held.waiting, sig)
-	d.held.mu.Unlock()
-	for d.gate.await(d.background) == nil && errors.Is(do(), errUpgrading) {
+	d.upgrades.deferred.mu.Lock()
+	d.upgrades.deferred.waiting = append(d.upgrades.deferred.waiting, sig)
+	d.upgrades.deferred.mu.Unlock()
+	for d.upgrades.gate.await(d.background.ctx) == nil && errors.Is(do(), errUpgrading) {
 	}
-	d.held.mu.Lock()
-	defer d.held.mu.Unlock()
-	at := slices.Index(d.held.waiting, sig)
-	d.held.waiting = slices.Delete(d.held.waiting, at, at+1)
+	d.upgrades.deferred.mu.Lock()
+	defer d.upgrades.deferred.mu.Unlock()
+	at := slices.Index(d.upgrades.deferred.waiting, sig)
+	d.upgrades.deferred.waiting = slices.Delete(d.upgrades.deferred.waiting, at, at+1)
 }

@@ -18,7 +18,7 @@ type watcher struct {
 
 func (d *daemon) newWatcher(c *health.Checker) watcher {
 	w := watcher{Checker: c, done: make(chan struct{})}
-	w.ctx, w.stop = context.WithCancel(d.background)
+	w.ctx, w.stop = context.WithCancel(d.background.ctx)
 	return w
 }
 
@@ -47,7 +47,7 @@ func (d *daemon) runCheckers() {
 		next := d.newWatcher(w.Checker)
 		next.workers = w.workers
 		v.checkers[pool] = next
-		d.running.Go(next.run)
+		d.background.run(next.run)
 	}
 	d.view.Store(v)
 }

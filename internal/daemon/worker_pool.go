@@ -9,7 +9,6 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
-	"time"
 
 	"github.com/273ebdf9/lb/admin/api"
 	"github.com/273ebdf9/lb/backends"
@@ -372,6 +371,3 @@ func (w *workerPool) stop(ctx context.Context) {
 	w.Stop(ctx)
 	w.closeLogs()
 }
-
-// hurried is how long the workers of an lb that is to stop at once may take to end.
-const hurried = 2 * time.Second

@@ -64,7 +64,7 @@ func (r *rig) withWorkers(n int, words ...string) {
 
 func (r *rig) mustReload() {
 	r.t.Helper()
-	if _, err := r.Reload(r.background, false, "test"); err != nil {
+	if _, err := r.Reload(r.background.ctx, false, "test"); err != nil {
 		r.t.Fatal(err)
 	}
 }
@@ -108,7 +108,7 @@ func TestWorkerPool_ComesAndGoesWithTheConfig(t *testing.T) {
 	if r.workersOf("app") != nil || r.workersStatus("app") != nil {
 		t.Error("workers that the config has no more: got them; want none")
 	}
-	f.Stop(r.background) // returns when they have ended
+	f.Stop(r.background.ctx) // returns when they have ended
 	if n, all := pool.Selectable(); n != 2 || all != 2 {
 		t.Errorf("members: got %d of %d selectable; want the 2 backends", n, all)
 	}
@@ -121,7 +121,7 @@ func TestWorkerPool_AChangedCommandRollsOrFailsTheReload(t *testing.T) {
 	r := newWorkerRig(t)
 	before := r.waitWorkers(2)
 	r.withWorkers(2, "fail")
-	_, err := r.Reload(r.background, false, "test")
+	_, err := r.Reload(r.background.ctx, false, "test")
 	if !errors.Is(err, supervisor.ErrRestart) || !strings.Contains(err.Error(), "no database") {
 		t.Errorf("reload with a command that fails: got %v; want the canary's last words", err)
 	}
@@ -129,16 +129,16 @@ func TestWorkerPool_AChangedCommandRollsOrFailsTheReload(t *testing.T) {
 		t.Errorf("workers: got %+v; want the old ones, stale", st)
 	}
 	// The very same reload again finds the config as it was, and the workers of another one.
-	dry, err := r.Reload(r.background, true, "test")
+	dry, err := r.Reload(r.background.ctx, true, "test")
 	if want := "pools.app.workers: not all run the command, environment and directory of the config"; err != nil || !slices.Equal(dry.Changes, []string{want}) {
 		t.Errorf("dry run of the same reload: got %q, %v; want %q", dry.Changes, err, want)
 	}
-	if _, err := r.Reload(r.background, false, "test"); !errors.Is(err, supervisor.ErrRestart) {
+	if _, err := r.Reload(r.background.ctx, false, "test"); !errors.Is(err, supervisor.ErrRestart) {
 		t.Errorf("the same reload again: got %v; want it tried again", err)
 	}
 	r.withWorkers(2, "other")
 	r.mustReload()
-	if again, err := r.Reload(r.background, false, "test"); err != nil || len(again.Changes) != 0 {
+	if again, err := r.Reload(r.background.ctx, false, "test"); err != nil || len(again.Changes) != 0 {
 		t.Errorf("the same reload after one that worked: got %q, %v; want nothing different", again.Changes, err)
 	}
 	if st := r.waitWorkers(2); st.Slots[0].PID == before.Slots[0].PID || st.Slots[1].PID == before.Slots[1].PID || st.Stale || !st.CanRollback {
@@ -219,7 +219,7 @@ func TestWorkerPool_RestartsAndReloadsAtOnce(t *testing.T) {
 				err = os.WriteFile(r.file, []byte(strings.Replace(string(text), "[pools.beta]\n", tomlList(workersTable("app", 2))+"[pools.beta]\n", 1)), 0o600)
 			}
 			if err == nil {
-				_, err = r.Reload(r.background, false, "test")
+				_, err = r.Reload(r.background.ctx, false, "test")
 			}
 			if err != nil {
 				t.Errorf("reload: %v", err)

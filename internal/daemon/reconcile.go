@@ -1,66 +1,15 @@
 package daemon
 
 import (
-	"bytes"
-	"errors"
 	"fmt"
 	"maps"
-	"os"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/273ebdf9/lb/backends"
 	"github.com/273ebdf9/lb/config"
 	"github.com/273ebdf9/lb/internal/state"
 )
-
-// recall reads what an earlier lb remembered. A file that cannot be used is set aside: lb starts without it.
-// What is no file at all is a fault of the config.
-func (d *daemon) recall(path string) (state.Changes, error) {
-	if path == "" {
-		return state.Changes{}, nil
-	}
-	data, err := state.ReadFile(path)
-	switch {
-	case errors.Is(err, os.ErrNotExist):
-		return state.Changes{}, nil
-	case errors.Is(err, state.ErrNotRegular):
-		return state.Changes{}, fmt.Errorf("cannot use admin.state_file: %w; name a file, which lb makes if it is missing", err)
-	}
-	var changes state.Changes
-	if err == nil {
-		changes, err = state.Unmarshal(data)
-	}
-	if err == nil {
-		return changes, nil
-	}
-	aside, failed := state.SetAside(path, time.Now())
-	if failed != nil {
-		d.log.Error("the state file cannot be used, nor set aside: lb starts without what it remembers", "path", path, "error", err, "rename", failed)
-	} else {
-		d.log.Warn("the state file cannot be used: lb starts without what it remembers, and has set the file aside", "path", path, "error", err, "now", aside)
-	}
-	return state.Changes{}, nil
-}
-
-// remember writes the state file, if there is one. A change that cannot be remembered holds nevertheless; the
-// error says so to who made it. The caller holds changing.
-func (d *daemon) remember() (warnings []string) {
-	path := d.view.Load().cfg.Admin.StateFile
-	if path == "" {
-		return nil
-	}
-	data := d.remembered.Marshal()
-	if old, err := state.ReadFile(path); err == nil && bytes.Equal(old, data) {
-		return nil
-	}
-	if err := state.WriteFile(path, data); err != nil {
-		d.log.Error("what was changed at run time will not outlive a restart", "error", err)
-		return []string{fmt.Sprintf("what was changed at run time will not outlive a restart: %v", err)}
-	}
-	return nil
-}
 
 // restore gives a backend what is remembered of it.
 func restore(b *backends.Backend, r state.Backend, reason string) {

@@ -1,0 +1,118 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/273ebdf9/lb/admin/api"
+	"github.com/273ebdf9/lb/backends"
+)
+
+// connectFailed passes a failed connect on to the pool's checker. It runs on a loop.
+func (d *daemon) connectFailed(b *backends.Backend, why backends.ConnectError, streak uint32) {
+	if why == backends.ConnectUntrusted {
+		d.repeats.Log(slog.LevelError, "untrusted "+b.Pool().Name+"/"+b.Name, "did not connect to a backend: its address is not to be trusted",
+			"backend", b.Pool().Name+"/"+b.Name, "reason", b.Refusal())
+	}
+	if w, ok := d.view.Load().checkers[b.Pool()]; ok {
+		w.ConnectFailed(b, why, streak)
+	}
+}
+
+// backendChanged logs a change of a backend, and tells whom it concerns. It may run on a loop.
+func (d *daemon) backendChanged(pool *backends.Pool, c backends.Change) {
+	b, v := pool.Get(c.Backend), d.view.Load()
+	w, watched := v.checkers[pool]
+	// The word of a worker or of its supervisor, and no finding: it was told to end, say.
+	word := b != nil && watched && c.Field == "health" && w.Status(b).Awaiting
+	level := changeLevel(c.To)
+	if word {
+		level = slog.LevelInfo
+	} else if c.Field == "last_resort" && c.To == "true" {
+		level = slog.LevelWarn
+	}
+	d.report(level, api.Event{Time: c.Time, Kind: c.Field, Subject: c.Pool + "/" + c.Backend, Text: changeText(c)},
+		changeMessage(c),
+		"backend", c.Pool+"/"+c.Backend, "from", c.From, "to", c.To, "reason", c.Reason,
+		"held", c.Lasted.Round(time.Millisecond), "left", fmt.Sprintf("%d/%d", c.Left, c.Total))
+	if b == nil {
+		return
+	}
+	if c.Field == "health" && watched && w.workers != nil {
+		w.workers.healthChanged(c)
+	}
+	switch cfg := v.cfg.Pool(c.Pool); {
+	case c.Field == "admin":
+		if watched {
+			w.AdminChanged(b)
+		}
+	case c.Field == "health" && c.To == "down" && !word && cfg != nil && cfg.Health.OnDown == "close":
+		d.closing.begin(b)
+	}
+}
+
+// changeMessage is the log's sentence for a change.
+func changeMessage(c backends.Change) string {
+	if c.Field == "added" || c.Field == "removed" {
+		return "backend " + c.Field
+	}
+	return "backend " + c.Field + " changed"
+}
+
+// changeText returns a change in words; the field, where the values do not name it.
+func changeText(c backends.Change) string {
+	text := c.From + " → " + c.To
+	switch c.Field {
+	case "added":
+		text = "added, " + c.To
+	case "removed":
+		text = "removed, " + c.From
+	case "weight", "max_conns":
+		text = c.Field + " " + text
+	case "last_resort":
+		if c.To == "true" {
+			text = "last resort: every backend of " + c.Pool + " is down"
+		} else {
+			text = "no last resort any more: " + c.Pool + " has backends that are up"
+		}
+	}
+	if c.Reason != "" {
+		text += ": " + c.Reason
+	}
+	return text
+}
+
+// report writes a line into the event log, and shows the event to those who follow.
+func (d *daemon) report(level slog.Level, e api.Event, msg string, args ...any) {
+	d.log.Log(context.Background(), level, msg, args...)
+	e.Level = strings.ToLower(level.String())
+	d.admin.Publish(e)
+}
+
+// changeLevel is how loud a change of a backend's state is.
+func changeLevel(to string) slog.Level {
+	if to == "down" || to == "impossible" {
+		return slog.LevelWarn
+	}
+	return slog.LevelInfo
+}
+
+// shortage says of what lb is short where a connect to a backend has failed for that reason, and what to do.
+func shortage(err error) string {
+	const what = "cannot connect to a backend, which is not at fault: "
+	switch {
+	case errors.Is(err, unix.EADDRNOTAVAIL), errors.Is(err, unix.EAGAIN):
+		return what + "no local port is free; widen net.ipv4.ip_local_port_range, or use Unix sockets"
+	case errors.Is(err, unix.EMFILE), errors.Is(err, unix.ENFILE):
+		return what + "no descriptor is free; raise RLIMIT_NOFILE or lower proxy.max_sessions"
+	case errors.Is(err, unix.ENOSPC):
+		return what + "the user's epoll watches are used up; raise fs.epoll.max_user_watches"
+	}
+	return what + "the kernel has no memory for it"
+}
