@@ -1,13 +1,15 @@
 # make help lists the targets.
 GO ?= go
 BIN := bin
-VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+VERSION ?= $(shell packaging/version.sh)
 LDFLAGS := -s -w -X github.com/273ebdf9/lb/internal/build.version=$(VERSION)
 # Pinned tools; go run fetches and caches them.
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.7.0
+NFPM := github.com/goreleaser/nfpm/v2/cmd/nfpm@v2.45.2
+CYCLONEDX := github.com/CycloneDX/cyclonedx-gomod/cmd/cyclonedx-gomod@v1.10.0
 
 .DEFAULT_GOAL := help
-.PHONY: help build preload run test race check e2e faults soak bench fuzz clean
+.PHONY: help build preload run test race check e2e faults soak bench fuzz package release clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -60,5 +62,15 @@ fuzz: ## run every fuzz target for FUZZTIME each
 			echo "$$p $$f"; $(GO) test -run '^$$' -fuzz "^$$f$$" -fuzztime $(FUZZTIME) $$p; \
 		done; done
 
+DIST := dist
+package: ## deb, rpm and tarball for amd64 and arm64 in dist/; two builds of a commit are equal byte for byte
+	rm -rf $(DIST)
+	mkdir -p $(DIST)
+	for arch in amd64 arm64; do GO='$(GO)' VERSION='$(VERSION)' NFPM='$(GO) run $(NFPM)' packaging/package.sh $$arch $(DIST) || exit 1; done
+
+release: package ## the packages, what they are made of (SBOM), and checksums
+	$(GO) run $(CYCLONEDX) mod -json -licenses -output $(DIST)/lb-$(VERSION).cdx.json
+	cd $(DIST) && sha256sum * >SHA256SUMS
+
 clean: ## remove what was built
-	rm -rf $(BIN)
+	rm -rf $(BIN) $(DIST)

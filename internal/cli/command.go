@@ -62,6 +62,10 @@ func Execute(args []string, stdout, stderr io.Writer, programs Programs) int {
 	}
 }
 
+// Command returns the command line of lb for those who describe it: its manual pages and completions. Its
+// commands are not to be run.
+func Command() *cobra.Command { return newRoot(Programs{}) }
+
 func newRoot(programs Programs) *cobra.Command {
 	keepOrder()
 	root := &cobra.Command{
