@@ -3,9 +3,9 @@
 //	generate DIR
 //
 // It makes DIR/man and DIR/completions. The pages of the commands come from the commands themselves, and
-// lb.toml(5) from docs/config.md, which comes from the doc comments of the Config types. The output depends on
-// its input and SOURCE_DATE_EPOCH alone, so that two builds are equal byte for byte. The working directory must
-// be the root of the checkout.
+// lb.toml(5) from docs/config.md, which comes from the doc comments of the Config types. The output depends
+// on its input and SOURCE_DATE_EPOCH alone, so that two builds are equal byte for byte. The working directory
+// must be the root of the checkout.
 package main
 
 import (
@@ -56,7 +56,8 @@ func generate(dir string) error {
 	return shellCompletions(root, completions)
 }
 
-// sourceDate returns the date of SOURCE_DATE_EPOCH (https://reproducible-builds.org/specs/source-date-epoch/).
+// sourceDate returns the date of SOURCE_DATE_EPOCH
+// (https://reproducible-builds.org/specs/source-date-epoch/).
 func sourceDate() (time.Time, error) {
 	text := os.Getenv("SOURCE_DATE_EPOCH")
 	seconds, err := strconv.ParseInt(text, 10, 64)
