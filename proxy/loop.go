@@ -19,14 +19,6 @@ const (
 
 	// roundTime is how long after its events a round goes on with directions that carry much.
 	roundTime = time.Millisecond
-
-	// stallAfter is how late a deadline is judged where lb, or the machine, stood still, and maxStallGrace
-	// how much time the peers, and the other loops, get then.
-	stallAfter    = 3 * wheelTick
-	maxStallGrace = time.Second
-
-	// countEvery is how often bytes of running sessions are added to the shared counters.
-	countEvery = time.Second
 )
 
 // ids of tokens that are no session's.
@@ -99,14 +91,6 @@ type readyRef struct {
 	src int32
 }
 
-// message is what reaches a loop from outside: a connection to take over, or something to do on the loop.
-type message struct {
-	do    func(*loop) // if set, all else is unset
-	grant *backends.Waiter
-	slot  *backends.Backend // of grant, acquired
-	conn  accepted
-}
-
 func newLoop(p *Proxy, id int) (*loop, error) {
 	epfd, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
 	if err != nil {
@@ -150,45 +134,6 @@ func (l *loop) closeFDs() {
 	}
 }
 
-// post puts m into the loop's inbox and wakes it. Safe for concurrent use.
-func (l *loop) post(m message) {
-	l.inbox.mu.Lock()
-	l.inbox.msgs = append(l.inbox.msgs, m)
-	first := len(l.inbox.msgs) == 1
-	l.inbox.mu.Unlock()
-	if first {
-		l.wake()
-	}
-}
-
-// wakeAgain is when a loop is woken again where the write that wakes it has failed.
-const wakeAgain = 5 * time.Millisecond
-
-// wake has the loop look into its inbox.
-func (l *loop) wake() {
-	one := [8]byte{1}
-	if _, err := unix.Write(int(l.wakefd), one[:]); err != nil {
-		time.AfterFunc(wakeAgain, func() {
-			l.inbox.mu.Lock()
-			defer l.inbox.mu.Unlock()
-			if !l.inbox.closed {
-				l.wake()
-			}
-		})
-	}
-}
-
-// call runs f on the loop and waits for it. The caller holds Proxy.mu, or the loop runs and does not end.
-func (l *loop) call(f func(*loop)) {
-	if !l.p.started {
-		f(l)
-		return
-	}
-	done := make(chan struct{})
-	l.post(message{do: func(l *loop) { f(l); close(done) }})
-	<-done
-}
-
 // run is the loop's goroutine. It returns when a message has set quit.
 func (l *loop) run() {
 	fire := l.expired
@@ -224,28 +169,6 @@ func (l *loop) run() {
 		}
 	}
 	l.pipes.close(&l.p.Stats)
-}
-
-// expire handles the timers that are due, after everything that has arrived by then: after lb, or the whole
-// machine, stood still, the bytes that a deadline waits for may be here. Where it comes much too late, the
-// others may have stood still too: no deadline is judged for as long again, up to maxStallGrace.
-func (l *loop) expire(fire func(*session)) {
-	switch late := l.now - l.wheel.due(); {
-	case l.graceUntil == 0 && late > stallAfter && !l.takenOver:
-		l.graceUntil = l.now + min(late, maxStallGrace)
-	case l.now >= l.graceUntil: // judge now, however late: a loop that is always late must end sessions too
-		l.graceUntil = 0
-	}
-	l.takenOver = false
-	most := 2*l.table.used/len(l.events) + 2 // enough for every end to be heard
-	for n := len(l.events); n == len(l.events) && most > 0; most-- {
-		n = epollWait(l.epfd, l.events, 0)
-		for i := range n {
-			l.dispatch(&l.events[i])
-		}
-		l.acceptPending()
-	}
-	l.wheel.expire(l.now, fire)
 }
 
 // dispatch handles one event.
@@ -356,158 +279,6 @@ func (l *loop) runReady() {
 	l.ready = l.ready[:copy(l.ready, l.ready[n:])]
 }
 
-// readInbox does what was posted.
-func (l *loop) readInbox() {
-	var count [8]byte
-	unix.Read(int(l.wakefd), count[:])
-	l.inbox.mu.Lock()
-	msgs := l.inbox.msgs
-	l.inbox.msgs = l.inboxSpare[:0]
-	l.inbox.mu.Unlock()
-	for i := range msgs {
-		switch m := &msgs[i]; {
-		case m.do != nil:
-			m.do(l)
-		case m.grant != nil:
-			l.granted(m.grant, m.slot)
-		default:
-			l.open(m.conn)
-		}
-		msgs[i] = message{}
-	}
-	l.inboxSpare = msgs
-}
-
-// countDirty adds the bytes of running sessions to the shared counters.
-func (l *loop) countDirty() {
-	kept := l.dirty[:0]
-	for _, ref := range l.dirty {
-		s := l.table.find(ref)
-		if s == nil {
-			continue
-		}
-		s.count()
-		switch {
-		case !s.spread && l.now-s.connected < countEvery:
-			kept = append(kept, ref) // it is too young
-			continue
-		case !s.spread:
-			s.spread = true
-			s.spreadKeepalive()
-		}
-		s.dirty = false
-	}
-	l.dirty = kept
-	l.countAt = l.now + countEvery
-}
-
-// count adds what the shared counters of the listener and the backend do not have yet.
-func (s *session) count() {
-	up, down := &s.dirs[client], &s.dirs[backend]
-	if up.bytes > up.counted {
-		n := up.bytes - up.counted
-		up.counted = up.bytes
-		s.listener.Counters.BytesIn.Add(n)
-		s.backend.Counters.BytesIn.Add(n)
-	}
-	if down.bytes > down.counted {
-		n := down.bytes - down.counted
-		down.counted = down.bytes
-		s.listener.Counters.BytesOut.Add(n)
-		s.backend.Counters.BytesOut.Add(n)
-	}
-}
-
-// armIdle sets the timer to the earliest moment at which the session could have been idle for too long.
-// Moving bytes does not touch the timer: when it fires, s.active tells how long the silence really was.
-func (l *loop) armIdle(s *session) {
-	if at := l.deadline(s); at != never {
-		l.wheel.arm(s, at)
-	} else {
-		l.wheel.cancel(s)
-	}
-}
-
-// deadline is when the session has been idle or alive for too long, if nothing moves until then.
-func (l *loop) deadline(s *session) time.Duration {
-	at := never
-	if limit := l.idleLimit(s); limit > 0 {
-		at = s.active + limit
-	}
-	if s.expires > 0 {
-		at = min(at, s.expires)
-	}
-	if s.recheck > 0 {
-		at = min(at, s.recheck)
-	}
-	return at
-}
-
-// idleLimit is how long the session may be silent; 0 is for ever.
-func (l *loop) idleLimit(s *session) time.Duration {
-	cfg := s.pool.Config()
-	limit := cfg.IdleTimeout
-	if s.halfOpen {
-		limit = cfg.HalfClosedTimeout
-	}
-	if (s.dirs[client].flags|s.dirs[backend].flags)&dirBroken != 0 || s.ends[client].flags&endFailed != 0 {
-		limit = l.endLimit(s, limit)
-	}
-	return limit
-}
-
-// expired handles a timer that has fired.
-func (l *loop) expired(s *session) {
-	if l.now < l.graceUntil && !l.onlyLooks(s) {
-		l.wheel.arm(s, l.graceUntil)
-		return
-	}
-	switch s.phase {
-	case phaseHeader:
-		l.refuse(s, RefusedHeaderTimeout)
-		return
-	case phaseQueued:
-		l.queueTimeout(s)
-		return
-	case phaseConnecting:
-		l.connectTimeout(s)
-		return
-	case phaseHandedOff:
-		l.untakenTooLong(s)
-		return
-	}
-	if l.deadline(s) > l.now {
-		l.armIdle(s)
-		return
-	}
-	aged := s.expires > 0 && s.expires <= l.now
-	if (s.dirs[client].flags|s.dirs[backend].flags)&dirQueued != 0 && !aged {
-		// it has bytes, and waits for its turn
-		l.wheel.arm(s, l.now+wheelTick)
-		return
-	}
-	if s.recheck > 0 && s.recheck <= l.now && !aged {
-		l.look(s)
-		return
-	}
-	if s.end != (Termination{}) { // it was about to end
-		l.timedOutEnding(s)
-		return
-	}
-	s.end = termClientIdle
-	if aged {
-		s.end = termAge
-	} else if s.dirs[client].blocked() || s.lastFrom == client && !s.dirs[backend].blocked() {
-		s.end = termBackendIdle
-	}
-	l.close(s, false)
-}
-
-// onlyLooks reports whether the session's timer wants it to be looked at, and judges no deadline.
-func (l *loop) onlyLooks(s *session) bool {
-	return s.phase == phaseRelaying && (l.deadline(s) > l.now || s.recheck > 0 && s.recheck <= l.now)
-}
-
 // close ends a session: closes its sockets, with RST when reset is set, gives its slot and buffers back, and
 // reports it.
 func (l *loop) close(s *session, reset bool) {
@@ -553,25 +324,4 @@ func (l *loop) close(s *session, reset bool) {
 	l.sessions.Store(int64(l.table.used - 1))
 	l.p.sessionEnded()
 	l.table.put(s)
-}
-
-// report tells Proxy.OnSession.
-func (l *loop) report(s *session) {
-	if l.p.OnSession == nil {
-		return
-	}
-	l.rec = Record{
-		Start: l.p.epoch.Add(s.start), Client: s.client,
-		Listener: s.listener, Pool: s.pool, Backend: s.backend,
-		QueueTime: s.queued, ConnectTime: -1, SessionTime: l.now - s.start,
-		BytesIn: s.dirs[client].bytes, BytesOut: s.dirs[backend].bytes,
-		Retries: int(s.retries), Termination: s.end, Sessions: l.p.sessions.Load(),
-	}
-	if s.connected > 0 {
-		l.rec.ConnectTime = s.connected - s.start
-	}
-	if s.handed != nil && s.handed.takenAt() > 0 {
-		l.rec.ConnectTime = s.handed.takenAt() - s.start
-	}
-	l.p.OnSession(&l.rec)
 }

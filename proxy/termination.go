@@ -69,3 +69,24 @@ type Record struct {
 	Termination Termination
 	Sessions    int64 // sessions of the process at this moment, this one included
 }
+
+// report tells Proxy.OnSession.
+func (l *loop) report(s *session) {
+	if l.p.OnSession == nil {
+		return
+	}
+	l.rec = Record{
+		Start: l.p.epoch.Add(s.start), Client: s.client,
+		Listener: s.listener, Pool: s.pool, Backend: s.backend,
+		QueueTime: s.queued, ConnectTime: -1, SessionTime: l.now - s.start,
+		BytesIn: s.dirs[client].bytes, BytesOut: s.dirs[backend].bytes,
+		Retries: int(s.retries), Termination: s.end, Sessions: l.p.sessions.Load(),
+	}
+	if s.connected > 0 {
+		l.rec.ConnectTime = s.connected - s.start
+	}
+	if s.handed != nil && s.handed.takenAt() > 0 {
+		l.rec.ConnectTime = s.handed.takenAt() - s.start
+	}
+	l.p.OnSession(&l.rec)
+}
