@@ -11,9 +11,8 @@ import (
 	"syscall"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/273ebdf9/lb/admin/api"
+	"github.com/273ebdf9/lb/internal/descriptor"
 )
 
 // Names of a Server's sockets.
@@ -202,25 +201,8 @@ func (e *serverEnd) socket() (Socket, error) {
 		return x, fmt.Errorf("%v is no socket", l.Addr())
 	}
 	var err error
-	x.File, err = duplicate(conn, e.name)
+	x.File, err = descriptor.CopyFile(conn, e.name)
 	return x, err
-}
-
-// duplicate duplicates a socket, which stays in non-blocking mode.
-func duplicate(c syscall.Conn, name string) (*os.File, error) {
-	raw, err := c.SyscallConn()
-	if err != nil {
-		return nil, err
-	}
-	var fd int
-	var dupErr error
-	if err := raw.Control(func(old uintptr) { fd, dupErr = unix.FcntlInt(old, unix.F_DUPFD_CLOEXEC, 3) }); err != nil {
-		return nil, err
-	}
-	if dupErr != nil {
-		return nil, os.NewSyscallError("fcntl", dupErr)
-	}
-	return os.NewFile(uintptr(fd), name), nil
 }
 
 // finish ends the connections of an end that accepts no more.

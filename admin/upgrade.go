@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/273ebdf9/lb/admin/api"
+	"github.com/273ebdf9/lb/internal/descriptor"
 )
 
 // Reply is the way to who waits for the answer of an upgrade. It is for the time of one call of
@@ -33,7 +34,7 @@ func (c *Reply) Hand() (*os.File, error) {
 		}
 		c.conn = conn
 	}
-	f, err := duplicate(bareConn(c.conn), "caller")
+	f, err := descriptor.CopyFile(bareConn(c.conn), "caller")
 	if err != nil {
 		return nil, fmt.Errorf("cannot hand the caller's connection over: %w", err)
 	}

@@ -1,14 +1,10 @@
 package config
 
 import (
-	"regexp"
 	"strings"
 
 	"github.com/273ebdf9/lb/supervisor"
 )
-
-// workerName is the form of the names that lb gives to the backends of workers.
-var workerName = regexp.MustCompile(`^[0-9]+\.[0-9]+$`)
 
 // checkWorkers checks what lies between a pool's workers and the rest.
 func (d *decoder) checkWorkers(c *Config, p *Pool) {
@@ -41,7 +37,7 @@ func (d *decoder) checkWorkers(c *Config, p *Pool) {
 		d.fault(path, "a pool with workers cannot have this name: it is that of a file in admin.run_dir")
 	}
 	for i, b := range p.Backends {
-		if workerName.MatchString(b.EffectiveName()) {
+		if supervisor.IsBackendName(b.EffectiveName()) {
 			d.fault(join(index(join(path, "backends"), i), "name"), "%q has the form of a worker's name; choose another", b.EffectiveName())
 		}
 	}

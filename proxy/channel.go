@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/273ebdf9/lb/backends"
+	"github.com/273ebdf9/lb/internal/descriptor"
 	"github.com/273ebdf9/lb/internal/handoff"
 )
 
@@ -116,11 +117,11 @@ func (p *Proxy) OpenChannel(b *backends.Backend, cfg ChannelConfig) error {
 	if err := p.watchEnds(); err != nil && cfg.Node {
 		return err
 	}
-	front, err := unix.FcntlInt(uintptr(cfg.Front), unix.F_DUPFD_CLOEXEC, 0)
+	front, err := descriptor.Copy(cfg.Front)
 	if err != nil {
 		return fmt.Errorf("cannot keep the channel of worker %q: %w", b.Name, err)
 	}
-	back, err := unix.FcntlInt(uintptr(cfg.Back), unix.F_DUPFD_CLOEXEC, 0)
+	back, err := descriptor.Copy(cfg.Back)
 	if err != nil {
 		unix.Close(front)
 		return fmt.Errorf("cannot keep the channel of worker %q: %w", b.Name, err)

@@ -7,9 +7,8 @@ import (
 	"slices"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/273ebdf9/lb/backends"
+	"github.com/273ebdf9/lb/internal/clock"
 )
 
 // ErrLoopHangs: an event loop did not come round, so that nothing could be frozen.
@@ -213,7 +212,7 @@ type saver struct {
 func (p *Proxy) save() *Frozen {
 	w := saver{
 		frozen: &Frozen{
-			Epoch:    monotonic() - p.since(),
+			Epoch:    clock.Monotonic() - p.since(),
 			Sessions: make([]SavedSession, 0, p.sessions.Load()),
 			Counts: SavedCounts{
 				PipesDenied: p.Stats.PipesDenied.Load(), SplicedBytes: p.Stats.SplicedBytes.Load(), AcceptErrors: p.Stats.AcceptErrors.Load(),
@@ -237,13 +236,6 @@ func (p *Proxy) save() *Frozen {
 		}
 	}
 	return w.frozen
-}
-
-// monotonic reads CLOCK_MONOTONIC.
-func monotonic() time.Duration {
-	var ts unix.Timespec
-	unix.ClockGettime(unix.CLOCK_MONOTONIC, &ts)
-	return time.Duration(ts.Nano())
 }
 
 // listener gives the number of a listener. Those that are open come first.

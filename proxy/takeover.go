@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/273ebdf9/lb/backends"
+	"github.com/273ebdf9/lb/internal/clock"
 	"github.com/273ebdf9/lb/proxy/internal/access"
 )
 
@@ -31,7 +32,7 @@ type inherited struct {
 func (p *Proxy) Inherit(f *Frozen) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.epoch = time.Now().Add(f.Epoch - monotonic())
+	p.epoch = time.Now().Add(f.Epoch - clock.Monotonic())
 	for _, ln := range f.Listeners {
 		for _, s := range ln.Sockets {
 			p.inherited = append(p.inherited, &inherited{ln.Name, s})

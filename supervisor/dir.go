@@ -10,6 +10,8 @@ import (
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/273ebdf9/lb/internal/descriptor"
 )
 
 // Dir is lb's run-time directory: the sockets of the workers, and what a later lb must know of them. One lb
@@ -74,18 +76,12 @@ func TakeOverDir(path string, lock, dir *os.File) (*Dir, error) {
 
 // newDir makes the Dir of an open directory, which it closes on an error, and a copy of its lock.
 func newDir(path string, lock *os.File, root *os.Root) (*Dir, error) {
-	fd := -1
-	raw, err := lock.SyscallConn()
-	if err == nil {
-		if e := raw.Control(func(n uintptr) { fd, err = copyFD(int(n)) }); e != nil {
-			err = e
-		}
-	}
+	lock, err := descriptor.CopyFile(lock, filepath.Join(path, "lock"))
 	if err != nil {
 		root.Close()
 		return nil, fmt.Errorf("cannot take over the lock of run-time directory %q: %w", path, err)
 	}
-	return &Dir{path: path, lock: os.NewFile(uintptr(fd), filepath.Join(path, "lock")), root: root}, nil
+	return &Dir{path: path, lock: lock, root: root}, nil
 }
 
 // checkLock makes sure that the lock that came through an exec is the directory's.
@@ -236,11 +232,11 @@ func (d *Dir) makeFolder(name string, id identity) (*os.Root, error) {
 func (d *Dir) File() (*os.File, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	fd, err := copyFD(int(d.lock.Fd()))
+	lock, err := descriptor.CopyFile(d.lock, d.lock.Name())
 	if err != nil {
 		return nil, fmt.Errorf("cannot copy the lock of run-time directory %q: %w", d.path, err)
 	}
-	return os.NewFile(uintptr(fd), d.lock.Name()), nil
+	return lock, nil
 }
 
 // Open returns the open directory: carry it through an exec beside the lock. The caller closes it.

@@ -7,12 +7,15 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strconv"
 	"strings"
 	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/273ebdf9/lb/internal/descriptor"
 )
 
 const (
@@ -36,6 +39,12 @@ type endpoint struct {
 	handoff string // the worker is given its connections: how; fd is its end of the channel then
 	front   int    // lb's end
 }
+
+// backendName matches the names of workers' backends, "SLOT.NUMBER".
+var backendName = regexp.MustCompile(`^[0-9]+\.[0-9]+$`)
+
+// IsBackendName reports whether a name has the form that only backends of workers may have.
+func IsBackendName(name string) bool { return backendName.MatchString(name) }
 
 // address returns the endpoint's address in the form of Backend.Address.
 func (e *endpoint) address() string {
@@ -197,7 +206,7 @@ func (p *Pool) probeEndpoint(w *worker) func(ctx context.Context) error {
 	}
 	listening := -1
 	if e.fd >= 0 { // a copy: e may be closed meanwhile
-		fd, err := copyFD(e.fd)
+		fd, err := descriptor.Copy(e.fd)
 		if err != nil { // start_timeout comes, with a better moment
 			return func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() }
 		}

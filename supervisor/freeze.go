@@ -6,7 +6,7 @@ import (
 	"fmt"
 	"os"
 
-	"golang.org/x/sys/unix"
+	"github.com/273ebdf9/lb/internal/descriptor"
 )
 
 // The names of the files that go along, unique over all pools.
@@ -151,7 +151,7 @@ func (p *Pool) copyFiles() (map[string]*os.File, error) {
 		if err != nil {
 			return
 		}
-		if fd, err = copyFD(fd); err == nil {
+		if fd, err = descriptor.Copy(fd); err == nil {
 			files[name] = os.NewFile(uintptr(fd), name)
 		}
 	}
@@ -177,21 +177,19 @@ func (p *Pool) copyFiles() (map[string]*os.File, error) {
 		if w.end.handoff != "" && w.end.front >= 0 {
 			add(p.frontFile(name), w.end.front)
 		}
-		if w.out != nil && !w.out.ended() {
-			if raw, e := w.out.file.SyscallConn(); e == nil {
-				raw.Control(func(fd uintptr) { add(p.outputFile(name), int(fd)) })
+		if w.out != nil && !w.out.ended() && err == nil {
+			var f *os.File
+			if f, err = descriptor.CopyFile(w.out.file, p.outputFile(name)); err == nil {
+				files[f.Name()] = f
 			}
 		}
 	}
 	if err != nil {
 		closeFiles(files)
-		return nil, fmt.Errorf("cannot copy a descriptor: %w", err)
+		return nil, err
 	}
 	return files, nil
 }
-
-// copyFD copies a descriptor, with FD_CLOEXEC.
-func copyFD(fd int) (int, error) { return unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0) }
 
 func closeFiles(files map[string]*os.File) {
 	for _, f := range files {

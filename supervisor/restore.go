@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/273ebdf9/lb/internal/descriptor"
 )
 
 // Standing is how an address stood with the front when its pool was frozen, by what Hooks had been called for
@@ -82,13 +84,7 @@ func (f *frozen) copyFiles() error {
 		if !strings.HasPrefix(name, f.state.Pool+"/") {
 			continue
 		}
-		fd := -1
-		raw, err := given.SyscallConn()
-		if err == nil {
-			if e := raw.Control(func(n uintptr) { fd, err = copyFD(int(n)) }); e != nil {
-				err = e
-			}
-		}
+		fd, err := descriptor.CopyOf(given)
 		if err != nil {
 			f.drop()
 			return fmt.Errorf("cannot take over descriptor %q: %w", name, err)

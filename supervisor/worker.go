@@ -4,12 +4,9 @@ import (
 	"context"
 	"fmt"
 	"slices"
-	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
-
-	"github.com/273ebdf9/lb/internal/sdnotify"
 )
 
 // worker is one process of a slot, from the plan to start it until it is gone. It belongs to the pool's
@@ -46,16 +43,6 @@ type worker struct {
 	halt     context.CancelFunc
 
 	notes notes
-}
-
-// notes are what the worker's messages said that the pool's goroutine has not read yet. Each kind is kept
-// once, so that a flood of them takes no room.
-type notes struct {
-	mu                       sync.Mutex
-	posted                   bool
-	ready, stopping, trigger bool
-	status                   string
-	hasStatus                bool
 }
 
 func (w *worker) pid() int {
@@ -360,74 +347,6 @@ func (p *Pool) dispose(end *endpoint, reason string) {
 	}
 }
 
-// publishPIDs returns the notify socket's goroutine the pids of all workers.
-func (p *Pool) publishPIDs() {
-	pids := make(map[int]*worker, len(p.workers))
-	for _, w := range p.workers {
-		if w.process != nil {
-			pids[w.process.pid] = w
-		}
-	}
-	p.pids.Store(&pids)
-}
-
-// notified takes a message, on the notify socket's goroutine. A process in a worker's session speaks for it.
-func (p *Pool) notified(pid int, m sdnotify.Message) bool {
-	pids := *p.pids.Load()
-	w := pids[pid]
-	if w == nil {
-		if session, err := unix.Getsid(pid); err == nil {
-			w = pids[session]
-		}
-		if group, err := unix.Getpgid(pid); w == nil && err == nil { // an older lb gave workers no session
-			w = pids[group]
-		}
-		if w == nil {
-			return false
-		}
-	}
-	n := &w.notes
-	if m.Watchdog && p.Hooks.Beat != nil {
-		p.Hooks.Beat(w.backend)
-	}
-	if !m.Ready && !m.Stopping && !m.Trigger && !m.HasStatus {
-		return true
-	}
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	n.ready = n.ready || m.Ready
-	n.stopping = n.stopping || m.Stopping
-	n.trigger = n.trigger || m.Trigger
-	if m.HasStatus {
-		n.status, n.hasStatus = m.Status, true
-	}
-	if !n.posted {
-		n.posted = p.post(func() { p.readNotes(w) })
-	}
-	return true
-}
-
-// readNotes applies to w what its messages said.
-func (p *Pool) readNotes(w *worker) {
-	n := &w.notes
-	n.mu.Lock()
-	isReady, stops, trigger := n.ready, n.stopping, n.trigger
-	if n.hasStatus {
-		w.status = n.status
-	}
-	n.posted, n.ready, n.stopping, n.trigger, n.hasStatus = false, false, false, false, false
-	n.mu.Unlock()
-	if isReady {
-		p.claimReady(w, "READY=1")
-	}
-	if stops {
-		p.fire(w, offline, "STOPPING=1")
-	}
-	if trigger {
-		p.fire(w, broken, "WATCHDOG=trigger")
-	}
-}
-
 // SetHealth tells that health has the worker at the backend of that name up or down. A worker that stays down
 // for kill_after is killed and replaced. It never blocks.
 func (p *Pool) SetHealth(name string, isUp bool, reason string) {
@@ -443,61 +362,4 @@ func (p *Pool) SetHealth(name string, isUp bool, reason string) {
 			}
 		}
 	})
-}
-
-// drainLook is how often the connections of draining workers are counted.
-const drainLook = 50 * time.Millisecond
-
-// lookSoon runs look after drainLook.
-func (p *Pool) lookSoon() {
-	if p.looking {
-		return
-	}
-	p.looking = true
-	time.AfterFunc(drainLook, func() { p.post(p.look) })
-}
-
-// look lets those stop that have no connections left. Two looks must agree: the front may still be hearing of
-// it.
-func (p *Pool) look() {
-	p.looking = false
-	for _, w := range slices.Clone(p.workers) {
-		if w.state != draining {
-			continue
-		}
-		n := 0
-		if p.Hooks.Sessions != nil && w.end != nil {
-			n = p.Hooks.Sessions(w.end.backend)
-		}
-		if n > 0 {
-			w.quiet = 0
-		} else {
-			w.quiet++
-		}
-		if w.quiet >= 2 {
-			p.fire(w, drained, "no connections left")
-		} else {
-			p.lookSoon()
-		}
-	}
-}
-
-// boundDraining stops the oldest of more than max_draining.
-func (p *Pool) boundDraining() {
-	if p.cfg.MaxDraining == 0 {
-		return
-	}
-	n := 0
-	var oldest *worker
-	for _, w := range p.workers {
-		if w.state == draining {
-			n++
-			if oldest == nil || w.since.Before(oldest.since) {
-				oldest = w
-			}
-		}
-	}
-	if n > p.cfg.MaxDraining {
-		p.fire(oldest, drained, fmt.Sprintf("more than %d drain (max_draining)", p.cfg.MaxDraining))
-	}
 }

@@ -10,6 +10,8 @@ import (
 	"strconv"
 	"sync"
 	"time"
+
+	"github.com/273ebdf9/lb/internal/clock"
 )
 
 // Checked is what came of holding the client against a server whose latency is known.
@@ -103,7 +105,7 @@ func serveAtOnce(ln net.Listener, all *sync.WaitGroup) {
 		if err != nil {
 			return
 		}
-		arrived := now()
+		arrived := clock.Monotonic()
 		all.Go(func() {
 			defer conn.Close()
 			timer, err := newAlarm()

@@ -14,6 +14,8 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"github.com/273ebdf9/lb/internal/clock"
 )
 
 // Failure is why a request was not answered.
@@ -105,7 +107,7 @@ func (s *session) close() {
 func (s *session) exchange(intended, began, service time.Duration) Outcome {
 	deadline := s.start + intended + s.target.Timeout
 	if s.conn == nil {
-		dialer := net.Dialer{Deadline: time.Now().Add(deadline - now())}
+		dialer := net.Dialer{Deadline: time.Now().Add(deadline - clock.Monotonic())}
 		conn, err := dialer.DialContext(s.ctx, network(s.target.Address), path(s.target.Address))
 		if err != nil {
 			return Outcome{Intended: intended, Began: began, Done: s.elapsed(), Failure: classify(err), Worker: -1}
@@ -132,7 +134,7 @@ func (r *runner) exchange(conn net.Conn, in *bufio.Reader, intended, began, serv
 }
 
 func (r *runner) speak(conn net.Conn, in *bufio.Reader, o *Outcome, service time.Duration, last bool) (err error) {
-	deadline := time.Now().Add(r.start + o.Intended + r.target.Timeout - now())
+	deadline := time.Now().Add(r.start + o.Intended + r.target.Timeout - clock.Monotonic())
 	if conn == nil {
 		dialer := net.Dialer{Deadline: deadline}
 		if conn, err = dialer.DialContext(r.ctx, network(r.target.Address), path(r.target.Address)); err != nil {

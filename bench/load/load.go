@@ -27,16 +27,6 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// now reads CLOCK_MONOTONIC, which all processes of a machine share (clock_gettime(2)): what a worker reads
-// can be set beside what a client reads.
-func now() time.Duration {
-	var ts unix.Timespec
-	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &ts); err != nil {
-		panic("BUG: cannot read CLOCK_MONOTONIC: " + err.Error())
-	}
-	return time.Duration(ts.Nano())
-}
-
 // alarm is a timer of the kernel (timerfd_create(2)) that a goroutine waits for as for a connection. The
 // runtime's own timers are up to 1 ms late, because it waits in epoll_wait(2), which counts in milliseconds;
 // and a goroutine that sleeps in nanosleep(2) keeps its processor from the others for a while.

@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"github.com/HdrHistogram/hdrhistogram-go"
+
+	"github.com/273ebdf9/lb/internal/clock"
 )
 
 const (
@@ -110,7 +112,7 @@ func Run(ctx context.Context, p *Plan, t Target, begun func(elapsed func() time.
 	if err != nil {
 		return nil, err
 	}
-	r.start = now()
+	r.start = clock.Monotonic()
 	if begun != nil {
 		begun(r.elapsed)
 	}
@@ -145,7 +147,7 @@ type runner struct {
 	lag      *hdrhistogram.Histogram
 }
 
-func (r *runner) elapsed() time.Duration { return now() - r.start }
+func (r *runner) elapsed() time.Duration { return clock.Monotonic() - r.start }
 
 // newHistogram counts microseconds up to an hour to three digits.
 func newHistogram() *hdrhistogram.Histogram {

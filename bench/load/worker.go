@@ -14,6 +14,8 @@ import (
 
 	systemd "github.com/coreos/go-systemd/v22/daemon"
 	"golang.org/x/sys/unix"
+
+	"github.com/273ebdf9/lb/internal/clock"
 )
 
 // Worker says how the benchmark's own worker works.
@@ -142,14 +144,14 @@ func (s *server) loop() error {
 
 // done says whether the worker has finished.
 func (s *server) done() bool {
-	return s.draining && (len(s.conns) == 0 || now() > s.drainEnd)
+	return s.draining && (len(s.conns) == 0 || clock.Monotonic() > s.drainEnd)
 }
 
 func (s *server) drain() {
 	var b [8]byte
 	unix.Read(s.wake, b[:])
 	if !s.draining {
-		s.draining, s.drainEnd = true, now()+drainTime
+		s.draining, s.drainEnd = true, clock.Monotonic()+drainTime
 		unix.EpollCtl(s.epoll, unix.EPOLL_CTL_DEL, listenFD, nil)
 		unix.Close(listenFD)
 	}
@@ -208,7 +210,7 @@ func (s *server) read(fd int) {
 
 // serve does one request, and says whether the connection goes on.
 func (s *server) serve(fd int, head []byte) bool {
-	begin := now()
+	begin := clock.Monotonic()
 	if ns, err := strconv.ParseInt(header(head, serviceHeader), 10, 64); err == nil && ns > 0 {
 		s.work(time.Duration(float64(ns) * s.Factor))
 	}
@@ -218,7 +220,7 @@ func (s *server) serve(fd int, head []byte) bool {
 		more = "Connection: close\r\n"
 	}
 	reply := fmt.Appendf(nil, "HTTP/1.1 200 OK\r\nContent-Length: 3\r\n%s: %d %d %d %d\r\n%s\r\nok\n",
-		workerHeader, s.Number, os.Getpid(), int64(begin), int64(now()), more)
+		workerHeader, s.Number, os.Getpid(), int64(begin), int64(clock.Monotonic()), more)
 	n, err := unix.Write(fd, reply) // a socket takes so little at once, unless the client has left
 	return err == nil && n == len(reply) && !last
 }
@@ -240,7 +242,7 @@ func (s *server) work(d time.Duration) {
 		}
 		return
 	}
-	ts := unix.NsecToTimespec(int64(now() + d))
+	ts := unix.NsecToTimespec(int64(clock.Monotonic() + d))
 	for unix.ClockNanosleep(unix.CLOCK_MONOTONIC, unix.TIMER_ABSTIME, &ts, nil) == unix.EINTR {
 	}
 }

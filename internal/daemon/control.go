@@ -15,6 +15,7 @@ import (
 	"github.com/273ebdf9/lb/config"
 	"github.com/273ebdf9/lb/internal/state"
 	"github.com/273ebdf9/lb/proxy"
+	"github.com/273ebdf9/lb/supervisor"
 )
 
 // change makes one change under the lock, and remembers it: changes are made one at a time, and none during a
@@ -194,7 +195,7 @@ func (d *daemon) addable(p *backends.Pool, bc backends.BackendConfig) error {
 	if err := check.Validate(); err != nil {
 		return api.Refuse(http.StatusBadRequest, "cannot add the backend: %s", strings.ReplaceAll(err.Error(), "backends[0].", ""))
 	}
-	if d.workersOf(p.Name) != nil && workerName.MatchString(bc.EffectiveName()) {
+	if d.workersOf(p.Name) != nil && supervisor.IsBackendName(bc.EffectiveName()) {
 		return api.Refuse(http.StatusBadRequest, "%q has the form of a worker's name; choose another", bc.EffectiveName())
 	}
 	if p.Get(bc.EffectiveName()) != nil {

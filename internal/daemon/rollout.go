@@ -8,7 +8,6 @@ import (
 	"net/http"
 	"os"
 	"reflect"
-	"regexp"
 	"time"
 
 	"github.com/273ebdf9/lb/admin/api"
@@ -16,9 +15,6 @@ import (
 	"github.com/273ebdf9/lb/internal/state"
 	"github.com/273ebdf9/lb/supervisor"
 )
-
-// workerName is the form of the names of workers' backends; nobody else's may have it.
-var workerName = regexp.MustCompile(`^[0-9]+\.[0-9]+$`)
 
 // findWorkers finds the workers of a pool, or says that there are none.
 func (d *daemon) findWorkers(pool string) (*workerPool, error) {

@@ -8,8 +8,8 @@ import (
 
 	"github.com/coreos/go-systemd/v22/activation"
 	systemd "github.com/coreos/go-systemd/v22/daemon"
-	"golang.org/x/sys/unix"
 
+	"github.com/273ebdf9/lb/internal/descriptor"
 	"github.com/273ebdf9/lb/internal/sdnotify"
 	"github.com/273ebdf9/lb/proxy"
 )
@@ -113,7 +113,7 @@ func (d *daemon) takeSockets() error {
 	}
 	var sockets []proxy.Activated
 	for _, f := range activation.Files(true) {
-		fd, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, 3)
+		fd, err := descriptor.CopyOf(f)
 		name := f.Name()
 		f.Close()
 		if err != nil {

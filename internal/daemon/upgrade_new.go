@@ -23,6 +23,7 @@ import (
 	"github.com/273ebdf9/lb/balancer"
 	"github.com/273ebdf9/lb/config"
 	"github.com/273ebdf9/lb/internal/build"
+	"github.com/273ebdf9/lb/internal/clock"
 	"github.com/273ebdf9/lb/internal/state"
 	"github.com/273ebdf9/lb/proxy"
 	"github.com/273ebdf9/lb/supervisor"
@@ -360,7 +361,7 @@ func (a *adopted) serve(h *upgrade.Handover) *daemon {
 		pool.OnChange = func(c backends.Change) { d.backendChanged(pool, c) }
 	}
 	d.proxy.Start()
-	standstill := monotonic() - l.head.FrozenAt
+	standstill := clock.Monotonic() - l.head.FrozenAt
 	if failed == "" {
 		d.upgrades.standstill = standstill
 	}

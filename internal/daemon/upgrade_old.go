@@ -22,6 +22,7 @@ import (
 	"github.com/273ebdf9/lb/backends"
 	"github.com/273ebdf9/lb/config"
 	"github.com/273ebdf9/lb/internal/build"
+	"github.com/273ebdf9/lb/internal/clock"
 	"github.com/273ebdf9/lb/proxy"
 	"github.com/273ebdf9/lb/upgrade"
 )
@@ -281,7 +282,7 @@ func (u *upgrading) run() error {
 	u.flushLogs()
 	gc := debug.SetGCPercent(-1) // none while sessions wait
 	thaw = append(thaw, func() { debug.SetGCPercent(gc) })
-	u.frozenAt = monotonic()
+	u.frozenAt = clock.Monotonic()
 	frozen, err := d.proxy.Freeze()
 	if err != nil {
 		undo()
@@ -454,11 +455,4 @@ func (u *upgrading) writeDown(l *live, frozen *proxy.Frozen) {
 			l.head.Closing = append(l.head.Closing, place)
 		}
 	}
-}
-
-// monotonic reads CLOCK_MONOTONIC.
-func monotonic() time.Duration {
-	var ts unix.Timespec
-	unix.ClockGettime(unix.CLOCK_MONOTONIC, &ts)
-	return time.Duration(ts.Nano())
 }

@@ -158,7 +158,7 @@ func (w *workerPool) settled() {
 	}
 	w.mu.Unlock()
 	for _, b := range w.pool.Backends() {
-		if !stands[b] && workerName.MatchString(b.Name) {
+		if !stands[b] && supervisor.IsBackendName(b.Name) {
 			w.checker.Remove(b)
 			w.pool.Remove(b, "its worker was not carried over")
 		}

@@ -1,7 +1,6 @@
 package logs
 
 import (
-	"cmp"
 	"errors"
 	"fmt"
 	"os"
@@ -9,6 +8,8 @@ import (
 	"sync/atomic"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/273ebdf9/lb/internal/descriptor"
 )
 
 // output is where lines go: a file by path, or a duplicate of stdout or stderr. Safe for concurrent use.
@@ -49,21 +50,9 @@ func openOutput(name string, inherited *os.File) (*output, error) {
 	return o, nil
 }
 
-// duplicate duplicates a file. A standard stream needs a descriptor of its own because a write to descriptor
-// 1 or 2 whose reader is gone ends a Go process (os/signal, "SIGPIPE"), and lb must outlive whoever reads its
-// log.
-func duplicate(f *os.File) (*os.File, error) {
-	raw, err := f.SyscallConn() // Fd would have a FIFO block for everybody who has it
-	if err != nil {
-		return nil, err
-	}
-	fd := -1
-	controlErr := raw.Control(func(old uintptr) { fd, err = unix.FcntlInt(old, unix.F_DUPFD_CLOEXEC, 3) })
-	if err = cmp.Or(controlErr, err); err != nil {
-		return nil, fmt.Errorf("cannot duplicate %s: %w", f.Name(), os.NewSyscallError("fcntl", err))
-	}
-	return os.NewFile(uintptr(fd), f.Name()), nil
-}
+// duplicate copies a file. A standard stream needs a descriptor of its own because a write to descriptor 1 or
+// 2 whose reader is gone ends a Go process (os/signal, "SIGPIPE"), and lb must outlive whoever reads its log.
+func duplicate(f *os.File) (*os.File, error) { return descriptor.CopyFile(f, f.Name()) }
 
 // openFile opens a file to append to. O_NONBLOCK is for a FIFO: without a reader it is an error instead of a
 // wait.

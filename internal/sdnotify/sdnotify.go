@@ -15,8 +15,7 @@ import (
 	"time"
 	"unicode/utf8"
 
-	"golang.org/x/sys/unix"
-
+	"github.com/273ebdf9/lb/internal/clock"
 	"github.com/273ebdf9/lb/internal/printable"
 )
 
@@ -154,9 +153,5 @@ func (m Message) Format() []byte {
 // Reloading is the message that systemd's Type=notify-reload wants when a reload begins: with the clock, so
 // that a late one is told from a new one. READY=1 ends the reload.
 func Reloading() Message {
-	var ts unix.Timespec
-	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &ts); err != nil {
-		panic("BUG: sdnotify: no monotonic clock: " + err.Error())
-	}
-	return Message{Reloading: true, Monotonic: time.Duration(ts.Nano())}
+	return Message{Reloading: true, Monotonic: clock.Monotonic()}
 }
