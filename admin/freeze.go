@@ -87,8 +87,8 @@ func (f *Frozen) socket(name, address string) *Socket {
 
 // Errors of Freeze.
 var (
-	errFrozen = errors.New("admin: the server is frozen already")
-	errClosed = errors.New("admin: the server is closed")
+	errFrozen = errors.New("the control API is frozen already")
+	errClosed = errors.New("the control API is closed")
 )
 
 const (

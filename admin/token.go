@@ -15,7 +15,7 @@ import (
 )
 
 // ErrToken: the file of the token cannot be used.
-var ErrToken = errors.New("admin: no token can be read")
+var ErrToken = errors.New("no token can be read")
 
 // minToken is how many bytes a token has at least: one that is guessed at 64 a second (see wrongTokenDelay)
 // for years.

@@ -11,14 +11,14 @@ import (
 
 var (
 	// ErrNoneUp means that no backend of the pool is selectable.
-	ErrNoneUp = errors.New("backends: no backend is selectable")
+	ErrNoneUp = errors.New("no backend is selectable")
 	// ErrSaturated means that backends are selectable, but each is at its max_conns or was tried by this
 	// connection.
-	ErrSaturated = errors.New("backends: every selectable backend is full or was tried")
+	ErrSaturated = errors.New("every selectable backend is full or was tried")
 	// ErrQueued means that the connection waits; its Waiter's Grant will be called.
-	ErrQueued = errors.New("backends: waits for a backend")
+	ErrQueued = errors.New("the connection waits for a backend")
 	// ErrQueueFull means that the connection would have to wait, and queue_size connections do already.
-	ErrQueueFull = errors.New("backends: the queue is full; see queue_size")
+	ErrQueueFull = errors.New("the queue is full; see queue_size")
 )
 
 // Request describes the connection that needs a backend.

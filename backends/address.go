@@ -105,7 +105,7 @@ func IsLocalIP(ip netip.Addr) bool {
 }
 
 // ErrNoAddress says that a host name has no address.
-var ErrNoAddress = errors.New("backends: host name has no address")
+var ErrNoAddress = errors.New("the host name has no address")
 
 // Resolve turns the address into one the kernel takes. A Unix socket or an IP address needs no look-up and
 // cannot block; a host name is looked up with the host's resolver, and of several answers the first IPv4 one,

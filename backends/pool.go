@@ -10,7 +10,7 @@ import (
 )
 
 // ErrUnknown means that the pool has no such backend.
-var ErrUnknown = errors.New("backends: no such backend")
+var ErrUnknown = errors.New("no such backend")
 
 // Pool is a named set of backends with one balancing policy. All methods are safe for concurrent use.
 type Pool struct {

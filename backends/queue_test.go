@@ -438,7 +438,7 @@ func ExamplePool_Acquire() {
 	p.Release(first)
 	fmt.Println("left:", p.Leave(second))
 	// Output:
-	// backends: waits for a backend
+	// the connection waits for a backend
 	// session 2 may connect to w1
 	// left: false
 }

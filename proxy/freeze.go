@@ -12,7 +12,7 @@ import (
 )
 
 // ErrLoopHangs: an event loop did not come round, so that nothing could be frozen.
-var ErrLoopHangs = errors.New("proxy: an event loop hangs")
+var ErrLoopHangs = errors.New("an event loop hangs")
 
 // freezeTimeout bounds how long Freeze waits for the loops. A round takes milliseconds.
 const freezeTimeout = 5 * time.Second

@@ -26,7 +26,7 @@ import (
 )
 
 // ErrStopped is what a Proxy that was stopped answers.
-var ErrStopped = errors.New("proxy: stopped")
+var ErrStopped = errors.New("the proxy is stopped")
 
 // Stats count what concerns no listener and no backend. Safe for concurrent use.
 type Stats struct {

@@ -27,9 +27,9 @@ const (
 
 // Faults of a PROXY header. Each closes the connection.
 var (
-	errProxyMissing = errors.New("proxy: the client sent no PROXY header")
-	errProxyTooLong = errors.New("proxy: the PROXY header is too long")
-	errProxyInvalid = errors.New("proxy: the PROXY header is invalid")
+	errProxyMissing = errors.New("the client sent no PROXY header")
+	errProxyTooLong = errors.New("the PROXY header is too long")
+	errProxyInvalid = errors.New("the PROXY header is invalid")
 
 	// errProxyChecksum is an errProxyInvalid too.
 	errProxyChecksum = fmt.Errorf("%w: wrong CRC32c checksum", errProxyInvalid)

@@ -18,7 +18,7 @@ import (
 )
 
 // ErrBadState: what was frozen does not fit together.
-var ErrBadState = errors.New("proxy: the sessions that were handed over do not fit together")
+var ErrBadState = errors.New("the sessions that were handed over do not fit together")
 
 // inherited is a listening socket of the process before.
 type inherited struct {

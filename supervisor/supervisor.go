@@ -32,15 +32,15 @@ import (
 
 // Errors.
 var (
-	ErrStopped     = errors.New("supervisor: the workers are stopped")
-	ErrBusy        = errors.New("supervisor: a restart of this pool is under way")
-	ErrNoSlot      = errors.New("supervisor: no such slot")
-	ErrSlotStopped = errors.New("supervisor: the slot was stopped by hand; start it")
-	ErrNothingDone = errors.New("supervisor: nothing to take back: all workers are of what worked before the restart that failed")
-	ErrNoPrevious  = errors.New("supervisor: nothing to roll back to: no restart has changed the command, the environment or the directory")
-	ErrRestart     = errors.New("supervisor: the restart failed")
-	ErrState       = errors.New("supervisor: no state of a pool that this lb can read")
-	ErrDirInUse    = errors.New("supervisor: another lb uses this run-time directory")
+	ErrStopped     = errors.New("the workers are stopped")
+	ErrBusy        = errors.New("a restart of this pool is under way")
+	ErrNoSlot      = errors.New("no such slot")
+	ErrSlotStopped = errors.New("the slot was stopped by hand; start it")
+	ErrNothingDone = errors.New("nothing to take back: all workers are of what worked before the restart that failed")
+	ErrNoPrevious  = errors.New("nothing to roll back to: no restart has changed the command, the environment or the directory")
+	ErrRestart     = errors.New("the restart failed")
+	ErrState       = errors.New("this lb cannot read the saved state of the workers")
+	ErrDirInUse    = errors.New("another lb uses this run-time directory")
 )
 
 // Pool is the workers of one pool. Its methods are safe for concurrent use after Start.

@@ -32,7 +32,7 @@ import (
 )
 
 // ErrNoAddress: there is no supervisor that hands a socket over, and Options.Address is empty.
-var ErrNoAddress = errors.New("worker: nothing to listen on: start it with lb, or set Options.Address")
+var ErrNoAddress = errors.New("nothing to listen on: start the worker with lb, or set Options.Address")
 
 // Options change how a worker behaves. The zero value is good under lb.
 type Options struct {

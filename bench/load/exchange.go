@@ -50,7 +50,7 @@ func classify(err error) Failure {
 	return Other
 }
 
-var errStatus = errors.New("load: status other than 200")
+var errStatus = errors.New("status other than 200")
 
 // The headers of request and reply.
 const (

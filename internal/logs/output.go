@@ -70,7 +70,7 @@ func (o *output) use(f *os.File) {
 func (o *output) Write(p []byte) (int, error) { return o.writeUnless(nil, p) }
 
 // errHeld: a write was ended because the writer shall rest.
-var errHeld = errors.New("logs: held")
+var errHeld = errors.New("the log is paused")
 
 // pollTime is how long a writer waits until it looks whether it shall rest, in milliseconds.
 const pollTime = 50

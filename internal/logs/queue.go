@@ -125,7 +125,7 @@ func (w *batchWriter) flushNow(ctx context.Context) error {
 const holdPatience = 2 * time.Second
 
 // errBusy: a write does not end.
-var errBusy = errors.New("logs: a write does not end")
+var errBusy = errors.New("a write to the log does not end")
 
 // rest writes what can be written until ctx is done, and brings the goroutine to rest. The caller ends that
 // by closing over; it is nil when the goroutine has ended.

@@ -28,7 +28,7 @@ const (
 )
 
 // ErrGarbage: a datagram is no list of KEY=VALUE lines.
-var ErrGarbage = errors.New("sdnotify: no list of KEY=VALUE lines")
+var ErrGarbage = errors.New("not a list of KEY=VALUE lines")
 
 // Message is what one datagram says. The zero value says nothing. MAINPID, FDSTORE and unknown keys are left
 // out.

@@ -19,11 +19,11 @@ import "errors"
 
 var (
 	// ErrDamaged: what was read is no state: it was cut off, changed, or something else from the start.
-	ErrDamaged = errors.New("state: damaged")
+	ErrDamaged = errors.New("the state is damaged")
 	// ErrNewer: a newer lb wrote it, with something in it that this one must not ignore.
-	ErrNewer = errors.New("state: written by a newer lb")
+	ErrNewer = errors.New("the state was written by a newer lb")
 	// ErrPurpose: it is a state, but of another purpose.
-	ErrPurpose = errors.New("state: of another purpose")
+	ErrPurpose = errors.New("the state has another purpose")
 	// ErrTooLarge: it is above the limit.
-	ErrTooLarge = errors.New("state: too large")
+	ErrTooLarge = errors.New("the state is too large")
 )

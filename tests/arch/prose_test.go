@@ -76,6 +76,9 @@ func TestProse_CommentsAreNarrowAndNamesAreTheFields(t *testing.T) {
 				}
 			}
 		}
+		if !strings.HasSuffix(name, "_test.go") {
+			checkErrorPrefixes(t, fset, file)
+		}
 		if strings.HasSuffix(name, "_test.go") || unswept[filepath.Dir(name)] {
 			continue
 		}
@@ -101,3 +104,23 @@ func TestProse_CommentsAreNarrowAndNamesAreTheFields(t *testing.T) {
 }
 
 func columnsOf(text string) int { return utf8.RuneCountInString(text) + 3*strings.Count(text, "\t") }
+
+// checkErrorPrefixes finds errors that begin with the name of their Go package, which says nothing to a user.
+func checkErrorPrefixes(t *testing.T, fset *token.FileSet, file *ast.File) {
+	t.Helper()
+	ast.Inspect(file, func(node ast.Node) bool {
+		call, ok := node.(*ast.CallExpr)
+		if !ok || len(call.Args) == 0 {
+			return true
+		}
+		maker, ok := call.Fun.(*ast.SelectorExpr)
+		if !ok || maker.Sel.Name != "New" && maker.Sel.Name != "Errorf" {
+			return true
+		}
+		text, ok := call.Args[0].(*ast.BasicLit)
+		if ok && strings.HasPrefix(text.Value, `"`+file.Name.Name+": ") {
+			t.Errorf("%s: the error %s begins with its package; say what happened and where", fset.Position(text.Pos()), text.Value)
+		}
+		return true
+	})
+}
