@@ -3,12 +3,15 @@
 package e2e
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -25,6 +28,8 @@ type checkedRig struct {
 	more    lbConfig // the config with another listener
 	files   map[string]string
 	reports string // folder of strace's output
+	// how long the process sleeps that each worker of "app" leaves in a session and a group of its own
+	sleep string
 }
 
 func startCheckedRig(t *testing.T) *checkedRig {
@@ -41,6 +46,15 @@ func startCheckedRig(t *testing.T) *checkedRig {
 		}
 		return p
 	}
+	// A service manager that hears lb, so that lb sends messages.
+	manager, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: filepath.Join(dir, "notify"), Net: "unixgram"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { manager.Close() })
+	go io.Copy(io.Discard, manager)
+	t.Setenv("NOTIFY_SOCKET", filepath.Join(dir, "notify"))
+	rig.sleep = fmt.Sprintf("3600.%d", time.Now().UnixNano())
 	unixAddress := func(name string) string { return "unix:" + filepath.Join(dir, name) }
 	config := lbConfig{
 		Options: fmt.Sprintf("[log]\noutput = %q\naccess = %q\n", rig.files["log"], rig.files["access"]),
@@ -48,13 +62,16 @@ func startCheckedRig(t *testing.T) *checkedRig {
 			{Name: "tcp", Bind: []string{freePort(t, "127.0.0.1")}, Pool: "tcp"},
 			{Name: "unix", Bind: []string{freePort(t, "127.0.0.1")}, Pool: "unix"},
 			{Name: "app", Bind: []string{freePort(t, "127.0.0.1")}, Pool: "app"},
+			{Name: "hand", Bind: []string{freePort(t, "127.0.0.1")}, Pool: "hand"},
 			{Name: "clean", Bind: []string{freePort(t, "127.0.0.1")}, Pool: "tcp"},
 		},
 		Pools: []lbPool{
 			pool("tcp", freePort(t, "127.0.0.1"), freePort(t, "127.0.0.1")),
 			pool("unix", unixAddress("u1"), unixAddress("u2")),
-			{Name: "app", Health: heartbeats, Options: fmt.Sprintf(
-				"[pools.app.workers]\ncommand = [%q]\ncount = 2\nready = \"notify\"\nkill_after = \"20s\"\nstop_timeout = \"2s\"\n", sampleWorker(t))},
+			{Name: "app", Health: heartbeats, Options: fmt.Sprintf("[pools.app.workers]\ncommand = [\"sh\", \"-c\", %q]\n"+
+				"count = 2\nready = \"notify\"\nkill_after = \"20s\"\nkill_timeout = \"1s\"\n", "setsid bash -c 'set -m; sleep "+rig.sleep+" & wait' & exec "+sampleWorker(t))},
+			{Name: "hand", Health: heartbeats, Options: fmt.Sprintf("handoff = \"lb\"\n[pools.hand.workers]\ncommand = [%q]\n"+
+				"count = 2\nready = \"notify\"\nkill_timeout = \"2s\"\nenv = { %s = %q }\n", self(t), roleVariable, roleChecked)},
 		},
 	}
 	config.StateFile = rig.files["state"]
@@ -63,9 +80,22 @@ func startCheckedRig(t *testing.T) *checkedRig {
 		lbListener{Name: "more", Bind: []string{freePort(t, "127.0.0.1"), unixAddress("more.sock")}, Pool: "unix"})
 	rig.lb = startLB(t, config)
 	rig.waitUp(t, 2)
-	rig.clean = config.Listeners[3].Bind[0]
-	rig.load.start(t, config.Listeners[0].Bind[0], config.Listeners[1].Bind[0])
+	rig.clean = config.Listeners[4].Bind[0]
+	rig.load.start(t, checkedKinds, config.Listeners[0].Bind[0], config.Listeners[1].Bind[0])
+	rig.load.start(t, handedKinds, config.Listeners[3].Bind[0])
 	return rig
+}
+
+// discard ends a rig that has failed, so that another one can be started.
+func (rig *checkedRig) discard() {
+	rig.load.end()
+	rig.cmd.Process.Signal(syscall.SIGTERM)
+	select {
+	case <-rig.done:
+	case <-time.After(patience):
+		rig.kill()
+	}
+	rig.ended = true
 }
 
 // reload changes lb's config file and has lb read it.
@@ -89,6 +119,18 @@ func (rig *checkedRig) listens(t *testing.T, name string) bool {
 		}
 	}
 	return false
+}
+
+// strays returns how many processes there are that workers of "app" have left in sessions of their own.
+func (rig *checkedRig) strays() (n int) {
+	want := []byte("sleep\x00" + rig.sleep + "\x00")
+	lines, _ := filepath.Glob("/proc/[0-9]*/cmdline")
+	for _, name := range lines {
+		if line, err := os.ReadFile(name); err == nil && bytes.Equal(line, want) {
+			n++
+		}
+	}
+	return n
 }
 
 func (rig *checkedRig) cleanExchange() error {
@@ -169,6 +211,12 @@ func (rig *checkedRig) recover(t *testing.T, after string) {
 			}
 		}
 		return err
+	})
+	eventually(t, patience, func() error { // what workers leave behind is killed with them
+		if n := rig.strays(); n > 2 {
+			return fmt.Errorf("%s: processes that workers left behind: got %d for 2 workers; want one for each", after, n)
+		}
+		return nil
 	})
 	if rig.listens(t, "more") { // taken away again, so that the next reload makes it anew
 		rig.reload(t, func(args ...string) { rig.command(t, args...) }, rig.config)

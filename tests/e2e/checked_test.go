@@ -1,8 +1,9 @@
-//go:build e2e && (faults || soak)
+//go:build e2e
 
 package e2e
 
 import (
+	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -13,6 +14,10 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/273ebdf9/lb/worker"
 )
 
 // A checked exchange: the client sends a question (seed, length of what follows, length of the answer) and a
@@ -22,7 +27,9 @@ import (
 
 const (
 	questionSize = 24
-	stuckAfter   = 15 * time.Second // nothing moved for so long: the exchange hangs
+	// in the answer's length: the backend resets the connection behind the answer
+	resetAfter = 1 << 63
+	stuckAfter = 15 * time.Second // nothing moved for so long: the exchange hangs
 )
 
 // stream writes or checks the bytes of one seeded stream.
@@ -129,6 +136,29 @@ func (b *checkedBackend) serve(l net.Listener) {
 	}
 }
 
+// serveChecked is a worker that takes connections over from lb and answers exchanges. It prints what it finds
+// wrong.
+func serveChecked() error {
+	w, err := worker.Listen(context.Background())
+	if err != nil {
+		return err
+	}
+	b := &checkedBackend{resetTold: true, faults: newCheckedLoad()}
+	var all sync.WaitGroup
+	return w.Serve(func(l net.Listener) error {
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				return err
+			}
+			all.Go(func() { b.answer(conn) })
+		}
+	}, func(context.Context) error {
+		all.Wait()
+		return nil
+	})
+}
+
 // answer plays the backend's side of the exchanges of one connection.
 func (b *checkedBackend) answer(conn net.Conn) {
 	defer conn.Close()
@@ -153,7 +183,27 @@ func (b *checkedBackend) answer(conn net.Conn) {
 			}
 			return
 		}
-		if newStream(seed, false).write(conn, down) != nil {
+		if newStream(seed, false).write(conn, down&^resetAfter) != nil {
+			return
+		}
+		if down&resetAfter != 0 {
+			if tcp, ok := conn.(*net.TCPConn); ok {
+				awaitAcknowledged(tcp) // else this kernel drops what lb was not sent
+				tcp.SetLinger(0)
+			}
+			return
+		}
+	}
+}
+
+// awaitAcknowledged waits until the peer's kernel has acknowledged everything (tcp(7), SIOCOUTQ).
+func awaitAcknowledged(conn *net.TCPConn) {
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		return
+	}
+	for left := 1; left > 0; time.Sleep(time.Millisecond) { // the kernel has no event for it
+		if raw.Control(func(fd uintptr) { left, err = unix.IoctlGetInt(int(fd), unix.TIOCOUTQ) }) != nil || err != nil {
 			return
 		}
 	}
@@ -177,7 +227,15 @@ func exchangeOn(conn net.Conn, seed, up, down uint64) (outcome, error) {
 	if err != nil {
 		return classify(err, 0), err
 	}
+	reset := down&resetAfter != 0
+	down &^= resetAfter
 	got, err := newStream(seed, false).check(conn, down)
+	if err == nil && reset {
+		conn.SetReadDeadline(time.Now().Add(stuckAfter))
+		if _, err = conn.Read(make([]byte, 1)); classify(err, got) != stuck {
+			return exchanged, nil // an end of whatever form
+		}
+	}
 	if err != nil {
 		err = fmt.Errorf("%w after %d of %d bytes of the answer", err, got, down)
 	}
@@ -203,6 +261,7 @@ type checkedKind struct {
 	up, down  uint64        // the most bytes of an exchange in each direction
 	exchanges int           // of one connection
 	pause     time.Duration // after each exchange
+	reset     bool          // the backend resets the connection after its answer
 }
 
 var checkedKinds = []checkedKind{
@@ -212,15 +271,22 @@ var checkedKinds = []checkedKind{
 	{up: 200, down: 2 << 10, exchanges: 1000, pause: 5 * time.Millisecond},
 	{up: 100 << 10, down: 100 << 10, exchanges: 5, pause: 5 * time.Millisecond},
 	{up: 1 << 20, down: 3 << 20, exchanges: 2, pause: 20 * time.Millisecond},
+	{up: 1 << 10, down: 400 << 10, exchanges: 1, pause: 20 * time.Millisecond, reset: true},
+}
+
+// handedKinds is the load of workers that are given the sockets.
+var handedKinds = []checkedKind{
+	{up: 1 << 10, down: 8 << 10, exchanges: 1, pause: time.Millisecond},
+	{up: 200, down: 2 << 10, exchanges: 50, pause: 5 * time.Millisecond},
 }
 
 // newCheckedLoad returns a load without clients, for backends to report to.
 func newCheckedLoad() *checkedLoad { return &checkedLoad{quit: make(chan struct{})} }
 
 // start starts one client of each kind for each address.
-func (d *checkedLoad) start(t testing.TB, addresses ...string) {
+func (d *checkedLoad) start(t testing.TB, kinds []checkedKind, addresses ...string) {
 	for i, address := range addresses {
-		for j, kind := range checkedKinds {
+		for j, kind := range kinds {
 			seeds := rand.New(rand.NewPCG(uint64(i), uint64(j)))
 			d.all.Go(func() { d.run(address, kind, seeds) })
 		}
@@ -238,7 +304,11 @@ func (d *checkedLoad) run(address string, kind checkedKind, seeds *rand.Rand) {
 			continue
 		}
 		for range kind.exchanges {
-			how, err := exchangeOn(conn, seeds.Uint64(), seeds.Uint64N(kind.up+1), 1+seeds.Uint64N(kind.down))
+			down := 1 + seeds.Uint64N(kind.down)
+			if kind.reset {
+				down |= resetAfter
+			}
+			how, err := exchangeOn(conn, seeds.Uint64(), seeds.Uint64N(kind.up+1), down)
 			d.report(how, err)
 			if err != nil || d.ending() {
 				break

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -24,7 +25,9 @@ type fault struct {
 	call    string
 	errors  string
 	only    string // the path or descriptor that the call must be about; "": any
-	provoke string // what makes lb make the call: "": the load does; or control, state, workers, reload, pool
+	provoke string // what makes lb make the call: "": the load does; or control, state, workers,
+	// handed, reload, pool, upgrade
+	unmet string // why lb need not make the call
 }
 
 // faults are the calls on lb's paths with the errors that their man pages give. Not among them: what Go's
@@ -39,7 +42,7 @@ var faults = []fault{
 	{call: "epoll_pwait", errors: "EINTR"},
 	{call: "recvfrom", errors: "EINTR ECONNRESET ETIMEDOUT ENOMEM ENOBUFS EHOSTUNREACH"},
 	{call: "sendto", errors: "EINTR ECONNRESET EPIPE ETIMEDOUT ENOMEM ENOBUFS EHOSTUNREACH"},
-	{call: "sendmsg", errors: "EAGAIN ENOBUFS ENOMEM EPIPE", provoke: "workers"},
+	{call: "sendmsg", errors: "EAGAIN ENOBUFS ENOMEM EPIPE", provoke: "reload"},
 	{call: "recvmsg", errors: "EINTR ENOBUFS ENOMEM ECONNRESET EIO", provoke: "workers"},
 	{call: "splice", errors: "EINVAL ENOMEM EPIPE ECONNRESET"},
 	{call: "pipe2", errors: "EMFILE ENFILE ENOMEM", provoke: "workers"},
@@ -58,66 +61,124 @@ var faults = []fault{
 	{call: "pidfd_open", errors: "EMFILE ENFILE ENOMEM ENOSYS EPERM", provoke: "workers"},
 	{call: "bind", errors: "EADDRINUSE EACCES ENOMEM EADDRNOTAVAIL", provoke: "reload"},
 	{call: "listen", errors: "EADDRINUSE ENOMEM", provoke: "reload"},
-	{call: "ioctl", errors: "ENOTTY EFAULT EIO", provoke: "workers"},
+	{call: "ioctl", errors: "ENOTTY EFAULT EIO"},
 	{call: "unlink,unlinkat", errors: "EACCES EROFS EBUSY", provoke: "workers"},
 	{call: "mkdir,mkdirat", errors: "EACCES ENOSPC EROFS", provoke: "pool"},
 	{call: "fchmod,fchmodat,fchown,fchownat,lchown", errors: "EPERM EROFS", provoke: "pool"},
-	{call: "fcntl", errors: "EMFILE", provoke: "workers"},
-	{call: "epoll_create1,eventfd2,timerfd_create", errors: "EMFILE ENFILE ENOMEM", provoke: "control"},
+	{call: "fcntl", errors: "EMFILE", provoke: "handed"},
+	// The rehearsal of an upgrade makes them first, and it refuses.
+	{call: "epoll_create1", errors: "EMFILE ENFILE ENOMEM", provoke: "upgrade"},
+	{call: "eventfd2", errors: "EMFILE ENFILE ENOMEM", provoke: "upgrade"},
+	{call: "memfd_create", errors: "EMFILE ENFILE ENOMEM ENOSYS EPERM", provoke: "upgrade"},
 }
 
-const faultTime = 600 * time.Millisecond // how long a fault is there
+const (
+	faultTime     = 600 * time.Millisecond // how long a fault is there at least
+	mostFaultTime = 6 * time.Second        // how long at most, where lb answers late what provokes it
+)
 
 // TestFaults has each call on lb's paths fail with each error, once and in a burst, under a byte-checking
 // load. lb must live, serve as before soon after the end of the fault, answer on its control socket, lose no
-// byte silently, and leak neither sessions nor descriptors.
+// byte silently, and leak neither sessions nor descriptors. A case that fails ends its lb: the others go on
+// with a new one.
 func TestFaults(t *testing.T) {
-	rig := startCheckedRig(t)
-	only := os.Getenv("LB_FAULTS") // "recvmsg" or "recvmsg:EIO" for one
-	rig.recover(t, "at the start")
-	before := rig.descriptors(t)
-	injected, reached, ran := 0, 0, 0
+	c := &campaign{only: os.Getenv("LB_FAULTS"), calls: map[string]*callCount{}}
+	c.begin(t)
 	for _, f := range faults {
 		for errno := range strings.FieldsSeq(f.errors) {
 			missed := false
 			for _, when := range []string{"1", "1..60"} {
-				name := fmt.Sprintf("%s:%s:%s %s", f.call, errno, when, f.only)
-				if only != "" && !strings.HasPrefix(name, only) {
-					continue
-				}
 				if (f.call == "clone,clone3" || f.call == "epoll_pwait") && when != "1" {
 					when = "1..5" // Go's runtime tries again twenty times and gives up then
 				}
 				if when != "1" && missed {
 					continue // a burst would not meet it either
 				}
-				n := rig.inject(t, f, errno, when)
-				missed = n == 0
-				ran++
-				if injected += n; n > 0 {
-					reached++
-				}
-				t.Logf("%-60s injected %d times", name, n)
-				rig.recover(t, name)
-				if t.Failed() {
-					t.Fatalf("%s: see above", name)
-				}
+				missed = c.try(t, f, errno, when) == 0
 			}
 		}
 	}
-	if reached == 0 {
-		t.Fatal("faults that lb met: got none; want some")
+	c.end(t)
+}
+
+// campaign is a run of TestFaults.
+type campaign struct {
+	only   string // "recvmsg" or "recvmsg:EIO" for one
+	rig    *checkedRig
+	before int // descriptors of lb
+
+	ran, reached, injected int
+	calls                  map[string]*callCount
+}
+
+// callCount is how often one call failed, in how many cases.
+type callCount struct {
+	cases, injected int
+	unmet           string
+}
+
+// begin starts an lb under load.
+func (c *campaign) begin(t *testing.T) {
+	t.Helper()
+	c.rig = startCheckedRig(t)
+	c.rig.recover(t, "at the start")
+	c.before = c.rig.descriptors(t)
+}
+
+// try has one call fail and returns how often it did; -1 where the case is not asked for.
+func (c *campaign) try(t *testing.T, f fault, errno, when string) int {
+	name := strings.TrimSpace(fmt.Sprintf("%s:%s:%s %s", f.call, errno, when, f.only))
+	if c.only != "" && !strings.HasPrefix(name, c.only) {
+		return -1
 	}
-	rig.load.end()
-	for _, err := range rig.load.takeWorst() {
+	n := 0
+	ok := t.Run(name, func(t *testing.T) {
+		n = c.rig.inject(t, f, errno, when)
+		t.Logf("%-60s injected %d times", name, n)
+		c.rig.recover(t, name)
+		if t.Failed() {
+			t.Logf("the log of lb:\n%s", c.rig.logTail())
+		}
+	})
+	c.ran++
+	call := strings.TrimSpace(f.call + " " + f.only)
+	if c.calls[call] == nil {
+		c.calls[call] = &callCount{unmet: f.unmet}
+	}
+	c.calls[call].cases++
+	c.calls[call].injected += n
+	if c.injected += n; n > 0 {
+		c.reached++
+	}
+	if !ok {
+		c.rig.discard()
+		c.begin(t)
+	}
+	return n
+}
+
+// end stops the load and looks at what is left.
+func (c *campaign) end(t *testing.T) {
+	if c.ran == 0 {
+		t.Fatalf("faults that begin with LB_FAULTS=%q: got none; want some", c.only)
+	}
+	for _, call := range slices.Sorted(maps.Keys(c.calls)) {
+		n := c.calls[call]
+		t.Logf("%-50s failed %5d times in %2d cases %s", call, n.injected, n.cases, n.unmet)
+		if n.injected == 0 && n.unmet == "" {
+			t.Errorf("%s: got no call of lb that failed; want some", call)
+		}
+	}
+	c.rig.load.end()
+	for _, err := range c.rig.load.takeWorst() {
 		t.Errorf("at the end: %v", err)
 	}
-	t.Logf("%d of %d faults met a call of lb, %d calls failed; load: %v", reached, ran, injected, rig.load)
-	rig.waitReleased(t)
+	t.Logf("%d of %d faults met a call of lb, %d calls failed; load: %v", c.reached, c.ran, c.injected, c.rig.load)
+	c.rig.waitReleased(t)
 	eventually(t, patience, func() error {
 		// Pools of pipes and workers' descriptors vary a little; a leak a fault would be hundreds.
-		if now := rig.descriptors(t); now > before+24 {
-			return fmt.Errorf("descriptors of lb: got %d; want about %d as before\n%s", now, before, rig.describeDescriptors())
+		if now := c.rig.descriptors(t); now > c.before+24 {
+			return fmt.Errorf("descriptors of lb: got %d; want about %d as before\n%s", now, c.before, c.rig.describeDescriptors())
 		}
 		return nil
 	})
@@ -128,7 +189,10 @@ func (rig *checkedRig) inject(t *testing.T, f fault, errno, when string) int {
 	t.Helper()
 	report := filepath.Join(rig.reports, "strace")
 	inject := fmt.Sprintf("inject=%s:error=%s:when=%s", f.call, errno, when)
-	args := []string{"-f", "-b", "execve", "-o", report, "-e", "trace=" + f.call, "-e", inject, "-p", fmt.Sprint(rig.pid())}
+	args := []string{"-f", "-o", report, "-e", "trace=" + f.call, "-e", inject, "-p", fmt.Sprint(rig.pid())}
+	if f.provoke != "upgrade" { // workers are left alone
+		args = append(args, "-b", "execve")
+	}
 	if f.only != "" {
 		args = append([]string{"-P", rig.files[f.only]}, args...)
 	}
@@ -141,11 +205,20 @@ func (rig *checkedRig) inject(t *testing.T, f fault, errno, when string) int {
 		t.Fatalf("cannot start strace: %v", err)
 	}
 	waitAttached(t, stderr)
-	end := time.After(faultTime)
-	rig.provoke(t, f.provoke)
-	<-end
+	least, most := time.After(faultTime), time.After(mostFaultTime)
+	provoked := make(chan struct{})
+	go func() {
+		defer close(provoked)
+		rig.provoke(t, f.provoke)
+	}()
+	select {
+	case <-provoked:
+		<-least
+	case <-most:
+	}
 	tracer.Process.Signal(syscall.SIGTERM)
 	tracer.Wait()
+	<-provoked
 	text, err := os.ReadFile(report)
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		t.Fatal(err)
@@ -186,10 +259,11 @@ func (rig *checkedRig) provoke(t *testing.T, what string) {
 	case "state":
 		ask("weight", "tcp/tcp1", "90")
 		ask("weight", "tcp/tcp1", "100")
-	case "workers":
-		ask("restart", "app/0", "--timeout", "3s")
+	case "workers", "handed":
+		pool := map[string]string{"workers": "app", "handed": "hand"}[what]
+		ask("restart", pool+"/0", "--timeout", "3s")
 		for until := time.Now().Add(recoveryTime); time.Now().Before(until); time.Sleep(20 * time.Millisecond) {
-			r := rig.command(t, "workers", "app", "--json") // lb stops the old worker
+			r := rig.command(t, "workers", pool, "--json") // lb stops the old worker
 			var s workersStatus
 			if json.Unmarshal([]byte(r.stdout), &s) == nil && r.code == 0 && len(s.Retired) == 0 {
 				return
@@ -197,6 +271,8 @@ func (rig *checkedRig) provoke(t *testing.T, what string) {
 		}
 	case "reload":
 		rig.reload(t, ask, rig.more)
+	case "upgrade":
+		ask("upgrade")
 	case "pool":
 		pool := rig.more
 		pool.Pools = append(pool.Pools[:len(pool.Pools):len(pool.Pools)], lbPool{Name: "extra", Health: heartbeats, Options: fmt.Sprintf(

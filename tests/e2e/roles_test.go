@@ -31,6 +31,7 @@ const (
 	roleTalking = "talking" // a lines backend that counts aloud
 	roleMute    = "mute"    // a backend that accepts and never reads
 	roleFleet   = "fleet"   // many clients of a lines backend
+	roleChecked = "checked" // a worker that takes connections over and checks and answers exchanges
 )
 
 // runRole is the main function of a role; its result is the exit code.
@@ -44,6 +45,8 @@ func runRole(role string, args []string) int {
 		err = serveLines(args[0], args[1])
 	case roleMute:
 		err = serveMute(args[0])
+	case roleChecked:
+		err = serveChecked()
 	case roleFleet:
 		err = runFleet(args[0], os.Stdin, os.Stdout)
 	default:
@@ -56,14 +59,20 @@ func runRole(role string, args []string) int {
 	return 0
 }
 
-// roleCommand returns the command that runs this binary in a role.
-func roleCommand(t testing.TB, role string, args ...string) *exec.Cmd {
+// self returns the path of this test binary.
+func self(t testing.TB) string {
 	t.Helper()
-	self, err := os.Executable()
+	path, err := os.Executable()
 	if err != nil {
 		t.Fatalf("cannot find this test binary: %v", err)
 	}
-	cmd := exec.Command(self, args...)
+	return path
+}
+
+// roleCommand returns the command that runs this binary in a role.
+func roleCommand(t testing.TB, role string, args ...string) *exec.Cmd {
+	t.Helper()
+	cmd := exec.Command(self(t), args...)
 	cmd.Env = append(os.Environ(), roleVariable+"="+role)
 	return cmd
 }
