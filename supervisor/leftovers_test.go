@@ -3,11 +3,14 @@ package supervisor
 import (
 	"context"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -82,4 +85,43 @@ func TestWorker_InTheBackgroundIsKilledAndNamed(t *testing.T) {
 	for pid := range ownZombies() { // Reap would, in a second
 		unix.Wait4(pid, nil, 0, nil)
 	}
+}
+
+// A process that lb lacks the descriptors to see is not taken for one that is not there.
+func TestLeftovers_AreKilledThoughDescriptorsAreShort(t *testing.T) {
+	// not parallel: it takes descriptors from all
+	f := func(what string, kill func(invocation string, pid int)) {
+		t.Helper()
+		id := invocationID()
+		cmd := exec.Command("sleep", "1000")
+		cmd.Env = []string{"INVOCATION_ID=" + id}
+		cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		var limit unix.Rlimit
+		if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
+			t.Fatal(err)
+		}
+		if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: 3, Max: limit.Max}); err != nil {
+			t.Fatal(err)
+		}
+		more := time.AfterFunc(200*time.Millisecond, func() { unix.Setrlimit(unix.RLIMIT_NOFILE, &limit) })
+		kill(id, cmd.Process.Pid)
+		more.Stop()
+		unix.Setrlimit(unix.RLIMIT_NOFILE, &limit)
+		eventually.True(t, what+" has killed the process", func() bool { return hasEnded(cmd.Process.Pid) })
+		cmd.Process.Kill()
+		cmd.Wait()
+	}
+	f("killStrays", func(invocation string, _ int) { killStrays(invocation) })
+	f("killOne", func(_ string, pid int) {
+		var r relative
+		eventually.True(t, "the process is seen", func() bool {
+			var err error
+			r, err = readRelative(pid)
+			return err == nil
+		})
+		eventually.True(t, "the process is killed", func() bool { return killOne(r) == nil })
+	})
 }

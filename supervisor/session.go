@@ -2,6 +2,7 @@ package supervisor
 
 import (
 	"bytes"
+	"errors"
 	"os"
 	"slices"
 	"strconv"
@@ -24,19 +25,33 @@ type relative struct {
 
 // relatives returns all processes of the host that lb sees.
 func relatives() map[int]relative {
+	all, _ := readRelatives()
+	return all
+}
+
+// readRelatives is relatives with an error where lb lacks a descriptor or memory to see them all.
+func readRelatives() (map[int]relative, error) {
 	all := map[int]relative{}
 	entries, err := os.ReadDir("/proc")
-	if err != nil {
-		return all
-	}
 	for _, e := range entries {
-		if pid, err := strconv.Atoi(e.Name()); err == nil {
-			if r, err := readRelative(pid); err == nil {
-				all[pid] = r
-			}
+		pid, notOne := strconv.Atoi(e.Name())
+		if notOne != nil {
+			continue
+		}
+		r, gone := readRelative(pid)
+		switch {
+		case gone == nil:
+			all[pid] = r
+		case short(gone):
+			err = gone
 		}
 	}
-	return all
+	return all, err
+}
+
+// short reports whether an error says that lb, or the host, lacks descriptors or memory.
+func short(err error) bool {
+	return errors.Is(err, unix.EMFILE) || errors.Is(err, unix.ENFILE) || errors.Is(err, unix.ENOMEM)
 }
 
 func readRelative(pid int) (relative, error) {
@@ -77,7 +92,11 @@ func (r relative) of(pid int, all map[int]relative) bool {
 
 // members returns the processes of a worker that have not ended.
 func members(pid int, start uint64) (list []relative) {
-	all := relatives()
+	return membersOf(relatives(), pid, start)
+}
+
+// membersOf returns those of all processes that are a worker's and have not ended.
+func membersOf(all map[int]relative, pid int, start uint64) (list []relative) {
 	if r, ok := all[pid]; ok && r.start != start { // the pid is another's
 		return nil
 	}
@@ -89,21 +108,39 @@ func members(pid int, start uint64) (list []relative) {
 	return list
 }
 
+const (
+	// killRounds is how often lb looks for what is left of a worker: it may start others meanwhile.
+	killRounds = 20
+	// shortagePause is when lb looks again where it lacked a descriptor to see or to kill, and
+	// shortagePatience how long it goes on so before it leaves alive what it cannot see.
+	shortagePause    = 20 * time.Millisecond
+	shortagePatience = 5 * time.Second
+)
+
 // killMembers kills what a worker has started, once it has ended and before its pid is given back. One that
 // starts others faster than they are killed is met by killing whole groups; a few rounds see the end of it.
 func killMembers(pid int, start uint64) {
 	unix.Kill(-pid, unix.SIGKILL)
-	for range 20 {
-		left := members(pid, start)
-		if len(left) == 0 {
+	givesUp := time.Now().Add(shortagePatience)
+	for round := 0; round < killRounds; {
+		all, err := readRelatives()
+		left := membersOf(all, pid, start)
+		if len(left) == 0 && err == nil {
 			return
 		}
 		for _, r := range left {
 			if r.group > 1 && r.session == pid {
 				unix.Kill(-r.group, unix.SIGKILL)
 			}
-			killOne(r)
+			if killed := killOne(r); killed != nil && err == nil {
+				err = killed
+			}
 		}
+		if short(err) && time.Now().Before(givesUp) {
+			time.Sleep(shortagePause)
+			continue
+		}
+		round++
 		time.Sleep(time.Millisecond)
 	}
 }
@@ -117,13 +154,18 @@ func killStrays(invocation string) (n, first int) {
 	}
 	self := os.Getpid()
 	mark := []byte("INVOCATION_ID=" + invocation)
-	for range 20 { // a round may make orphans of others
+	givesUp := time.Now().Add(shortagePatience)
+	for round := 0; round < killRounds; round++ { // a round may make orphans of others
 		found := false
-		for _, r := range relatives() {
+		all, unseen := readRelatives()
+		for _, r := range all {
 			if r.zombie || r.pid == 1 || r.parent != self && r.parent != 1 {
 				continue
 			}
 			environ, err := os.ReadFile("/proc/" + strconv.Itoa(r.pid) + "/environ")
+			if short(err) {
+				unseen = err
+			}
 			if err != nil || !slices.ContainsFunc(bytes.Split(environ, []byte{0}), func(kv []byte) bool { return bytes.Equal(kv, mark) }) {
 				continue
 			}
@@ -133,21 +175,36 @@ func killStrays(invocation string) (n, first int) {
 			}
 			killMembers(r.pid, r.start)
 		}
-		if !found {
+		switch {
+		case found:
+		case short(unseen) && time.Now().Before(givesUp):
+			round--
+			time.Sleep(shortagePause)
+		default:
 			return n, first
 		}
 	}
 	return n, first
 }
 
-// killOne kills a process, unless its pid is another process's by now.
-func killOne(r relative) {
+// killOne kills a process, unless its pid is another process's by now. The error is that of a process that
+// may live.
+func killOne(r relative) error {
 	pidfd, err := unix.PidfdOpen(r.pid, 0)
-	if err != nil {
-		return
+	if err == unix.ESRCH {
+		return nil
 	}
-	defer unix.Close(pidfd)
-	if start, err := startTime(r.pid); err == nil && start == r.start {
-		unix.PidfdSendSignal(pidfd, unix.SIGKILL, nil, 0)
+	if err == nil {
+		defer unix.Close(pidfd)
 	}
+	start, gone := startTime(r.pid)
+	switch {
+	case short(gone):
+		return gone
+	case gone != nil || start != r.start:
+		return nil
+	case err != nil: // the pid could become another process's just now, which is most unlikely
+		return unix.Kill(r.pid, unix.SIGKILL)
+	}
+	return unix.PidfdSendSignal(pidfd, unix.SIGKILL, nil, 0)
 }
