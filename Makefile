@@ -63,10 +63,12 @@ fuzz: ## run every fuzz target for FUZZTIME each
 		done; done
 
 DIST := dist
+ARCHES := amd64 arm64
+FORMATS := deb rpm tar
 package: ## deb, rpm and tarball for amd64 and arm64 in dist/; two builds of a commit are equal byte for byte
 	rm -rf $(DIST)
 	mkdir -p $(DIST)
-	for arch in amd64 arm64; do GO='$(GO)' VERSION='$(VERSION)' NFPM='$(GO) run $(NFPM)' packaging/package.sh $$arch $(DIST) || exit 1; done
+	for arch in $(ARCHES); do GO='$(GO)' VERSION='$(VERSION)' NFPM='$(GO) run $(NFPM)' packaging/package.sh $$arch $(DIST) $(FORMATS) || exit 1; done
 
 release: package ## the packages, what they are made of (SBOM), and checksums
 	$(GO) run $(CYCLONEDX) mod -json -licenses -output $(DIST)/lb-$(VERSION).cdx.json

@@ -1,9 +1,11 @@
 #!/bin/sh
 # Build the packages of one architecture into DIST: deb, rpm and a tarball. `make package` calls it for each.
-# usage: package.sh ARCH DIST    (ARCH as in GOARCH: amd64, arm64)
+# usage: package.sh ARCH DIST [FORMAT...]    (ARCH as in GOARCH: amd64, arm64; FORMAT: deb, rpm, tar; default all)
 set -eu
 cd "$(dirname "$0")/.."
 arch=$1 dist=$2
+shift 2
+formats=${*:-deb rpm tar}
 go=${GO:-go}
 version=${VERSION:-$(packaging/version.sh)}
 # Everything in a package is as old as the last commit, so that two builds of it are equal byte for byte.
@@ -50,9 +52,13 @@ cat >"$stage/changelog.yaml" <<END
 END
 # nfpm takes variables in some fields only.
 sed -e "s|\${LB_STAGE}|$stage|; s|\${LB_ARCH}|$arch|; s|\${LB_VERSION}|$version|; s|\${LB_DATE}|$date|" packaging/nfpm.yaml >"$stage/nfpm.yaml"
-for packager in deb rpm; do
-	${NFPM:-nfpm} package --config "$stage/nfpm.yaml" --packager $packager --target "$dist/"
+for format in $formats; do
+	[ "$format" = tar ] || ${NFPM:-nfpm} package --config "$stage/nfpm.yaml" --packager "$format" --target "$dist/"
 done
+case " $formats " in
+*' tar '*) ;;
+*) exit 0 ;;
+esac
 
 # The tarball has the same files, to be put where one likes.
 name=lb-$version-linux-$arch

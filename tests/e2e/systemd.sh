@@ -31,7 +31,9 @@ ln -s pts/ptmx dev/ptmx
 mount -t tmpfs -o mode=1777 tmpfs dev/shm
 ln -s /proc/self/fd dev/fd
 : >etc/fstab
-chroot . systemd-sysusers /usr/lib/sysusers.d/lb.conf
+if [ -e usr/lib/sysusers.d/lb.conf ]; then # else a package brings it
+	chroot . systemd-sysusers /usr/lib/sysusers.d/lb.conf
+fi
 # Its own units and no generators: nothing of the host's is started.
 exec env -i PATH="$PATH" container=lb-test SYSTEMD_UNIT_PATH=/etc/lb-test SYSTEMD_GENERATOR_PATH=/nonexistent \
 	SYSTEMD_ENVIRONMENT_GENERATOR_PATH=/nonexistent chroot . /lib/systemd/systemd --unit=basic.target --show-status=no

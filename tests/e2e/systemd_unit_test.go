@@ -65,6 +65,27 @@ type = "notify"
 // possible.
 func startMachine(t *testing.T) *machine {
 	t.Helper()
+	stage := tempDir(t)
+	stageFile(t, stage, lbBinary(t), "usr/bin/lb", 0o755)
+	stageFile(t, stage, sampleWorker(t), "usr/bin/sample", 0o755)
+	stageFile(t, stage, "../../packaging/lb.sysusers", "usr/lib/sysusers.d/lb.conf", 0o644)
+	stageFile(t, stage, "../../packaging/lb.service", "etc/lb-test/lb.service", 0o644)
+	stageFile(t, stage, "../../packaging/lb.socket", "etc/lb-test/lb.socket", 0o644)
+	os.Mkdir(filepath.Join(stage, "etc/lb"), 0o755)
+	writeFile(t, stage, "etc/lb/lb.toml", unitConfig, 0o644)
+	return boot(t, stage)
+}
+
+// stageFile copies a file into the stage of a machine.
+func stageFile(t *testing.T, stage, from, to string, mode os.FileMode) {
+	t.Helper()
+	os.MkdirAll(filepath.Dir(filepath.Join(stage, to)), 0o755)
+	writeFile(t, stage, to, readFile(t, from), mode)
+}
+
+// boot starts a machine with the files of stage, or skips the test where that is not possible.
+func boot(t *testing.T, stage string) *machine {
+	t.Helper()
 	if os.Geteuid() != 0 {
 		t.Skip("a systemd of its own needs root")
 	}
@@ -73,23 +94,11 @@ func startMachine(t *testing.T) *machine {
 			t.Skip("no systemd to test with: ", err)
 		}
 	}
-	stage, scratch := tempDir(t), tempDir(t)
-	put := func(from, to string, mode os.FileMode) {
-		t.Helper()
-		os.MkdirAll(filepath.Dir(filepath.Join(stage, to)), 0o755)
-		writeFile(t, stage, to, readFile(t, from), mode)
-	}
-	put(lbBinary(t), "usr/bin/lb", 0o755)
-	put(sampleWorker(t), "usr/bin/sample", 0o755)
-	put("../../packaging/lb.sysusers", "usr/lib/sysusers.d/lb.conf", 0o644)
-	put("../../packaging/lb.service", "etc/lb-test/lb.service", 0o644)
-	put("../../packaging/lb.socket", "etc/lb-test/lb.socket", 0o644)
+	scratch := tempDir(t)
 	for name, text := range unitFiles {
 		os.MkdirAll(filepath.Dir(filepath.Join(stage, "etc/lb-test", name)), 0o755)
 		writeFile(t, stage, "etc/lb-test/"+name, text, 0o644)
 	}
-	os.Mkdir(filepath.Join(stage, "etc/lb"), 0o755)
-	writeFile(t, stage, "etc/lb/lb.toml", unitConfig, 0o644)
 
 	group := newGroup(t)
 	dir, err := os.Open(group)
