@@ -32,6 +32,7 @@ const (
 	roleMute    = "mute"    // a backend that accepts and never reads
 	roleFleet   = "fleet"   // many clients of a lines backend
 	roleChecked = "checked" // a worker that takes connections over and checks and answers exchanges
+	roleTaker   = "taker"   // a worker that takes handed-off connections, and answers lines
 )
 
 // runRole is the main function of a role; its result is the exit code.
@@ -47,6 +48,8 @@ func runRole(role string, args []string) int {
 		err = serveMute(args[0])
 	case roleChecked:
 		err = serveChecked()
+	case roleTaker:
+		err = serveTaken(args[0])
 	case roleFleet:
 		err = runFleet(args[0], os.Stdin, os.Stdout)
 	default:
