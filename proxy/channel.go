@@ -77,6 +77,7 @@ type Channel struct {
 	tookAt  time.Duration // the worker took one last
 	buf     []byte        // of the message that is written
 	broken  string        // why it is not used any more; empty: it is
+	pending bool          // after an upgrade, until OpenChannel: what is given to the worker waits
 	seq     uint64        // of the last message to a Node program
 	keys    []nodeKey     // of a Node program's servers, the first one first
 	servers int           // how many it has asked for
@@ -107,7 +108,7 @@ type handed struct {
 	taken    atomic.Int64  // when, as a time.Duration since the epoch; 0: not yet
 	done     chan struct{} // of a probe: closed when it is taken, or never will be
 	lost     bool          // of a probe: it never will be; set before done is closed
-	gone     bool          // its session has ended before it was taken. Guarded by Channel.mu
+	gone     bool          // nobody waits for it any more: its session has ended. Guarded by Channel.mu
 }
 
 // OpenChannel gives b, which takes no connections yet, a channel. It works on copies of the descriptors. The
@@ -132,6 +133,8 @@ func (p *Proxy) OpenChannel(b *backends.Backend, cfg ChannelConfig) error {
 	}
 	ch.mu.Lock()
 	ch.node, ch.address, ch.front, ch.back = cfg.Node, cfg.Address, int32(front), int32(back)
+	ch.pending = false
+	ch.nextLocked(p.since())
 	ch.mu.Unlock()
 	b.Channel = ch
 	p.limitWindow(b)
@@ -175,8 +178,8 @@ func channelOf(b *backends.Backend) *Channel {
 	return ch
 }
 
-// CloseChannel ends the use of b's channel, whose worker has ended or is to be given nothing any more. What
-// it has not taken goes to others.
+// CloseChannel ends the use of b's channel, whose worker has ended. What it has not taken goes to others, and
+// so does what it has read from the channel and not touched.
 func (p *Proxy) CloseChannel(b *backends.Backend) {
 	ch := channelOf(b)
 	if ch == nil {
@@ -190,13 +193,21 @@ func (p *Proxy) CloseChannel(b *backends.Backend) {
 	ch.retract(ErrNoChannel.Error())
 	ch.mu.Lock()
 	rest := ch.untaken
-	ch.untaken = nil
+	ch.untaken, ch.pending = nil, false
+	var again []*handed
 	for _, h := range rest { // it died with them, or took them and said nothing
-		ch.dropLocked(h)
+		if h.done == nil && !h.gone && ch.front >= 0 && untouched(h.fd) {
+			again = append(again, h)
+		} else {
+			ch.dropLocked(h)
+		}
 	}
 	front, back := ch.front, ch.back
 	ch.front, ch.back = -1, -1
 	ch.mu.Unlock()
+	for _, h := range again {
+		h.again()
+	}
 	if front >= 0 {
 		closeFD(front)
 		closeFD(back)
@@ -224,6 +235,10 @@ func (ch *Channel) give(h *handed, fd int32, now time.Duration) (waits bool, err
 	ch.mu.Lock()
 	defer ch.mu.Unlock()
 	h.channel, h.fd = ch, fd
+	if ch.pending && h.done == nil {
+		ch.waiting = append(ch.waiting, h)
+		return true, 0
+	}
 	if ch.front < 0 || ch.broken != "" || ch.node && len(ch.keys) == 0 {
 		errno = unix.ECONNREFUSED
 	} else if h.done == nil && len(ch.untaken) >= ch.window() {
@@ -342,7 +357,9 @@ func (ch *Channel) removeLocked(seq uint64) *handed {
 
 // tookLocked hands a connection over for good: from here on only the worker holds it.
 func (ch *Channel) tookLocked(h *handed, now time.Duration) {
-	closeFD(h.fd)
+	if h.fd >= 0 {
+		closeFD(h.fd)
+	}
 	h.fd, ch.tookAt = -1, now
 	ch.nextLocked(now)
 	if h.done != nil {

@@ -4,6 +4,8 @@ import (
 	"cmp"
 	"slices"
 	"time"
+
+	"github.com/273ebdf9/lb/backends"
 )
 
 // SavedHanded is what is known of a connection that was handed over. It is in no epoll set, and, once it is
@@ -11,6 +13,7 @@ import (
 type SavedHanded struct {
 	Cookie, Seq  uint64
 	Since, Taken time.Duration
+	Given        time.Duration // 0: it waited for room in the worker's window, or an lb before did not write it
 	Untaken      bool
 	FD           int // while Untaken
 	// among those that the worker has not taken; -1: it was taken back, and is to be given again
@@ -27,6 +30,15 @@ type SavedChannel struct {
 	In      []byte // the beginning of a line
 	Reports bool
 	Broken  string
+	// Gone are connections that the worker will yet say it has taken, and that nobody waits for any more: their
+	// sessions have ended, or they were to see that the worker takes connections.
+	Gone []SavedGone
+}
+
+// SavedGone is one of them: its number, and its place among those that the worker has not taken.
+type SavedGone struct {
+	Seq   uint64
+	Order int
 }
 
 // SavedNodeKey is a server of a Node program.
@@ -41,6 +53,7 @@ func (h *handed) save() SavedHanded {
 	h.channel.mu.Lock()
 	defer h.channel.mu.Unlock()
 	if v.Taken == 0 {
+		v.Given = h.given
 		v.Untaken, v.FD, v.Order = true, int(h.fd), slices.Index(h.channel.untaken, h)
 	}
 	return v
@@ -59,13 +72,21 @@ func (w *saver) channel(ch *Channel) {
 	for _, k := range ch.keys {
 		v.Keys = append(v.Keys, SavedNodeKey{k.name, k.port, k.up})
 	}
+	for i, h := range ch.untaken {
+		if h.gone || h.done != nil {
+			v.Gone = append(v.Gone, SavedGone{h.seq, i})
+		}
+	}
 	w.frozen.Channels = append(w.frozen.Channels, v)
 }
 
 // handed makes s what it was: its connection is a worker's, or on its way there.
 func (t *takeover) handed(l *loop, s *session, v *SavedHanded) {
 	b := s.backend
-	h := &handed{cookie: v.Cookie, seq: v.Seq, since: v.Since, fd: -1, loop: l, ref: s.ref(), listener: s.listener, channel: t.channelOf(s)}
+	h := &handed{
+		cookie: v.Cookie, seq: v.Seq, since: v.Since, given: v.Given, fd: -1,
+		loop: l, ref: s.ref(), listener: s.listener, channel: t.channelOf(s.backend),
+	}
 	h.taken.Store(int64(v.Taken))
 	s.handed = h
 	t.p.handed.add(h)
@@ -79,6 +100,9 @@ func (t *takeover) handed(l *loop, s *session, v *SavedHanded) {
 		h.again()
 		return
 	}
+	if h.given == 0 {
+		h.given = h.since
+	}
 	t.untaken = append(t.untaken, untakenPlace{h, v.Order})
 }
 
@@ -88,12 +112,15 @@ type untakenPlace struct {
 	order int
 }
 
-// channelOf returns the channel of s's backend, which gets its descriptors from OpenChannel.
-func (t *takeover) channelOf(s *session) *Channel {
-	ch := channelOf(s.backend)
+// channelOf returns b's channel. It gets its descriptors from OpenChannel; what is given to the worker before
+// waits.
+func (t *takeover) channelOf(b *backends.Backend) *Channel {
+	ch := channelOf(b)
 	if ch == nil {
-		ch = t.p.newChannel(s.backend)
-		s.backend.Channel = ch
+		ch = t.p.newChannel(b)
+		ch.pending = true
+		b.Channel = ch
+		t.p.limitWindow(b)
 	}
 	return ch
 }
@@ -106,14 +133,14 @@ func (t *takeover) channels() {
 		if err != nil || b == nil {
 			continue
 		}
-		ch := channelOf(b)
-		if ch == nil {
-			ch = t.p.newChannel(b)
-			b.Channel = ch
-		}
+		ch := t.channelOf(b)
 		ch.node, ch.seq, ch.servers, ch.in, ch.reports, ch.broken = v.Node, v.Seq, v.Servers, v.In, v.Reports, v.Broken
 		for _, k := range v.Keys {
 			ch.keys = append(ch.keys, nodeKey{k.Name, k.Port, k.Up})
+		}
+		for _, g := range v.Gone {
+			h := &handed{seq: g.Seq, fd: -1, channel: ch, gone: true, given: t.p.since()}
+			t.untaken = append(t.untaken, untakenPlace{h, g.Order})
 		}
 	}
 	slices.SortFunc(t.untaken, func(x, y untakenPlace) int { return cmp.Compare(x.order, y.order) })

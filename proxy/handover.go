@@ -236,6 +236,24 @@ func loopbackPair() (near, far int32, err error) {
 	}
 }
 
+// untouched reports whether nobody has read from a TCP connection or written to it, so that another worker
+// may have it.
+func untouched(fd int32) bool {
+	info, err := unix.GetsockoptTCPInfo(int(fd), unix.IPPROTO_TCP, unix.TCP_INFO)
+	if err != nil || info.Bytes_sent > 0 {
+		return false
+	}
+	unread, err := unix.IoctlGetInt(int(fd), unix.SIOCINQ)
+	if err != nil {
+		return false
+	}
+	received := info.Bytes_received
+	if info.State == unix.BPF_TCP_CLOSE_WAIT && received > 0 {
+		received-- // the kernel counts the FIN
+	}
+	return uint64(unread) == received
+}
+
 func cookieOf(fd int32) (uint64, error) { return sockdiag.Cookie(int(fd)) }
 
 // destroy ends handed-off connections as if a reset had come, and returns how many there were, and the first

@@ -334,6 +334,74 @@ func TestHandOff_WhatADeadWorkerHasNotTakenGoesToOthers(t *testing.T) {
 	}
 }
 
+// A worker that dies after it has read a connection from its channel, and before it has said so, has done
+// nothing with it as a rule: lb gives it to another one. What it has touched ends with it.
+func TestHandOff_WhatADeadWorkerHasReadAndNotTouchedGoesToOthers(t *testing.T) {
+	for name, test := range map[string]struct {
+		says      string // the client, before the worker dies
+		halfClose bool
+		touch     func(conn int) // what the worker does
+		goesOn    bool
+	}{
+		"untouched":                 {goesOn: true},
+		"with bytes that wait":      {says: "hello", goesOn: true},
+		"with bytes and a FIN":      {says: "hello", halfClose: true, goesOn: true},
+		"read from":                 {says: "hello", touch: func(conn int) { unix.Read(conn, make([]byte, 1)) }},
+		"written to":                {touch: func(conn int) { unix.Write(conn, []byte("x")) }},
+		"read from, with a FIN":     {says: "hello", halfClose: true, touch: func(conn int) { unix.Read(conn, make([]byte, 5)) }},
+		"peeked into, not read yet": {says: "hello", touch: func(conn int) { unix.Recvfrom(conn, make([]byte, 5), unix.MSG_PEEK) }, goesOn: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := newRig(t, handsOff)
+			dead := r.newTaker("w0", 100)
+			dead.stopped.Store(true)
+			c := r.client()
+			fmt.Fprint(c, test.says)
+			if test.halfClose {
+				c.(*net.TCPConn).CloseWrite()
+			}
+			b := r.pool.Get("w0")
+			eventually(t, "it is given", func() bool { return b.Untaken() == 1 })
+			oob := make([]byte, unix.CmsgSpace(4))
+			_, oobn, _, _, err := unix.Recvmsg(dead.back, make([]byte, 256), oob, unix.MSG_CMSG_CLOEXEC)
+			if err != nil {
+				t.Fatal(err)
+			}
+			messages, _ := unix.ParseSocketControlMessage(oob[:oobn])
+			fds, err := unix.ParseUnixRights(&messages[0])
+			if err != nil {
+				t.Fatal(err)
+			}
+			eventually(t, "what the client says has come", func() bool {
+				n, _ := unix.IoctlGetInt(fds[0], unix.SIOCINQ)
+				return n == len(test.says)
+			})
+			if test.halfClose {
+				polled := []unix.PollFd{{Fd: int32(fds[0]), Events: unix.POLLRDHUP}}
+				unix.Poll(polled, -1)
+			}
+			if test.touch != nil {
+				test.touch(fds[0])
+			}
+			unix.Close(fds[0])
+			r.newTaker("w1", 100)
+			dead.stopped.Store(false)
+			dead.resumeNever(r)
+			if !test.goesOn {
+				r.wantTermination("SH")
+				return
+			}
+			if got := r.greeting(c); got != "w1" {
+				t.Errorf("served by %s; want w1", got)
+			}
+			echo := make([]byte, len(test.says))
+			if _, err := io.ReadFull(c, echo); err != nil || string(echo) != test.says {
+				t.Errorf("got an echo of %q, %v; want %q", echo, err, test.says)
+			}
+		})
+	}
+}
+
 // resumeNever ends the worker before it takes anything.
 func (w *taker) resumeNever(r *rig) {
 	r.pool.SetHealth(r.pool.Get(w.name), backends.HealthDown, "died")

@@ -54,6 +54,7 @@ func (w *workerPool) openChannel(b supervisor.Backend, m *backends.Backend) {
 	}
 	if b.Front < 0 || b.Back < 0 {
 		w.d.log.Warn("a worker of before can be given no connections any more: its hand-off channel is gone", "backend", w.Name+"/"+b.Name)
+		w.d.proxy.CloseChannel(m) // what an lb before has given it goes to others
 		return
 	}
 	address, _ := netip.ParseAddrPort(w.cfg.Load().HandoffAddress)
