@@ -13,9 +13,10 @@ import (
 type SavedHanded struct {
 	Cookie, Seq  uint64
 	Since, Taken time.Duration
-	Given        time.Duration // 0: it waited for room in the worker's window, or an lb before did not write it
-	Untaken      bool
-	FD           int // while Untaken
+	// 0: it waited for room in the worker's window, or an lb before did not write it
+	Given   time.Duration
+	Untaken bool
+	FD      int // while Untaken
 	// among those that the worker has not taken; -1: it was taken back, and is to be given again
 	Order int
 }
@@ -30,8 +31,8 @@ type SavedChannel struct {
 	In      []byte // the beginning of a line
 	Reports bool
 	Broken  string
-	// Gone are connections that the worker will yet say it has taken, and that nobody waits for any more: their
-	// sessions have ended, or they were to see that the worker takes connections.
+	// Gone are connections that the worker will yet say it has taken, and that nobody waits for any more:
+	// their sessions have ended, or they were to see that the worker takes connections.
 	Gone []SavedGone
 }
 
