@@ -245,28 +245,6 @@ func printFailure(w io.Writer, err error) {
 	}
 }
 
-func newRunCommand(programs Programs) *cobra.Command {
-	var file string
-	var check bool
-	cmd := &cobra.Command{
-		Use:                   "run -f FILE",
-		Short:                 "Serve in the foreground until a signal ends it",
-		Long:                  "Serve in the foreground until a signal ends it.\n\nSIGTERM lets sessions finish within proxy.stop_timeout; SIGINT, and a second signal, stop at once. SIGUSR1 reopens log files, SIGHUP reloads, SIGUSR2 upgrades to the binary that now has the name lb was started by. Workers that lb runs end after the sessions; SIGTTIN starts one more, SIGTTOU ends one, where a single pool has workers.",
-		Args:                  cobra.NoArgs,
-		DisableFlagsInUseLine: true,
-		RunE: action(func(cmd *cobra.Command) error {
-			if check {
-				return programs.AnswerCheck(cmd.InOrStdin(), cmd.OutOrStdout())
-			}
-			return programs.Run(file)
-		}),
-	}
-	addFileFlag(cmd, &file)
-	cmd.Flags().BoolVar(&check, "adopt-check", false, "say whether this binary can take over the state on standard input")
-	cmd.Flags().MarkHidden("adopt-check")
-	return cmd
-}
-
 // addFileFlag adds -f, which has to be given.
 func addFileFlag(cmd *cobra.Command, file *string) {
 	cmd.Flags().StringVarP(file, "file", "f", "", "the config `FILE`, in TOML")
