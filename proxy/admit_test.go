@@ -177,6 +177,7 @@ func TestListener_MaxConnsHoldsInABurst(t *testing.T) {
 }
 
 func TestListener_Rate(t *testing.T) {
+	t.Parallel()
 	s := serve(t, unixSocket, echo)
 	r := newRig(t, func(cfg *setup) { cfg.listener.Rate, cfg.listener.RateBurst = 0.001, 5 }, s.address)
 	for i := range 5 {
@@ -196,6 +197,7 @@ func TestListener_Rate(t *testing.T) {
 }
 
 func TestListener_RateLetsInAgainInTime(t *testing.T) {
+	t.Parallel()
 	r := newRig(t, func(cfg *setup) { cfg.listener.Rate, cfg.listener.RateBurst = 10, 1 }, serve(t, unixSocket, echo).address)
 	start, in := time.Now(), 0
 	for in < 4 {

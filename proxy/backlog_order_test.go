@@ -30,7 +30,7 @@ func TestBacklog_WaitersAreServedInOrderAndCostNothing(t *testing.T) {
 	}
 	var tries atomic.Int64
 	r := newRig(t, func(s *setup) {
-		s.pool.ConnectTimeout = 10 * time.Second
+		s.pool.ConnectTimeout = time.Minute
 		s.onFailed = func(backends.ConnectError, uint32) { tries.Add(1) }
 	}, "unix:"+path)
 	var all []conn
@@ -40,7 +40,8 @@ func TestBacklog_WaitersAreServedInOrderAndCostNothing(t *testing.T) {
 		all = append(all, c)
 		eventually(t, "it waits", func() bool { return r.proxy.Backlogged() == i })
 	}
-	before, began := tries.Load(), time.Now()
+	began := time.Now()
+	before := tries.Load()
 	time.Sleep(200 * time.Millisecond) // what they cost meanwhile is what is tested
 	if n, most := tries.Load()-before, int64(time.Since(began)/(2*time.Millisecond))+1; n > most {
 		t.Errorf("tries of %d clients in %v: got %d; want at most %d", clients, time.Since(began), n, most)
@@ -86,7 +87,7 @@ func TestFreeze_ThoseWhoWaitForABacklogKeepTheirOrder(t *testing.T) {
 	if err := unix.Listen(fd, 0); err != nil {
 		t.Fatal(err)
 	}
-	r := newRig(t, func(s *setup) { s.pool.ConnectTimeout = 10 * time.Second }, "unix:"+path)
+	r := newRig(t, func(s *setup) { s.pool.ConnectTimeout = time.Minute }, "unix:"+path)
 	for i := range clients + 1 {
 		c := r.dial()
 		send(t, c, number(i))

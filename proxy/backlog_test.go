@@ -56,6 +56,7 @@ func fullBacklog(t *testing.T) (address string, accept func()) {
 }
 
 func TestSession_WaitsWhileEveryBacklogIsFull(t *testing.T) {
+	t.Parallel()
 	address, accept := fullBacklog(t)
 	failed := make(chan backends.ConnectError, 1000)
 	r := newRig(t, func(s *setup) {
@@ -75,6 +76,7 @@ func TestSession_WaitsWhileEveryBacklogIsFull(t *testing.T) {
 }
 
 func TestSession_BacklogThatStaysFullEndsTheConnectBudget(t *testing.T) {
+	t.Parallel()
 	address, _ := fullBacklog(t)
 	const timeout = 100 * time.Millisecond
 	r := newRig(t, func(s *setup) { s.pool.ConnectTimeout = timeout }, address)

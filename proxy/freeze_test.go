@@ -254,6 +254,7 @@ func TestFreeze_AnEndUnderWayGoesOn(t *testing.T) {
 }
 
 func TestFreeze_AConnectUnderWayGoesOn(t *testing.T) {
+	t.Parallel()
 	address, answer := slowListener(t)
 	r := newRig(t, func(s *setup) { s.pool.ConnectTimeout = time.Minute }, address)
 	c := r.dial()
@@ -322,6 +323,7 @@ func TestFreeze_AProxyHeaderIsReadToItsEnd(t *testing.T) {
 
 // TestFreeze_TimeoutsComeWhenTheyWereDue hands over when most of each timeout has passed.
 func TestFreeze_TimeoutsComeWhenTheyWereDue(t *testing.T) {
+	t.Parallel()
 	const timeout = time.Second
 	due := func(t *testing.T, start time.Time) {
 		t.Helper()
@@ -334,6 +336,7 @@ func TestFreeze_TimeoutsComeWhenTheyWereDue(t *testing.T) {
 		r.handOver()
 	}
 	t.Run("idle", func(t *testing.T) {
+		t.Parallel()
 		r := newRig(t, func(s *setup) { s.pool.IdleTimeout = timeout }, serve(t, unixSocket, echo).address)
 		c := r.dial()
 		talk(t, c)
@@ -344,6 +347,7 @@ func TestFreeze_TimeoutsComeWhenTheyWereDue(t *testing.T) {
 		r.wantTermination("cD")
 	})
 	t.Run("queue", func(t *testing.T) {
+		t.Parallel()
 		r := queued(t, func(s *setup) { s.pool.QueueTimeout = timeout })
 		first := r.dial()
 		talk(t, first)
@@ -358,6 +362,7 @@ func TestFreeze_TimeoutsComeWhenTheyWereDue(t *testing.T) {
 		r.ended(2)
 	})
 	t.Run("header", func(t *testing.T) {
+		t.Parallel()
 		r := newRig(t, func(s *setup) { s.listener.AcceptProxy, s.listener.ProxyTimeout = true, timeout }, serve(t, unixSocket, echo).address)
 		c := r.dial()
 		send(t, c, []byte("PROXY"))
@@ -370,6 +375,7 @@ func TestFreeze_TimeoutsComeWhenTheyWereDue(t *testing.T) {
 		r.wantTermination("cR")
 	})
 	t.Run("connect", func(t *testing.T) {
+		t.Parallel()
 		r := newRig(t, func(s *setup) { s.pool.ConnectTimeout = timeout }, blackHole(t))
 		start := time.Now()
 		c := r.dial()

@@ -1,6 +1,7 @@
 package proxy_test
 
 import (
+	"flag"
 	"os"
 	"runtime"
 	"testing"
@@ -13,6 +14,8 @@ import (
 func TestMain(m *testing.M) {
 	// Two loops sleep with their processors in hand; the tests need others, as internal/daemon arranges it.
 	runtime.GOMAXPROCS(max(4, runtime.GOMAXPROCS(0)))
+	flag.Parse()
+	flag.Set("test.parallel", "8") // those that run beside others wait
 	os.Exit(leaktest.Run(m))
 }
 

@@ -231,6 +231,7 @@ func TestProxyIn_ClientThatResetsIsNoRefusal(t *testing.T) {
 }
 
 func TestProxyIn_Timeout(t *testing.T) {
+	t.Parallel()
 	for _, part := range []string{"", v2Signature + "\x21\x11"} {
 		t.Run(fmt.Sprintf("after %d bytes", len(part)), func(t *testing.T) {
 			r := acceptsProxy(t, func(s *setup) { s.listener.ProxyTimeout = 50 * time.Millisecond })
@@ -244,6 +245,7 @@ func TestProxyIn_Timeout(t *testing.T) {
 }
 
 func TestProxyIn_TimeoutIsOverOnceTheHeaderIsRead(t *testing.T) {
+	t.Parallel()
 	r := acceptsProxy(t, func(s *setup) { s.listener.ProxyTimeout = 40 * time.Millisecond })
 	c := r.dial()
 	send(t, c, []byte(header(t, 1, farClient4, farServer4)))

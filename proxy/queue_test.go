@@ -157,6 +157,7 @@ func TestQueue_HundredAndFirstIsClosedAtOnceAndCounted(t *testing.T) {
 }
 
 func TestQueue_TimeoutIsCountedForEachAndSparesTheOthers(t *testing.T) {
+	t.Parallel()
 	r := queued(t, func(s *setup) { s.pool.QueueTimeout = 50 * time.Millisecond })
 	first := r.dial()
 	talk(t, first)
@@ -182,6 +183,7 @@ func TestQueue_TimeoutIsCountedForEachAndSparesTheOthers(t *testing.T) {
 
 // TestQueue_TimeoutAndGrantAtTheSameMoment lets them meet often: whoever wins, the slot is given back once.
 func TestQueue_TimeoutAndGrantAtTheSameMoment(t *testing.T) {
+	t.Parallel()
 	r := newRig(t, func(s *setup) { s.pool.MaxConns = 1; s.pool.QueueTimeout = 20 * time.Millisecond }, allUnix(t, 2, func(c conn) {
 		io.ReadFull(c, make([]byte, 4))
 		time.Sleep(15 * time.Millisecond) // its work

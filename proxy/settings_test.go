@@ -127,6 +127,7 @@ func TestSplit_ByClientKeepsAClientWithItsSide(t *testing.T) {
 }
 
 func TestSession_MaxAgeEndsItWhateverItDoes(t *testing.T) {
+	t.Parallel()
 	const age = 100 * time.Millisecond
 	for _, busy := range []bool{false, true} {
 		t.Run(fmt.Sprintf("busy %v", busy), func(t *testing.T) {
@@ -150,6 +151,7 @@ func TestSession_MaxAgeEndsItWhateverItDoes(t *testing.T) {
 }
 
 func TestSession_MaxAgeIsSpread(t *testing.T) {
+	t.Parallel()
 	r := newRig(t, func(s *setup) { s.pool.MaxSessionAge = 500 * time.Millisecond }, serve(t, unixSocket, silent).address)
 	hold(t, r, 40)
 	least, most := time.Hour, time.Duration(0)

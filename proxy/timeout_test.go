@@ -22,6 +22,7 @@ func wantLasted(t testing.TB, rec proxy.Record, timeout time.Duration) {
 }
 
 func TestSession_IdleTimeoutNamesTheSideThatWasToSpeak(t *testing.T) {
+	t.Parallel()
 	const timeout = 50 * time.Millisecond
 	idle := func(s *setup) { s.pool.IdleTimeout = timeout }
 	t.Run("client", func(t *testing.T) {
@@ -51,6 +52,7 @@ func TestSession_IdleTimeoutNamesTheSideThatWasToSpeak(t *testing.T) {
 }
 
 func TestSession_BytesPostponeTheIdleTimeout(t *testing.T) {
+	t.Parallel()
 	const timeout = 400 * time.Millisecond
 	r := newRig(t, func(s *setup) { s.pool.IdleTimeout = timeout }, serve(t, unixSocket, silent).address)
 	c := r.dial()
@@ -65,6 +67,7 @@ func TestSession_BytesPostponeTheIdleTimeout(t *testing.T) {
 }
 
 func TestSession_HalfClosedTimeoutHoldsFromTheFirstFIN(t *testing.T) {
+	t.Parallel()
 	const timeout = 50 * time.Millisecond
 	half := func(s *setup) { s.pool.HalfClosedTimeout = timeout }
 	t.Run("by the client", func(t *testing.T) {
@@ -113,6 +116,7 @@ func TestSession_HalfClosedTimeoutHoldsFromTheFirstFIN(t *testing.T) {
 }
 
 func TestSession_ZeroIsNoTimeout(t *testing.T) {
+	t.Parallel()
 	r := newRig(t, func(s *setup) { s.pool.IdleTimeout = 0 }, serve(t, unixSocket, echo).address)
 	c := r.dial()
 	send(t, c, []byte("x"))
@@ -125,6 +129,7 @@ func TestSession_ZeroIsNoTimeout(t *testing.T) {
 }
 
 func TestSession_IdleTimeoutWithUndeliveredBytesIsNoCleanEnd(t *testing.T) {
+	t.Parallel()
 	backendKinds(t, func(t *testing.T, kind string) {
 		const total = 48 << 20
 		var sent atomic.Int64
@@ -145,6 +150,7 @@ func TestSession_IdleTimeoutWithUndeliveredBytesIsNoCleanEnd(t *testing.T) {
 }
 
 func TestConnect_BackendThatNeverAnswersTimesOut(t *testing.T) {
+	t.Parallel()
 	const timeout = 100 * time.Millisecond
 	r := newRig(t, func(s *setup) { s.pool.ConnectTimeout = timeout }, blackHole(t))
 	c := r.dial()
@@ -160,6 +166,7 @@ func TestConnect_BackendThatNeverAnswersTimesOut(t *testing.T) {
 }
 
 func TestConnect_RetriesWithinTheBudget(t *testing.T) {
+	t.Parallel()
 	const budget = time.Second
 	r := newRig(t, func(s *setup) { s.pool.ConnectTimeout = budget }, blackHole(t), serve(t, tcpSocket, echo).address)
 	c := r.dial()
@@ -174,6 +181,7 @@ func TestConnect_RetriesWithinTheBudget(t *testing.T) {
 }
 
 func TestConnect_BudgetIsForAllAttemptsTogether(t *testing.T) {
+	t.Parallel()
 	const budget = 300 * time.Millisecond
 	r := newRig(t, func(s *setup) { s.pool.ConnectTimeout = budget }, blackHole(t), blackHole(t), blackHole(t))
 	wantEOF(t, r.dial())
