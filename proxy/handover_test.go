@@ -420,12 +420,11 @@ func TestHandOff_AFullWindowQueues(t *testing.T) {
 	w := r.newTaker("w0", 100)
 	w.stopped.Store(true)
 	var clients []net.Conn
+	b := r.pool.Get("w0")
 	for i := range 5 {
 		clients = append(clients, r.client())
-		eventually(t, "the connection has come", func() bool { return r.proxy.Sessions() == int64(i+1) })
+		eventually(t, "one is given, the others wait", func() bool { return b.Untaken() == 1 && r.pool.QueueLen() == i })
 	}
-	b := r.pool.Get("w0")
-	eventually(t, "one is given, four wait", func() bool { return b.Untaken() == 1 && r.pool.QueueLen() == 4 })
 	w.stopped.Store(false)
 	close(w.resume)
 	for _, c := range clients {

@@ -66,9 +66,10 @@ func TestStandstill_WhatArrivedMeanwhileIsHeardBeforeADeadlineIsJudged(t *testin
 				t.Parallel()
 				r := newRig(t, func(s *setup) { s.pool.MaxConns, s.pool.QueueSize, s.pool.QueueTimeout = 1, 10, limit },
 					serve(t, unixSocket, echo).address)
-				first, second := r.dial(), r.dial()
+				first := r.dial()
 				send(t, first, []byte("a"))
 				receive(t, first, "a")
+				second := r.dial()
 				send(t, second, []byte("b"))
 				r.waits(1)
 				r.standstill(stands, func() { first.Close() })
