@@ -80,6 +80,11 @@ func (p *Pool) roomAndUnlock(b *Backend) {
 		p.mu.Unlock()
 		return
 	}
+	p.grantAndUnlock(b)
+}
+
+// grantAndUnlock gives b's room to those who wait for it.
+func (p *Pool) grantAndUnlock(b *Backend) {
 	var granted grants
 	p.grantLocked(b, &granted)
 	p.mu.Unlock()

@@ -36,13 +36,14 @@ type Backend struct {
 
 	pool *Pool
 
+	// What a pick and a release read stands together.
 	active atomic.Int64
-	window atomic.Int32 // see SetWindow; 0: none
 	// of active, those that the backend has not taken yet; counted where there is a window
 	untaken    atomic.Int64
-	weight     atomic.Int32
 	effective  atomic.Int64 // what EffectiveWeight returns
+	weight     atomic.Int32
 	maxConns   atomic.Int32
+	window     atomic.Int32 // see SetWindow; 0: none
 	admin      atomic.Uint32
 	health     atomic.Uint32
 	backup     atomic.Bool

@@ -3,6 +3,7 @@ package balancer
 // Hot path. BenchmarkPick holds its cost and its allocations.
 
 import (
+	"math"
 	"math/bits"
 	"math/rand/v2"
 	"slices"
@@ -17,10 +18,12 @@ import (
 // The weights stand in a Fenwick tree (1994), so that a draw and a change cost log2(n) steps.
 type Random struct {
 	members []*backends.Backend
-	parts   []part  // by backend index
-	sums    []int64 // sums[i] is the sum of the lowbit(i) weights that end with weight i-1; sums[0] is unused
-	total   int64
-	round   float64 // 1/total
+	parts   []part // by backend index
+	// sums[i] is the sum of the lowbit(i) weights that end with weight i-1; sums[0] is unused. There are a
+	// power of two of them; those beyond the last member are beyond every point.
+	sums  []int64
+	total int64
+	round float64 // 1/total
 	// the sum of round over all picks: the turn of a backend that has exactly its share
 	now  float64
 	draw func(n int64) int64 // 0 <= draw(n) < n; nil: number draws itself. For tests
@@ -43,7 +46,10 @@ func (r *Random) Reset(members []*backends.Backend) {
 		}
 	}
 	r.members, r.parts = members, parts
-	r.sums = make([]int64, len(members)+1)
+	r.sums = make([]int64, 1<<bits.Len(uint(len(members))))
+	for i := len(members) + 1; i < len(r.sums); i++ {
+		r.sums[i] = math.MaxInt64
+	}
 	r.total = 0
 	for _, b := range members {
 		r.Update(b)
@@ -62,23 +68,25 @@ func (r *Random) set(i int, weight int64) {
 	p.weight, p.step = weight, 1/float64(weight)
 	r.total += d
 	r.round = 1 / float64(r.total)
-	for i++; i < len(r.sums); i += i & -i {
+	for i++; i <= len(r.members); i += i & -i {
 		r.sums[i] += d
 	}
 }
 
 // at returns the backend on which point x of 0..total-1 lies, and the sum of the weights before it.
 func (r *Random) at(x int64) (i int, before int64) {
-	step := 1
-	for step*2 < len(r.sums) {
-		step *= 2
-	}
-	for ; step > 0; step /= 2 {
-		if next := i + step; next < len(r.sums) && before+r.sums[next] <= x {
-			i, before = next, before+r.sums[next]
+	before = x
+	for step := len(r.sums) / 2; step > 0; step /= 2 {
+		// No branch: which way it goes cannot be foretold.
+		next, rest := i+step, x-r.sums[i+step]
+		if rest >= 0 {
+			i = next
+		}
+		if rest >= 0 {
+			x = rest
 		}
 	}
-	return i, before
+	return i, before - x
 }
 
 // Pick implements backends.Policy.
@@ -107,14 +115,18 @@ func (r *Random) pick() *backends.Backend {
 	if r.total == 0 {
 		return nil
 	}
-	i, before := r.at(r.number(r.total))
+	u := uint64(0)
+	if r.draw == nil {
+		u = rand.Uint64()
+	}
+	x, u := r.number(u, r.total)
+	i, before := r.at(x)
 	a := &r.parts[i]
 	rest := r.total - a.weight
 	if rest == 0 {
 		return r.members[i]
 	}
-	x := r.number(rest)
-	if x >= before { // beyond the first one's part of the line
+	if x, _ = r.number(u, rest); x >= before { // beyond the first one's part of the line
 		x += a.weight
 	}
 	if j, _ := r.at(x); r.before(j, i) {
@@ -126,13 +138,15 @@ func (r *Random) pick() *backends.Backend {
 	return r.members[i]
 }
 
-// number returns a random number of 0..n-1. It favours some by at most n/2^64.
-func (r *Random) number(n int64) int64 {
+// number returns a number of 0..n-1 made of random bits, and the bits that are left: u/2^64 is a point of the
+// line 0..1, in which part of n it lies is the number, and where in that part is as random again. Weights of
+// a pool add up to less than 2^28, so two numbers favour some by at most 2^-8 of a part.
+func (r *Random) number(u uint64, n int64) (number int64, left uint64) {
 	if r.draw != nil {
-		return r.draw(n)
+		return r.draw(n), 0
 	}
-	hi, _ := bits.Mul64(rand.Uint64(), uint64(n))
-	return int64(hi)
+	hi, lo := bits.Mul64(u, uint64(n))
+	return int64(hi), lo
 }
 
 // before reports whether backend i is less loaded than j by a whole connection, or ties with it and has its
