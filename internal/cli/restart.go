@@ -14,20 +14,20 @@ import (
 	"github.com/273ebdf9/lb/internal/printable"
 )
 
-// rollCommand is what lb restart and lb rollback have in common.
-type rollCommand struct {
+// rolloutFlags is what lb restart and lb rollback have in common.
+type rolloutFlags struct {
 	surge   string
 	timeout time.Duration
 	noWait  bool
 }
 
-func (o *rollCommand) flags(cmd *cobra.Command) {
+func (o *rolloutFlags) flags(cmd *cobra.Command) {
 	cmd.Flags().StringVar(&o.surge, "surge", "1", "how many successors are started at once, after the first: `N` or all")
 	cmd.Flags().DurationVar(&o.timeout, "timeout", 0, "fail when the restart takes longer than `T`, such as 5m; 0 is no limit")
 	cmd.Flags().BoolVar(&o.noWait, "no-wait", false, "return when the restart has begun; lb events shows the outcome")
 }
 
-func (o *rollCommand) request() (r api.RestartRequest, err error) {
+func (o *rolloutFlags) request() (r api.RestartRequest, err error) {
 	switch n, err := strconv.Atoi(o.surge); {
 	case o.surge == "all":
 		r.Surge = -1
@@ -47,7 +47,7 @@ func (o *rollCommand) request() (r api.RestartRequest, err error) {
 }
 
 func newRestartCommand() *cobra.Command {
-	c, o := new(caller), new(rollCommand)
+	c, o := new(caller), new(rolloutFlags)
 	cmd := c.flags(&cobra.Command{
 		Use:   "restart POOL[/SLOT] [--surge N|all] [--timeout T] [--no-wait]",
 		Short: "Replace workers one by one, without losing a connection",
@@ -65,7 +65,7 @@ func newRestartCommand() *cobra.Command {
 				return err
 			}
 			r.Slot = slot
-			return roll(c, pool, r, c.Restart)
+			return rollout(c, pool, r, c.Restart)
 		}),
 	})
 	o.flags(cmd)
@@ -73,7 +73,7 @@ func newRestartCommand() *cobra.Command {
 }
 
 func newRollbackCommand() *cobra.Command {
-	c, o := new(caller), new(rollCommand)
+	c, o := new(caller), new(rolloutFlags)
 	cmd := c.flags(&cobra.Command{
 		Use:               "rollback POOL [--surge N|all] [--timeout T] [--no-wait]",
 		Short:             "Restart workers with the command, environment and directory that worked before",
@@ -84,17 +84,18 @@ func newRollbackCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return roll(c, c.args[0], r, c.Rollback)
+			return rollout(c, c.args[0], r, c.Rollback)
 		}),
 	})
 	o.flags(cmd)
 	return cmd
 }
 
-type askRoll func(ctx context.Context, pool string, r api.RestartRequest, each func(api.RestartStep) error) error
+type askRollout func(ctx context.Context, pool string, r api.RestartRequest, each func(api.RestartStep) error) error
 
-// roll asks for a restart, and shows each step: as a bar on a terminal, else as lines, or as JSON one a line.
-func roll(c *call, pool string, r api.RestartRequest, ask askRoll) error {
+// rollout asks for a restart, and shows each step: as a bar on a terminal, else as lines, or as JSON one a
+// line.
+func rollout(c *call, pool string, r api.RestartRequest, ask askRollout) error {
 	show := func(s api.RestartStep) error {
 		_, err := io.WriteString(c.out, stepLine(pool, &s))
 		return err

@@ -28,7 +28,7 @@ type plan struct {
 	pools      []*plannedPool
 	specs      []proxy.ListenerSpec
 	transition *proxy.Transition
-	adopt      func(*workerPool) error // gives new workers what they were before; nil: they are new
+	takeOver   func(*workerPool) error // gives new workers what they were before; nil: they are new
 	starts     []func()                // after commit, what begins to run with the change
 	// after commit: those whose workers are to be restarted for the new config
 	restart      []*workerPool
@@ -219,8 +219,8 @@ func (p *plan) prepareWorkers() (err error) {
 			}
 			w.Remember(count, r.Stopped)
 		}
-		if p.adopt != nil {
-			if err := p.adopt(w); err != nil {
+		if p.takeOver != nil {
+			if err := p.takeOver(w); err != nil {
 				return err
 			}
 		}
@@ -332,13 +332,13 @@ func (p *plan) staleWorkers() (lines []string) {
 
 func (pp *plannedPool) commit(w watcher, p *plan) {
 	before := pp.pool.Backends()
-	arrange := func(workers []backends.Member) {
+	replace := func(workers []backends.Member) {
 		pp.pool.ReplaceMembers(pp.cfg.Config, pp.policy, slices.Concat(pp.members, workers), p.reason)
 	}
 	if pp.workers != nil {
-		pp.workers.replaceMembers(arrange)
+		pp.workers.replaceMembers(replace)
 	} else {
-		arrange(nil)
+		replace(nil)
 	}
 	for _, b := range before {
 		if b.Removed() {

@@ -74,20 +74,20 @@ func (d *daemon) reloadLocked(ctx context.Context, dryRun bool, by string, found
 		return result, nil, err
 	}
 	old := d.view.Load().cfg
-	live := untilRestart(old, cfg)
-	for _, c := range config.Diff(live, cfg) {
+	effective := untilRestart(old, cfg)
+	for _, c := range config.Diff(effective, cfg) {
 		result.Warnings = append(result.Warnings, c.String()+" needs a restart")
 	}
 	for _, w := range cfg.Warnings {
 		result.Warnings = append(result.Warnings, w.String())
 	}
-	for _, c := range config.Diff(old, live) {
+	for _, c := range config.Diff(old, effective) {
 		result.Changes = append(result.Changes, c.String())
 	}
-	if room, err := live.Room(); err == nil && room.Warning != "" {
+	if room, err := effective.Room(); err == nil && room.Warning != "" {
 		result.Warnings = append(result.Warnings, room.Warning)
 	}
-	p, err := d.plan(live, d.memory.all(), "reload by "+by)
+	p, err := d.plan(effective, d.memory.all(), "reload by "+by)
 	if err != nil {
 		return result, nil, err
 	}
@@ -102,21 +102,21 @@ func (d *daemon) reloadLocked(ctx context.Context, dryRun bool, by string, found
 	}
 	p.commit()
 	result.Warnings = append(result.Warnings, p.unremembered...)
-	if live.Log.Level != old.Log.Level {
-		d.events.SetLevel(live.Log.SlogLevel())
+	if effective.Log.Level != old.Log.Level {
+		d.events.SetLevel(effective.Log.SlogLevel())
 	}
 	return result, p.restart, nil
 }
 
 // untilRestart is cfg with those values of old that only a restart can change.
 func untilRestart(old, cfg *config.Config) *config.Config {
-	live := *cfg
-	live.Proxy.Loops, live.Proxy.MaxSessions = old.Proxy.Loops, old.Proxy.MaxSessions
-	live.Admin = old.Admin
-	live.Admin.StateFile = cfg.Admin.StateFile
-	live.Log = old.Log
-	live.Log.Level = cfg.Log.Level
-	return &live
+	effective := *cfg
+	effective.Proxy.Loops, effective.Proxy.MaxSessions = old.Proxy.Loops, old.Proxy.MaxSessions
+	effective.Admin = old.Admin
+	effective.Admin.StateFile = cfg.Admin.StateFile
+	effective.Log = old.Log
+	effective.Log.Level = cfg.Log.Level
+	return &effective
 }
 
 // shortened is at most n of the lines, and how many more there are.

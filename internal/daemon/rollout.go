@@ -71,7 +71,7 @@ func (d *daemon) Rollback(ctx context.Context, pool string, r api.RestartRequest
 type rolloutFunc = func(p *supervisor.Pool, ctx context.Context, o supervisor.RestartOptions) error
 
 // rollout restarts workers, in the background if nobody waits for the outcome.
-func (d *daemon) rollout(ctx context.Context, pool string, r api.RestartRequest, progress func(api.RestartStep), by, what string, roll rolloutFunc) error {
+func (d *daemon) rollout(ctx context.Context, pool string, r api.RestartRequest, progress func(api.RestartStep), by, what string, restart rolloutFunc) error {
 	w, err := d.findWorkers(pool)
 	if err != nil {
 		return err
@@ -93,7 +93,7 @@ func (d *daemon) rollout(ctx context.Context, pool string, r api.RestartRequest,
 	if !r.NoWait {
 		defer leave()
 		o.Progress = func(p supervisor.Progress) { progress(restartStep(p)) }
-		return d.reportOutcome(w, subject, what, by, roll(w.Pool, ctx, o))
+		return d.reportOutcome(w, subject, what, by, restart(w.Pool, ctx, o))
 	}
 	begun := make(chan api.RestartStep, 1) // the first step
 	o.Progress = func(p supervisor.Progress) {
@@ -105,7 +105,7 @@ func (d *daemon) rollout(ctx context.Context, pool string, r api.RestartRequest,
 	ended := make(chan error, 1)
 	if !d.runUnlessStopping(func() {
 		defer leave()
-		ended <- d.reportOutcome(w, subject, what, by, roll(w.Pool, d.background.ctx, o))
+		ended <- d.reportOutcome(w, subject, what, by, restart(w.Pool, d.background.ctx, o))
 	}) {
 		leave()
 		return errStopping

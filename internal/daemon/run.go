@@ -32,7 +32,7 @@ func Run(path string) error {
 func (d *daemon) handle() {
 	for {
 		sig := d.signals.next()
-		if d.upgrades.deferred.hold(sig) {
+		if d.upgrades.deferred.add(sig) {
 			continue
 		}
 		switch sig {

@@ -11,8 +11,8 @@ func otherSignals() []os.Signal {
 	return []os.Signal{syscall.SIGUSR1, syscall.SIGHUP, syscall.SIGTTIN, syscall.SIGTTOU, syscall.SIGUSR2}
 }
 
-// heldBack are all that lb does something about, for package upgrade.
-func heldBack() []syscall.Signal {
+// handledSignals are all that lb does something about, for package upgrade.
+func handledSignals() []syscall.Signal {
 	all := []syscall.Signal{syscall.SIGTERM, syscall.SIGINT}
 	for _, sig := range otherSignals() {
 		all = append(all, sig.(syscall.Signal))

@@ -4,8 +4,8 @@ package daemon
 
 import "time"
 
-// adoptTimeout bounds how long sessions stand still before the new code is given up.
-const adoptTimeout = 10 * time.Second
+// takeOverTimeout bounds how long sessions stand still before the new code is given up.
+const takeOverTimeout = 10 * time.Second
 
 // fault is where a test build fails on purpose; see fault_on.go.
 func fault(string) error { return nil }

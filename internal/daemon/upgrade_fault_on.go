@@ -9,12 +9,12 @@ import (
 	"time"
 )
 
-// adoptTimeout is short: tests wait for it.
-const adoptTimeout = time.Second
+// takeOverTimeout is short: tests wait for it.
+const takeOverTimeout = time.Second
 
 // fault makes this binary, which only tests build, a bad one: LB_FAULT=STEP:KIND says at which step, "check"
-// or "adopt", it fails, and how: "error", "panic", "exit" or "hang". With "format:other" it reads no state of
-// this lb's.
+// or "takeover", it fails, and how: "error", "panic", "exit" or "hang". With "format:other" it reads no state
+// of this lb's.
 func fault(step string) error {
 	at, kind, _ := strings.Cut(os.Getenv("LB_FAULT"), ":")
 	if at != step {

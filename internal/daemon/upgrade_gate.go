@@ -19,8 +19,8 @@ type upgrades struct {
 	standstill time.Duration // of the upgrade to this code; 0: there was none
 	// this code is being built from what the one before has written; nothing of it runs yet
 	takingOver bool
-	gate       gate // shut while an upgrade freezes everything
-	deferred   held // signals that came meanwhile
+	gate       gate            // shut while an upgrade freezes everything
+	deferred   deferredSignals // signals that came meanwhile
 }
 
 // gate lets the operator's changes in until an upgrade shuts it: what is changed meanwhile would be lost. The

@@ -30,7 +30,7 @@ import (
 	"github.com/273ebdf9/lb/upgrade"
 )
 
-// This file is the new code's half of an upgrade: build everything from the live state, and only then touch
+// This file is the new code's half of an upgrade: build everything from the snapshot, and only then touch
 // anything. Until Handover.Keep, whatever fails, panics or hangs leads back to the binary before, with the
 // same state.
 
@@ -40,12 +40,12 @@ func Upgraded() bool {
 	handover, err := upgrade.FromEnv()
 	switch {
 	case err != nil && handover != nil:
-		goBack(handover, newSignals(), err)
+		rollBack(handover, newSignals(), err)
 	case err != nil:
 		fmt.Fprintln(os.Stderr, "lb:", err)
 		os.Exit(exitFailed)
 	case handover != nil: // sessions wait
-		goOn(handover)
+		takeOver(handover)
 		return true
 	}
 	return false
@@ -54,8 +54,8 @@ func Upgraded() bool {
 // exitFailed is the exit code of a process that cannot go on.
 const exitFailed = 1
 
-// goOn goes on where the code before has stopped, until a signal ends it.
-func goOn(h *upgrade.Handover) {
+// takeOver goes on where the code before has stopped, until a signal ends it.
+func takeOver(h *upgrade.Handover) {
 	gc := debug.SetGCPercent(-1) // none while sessions wait
 	heard := newSignals()
 	heard.listen() // until now SIGTERM would have ended lb at once, and SIGHUP was ignored
@@ -64,16 +64,16 @@ func goOn(h *upgrade.Handover) {
 	}
 	// The kernel names a program after the descriptor that it was run by.
 	os.WriteFile("/proc/self/comm", []byte(filepath.Base(os.Args[0])), 0)
-	late := time.AfterFunc(adoptTimeout, func() {
-		goBack(h, heard, fmt.Errorf("it had not taken over after %v", adoptTimeout))
+	late := time.AfterFunc(takeOverTimeout, func() {
+		rollBack(h, heard, fmt.Errorf("it had not taken over after %v", takeOverTimeout))
 	})
-	a := &adopted{heard: heard}
+	a := &takeover{heard: heard}
 	err := a.build(h)
 	if !late.Stop() {
 		select {} // the way back has begun, and ends this code
 	}
 	if err != nil {
-		goBack(h, heard, err)
+		rollBack(h, heard, err)
 	}
 	runtime.KeepAlive(a) // its files must not be closed for want of a reference before the way back
 	d := a.serve(h)
@@ -81,9 +81,9 @@ func goOn(h *upgrade.Handover) {
 	d.handle()
 }
 
-// goBack gives everything to the code before, and what was heard meanwhile. It does not return: if that fails
-// too, there is nobody left to serve.
-func goBack(h *upgrade.Handover, heard signals, err error) {
+// rollBack gives everything to the code before, and what was heard meanwhile. It does not return: if that
+// fails too, there is nobody left to serve.
+func rollBack(h *upgrade.Handover, heard signals, err error) {
 	err = fmt.Errorf("%s cannot take over: %w", build.Version(), err)
 	fmt.Fprintln(os.Stderr, "lb:", err)
 	heard.deafen()
@@ -91,69 +91,69 @@ func goBack(h *upgrade.Handover, heard signals, err error) {
 	for _, sig := range heard.drain() {
 		h.Signals = append(h.Signals, sig.(syscall.Signal))
 	}
-	back := h.Back(err.Error(), heldBack())
+	back := h.Back(err.Error(), handledSignals())
 	fmt.Fprintln(os.Stderr, "lb: nor can the code before; all sessions are lost:", back)
 	os.Exit(exitFailed)
 }
 
-// adopted is what has been built, and serves nothing yet.
-type adopted struct {
+// takeover is what has been built, and serves nothing yet.
+type takeover struct {
 	heard    signals
 	d        *daemon
-	live     *live
+	snap     *snapshot
 	plan     *plan
 	sessions int
 	closing  []*backends.Backend // whose sessions are to be closed
 	files    []*os.File          // of workers, which have copies now; to be closed
 }
 
-// build makes all that the live state says. A panic is an error.
-func (a *adopted) build(h *upgrade.Handover) (err error) {
+// build makes all that the snapshot says. A panic is an error.
+func (a *takeover) build(h *upgrade.Handover) (err error) {
 	defer func() {
 		if r := recover(); r != nil {
 			fmt.Fprintf(os.Stderr, "panic: %v\n%s", r, debug.Stack())
 			err = fmt.Errorf("BUG: %v", r)
 		}
 	}()
-	if err := fault("adopt"); err != nil {
+	if err := fault("takeover"); err != nil {
 		return err
 	}
-	if a.live, err = readLive(h.State); err != nil {
+	if a.snap, err = readSnapshot(h.State); err != nil {
 		return err
 	}
 	return a.buildDaemon()
 }
 
-// AnswerCheck is what the new binary does to say whether it can take over: it reads a live state without
+// AnswerCheck is what the new binary does to say whether it can take over: it reads a snapshot without
 // sessions, and builds all that it would build, but serves nothing and opens no address.
 func AnswerCheck(in io.Reader, out io.Writer) error {
-	data, err := io.ReadAll(io.LimitReader(in, maxLive))
+	data, err := io.ReadAll(io.LimitReader(in, maxSnapshot))
 	if err != nil {
 		return fmt.Errorf("cannot read the state: %w", err)
 	}
-	l, err := readLive(data)
+	snap, err := readSnapshot(data)
 	if err != nil && !errors.Is(err, errFormat) {
 		return fmt.Errorf("cannot read the state: %w", err)
 	}
 	if err == nil { // of another format it only says which ones it reads
-		if err := rehearse(l); err != nil {
+		if err := rehearse(snap); err != nil {
 			return err
 		}
 	}
-	return json.NewEncoder(out).Encode(upgrade.Answer{Version: build.Version(), Formats: liveFormats()})
+	return json.NewEncoder(out).Encode(upgrade.Answer{Version: build.Version(), Formats: snapshotFormats()})
 }
 
-// rehearse builds what can be built of a live state without its descriptors.
-func rehearse(l *live) error {
+// rehearse builds what can be built of a snapshot without its descriptors.
+func rehearse(snap *snapshot) error {
 	if err := fault("check"); err != nil {
 		return err
 	}
-	cfg, _, err := l.config()
+	cfg, _, err := snap.config()
 	if err != nil {
 		return err
 	}
-	if l.head.Reload {
-		if _, err := config.Load(l.head.Path); err != nil {
+	if snap.head.Reload {
+		if _, err := config.Load(snap.head.Path); err != nil {
 			return err
 		}
 	}
@@ -167,7 +167,7 @@ func rehearse(l *live) error {
 	if _, err := cfg.Room(); err != nil {
 		return err
 	}
-	changes, err := state.Unmarshal(l.head.Changes)
+	changes, err := state.Unmarshal(snap.head.Changes)
 	if err != nil {
 		return err
 	}
@@ -179,56 +179,56 @@ func rehearse(l *live) error {
 }
 
 // config is what the code before ran, as this code reads it.
-func (l *live) config() (cfg *config.Config, start []byte, err error) {
-	cfg, err = config.ParseRunning(l.head.Path, []byte(l.head.Config))
+func (snap *snapshot) config() (cfg *config.Config, start []byte, err error) {
+	cfg, err = config.ParseRunning(snap.head.Path, []byte(snap.head.Config))
 	if err != nil {
 		return nil, nil, fmt.Errorf("the config that runs is not valid for %s:\n%w", build.Version(), err)
 	}
-	started, err := config.ParseRunning(l.head.Path, []byte(l.head.StartConfig))
+	started, err := config.ParseRunning(snap.head.Path, []byte(snap.head.StartConfig))
 	if err != nil {
 		return nil, nil, fmt.Errorf("the config of the start is not valid for %s:\n%w", build.Version(), err)
 	}
-	return untilRestart(started, cfg), []byte(l.head.StartConfig), nil
+	return untilRestart(started, cfg), []byte(snap.head.StartConfig), nil
 }
 
 // buildDaemon makes the daemon. Nothing of it runs, and no descriptor is changed.
-func (a *adopted) buildDaemon() error {
-	l := a.live
-	cfg, start, err := l.config()
+func (a *takeover) buildDaemon() error {
+	snap := a.snap
+	cfg, start, err := snap.config()
 	if err != nil {
 		return err
 	}
-	changes, err := state.Unmarshal(l.head.Changes)
+	changes, err := state.Unmarshal(snap.head.Changes)
 	if err != nil {
 		return fmt.Errorf("cannot read the remembered changes: %w", err)
 	}
-	for name, value := range l.head.Service {
+	for name, value := range snap.head.Service {
 		os.Setenv(name, value)
 	}
-	inherited := l.admin.Frozen
+	inherited := snap.admin.Frozen
 	for i := range inherited.Sockets {
-		inherited.Sockets[i].File = a.file(l.admin.FDs[i], inherited.Sockets[i].Name)
+		inherited.Sockets[i].File = a.file(snap.admin.FDs[i], inherited.Sockets[i].Name)
 	}
 	files := map[string]*os.File{}
-	for name, fd := range l.head.Files {
+	for name, fd := range snap.head.Files {
 		files[name] = a.file(fd, name)
 	}
-	d, err := newDaemon(l.head.Path, cfg, inherited, files)
+	d, err := newDaemon(snap.head.Path, cfg, inherited, files)
 	if err != nil {
 		return err
 	}
 	a.d = d
 	d.signals = a.heard
-	d.origin.started, d.origin.config, d.origin.program = l.head.Started, start, l.head.Program
-	d.upgrades.count.Store(l.head.Upgrades)
-	d.upgrades.sessions.Store(l.head.Carried)
+	d.origin.started, d.origin.config, d.origin.program = snap.head.Started, start, snap.head.Program
+	d.upgrades.count.Store(snap.head.Upgrades)
+	d.upgrades.sessions.Store(snap.head.Carried)
 	var level slog.Level
-	if level.UnmarshalText([]byte(l.head.LogLevel)) == nil {
+	if level.UnmarshalText([]byte(snap.head.LogLevel)) == nil {
 		d.events.SetLevel(level)
 	}
-	d.proxy.Inherit(&l.frozen)
-	if l.head.Lock >= 0 {
-		dir, err := supervisor.TakeOverDir(cfg.Admin.EffectiveRunDir(), a.file(l.head.Lock, "lock"), files[fileRunDir])
+	d.proxy.Inherit(&snap.frozen)
+	if snap.head.Lock >= 0 {
+		dir, err := supervisor.TakeOverDir(cfg.Admin.EffectiveRunDir(), a.file(snap.head.Lock, "lock"), files[fileRunDir])
 		if err != nil {
 			return err
 		}
@@ -238,7 +238,7 @@ func (a *adopted) buildDaemon() error {
 	if a.plan, err = d.plan(cfg, changes, "upgrade"); err != nil {
 		return err
 	}
-	a.plan.adopt = a.adoptFleet
+	a.plan.takeOver = a.takeOverWorkers
 	if err := a.plan.prepare(nil); err != nil {
 		return err
 	}
@@ -246,93 +246,93 @@ func (a *adopted) buildDaemon() error {
 	if err := a.restore(); err != nil {
 		return err
 	}
-	a.sessions = len(l.frozen.Sessions)
-	return d.proxy.TakeOver(&l.frozen)
+	a.sessions = len(snap.frozen.Sessions)
+	return d.proxy.TakeOver(&snap.frozen)
 }
 
 // file is a descriptor that is closed once everything has been taken over.
-func (a *adopted) file(fd int, name string) *os.File {
+func (a *takeover) file(fd int, name string) *os.File {
 	f := os.NewFile(uintptr(fd), name)
 	a.files = append(a.files, f)
 	return f
 }
 
-// adoptFleet gives a pool's workers what they were before.
-func (a *adopted) adoptFleet(f *workerPool) error {
-	for i := range a.live.fleets {
-		lf := &a.live.fleets[i]
-		if lf.Pool != f.Name {
+// takeOverWorkers gives a pool's workers what they were before.
+func (a *takeover) takeOverWorkers(f *workerPool) error {
+	for i := range a.snap.workers {
+		saved := &a.snap.workers[i]
+		if saved.Pool != f.Name {
 			continue
 		}
 		files := map[string]*os.File{}
-		for name, fd := range lf.Files {
+		for name, fd := range saved.Files {
 			files[name] = a.file(fd, name)
 		}
-		return f.TakeOver(lf.State, files)
+		return f.TakeOver(saved.State, files)
 	}
 	return nil
 }
 
 // restore makes the pools what they were, and the sessions' tables of them.
-func (a *adopted) restore() error {
-	d, l := a.d, a.live
+func (a *takeover) restore() error {
+	d, snap := a.d, a.snap
 	v := d.view.Load()
-	pools := make([]*backends.Pool, len(l.pools))
-	all := make([][]*backends.Backend, len(l.pools))
-	for i := range l.pools {
-		lp := &l.pools[i]
-		pool := v.pool(lp.Name)
-		gone := lp.Gone || pool == nil
+	pools := make([]*backends.Pool, len(snap.pools))
+	all := make([][]*backends.Backend, len(snap.pools))
+	for i := range snap.pools {
+		saved := &snap.pools[i]
+		pool := v.pool(saved.Name)
+		gone := saved.Gone || pool == nil
 		if gone {
 			var err error
-			if pool, err = gonePool(lp); err != nil {
+			if pool, err = gonePool(saved); err != nil {
 				return err
 			}
 		}
 		w := v.checkers[pool]
 		if gone || w.workers != nil {
-			if err := addMembers(pool, lp, w.workers); err != nil {
+			if err := addMembers(pool, saved, w.workers); err != nil {
 				return err
 			}
 		}
 		var err error
-		if all[i], err = pool.Restore(lp.SavedPool); err != nil {
+		if all[i], err = pool.Restore(saved.SavedPool); err != nil {
 			return err
 		}
 		if w.Checker != nil {
 			for _, b := range pool.Backends() {
 				w.AddAwaiting(b) // the workers'; the others are watched already
 			}
-			w.Import(lp.Health)
+			w.Import(saved.Health)
 		}
 		pools[i] = pool
 	}
-	for _, n := range l.head.SessionPools {
-		l.frozen.Pools = append(l.frozen.Pools, pools[n])
+	for _, n := range snap.head.SessionPools {
+		snap.frozen.Pools = append(snap.frozen.Pools, pools[n])
 	}
-	for _, n := range l.head.SessionBackends {
-		l.frozen.Backends = append(l.frozen.Backends, all[n[0]][n[1]])
+	for _, n := range snap.head.SessionBackends {
+		snap.frozen.Backends = append(snap.frozen.Backends, all[n[0]][n[1]])
 	}
-	for _, n := range l.head.Closing {
+	for _, n := range snap.head.Closing {
 		a.closing = append(a.closing, all[n[0]][n[1]])
 	}
 	return nil
 }
 
 // gonePool makes a pool that is not in the config any more, for the connections that it still has.
-func gonePool(lp *livePool) (*backends.Pool, error) {
-	policy, err := balancer.New(lp.Config.Balance)
+func gonePool(saved *poolSnapshot) (*backends.Pool, error) {
+	policy, err := balancer.New(saved.Config.Balance)
 	if err != nil {
 		return nil, err
 	}
-	return backends.NewPool(lp.Name, lp.Config, policy), nil
+	return backends.NewPool(saved.Name, saved.Config, policy), nil
 }
 
 // addMembers adds the backends that the config does not name: workers, and those of a pool that is not in it
 // any more.
-func addMembers(pool *backends.Pool, lp *livePool, workers *workerPool) error {
-	for i := range lp.Backends {
-		b := &lp.Backends[i]
+func addMembers(pool *backends.Pool, saved *poolSnapshot, workers *workerPool) error {
+	for i := range saved.Backends {
+		b := &saved.Backends[i]
 		if b.Removed || pool.Get(b.Name) != nil {
 			continue
 		}
@@ -349,19 +349,19 @@ func addMembers(pool *backends.Pool, lp *livePool, workers *workerPool) error {
 }
 
 // serve takes over, and gives what serves now: from here on there is no way back.
-func (a *adopted) serve(h *upgrade.Handover) *daemon {
-	d, l := a.d, a.live
+func (a *takeover) serve(h *upgrade.Handover) *daemon {
+	d, snap := a.d, a.snap
 	failed := h.Failed
-	h.Keep(l.fds())
-	d.access.Requeue(l.head.Access)
-	d.events.Requeue(l.head.Log)
+	h.Keep(snap.fds())
+	d.access.Requeue(snap.head.Access)
+	d.events.Requeue(snap.head.Log)
 	runtime.GOMAXPROCS(max(runtime.GOMAXPROCS(0), d.proxy.Loops()+1))
 	d.upgrades.takingOver = false
 	for _, pool := range d.view.Load().pools {
 		pool.OnChange = func(c backends.Change) { d.backendChanged(pool, c) }
 	}
 	d.proxy.Start()
-	standstill := clock.Monotonic() - l.head.FrozenAt
+	standstill := clock.Monotonic() - snap.head.FrozenAt
 	if failed == "" {
 		d.upgrades.standstill = standstill
 	}
@@ -391,8 +391,8 @@ func (a *adopted) serve(h *upgrade.Handover) *daemon {
 }
 
 // tell tells of the outcome, and who waits for it.
-func (a *adopted) report(failed string, standstill time.Duration) {
-	d, head := a.d, a.live.head
+func (a *takeover) report(failed string, standstill time.Duration) {
+	d, head := a.d, a.snap.head
 	result := api.UpgradeResult{
 		From: head.Version, To: build.Version(), Sessions: a.sessions, Standstill: standstill.Seconds(), PID: os.Getpid(), Warnings: head.Warnings,
 	}

@@ -192,7 +192,7 @@ func (u *upgrading) close() {
 // check asks the new binary whether it can take over.
 func (u *upgrading) check(ctx context.Context) (upgrade.Answer, error) {
 	cfg := u.d.view.Load().cfg
-	l := &live{head: u.head()}
+	snap := &snapshot{head: u.head()}
 	if !u.reload {
 		if onDisk, err := config.Load(u.d.origin.path); err != nil {
 			u.warnings = append(u.warnings, "the config file has faults now; the upgrade goes on with the config that runs")
@@ -201,7 +201,7 @@ func (u *upgrading) check(ctx context.Context) (upgrade.Answer, error) {
 		}
 	}
 	args := []string{u.path, "run", "--adopt-check", "-f", u.d.origin.path}
-	state := l.marshal()
+	state := snap.marshal()
 	// What is not known before the freeze, pools, workers and sessions with what they hold, takes several
 	// times as much at most.
 	if err := upgrade.CheckRoom(stateMargin + 4*len(state) + sessionState*int(u.d.proxy.Sessions())); err != nil {
@@ -211,19 +211,19 @@ func (u *upgrading) check(ctx context.Context) (upgrade.Answer, error) {
 	if err != nil {
 		return answer, err
 	}
-	if !slices.Contains(answer.Formats, liveFormat) {
-		return answer, api.Refuse(http.StatusConflict, "the new binary, %s, reads live states of format %v, and this lb, %s, writes format %d: restart lb to change to it (sessions end), or go by way of a version that reads both",
-			answer.Version, answer.Formats, build.Version(), liveFormat)
+	if !slices.Contains(answer.Formats, snapshotFormat) {
+		return answer, api.Refuse(http.StatusConflict, "the new binary, %s, reads snapshots of format %v, and this lb, %s, writes format %d: restart lb to change to it (sessions end), or go by way of a version that reads both",
+			answer.Version, answer.Formats, build.Version(), snapshotFormat)
 	}
 	return answer, nil
 }
 
 // head is what there is one of. The caller holds changing.
-func (u *upgrading) head() liveHead {
+func (u *upgrading) head() snapshotHead {
 	d := u.d
 	changes := d.memory.all()
-	return liveHead{
-		Format: liveFormat, Version: build.Version(), Started: d.origin.started, Path: d.origin.path, Program: d.origin.program,
+	return snapshotHead{
+		Format: snapshotFormat, Version: build.Version(), Started: d.origin.started, Path: d.origin.path, Program: d.origin.program,
 		StartConfig: string(d.origin.config), Config: string(d.view.Load().cfg.Source), Changes: changes.Marshal(),
 		LogLevel: d.events.Level().String(), Service: d.service.env,
 		Lock: u.lock, Caller: u.caller, By: u.by, Reload: u.reload, Warnings: u.warnings,
@@ -240,7 +240,7 @@ func (u *upgrading) run() error {
 			f()
 		}
 	}
-	d.holdSignals()
+	d.deferSignals()
 	thaw = append(thaw, d.releaseSignals)
 	// Whatever does not carry bytes stops first, while sessions go on.
 	ctx, cancel := context.WithTimeout(context.Background(), requestPatience)
@@ -255,22 +255,22 @@ func (u *upgrading) run() error {
 		d.admin.Thaw()
 		d.background.run(d.serveAdmin)
 	})
-	l := &live{admin: liveAdmin{Frozen: *adminState}}
+	snap := &snapshot{admin: adminSnapshot{Frozen: *adminState}}
 	for i := range adminState.Sockets {
 		fd, err := u.carry(adminState.Sockets[i].File)
 		if err != nil {
 			undo()
 			return err
 		}
-		l.admin.FDs = append(l.admin.FDs, fd)
+		snap.admin.FDs = append(snap.admin.FDs, fd)
 	}
 	d.haltCheckers()
 	thaw = append(thaw, d.runCheckers)
 	if d.workers.stopReaping() {
 		thaw = append(thaw, func() { d.workers.reap(d.background) })
 	}
-	thawFleets, err := u.freezeFleets(l)
-	thaw = append(thaw, thawFleets)
+	thawWorkers, err := u.freezeWorkers(snap)
+	thaw = append(thaw, thawWorkers)
 	if err == nil {
 		err = u.copyLock()
 	}
@@ -289,11 +289,11 @@ func (u *upgrading) run() error {
 		return err
 	}
 	thaw = append(thaw, d.proxy.Thaw)
-	u.writeDown(l, frozen)
-	thawLogs, err := u.freezeLogs(&l.head)
+	u.writeDown(snap, frozen)
+	thawLogs, err := u.freezeLogs(&snap.head)
 	thaw = append(thaw, thawLogs)
 	if err == nil {
-		err = u.carryFiles(&l.head)
+		err = u.carryFiles(&snap.head)
 	}
 	if err != nil {
 		undo()
@@ -304,14 +304,14 @@ func (u *upgrading) run() error {
 		return errStopping
 	}
 	err = upgrade.Exec(&upgrade.Plan{
-		Binary: u.binary, Args: os.Args, State: l.marshal(), FDs: l.fds(), Signals: heldBack(), Heard: d.missedSignals,
+		Binary: u.binary, Args: os.Args, State: snap.marshal(), FDs: snap.fds(), Signals: handledSignals(), Heard: d.missedSignals,
 	})
 	undo()
 	return err
 }
 
-// freezeFleets freezes the workers of all pools.
-func (u *upgrading) freezeFleets(l *live) (thaw func(), err error) {
+// freezeWorkers freezes the workers of all pools.
+func (u *upgrading) freezeWorkers(snap *snapshot) (thaw func(), err error) {
 	var frozen []*workerPool
 	thaw = func() {
 		for _, f := range frozen {
@@ -325,13 +325,13 @@ func (u *upgrading) freezeFleets(l *live) (thaw func(), err error) {
 			return thaw, api.Refuse(http.StatusConflict, "%v; try again when that has ended", err)
 		}
 		frozen = append(frozen, f)
-		lf := liveFleet{Pool: f.Name, State: text, Files: map[string]int{}}
+		saved := workersSnapshot{Pool: f.Name, State: text, Files: map[string]int{}}
 		for _, name := range slices.Sorted(maps.Keys(files)) {
-			if lf.Files[name], err = u.carry(files[name]); err != nil {
+			if saved.Files[name], err = u.carry(files[name]); err != nil {
 				return thaw, err
 			}
 		}
-		l.fleets = append(l.fleets, lf)
+		snap.workers = append(snap.workers, saved)
 	}
 	return thaw, nil
 }
@@ -346,7 +346,7 @@ func (u *upgrading) flushLogs() {
 }
 
 // freezeLogs brings the logs to rest, with nobody left who writes to them.
-func (u *upgrading) freezeLogs(head *liveHead) (thaw func(), err error) {
+func (u *upgrading) freezeLogs(head *snapshotHead) (thaw func(), err error) {
 	d := u.d
 	ctx, cancel := context.WithTimeout(context.Background(), freezePatience)
 	defer cancel()
@@ -363,7 +363,7 @@ func (u *upgrading) freezeLogs(head *liveHead) (thaw func(), err error) {
 }
 
 // carryFiles takes along what the new code would else have to open by name.
-func (u *upgrading) carryFiles(head *liveHead) error {
+func (u *upgrading) carryFiles(head *snapshotHead) error {
 	d := u.d
 	open := map[string]func() (*os.File, error){fileLog: d.events.File, fileAccess: d.access.File}
 	if dir := d.workers.openDir(); dir != nil {
@@ -385,7 +385,7 @@ func (u *upgrading) carryFiles(head *liveHead) error {
 	return nil
 }
 
-// Names of liveHead.Files.
+// Names of snapshotHead.Files.
 const (
 	fileLog    = "log"
 	fileAccess = "access"
@@ -406,15 +406,16 @@ func (u *upgrading) copyLock() error {
 	return err
 }
 
-// writeDown fills the live state, with everything frozen.
-func (u *upgrading) writeDown(l *live, frozen *proxy.Frozen) {
+// writeDown fills the snapshot, with everything frozen.
+func (u *upgrading) writeDown(snap *snapshot, frozen *proxy.Frozen) {
 	d := u.d
 	v := d.view.Load()
-	l.frozen = *frozen
-	l.head = u.head()
-	l.admin.State = d.admin.State() // what workers wrote, and what was told, since the control API is at rest
-	l.head.FrozenAt = u.frozenAt
-	l.head.Epoch, l.head.Counts, l.head.Channels = frozen.Epoch, frozen.Counts, frozen.Channels
+	snap.frozen = *frozen
+	snap.head = u.head()
+	// what workers wrote, and what was told, since the control API is at rest
+	snap.admin.State = d.admin.State()
+	snap.head.FrozenAt = u.frozenAt
+	snap.head.Epoch, snap.head.Counts, snap.head.Channels = frozen.Epoch, frozen.Counts, frozen.Channels
 	pools := slices.Clone(v.pools)
 	for p := range v.checkers { // removed, and connections are still on their way
 		if !slices.Contains(pools, p) {
@@ -435,24 +436,24 @@ func (u *upgrading) writeDown(l *live, frozen *proxy.Frozen) {
 				removed = append(removed, b)
 			}
 		}
-		lp := livePool{SavedPool: p.Save(removed), Gone: !slices.Contains(v.pools, p)}
+		saved := poolSnapshot{SavedPool: p.Save(removed), Gone: !slices.Contains(v.pools, p)}
 		if w, ok := v.checkers[p]; ok {
-			lp.Health = w.Export()
+			saved.Health = w.Export()
 		}
-		l.pools = append(l.pools, lp)
+		snap.pools = append(snap.pools, saved)
 		for j, b := range slices.Concat(members, removed) {
 			places[b] = [2]int{i, j}
 		}
 	}
 	for _, p := range frozen.Pools {
-		l.head.SessionPools = append(l.head.SessionPools, slices.Index(pools, p))
+		snap.head.SessionPools = append(snap.head.SessionPools, slices.Index(pools, p))
 	}
 	for _, b := range frozen.Backends {
-		l.head.SessionBackends = append(l.head.SessionBackends, places[b])
+		snap.head.SessionBackends = append(snap.head.SessionBackends, places[b])
 	}
 	for _, b := range d.closing.open() {
 		if place, ok := places[b]; ok { // else it has no sessions
-			l.head.Closing = append(l.head.Closing, place)
+			snap.head.Closing = append(snap.head.Closing, place)
 		}
 	}
 }

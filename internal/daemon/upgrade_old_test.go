@@ -16,7 +16,7 @@ import (
 
 // writeDown freezes the daemon as an upgrade does, does something in the middle, and gives what the next code
 // would read. The daemon goes on afterwards.
-func (r *rig) writeDown(meanwhile func()) *live {
+func (r *rig) writeDown(meanwhile func()) *snapshot {
 	r.t.Helper()
 	ctx, cancel := context.WithTimeout(r.t.Context(), requestPatience)
 	defer cancel()
@@ -31,24 +31,24 @@ func (r *rig) writeDown(meanwhile func()) *live {
 	r.must(err)
 	defer r.proxy.Thaw()
 	meanwhile()
-	l := &live{admin: liveAdmin{Frozen: *api, FDs: make([]int, len(api.Sockets))}}
+	snap := &snapshot{admin: adminSnapshot{Frozen: *api, FDs: make([]int, len(api.Sockets))}}
 	u := &upgrading{d: r.daemon, caller: -1, lock: -1}
-	u.writeDown(l, frozen)
-	l, err = readLive(l.marshal())
+	u.writeDown(snap, frozen)
+	snap, err = readSnapshot(snap.marshal())
 	r.must(err)
-	return l
+	return snap
 }
 
 func TestUpgrade_WhatIsPublishedUntilTheLastMomentGoesAlong(t *testing.T) {
 	r := newRig(t)
-	l := r.writeDown(func() {
+	snap := r.writeDown(func() {
 		r.admin.Publish(api.Event{Subject: "lb", Text: "late"})
 		r.admin.PublishLine("app", api.WorkerLine{Time: time.Now(), Text: "late"})
 	})
-	if !slices.ContainsFunc(l.admin.State.Events, func(e api.Event) bool { return e.Text == "late" }) {
-		t.Errorf("events: got %+v; want the last one too", l.admin.State.Events)
+	if !slices.ContainsFunc(snap.admin.State.Events, func(e api.Event) bool { return e.Text == "late" }) {
+		t.Errorf("events: got %+v; want the last one too", snap.admin.State.Events)
 	}
-	if lines := l.admin.State.Lines["app"].Lines; len(lines) != 1 || lines[0].Text != "late" {
+	if lines := snap.admin.State.Lines["app"].Lines; len(lines) != 1 || lines[0].Text != "late" {
 		t.Errorf("lines: got %+v; want the last one", lines)
 	}
 }
@@ -71,11 +71,11 @@ func TestUpgrade_SessionsThatAreToBeClosedAreByTheNextCode(t *testing.T) {
 	if b == nil {
 		t.Fatal("session: got none; want one of app")
 	}
-	l := r.writeDown(func() { b.Pool().SetHealth(b, backends.HealthDown, "a test says so") })
-	if len(l.head.Closing) != 1 {
-		t.Fatalf("backends whose sessions are to be closed: got %v; want one", l.head.Closing)
+	snap := r.writeDown(func() { b.Pool().SetHealth(b, backends.HealthDown, "a test says so") })
+	if len(snap.head.Closing) != 1 {
+		t.Fatalf("backends whose sessions are to be closed: got %v; want one", snap.head.Closing)
 	}
-	if at := l.head.Closing[0]; l.pools[at[0]].Name != "app" || l.pools[at[0]].Backends[at[1]].Name != b.Name {
+	if at := snap.head.Closing[0]; snap.pools[at[0]].Name != "app" || snap.pools[at[0]].Backends[at[1]].Name != b.Name {
 		t.Errorf("backend whose sessions are to be closed: got number %v; want %s", at, b.Name)
 	}
 	conn.SetReadDeadline(time.Now().Add(5 * time.Second))
@@ -83,8 +83,8 @@ func TestUpgrade_SessionsThatAreToBeClosedAreByTheNextCode(t *testing.T) {
 		t.Errorf("session of a backend that is down: got %v; want its end", err)
 	}
 	r.closing.wait()
-	if l := r.writeDown(func() {}); len(l.head.Closing) != 0 {
-		t.Errorf("backends whose sessions are to be closed, afterwards: got %v; want none", l.head.Closing)
+	if snap := r.writeDown(func() {}); len(snap.head.Closing) != 0 {
+		t.Errorf("backends whose sessions are to be closed, afterwards: got %v; want none", snap.head.Closing)
 	}
 }
 

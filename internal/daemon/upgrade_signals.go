@@ -9,41 +9,41 @@ import (
 	"time"
 )
 
-// held are the signals that came while everything was frozen.
-type held struct {
-	mu      sync.Mutex
-	holding bool
-	deaf    bool // see deafen
-	signals []os.Signal
-	waiting []os.Signal // of goroutines that wait for the end of an upgrade
+// deferredSignals are the signals that came while everything was frozen.
+type deferredSignals struct {
+	mu        sync.Mutex
+	deferring bool
+	deaf      bool // see deafen
+	signals   []os.Signal
+	waiting   []os.Signal // of goroutines that wait for the end of an upgrade
 }
 
-// maxHeld is how many signals wait of which there are some already.
-const maxHeld = 32
+// maxDeferred is how many signals wait of which there are some already.
+const maxDeferred = 32
 
-// hold keeps a signal for later, if they are held now.
-func (h *held) hold(sig os.Signal) bool {
+// add keeps a signal for later, if they are held now.
+func (h *deferredSignals) add(sig os.Signal) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	// Once is enough for the others; those that scale count, within reason.
-	if h.holding && (len(h.signals) < maxHeld || !slices.Contains(h.signals, sig)) {
+	if h.deferring && (len(h.signals) < maxDeferred || !slices.Contains(h.signals, sig)) {
 		h.signals = append(h.signals, sig)
 	}
-	return h.holding
+	return h.deferring
 }
 
-// holdSignals has signals wait, for this code or for the next.
-func (d *daemon) holdSignals() {
+// deferSignals has signals wait, for this code or for the next.
+func (d *daemon) deferSignals() {
 	d.upgrades.deferred.mu.Lock()
 	defer d.upgrades.deferred.mu.Unlock()
-	d.upgrades.deferred.holding = true
+	d.upgrades.deferred.deferring = true
 }
 
 // releaseSignals has this code do what they ask for.
 func (d *daemon) releaseSignals() {
 	d.upgrades.deferred.mu.Lock()
 	defer d.upgrades.deferred.mu.Unlock()
-	d.upgrades.deferred.holding = false
+	d.upgrades.deferred.deferring = false
 	if d.upgrades.deferred.deaf {
 		d.upgrades.deferred.deaf = false
 		d.signals.listen()

@@ -15,15 +15,16 @@ import (
 	"github.com/273ebdf9/lb/proxy"
 )
 
-// The live state is what one code of lb hands to the next over an exec: all that runs, as records of package
+// A snapshot is what one code of lb hands to the next over an exec: all that runs, as records of package
 // state. What there is one of, or a few, is JSON, which a reader of another version reads as far as it knows
 // it; sessions, of which there are many, are values in a fixed order, to which a later version adds at the
 // end.
 
-// liveFormat is the form of the live state that this lb writes, and liveFormats are those that it reads.
-const liveFormat = 1
+// snapshotFormat is the form of the snapshot that this lb writes, and snapshotFormats are those that it
+// reads.
+const snapshotFormat = 1
 
-func liveFormats() []int {
+func snapshotFormats() []int {
 	if fault("format") != nil {
 		return []int{0}
 	}
@@ -31,29 +32,29 @@ func liveFormats() []int {
 }
 
 const (
-	liveHeadKind state.Kind = state.KindLive + iota
-	livePoolKind
-	liveListenerKind
-	liveFleetKind
-	liveAdminKind
-	liveSessionKind
+	headKind state.Kind = state.KindSnapshot + iota
+	poolKind
+	listenerKind
+	workersKind
+	adminKind
+	sessionKind
 )
 
-// maxLive is the largest live state that is read, in bytes: of ten thousand sessions with all their buffers
+// maxSnapshot is the largest snapshot that is read, in bytes: of ten thousand sessions with all their buffers
 // full.
-const maxLive = 2 << 30
+const maxSnapshot = 2 << 30
 
-// live is a live state, apart.
-type live struct {
-	head   liveHead
-	pools  []livePool // of the config, and then those that are only left with sessions
-	fleets []liveFleet
-	admin  liveAdmin
-	frozen proxy.Frozen // without Pools and Backends: see head
+// snapshot is what one code of lb hands to the next, decoded.
+type snapshot struct {
+	head    snapshotHead
+	pools   []poolSnapshot // of the config, and then those that are only left with sessions
+	workers []workersSnapshot
+	admin   adminSnapshot
+	frozen  proxy.Frozen // without Pools and Backends: see head
 }
 
-// liveHead is what there is one of.
-type liveHead struct {
+// snapshotHead is what there is one of.
+type snapshotHead struct {
 	Format  int       `json:"format"`
 	Version string    `json:"version"` // of the lb that wrote it
 	Started time.Time `json:"started"`
@@ -93,93 +94,93 @@ type liveHead struct {
 	Access logs.Queued `json:"access"`
 }
 
-// livePool is a pool and what health knows of its backends.
-type livePool struct {
+// poolSnapshot is a pool and what health knows of its backends.
+type poolSnapshot struct {
 	backends.SavedPool
 	Gone   bool           `json:"gone,omitempty"` // it is not in the config any more
 	Health []health.Saved `json:"health,omitempty"`
 }
 
-// liveFleet is the workers of a pool.
-type liveFleet struct {
+// workersSnapshot is the workers of a pool.
+type workersSnapshot struct {
 	Pool  string          `json:"pool"`
 	State json.RawMessage `json:"state"`
 	Files map[string]int  `json:"files"`
 }
 
-// liveAdmin is the control API.
-type liveAdmin struct {
+// adminSnapshot is the control API.
+type adminSnapshot struct {
 	admin.Frozen
 	FDs []int `json:"fds"` // of Sockets
 }
 
-// marshal writes the live state down.
-func (l *live) marshal() []byte {
-	w := state.NewWriter(state.PurposeLive)
-	w.Grow(256 * len(l.frozen.Sessions))
+// marshal writes the snapshot down.
+func (snap *snapshot) marshal() []byte {
+	w := state.NewWriter(state.PurposeSnapshot)
+	w.Grow(256 * len(snap.frozen.Sessions))
 	put := func(kind state.Kind, v any) {
 		text, err := json.Marshal(v)
 		if err != nil {
-			panic("BUG: lb: a live state that is no JSON: " + err.Error())
+			panic("BUG: lb: a snapshot that is no JSON: " + err.Error())
 		}
 		w.Record(kind, text)
 	}
-	put(liveHeadKind, &l.head)
-	for i := range l.pools {
-		put(livePoolKind, &l.pools[i])
+	put(headKind, &snap.head)
+	for i := range snap.pools {
+		put(poolKind, &snap.pools[i])
 	}
-	for i := range l.fleets {
-		put(liveFleetKind, &l.fleets[i])
+	for i := range snap.workers {
+		put(workersKind, &snap.workers[i])
 	}
-	put(liveAdminKind, &l.admin)
-	for i := range l.frozen.Listeners {
-		put(liveListenerKind, &l.frozen.Listeners[i])
+	put(adminKind, &snap.admin)
+	for i := range snap.frozen.Listeners {
+		put(listenerKind, &snap.frozen.Listeners[i])
 	}
 	var e state.Encoder
-	for i := range l.frozen.Sessions {
+	for i := range snap.frozen.Sessions {
 		e.Reset()
-		l.frozen.Sessions[i].Encode(&e)
-		w.Record(liveSessionKind, e.Bytes())
+		snap.frozen.Sessions[i].Encode(&e)
+		w.Record(sessionKind, e.Bytes())
 	}
 	return w.Bytes()
 }
 
-// readLive takes a live state apart. The errors are those of package state, and one for a format that is not
-// read.
-func readLive(data []byte) (*live, error) {
-	records, err := state.ReadLimited(data, state.PurposeLive, maxLive)
+// readSnapshot takes a snapshot apart. The errors are those of package state, and one for a format that is
+// not read.
+func readSnapshot(data []byte) (*snapshot, error) {
+	records, err := state.ReadLimited(data, state.PurposeSnapshot, maxSnapshot)
 	if err != nil {
 		return nil, err
 	}
-	if len(records) == 0 || records[0].Kind != liveHeadKind {
+	if len(records) == 0 || records[0].Kind != headKind {
 		return nil, fmt.Errorf("%w: no head", state.ErrDamaged)
 	}
-	l := &live{}
+	snap := &snapshot{}
 	get := func(r state.Record, v any) error {
 		if err := json.Unmarshal(r.Payload, v); err != nil {
 			return fmt.Errorf("%w: a record of kind %#x: %w", state.ErrDamaged, uint16(r.Kind), err)
 		}
 		return nil
 	}
-	if err := get(records[0], &l.head); err != nil {
+	if err := get(records[0], &snap.head); err != nil {
 		return nil, err
 	}
-	if !slices.Contains(liveFormats(), l.head.Format) {
-		return nil, fmt.Errorf("%w: %d; this lb reads %v", errFormat, l.head.Format, liveFormats())
+	if !slices.Contains(snapshotFormats(), snap.head.Format) {
+		return nil, fmt.Errorf("%w: %d; this lb reads %v", errFormat, snap.head.Format, snapshotFormats())
 	}
 	var sessions []state.Record
 	for _, r := range records[1:] {
 		var err error
 		switch r.Kind {
-		case livePoolKind:
-			err = get(r, grow(&l.pools))
-		case liveFleetKind:
-			err = get(r, grow(&l.fleets))
-		case liveAdminKind:
-			err = get(r, &l.admin)
-		case liveListenerKind:
-			err = get(r, grow(&l.frozen.Listeners))
-		case liveSessionKind:
+		case poolKind:
+			err = get(r, grow(&snap.pools))
+		case workersKind:
+			err = get(r, grow(&snap.workers))
+		case adminKind:
+			err = get(r, &snap.admin)
+		case listenerKind:
+			err = get(r, grow(&snap.frozen.Listeners))
+		case sessionKind:
 			sessions = append(sessions, r)
 		default:
 			err = r.Unknown()
@@ -188,33 +189,33 @@ func readLive(data []byte) (*live, error) {
 			return nil, err
 		}
 	}
-	if l.frozen.Sessions, err = proxy.DecodeSessions(sessions); err != nil {
+	if snap.frozen.Sessions, err = proxy.DecodeSessions(sessions); err != nil {
 		return nil, err
 	}
-	l.frozen.Epoch, l.frozen.Counts, l.frozen.Channels = l.head.Epoch, l.head.Counts, l.head.Channels
-	if len(l.admin.FDs) != len(l.admin.Sockets) {
+	snap.frozen.Epoch, snap.frozen.Counts, snap.frozen.Channels = snap.head.Epoch, snap.head.Counts, snap.head.Channels
+	if len(snap.admin.FDs) != len(snap.admin.Sockets) {
 		return nil, fmt.Errorf("%w: control sockets", state.ErrDamaged)
 	}
-	return l, l.check()
+	return snap, snap.check()
 }
 
 // check finds numbers that lead nowhere.
-func (l *live) check() error {
-	for _, n := range l.head.SessionPools {
-		if n < 0 || n >= len(l.pools) {
+func (snap *snapshot) check() error {
+	for _, n := range snap.head.SessionPools {
+		if n < 0 || n >= len(snap.pools) {
 			return fmt.Errorf("%w: pool %d of sessions", state.ErrDamaged, n)
 		}
 	}
-	for _, b := range slices.Concat(l.head.SessionBackends, l.head.Closing) {
-		if b[0] < 0 || b[0] >= len(l.pools) || b[1] < 0 || b[1] >= len(l.pools[b[0]].Backends) {
+	for _, b := range slices.Concat(snap.head.SessionBackends, snap.head.Closing) {
+		if b[0] < 0 || b[0] >= len(snap.pools) || b[1] < 0 || b[1] >= len(snap.pools[b[0]].Backends) {
 			return fmt.Errorf("%w: backend %v of sessions", state.ErrDamaged, b)
 		}
 	}
 	return nil
 }
 
-// errFormat: the live state is of a format that this lb does not read.
-var errFormat = errors.New("live state of an unknown format")
+// errFormat: the snapshot is of a format that this lb does not read.
+var errFormat = errors.New("snapshot of an unknown format")
 
 // grow adds an element.
 func grow[T any](s *[]T) *T {
@@ -224,18 +225,18 @@ func grow[T any](s *[]T) *T {
 }
 
 // fds are all descriptors that the state names.
-func (l *live) fds() []int {
-	fds := l.frozen.FDs()
-	for _, f := range l.fleets {
+func (snap *snapshot) fds() []int {
+	fds := snap.frozen.FDs()
+	for _, f := range snap.workers {
 		for _, fd := range f.Files {
 			fds = append(fds, fd)
 		}
 	}
-	fds = append(fds, l.admin.FDs...)
-	for _, fd := range l.head.Files {
+	fds = append(fds, snap.admin.FDs...)
+	for _, fd := range snap.head.Files {
 		fds = append(fds, fd)
 	}
-	for _, fd := range []int{l.head.Lock, l.head.Caller} {
+	for _, fd := range []int{snap.head.Lock, snap.head.Caller} {
 		if fd >= 0 {
 			fds = append(fds, fd)
 		}

@@ -53,7 +53,7 @@ func workersConfig(all *config.Config, cfg *config.Pool) supervisor.Config {
 	return c
 }
 
-// newFleet makes the workers of a pool, and starts none.
+// newWorkerPool makes the workers of a pool, and starts none.
 func (d *daemon) newWorkerPool(all *config.Config, cfg *config.Pool, pool *backends.Pool, checker *health.Checker, dir *supervisor.Dir) (*workerPool, error) {
 	if err := d.checkHandoff(cfg); err != nil {
 		return nil, err
@@ -205,8 +205,8 @@ func (w *workerPool) removed(b supervisor.Backend, reason string) {
 	w.pool.Remove(m.Backend, reason) // a reload that takes the pool's workers away may have been faster
 }
 
-// arrange has the pool arranged with the members that the workers are.
-func (w *workerPool) replaceMembers(arrange func(workers []backends.Member)) {
+// replace has the pool arranged with the members that the workers are.
+func (w *workerPool) replaceMembers(replace func(workers []backends.Member)) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	var members []backends.Member
@@ -217,7 +217,7 @@ func (w *workerPool) replaceMembers(arrange func(workers []backends.Member)) {
 			}
 		}
 	}
-	arrange(members)
+	replace(members)
 }
 
 // slotOf is the slot whose worker b stands for.

@@ -148,7 +148,7 @@ func (a *AccessLog) Freeze(ctx context.Context) (Queued, error) {
 	if a == nil {
 		return Queued{}, nil
 	}
-	over, err := a.rest(ctx)
+	over, err := a.pause(ctx)
 	if err != nil {
 		return Queued{}, fmt.Errorf("cannot freeze the access log: %w", err)
 	}
@@ -214,15 +214,15 @@ func (a *AccessLog) writeBatch() {
 	a.filling, a.writing = a.writing[:0], a.filling
 	a.line, a.earlier = append(a.line, a.earlier...), nil
 	a.mu.Unlock()
-	held := false
+	unfinished := false
 	for i := range a.writing {
 		a.line = a.format(&a.writing[i], a.line)
-		if len(a.line) >= accessChunk && !held {
+		if len(a.line) >= accessChunk && !unfinished {
 			a.writeLines()
-			held = len(a.line) > 0
+			unfinished = len(a.line) > 0
 		}
 	}
-	if !held {
+	if !unfinished {
 		a.writeLines()
 	}
 }
@@ -233,7 +233,7 @@ func (a *AccessLog) writeLines() {
 		return
 	}
 	n, err := a.writeUnless(a.out, a.line)
-	if errors.Is(err, errHeld) {
+	if errors.Is(err, errPaused) {
 		a.line = append(a.line[:0], a.line[n:]...)
 		return
 	}

@@ -257,7 +257,7 @@ func TestAccessLog_FreezeOfAWriteThatDoesNotEndChangesNothing(t *testing.T) {
 		if _, err := a.Freeze(canceled()); !errors.Is(err, errBusy) {
 			t.Errorf("Freeze: got %v; want errBusy", err)
 		}
-		if a.held.Load() {
+		if a.pausing.Load() {
 			t.Error("after a Freeze that failed: got it held; want it going on")
 		}
 		close(w.free)

@@ -119,7 +119,7 @@ func (l *Logger) Flush(ctx context.Context) error {
 // it gives, to the byte. Lines logged later wait for Thaw. It is the last before an exec; the new process
 // goes on with Requeue. An error says that a write does not end, and the log is as before.
 func (l *Logger) Freeze(ctx context.Context) (Queued, error) {
-	over, err := l.queue.rest(ctx)
+	over, err := l.queue.pause(ctx)
 	if err != nil {
 		return Queued{}, fmt.Errorf("cannot freeze the log: %w", err)
 	}

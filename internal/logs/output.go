@@ -69,14 +69,14 @@ func (o *output) use(f *os.File) {
 // Write writes whole lines.
 func (o *output) Write(p []byte) (int, error) { return o.writeUnless(nil, p) }
 
-// errHeld: a write was ended because the writer shall rest.
-var errHeld = errors.New("the log is paused")
+// errPaused: a write was ended because the writer shall rest.
+var errPaused = errors.New("the log is paused")
 
 // pollTime is how long a writer waits until it looks whether it shall rest, in milliseconds.
 const pollTime = 50
 
-// writeUnless writes p, until held is set: then it says how much it has written, to the byte, with errHeld.
-func (o *output) writeUnless(held *atomic.Bool, p []byte) (n int, err error) {
+// writeUnless writes p, until held is set: then it says how much it has written, to the byte, with errPaused.
+func (o *output) writeUnless(pausing *atomic.Bool, p []byte) (n int, err error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	raw, err := o.file.SyscallConn()
@@ -85,8 +85,8 @@ func (o *output) writeUnless(held *atomic.Bool, p []byte) (n int, err error) {
 	}
 	controlErr := raw.Control(func(fd uintptr) {
 		for n < len(p) && err == nil {
-			if held != nil && held.Load() {
-				err = errHeld
+			if pausing != nil && pausing.Load() {
+				err = errPaused
 				return
 			}
 			var some int
@@ -102,7 +102,7 @@ func (o *output) writeUnless(held *atomic.Bool, p []byte) (n int, err error) {
 			}
 		}
 	})
-	if errors.Is(err, errHeld) {
+	if errors.Is(err, errPaused) {
 		return n, err
 	}
 	return n, errors.Join(controlErr, os.NewSyscallError("write", err))

@@ -16,17 +16,17 @@ type batchWriter struct {
 	gather time.Duration // how long a batch gathers before it is written; 0 is not at all
 	write  func()        // writes the batch; what held kept it from stays for the next time
 
-	wake  chan struct{}      // holds one element when a batch began
-	flush chan chan struct{} // to write now, and close it then
-	hold  chan *rest         // to rest
-	quit  chan struct{}      // closed to write what there is and end
-	done  chan struct{}      // closed at the end
-	once  sync.Once
-	held  atomic.Bool // a write that waits for its reader shall give up
+	wake    chan struct{}      // holds one element when a batch began
+	flush   chan chan struct{} // to write now, and close it then
+	pauses  chan *pause        // to rest
+	quit    chan struct{}      // closed to write what there is and end
+	done    chan struct{}      // closed at the end
+	once    sync.Once
+	pausing atomic.Bool // a write that waits for its reader shall give up
 }
 
-// rest is a time in which the goroutine touches nothing.
-type rest struct {
+// pause is a time in which the goroutine touches nothing.
+type pause struct {
 	begun chan struct{} // closed by the goroutine
 	over  chan struct{} // closed by who asked for it
 }
@@ -34,7 +34,7 @@ type rest struct {
 func newBatchWriter(gather time.Duration, write func()) *batchWriter {
 	return &batchWriter{
 		gather: gather, write: write,
-		wake: make(chan struct{}, 1), flush: make(chan chan struct{}), hold: make(chan *rest),
+		wake: make(chan struct{}, 1), flush: make(chan chan struct{}), pauses: make(chan *pause),
 		quit: make(chan struct{}), done: make(chan struct{}),
 	}
 }
@@ -70,7 +70,7 @@ func (w *batchWriter) run() {
 			w.write()
 			close(written)
 			continue
-		case r := <-w.hold:
+		case r := <-w.pauses:
 			close(r.begun)
 			select {
 			case <-r.over:
@@ -87,7 +87,7 @@ func (w *batchWriter) run() {
 
 // close ends run after a last write, and waits for that until ctx is done.
 func (w *batchWriter) close(ctx context.Context) error {
-	w.held.Store(false)
+	w.pausing.Store(false)
 	w.once.Do(func() { close(w.quit) })
 	select {
 	case <-w.done:
@@ -98,7 +98,7 @@ func (w *batchWriter) close(ctx context.Context) error {
 	case <-w.done:
 		return nil
 	case <-ctx.Done():
-		w.held.Store(true) // so that it ends soon, unless it is a disk that it waits for
+		w.pausing.Store(true) // so that it ends soon, unless it is a disk that it waits for
 		return ctx.Err()
 	}
 }
@@ -127,37 +127,37 @@ const holdPatience = 2 * time.Second
 // errBusy: a write does not end.
 var errBusy = errors.New("a write to the log does not end")
 
-// rest writes what can be written until ctx is done, and brings the goroutine to rest. The caller ends that
+// pause writes what can be written until ctx is done, and brings the goroutine to rest. The caller ends that
 // by closing over; it is nil when the goroutine has ended.
-func (w *batchWriter) rest(ctx context.Context) (over chan<- struct{}, err error) {
+func (w *batchWriter) pause(ctx context.Context) (over chan<- struct{}, err error) {
 	w.flushNow(ctx) // what it leaves is the caller's to take
-	w.held.Store(true)
+	w.pausing.Store(true)
 	late := time.NewTimer(holdPatience)
 	defer late.Stop()
-	r := &rest{begun: make(chan struct{}), over: make(chan struct{})}
+	r := &pause{begun: make(chan struct{}), over: make(chan struct{})}
 	select {
-	case w.hold <- r:
+	case w.pauses <- r:
 		<-r.begun
 		return r.over, nil
 	case <-w.done:
 		return nil, nil
 	case <-late.C:
-		w.held.Store(false)
+		w.pausing.Store(false)
 		return nil, errBusy
 	}
 }
 
 // resume ends a rest.
 func (w *batchWriter) resume(over chan<- struct{}) {
-	w.held.Store(false)
+	w.pausing.Store(false)
 	close(over)
 	w.begin()
 }
 
-// writeUnless writes p to out, and ends with errHeld if w is held meanwhile, where out can.
+// writeUnless writes p to out, and ends with errPaused if w is held meanwhile, where out can.
 func (w *batchWriter) writeUnless(out io.Writer, p []byte) (int, error) {
 	if o, ok := out.(*output); ok {
-		return o.writeUnless(&w.held, p)
+		return o.writeUnless(&w.pausing, p)
 	}
 	return out.Write(p)
 }
@@ -223,7 +223,7 @@ func (q *lineQueue) writeBatch() {
 		torn := n > 0 && q.left[n-1] != '\n' || n == 0 && q.began
 		q.left, q.began = q.left[n:], torn
 		switch {
-		case errors.Is(err, errHeld):
+		case errors.Is(err, errPaused):
 			return
 		case err != nil:
 			q.failed(torn)

@@ -74,7 +74,7 @@ func (t *Throttle) count(level slog.Level, key, msg string, args []any) bool {
 	r.count++
 	r.level, r.msg, r.args = level, msg, args
 	if r.count == 1 {
-		r.timer = time.AfterFunc(r.until.Sub(now), func() { t.tell(r) })
+		r.timer = time.AfterFunc(r.until.Sub(now), func() { t.report(r) })
 	}
 	return true
 }
@@ -93,8 +93,8 @@ func (t *Throttle) forget(now time.Time) {
 	}
 }
 
-// tell writes how often a line repeated, at the end of an interval.
-func (t *Throttle) tell(r *repeat) {
+// report writes how often a line repeated, at the end of an interval.
+func (t *Throttle) report(r *repeat) {
 	t.mu.Lock()
 	n, level, msg, args := r.count, r.level, r.msg, r.args
 	r.count, r.args = 0, nil
@@ -121,6 +121,6 @@ func (t *Throttle) Flush() {
 	}
 	t.mu.Unlock()
 	for _, r := range pending {
-		t.tell(r)
+		t.report(r)
 	}
 }

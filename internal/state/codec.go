@@ -35,8 +35,8 @@ type Kind uint16
 const (
 	// Optional in a Kind lets a reader that does not know it skip the record.
 	Optional Kind = 0x8000
-	// KindLive is the first kind of the live state of an upgrade; those below are of the state file.
-	KindLive Kind = 0x1000
+	// KindSnapshot is the first kind of the snapshot of an upgrade; those below are of the state file.
+	KindSnapshot Kind = 0x1000
 )
 
 // Purpose says what a state is for.
@@ -45,8 +45,8 @@ type Purpose uint16
 const (
 	// PurposeChanges is the state file's: the operator's changes.
 	PurposeChanges Purpose = 1
-	// PurposeLive is an upgrade's: everything that runs.
-	PurposeLive Purpose = 2
+	// PurposeSnapshot is an upgrade's: everything that runs.
+	PurposeSnapshot Purpose = 2
 )
 
 const (

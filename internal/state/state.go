@@ -1,16 +1,16 @@
 // Package state writes down what lb must not forget, and reads it back: the operator's changes in the state
-// file, and later the live state that a new binary takes over in an upgrade.
+// file, and later the snapshot that a new binary takes over in an upgrade.
 //
 // A state is a header and a list of records; codec.go has the form and the rules by which an older or a newer
 // lb reads it, values.go what a payload is made of. changes.go are the records of the state file, file.go
 // writes it so that a crash at any moment leaves the old or the new one. The package starts no goroutine and
 // believes no byte that it reads.
 //
-// # For the live state of an upgrade
+// # For the snapshot of an upgrade
 //
-// Take kinds from KindLive up, one for each thing that is written down (a listener, a pool, a session, a
-// freeze's time), and encode each with an Encoder as changes.go does. The state file and the live state
-// differ in their Purpose, so that neither is taken for the other. A live state is read from a memfd with
+// Take kinds from KindSnapshot up, one for each thing that is written down (a listener, a pool, a session, a
+// freeze's time), and encode each with an Encoder as changes.go does. The state file and the snapshot
+// differ in their Purpose, so that neither is taken for the other. A snapshot is read from a memfd with
 // ReadLimited and a larger limit. What an older lb must understand has a kind without Optional: it refuses
 // the state then, which is what a pre-flight wants to know.
 package state

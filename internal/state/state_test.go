@@ -120,7 +120,7 @@ func TestDecoder_StopsAtTheFirstFault(t *testing.T) {
 
 func TestRead_TellsVersionPurposeAndSizeApart(t *testing.T) {
 	data := NewWriter(PurposeChanges).Bytes()
-	if _, err := Read(data, PurposeLive); !errors.Is(err, ErrPurpose) {
+	if _, err := Read(data, PurposeSnapshot); !errors.Is(err, ErrPurpose) {
 		t.Errorf("another purpose: got %v; want ErrPurpose", err)
 	}
 	newer := bytes.Clone(data)

@@ -16,12 +16,6 @@ import (
 // columns is how wide a line with a comment may be. A tab counts as four.
 const columns = 110
 
-// unswept are the packages that have old names left. A package leaves the list with its last one, and never
-// comes back.
-var unswept = map[string]bool{
-	"internal/cli": true, "internal/daemon": true, "internal/logs": true,
-}
-
 // oldNames are identifiers of words that lb invented for what the field has a word for. A pattern matches a
 // whole identifier.
 var oldNames = []struct{ pattern, instead string }{
@@ -33,6 +27,7 @@ var oldNames = []struct{ pattern, instead string }{
 	{`[rR]oll`, "rollout, or restart"},
 	{`arrange`, "replaceMembers"},
 	{`advice|advised`, "warnings"},
+	{`\w*[fF]leet\w*`, "workers, workerPool, or benchWorkers"},
 	{`tell|told`, "emit, report, or log"},
 }
 
@@ -79,7 +74,7 @@ func TestProse_CommentsAreNarrowAndNamesAreTheFields(t *testing.T) {
 		if !strings.HasSuffix(name, "_test.go") {
 			checkErrorPrefixes(t, fset, file)
 		}
-		if strings.HasSuffix(name, "_test.go") || unswept[filepath.Dir(name)] {
+		if strings.HasSuffix(name, "_test.go") {
 			continue
 		}
 		ast.Inspect(file, func(node ast.Node) bool {

@@ -59,9 +59,9 @@ func TestUpgrade_FaultsLeaveEverythingAsItWas(t *testing.T) {
 		{"ends when asked", "check:exit", faulty, "cannot take over", "", ""},
 		{"hangs when asked", "check:hang", faulty, "does not say within", "", ""},
 		{"reads another format", "format:other", faulty, "restart lb to change to it", "", ""},
-		{"fails as it takes over", "adopt:error", faulty, "a fault that a test wants", "", ""},
-		{"panics as it takes over", "adopt:panic", faulty, "a fault that a test wants", "", ""},
-		{"hangs as it takes over", "adopt:hang", faulty, "had not taken over after", "", ""},
+		{"fails as it takes over", "takeover:error", faulty, "a fault that a test wants", "", ""},
+		{"panics as it takes over", "takeover:panic", faulty, "a fault that a test wants", "", ""},
+		{"hangs as it takes over", "takeover:hang", faulty, "had not taken over after", "", ""},
 		{"state too large", "", "", "LimitFSIZE", "--fsize=100:", "--fsize=unlimited:"},
 		{"too few descriptors", "", "", "prlimit --nofile", "--nofile=40:", "--nofile=20000:"},
 	} {

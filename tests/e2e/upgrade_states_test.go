@@ -123,7 +123,7 @@ func TestUpgrade_TheQueueKeepsItsOrder(t *testing.T) {
 	}
 }
 
-// TestUpgrade_WhatWasChangedStays has no state_file: what was changed at run time is in the live state alone.
+// TestUpgrade_WhatWasChangedStays has no state_file: what was changed at run time is in the snapshot alone.
 // The access log has a line for each connection, and the Unix socket and the counters stay.
 func TestUpgrade_WhatWasChangedStays(t *testing.T) {
 	dir := tempDir(t)
