@@ -99,9 +99,9 @@ func (q *quick) config(dir, socket string) (string, error) {
 }
 
 // check reports what is wrong with the flags of lb run.
-func (q *quick) check(file string, print, adoptCheck bool) error {
+func (q *quick) check(file string, print, takeOverCheck bool) error {
 	switch {
-	case adoptCheck:
+	case takeOverCheck:
 		return nil
 	case file == "" && len(q.listen) == 0:
 		return errors.New("what shall it serve? Give a config with -f FILE, or --listen ADDRESS with --to ADDRESS,... or a command")
