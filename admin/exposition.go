@@ -3,6 +3,7 @@ package admin
 import (
 	"bytes"
 	"io"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -45,10 +46,29 @@ func (e *exposition) flush() error {
 	return e.err
 }
 
-// family begins a metric family; samples follow until the next.
-func (e *exposition) family(name string, typ metricType, help string) {
+// family begins one of metricFamilies; samples follow until the next.
+func (e *exposition) family(name string) {
+	i := slices.IndexFunc(metricFamilies, func(f metricFamily) bool { return f.name == name })
+	if i < 0 {
+		panic("BUG: admin: metricFamilies has no " + name)
+	}
+	e.begin(name, metricFamilies[i].typ, metricFamilies[i].help)
+}
+
+func (e *exposition) begin(name string, typ metricType, help string) {
 	e.name = name
 	e.buf = append(e.buf, "# HELP "+name+" "+help+"\n# TYPE "+name+" "+string(typ)+"\n"...)
+}
+
+// number is a family of one sample without labels, and so is total, of a whole number.
+func (e *exposition) number(name string, v float64) {
+	e.family(name)
+	e.value("", v)
+}
+
+func (e *exposition) total(name string, v uint64) {
+	e.family(name)
+	e.count("", v)
 }
 
 // count is a sample of a whole number.
@@ -75,22 +95,42 @@ func (e *exposition) flag(labels string, v bool) {
 	}
 }
 
-// histogram writes the buckets of h, cumulative, with its sum and its count. The count is that of the
-// buckets, so that they agree whatever was added meanwhile. A bucket's bound is exclusive in h and inclusive
-// here: 1 ns apart. The family must be the last that was begun.
-func (e *exposition) histogram(labels string, h *backends.HistogramSnapshot) {
+// histogram writes the buckets of h that bounds names, cumulative, with its sum and its count; nothing if h is
+// empty. The count is that of the buckets, so that they agree whatever was added meanwhile. A bucket's bound
+// is exclusive in h and inclusive here: 1 ns apart. The family must be the last that was begun.
+func (e *exposition) histogram(labels string, h *backends.HistogramSnapshot, bounds bucketBounds) {
+	if h.Count() == 0 {
+		return
+	}
 	family := e.name
 	e.name = family + "_bucket" + strings.TrimSuffix(labels, "}") + `,le="`
 	var sum uint64
 	for i, n := range h.Counts {
 		sum += n
-		e.count(bucketEnds[i], sum)
+		if bounds.has(i, len(h.Counts)) {
+			e.count(bucketEnds[i], sum)
+		}
 	}
 	e.name = family + "_sum"
 	e.value(labels, h.Sum.Seconds())
 	e.name = family + "_count"
 	e.count(labels, sum)
 	e.name = family
+}
+
+// bucketBounds are which buckets of a backends.Histogram, whose bounds double, a metric shows: from the first
+// to the last, each step-th, and +Inf. All series of a family have the same.
+type bucketBounds struct{ first, last, step int }
+
+var (
+	connectBounds = bucketBounds{0, 18, 2} // 65 µs to 17 s, by four
+	waitBounds    = bucketBounds{4, 20, 2} // 1 ms to 69 s, by four
+	latencyBounds = bucketBounds{2, 20, 1} // 262 µs to 69 s, by two
+	sessionBounds = bucketBounds{4, 30, 2} // 1 ms to 20 h, by four
+)
+
+func (b bucketBounds) has(i, n int) bool {
+	return i == n-1 || i >= b.first && i <= b.last && (i-b.first)%b.step == 0
 }
 
 // bucketEnds are the bounds of a histogram's buckets as they end a label set.
@@ -181,7 +221,7 @@ func (e *exposition) runtime() {
 	}
 	for _, f := range runtimeFamilies {
 		if lines := samples[f.name]; lines != nil {
-			e.family(f.name, f.typ, f.help)
+			e.begin(f.name, f.typ, f.help)
 			e.buf = append(e.buf, lines...)
 		}
 	}

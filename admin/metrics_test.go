@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -153,42 +154,38 @@ func scrape(t *testing.T, src Sources) (parsed, string) {
 func TestMetrics_KeepTheRulesOfTheFormat(t *testing.T) {
 	p, _ := scrape(t, testSources(t))
 	for series, want := range map[string]float64{
-		`lb_sessions`:                                                                1,
-		`lb_max_sessions`:                                                            1000,
-		`lb_session_limit_reached_total`:                                             6,
-		`lb_pipes`:                                                                   3,
-		`lb_spliced_bytes_total`:                                                     4,
-		`lb_access_log_dropped_total`:                                                5,
-		`lb_accept_errors_total{reason="emfile"}`:                                    2,
-		`lb_accept_errors_total{reason="other"}`:                                     0,
-		`lb_listener_active{listener="web"}`:                                         1,
-		`lb_listener_connections_total{listener="web"}`:                              7,
-		`lb_listener_bytes_in_total{listener="web"}`:                                 11,
-		`lb_listener_bytes_out_total{listener="web"}`:                                22,
-		`lb_pool_active{pool="app"}`:                                                 1,
-		`lb_pool_selectable{pool="app"}`:                                             1,
-		`lb_pool_backends{pool="app"}`:                                               2,
-		`lb_pool_imbalance{pool="app"}`:                                              1,
-		`lb_backend_active{pool="app",backend="w1"}`:                                 1,
-		`lb_backend_weight{pool="app",backend="w1"}`:                                 100,
-		`lb_backend_selectable{pool="app",backend="w1"}`:                             1,
-		`lb_backend_selectable{pool="app",backend="w2"}`:                             0,
-		`lb_backend_connections_total{pool="app",backend="w1"}`:                      1,
-		`lb_backend_bytes_in_total{pool="app",backend="w1"}`:                         11,
-		`lb_backend_bytes_out_total{pool="app",backend="w1"}`:                        22,
-		`lb_backend_connect_errors_total{pool="app",backend="w2",reason="refused"}`:  1,
-		`lb_backend_connect_errors_total{pool="app",backend="w2",reason="timeout"}`:  0,
-		`lb_backend_health{pool="app",backend="w2",state="down"}`:                    1,
-		`lb_backend_health{pool="app",backend="w2",state="up"}`:                      0,
-		`lb_backend_health{pool="app",backend="w2",state="starting"}`:                0,
-		`lb_backend_admin{pool="app",backend="w2",state="drain"}`:                    1,
-		`lb_backend_admin{pool="app",backend="w2",state="ready"}`:                    0,
-		`lb_backend_probe_ok{pool="app",backend="w2"}`:                               0,
-		`lb_backend_probe_duration_seconds{pool="app",backend="w2"}`:                 0.5,
-		`lb_backend_connect_seconds_count{pool="app",backend="w1"}`:                  1,
-		`lb_backend_session_seconds_sum{pool="app",backend="w1"}`:                    2,
-		`lb_backend_session_seconds_bucket{pool="app",backend="w1",le="+Inf"}`:       1,
-		`lb_backend_session_seconds_bucket{pool="app",backend="w1",le="6.5536e-05"}`: 0,
+		`lb_sessions`:                                                                 1,
+		`lb_max_sessions`:                                                             1000,
+		`lb_session_limit_reached_total`:                                              6,
+		`lb_pipes`:                                                                    3,
+		`lb_spliced_bytes_total`:                                                      4,
+		`lb_access_log_dropped_total`:                                                 5,
+		`lb_accept_errors_total{reason="emfile"}`:                                     2,
+		`lb_accept_errors_total{reason="other"}`:                                      0,
+		`lb_listener_active{listener="web"}`:                                          1,
+		`lb_listener_connections_total{listener="web"}`:                               7,
+		`lb_listener_bytes_in_total{listener="web"}`:                                  11,
+		`lb_listener_bytes_out_total{listener="web"}`:                                 22,
+		`lb_pool_active{pool="app"}`:                                                  1,
+		`lb_pool_selectable{pool="app"}`:                                              1,
+		`lb_pool_backends{pool="app"}`:                                                2,
+		`lb_pool_imbalance{pool="app"}`:                                               1,
+		`lb_backend_active{pool="app",backend="w1"}`:                                  1,
+		`lb_backend_weight{pool="app",backend="w1"}`:                                  100,
+		`lb_backend_selectable{pool="app",backend="w1"}`:                              1,
+		`lb_backend_selectable{pool="app",backend="w2"}`:                              0,
+		`lb_backend_connections_total{pool="app",backend="w1"}`:                       1,
+		`lb_backend_bytes_in_total{pool="app",backend="w1"}`:                          11,
+		`lb_backend_bytes_out_total{pool="app",backend="w1"}`:                         22,
+		`lb_backend_connect_errors_total{pool="app",backend="w2",reason="refused"}`:   1,
+		`lb_backend_health{pool="app",backend="w2",state="down"}`:                     1,
+		`lb_backend_admin{pool="app",backend="w2",state="drain"}`:                     1,
+		`lb_backend_probe_ok{pool="app",backend="w2"}`:                                0,
+		`lb_backend_probe_duration_seconds{pool="app",backend="w2"}`:                  0.5,
+		`lb_backend_connect_seconds_count{pool="app",backend="w1"}`:                   1,
+		`lb_backend_session_seconds_sum{pool="app",backend="w1"}`:                     2,
+		`lb_backend_session_seconds_bucket{pool="app",backend="w1",le="+Inf"}`:        1,
+		`lb_backend_session_seconds_bucket{pool="app",backend="w1",le="0.001048576"}`: 0,
 	} {
 		if got := p.value(t, series); got != want {
 			t.Errorf("%s: got %v; want %v", series, got, want)
@@ -220,22 +217,164 @@ func TestMetrics_OfAnEmptyServerKeepTheRules(t *testing.T) {
 }
 
 func TestMetrics_ImbalanceIsOneWhenTheLoadFollowsTheWeights(t *testing.T) {
-	up := func(active int64, weight int) api.BackendStatus {
-		return api.BackendStatus{Active: active, Weight: weight, Selectable: true}
-	}
+	type load struct{ active, weight int }
 	for _, tc := range []struct {
-		members []api.BackendStatus
+		members []load
+		drained load
 		want    float64
 	}{
-		{nil, 1},
-		{[]api.BackendStatus{up(0, 100), up(0, 100)}, 1},
-		{[]api.BackendStatus{up(5, 100), up(5, 100)}, 1},
-		{[]api.BackendStatus{up(1, 10), up(9, 90)}, 1},
-		{[]api.BackendStatus{up(10, 100), up(0, 100)}, 2},
-		{[]api.BackendStatus{up(5, 100), {Active: 50, Weight: 100}}, 1}, // a draining one does not count
+		{nil, load{}, 1},
+		{[]load{{0, 100}, {0, 100}}, load{}, 1},
+		{[]load{{5, 100}, {5, 100}}, load{}, 1},
+		{[]load{{1, 10}, {9, 90}}, load{}, 1},
+		{[]load{{10, 100}, {0, 100}}, load{}, 2},
+		{[]load{{5, 100}}, load{50, 100}, 1}, // a draining one does not count
 	} {
-		if got := imbalance(tc.members); got < tc.want-1e-9 || got > tc.want+1e-9 {
+		pool := newPool(t, "app")
+		for i, l := range append(slices.Clone(tc.members), tc.drained) {
+			cfg := backends.DefaultBackendConfig()
+			cfg.Name, cfg.Address, cfg.Weight = fmt.Sprintf("w%d", i), fmt.Sprintf("unix:/run/w%d.sock", i), l.weight
+			b, err := pool.Add(cfg, backends.HealthUp)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for range l.active {
+				pool.Retake(b)
+			}
+			if i == len(tc.members) {
+				pool.SetAdmin(b, backends.AdminDrain, "")
+			}
+		}
+		if got := imbalance(pool.Backends()); got < tc.want-1e-9 || got > tc.want+1e-9 {
 			t.Errorf("imbalance of %+v: got %v; want %v", tc.members, got, tc.want)
+		}
+	}
+}
+
+// TestMetrics_SeriesOfASlotGoOnOverDeploys has a slot's worker replaced, while the old one still has a session.
+func TestMetrics_SeriesOfASlotGoOnOverDeploys(t *testing.T) {
+	pool := newPool(t, "app")
+	pool.SetSeries(func(name string) string { slot, _, _ := strings.Cut(name, "."); return slot })
+	add := func(name string) *backends.Backend {
+		cfg := backends.DefaultBackendConfig()
+		cfg.Name, cfg.Address = name, "unix:/run/"+name+".sock"
+		b, err := pool.Add(cfg, backends.HealthUp)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return b
+	}
+	src := Sources{Pools: func() []*backends.Pool { return []*backends.Pool{pool} }}
+	want := func(when string, connections, active, sessions float64) {
+		t.Helper()
+		p, text := scrape(t, src)
+		for series, want := range map[string]float64{
+			`lb_backend_connections_total{pool="app",backend="3"}`:     connections,
+			`lb_backend_active{pool="app",backend="3"}`:                active,
+			`lb_backend_session_seconds_count{pool="app",backend="3"}`: sessions,
+			`lb_backend_health{pool="app",backend="3",state="up"}`:     1,
+			`lb_backend_connect_seconds_count{pool="app",backend="3"}`: connections,
+		} {
+			if got := p.value(t, series); got != want {
+				t.Errorf("%s: %s: got %v; want %v", when, series, got, want)
+			}
+		}
+		if strings.Contains(text, `backend="3.`) {
+			t.Errorf("%s: got a series of a generation; want those of slots alone", when)
+		}
+	}
+	use := func(b *backends.Backend) {
+		pool.Retake(b)
+		b.Connected(time.Millisecond)
+	}
+	end := func(b *backends.Backend) {
+		b.SessionTime.Observe(time.Second)
+		pool.Release(b)
+	}
+	first := add("3.1")
+	use(first)
+	use(first)
+	end(first)
+	want("one worker", 2, 1, 1)
+	second := add("3.2")
+	use(second)
+	want("two workers", 3, 2, 1)
+	pool.Remove(first, "replaced")
+	want("the first has gone, and its session goes on", 3, 2, 1)
+	end(first)
+	want("its session has ended", 3, 1, 2)
+
+	saved := pool.Save(nil) // an upgrade
+	pool = newPool(t, "app")
+	pool.SetSeries(func(name string) string { slot, _, _ := strings.Cut(name, "."); return slot })
+	add("3.2")
+	if _, err := pool.Restore(saved); err != nil {
+		t.Fatal(err)
+	}
+	want("after an upgrade", 3, 0, 2)
+}
+
+// TestMetrics_OfManyUnusedBackendsAreFew bounds what a scrape of a large, quiet lb carries: it was 6.9 MB.
+func TestMetrics_OfManyUnusedBackendsAreFew(t *testing.T) {
+	var names []string
+	for i := range 1000 {
+		names = append(names, fmt.Sprintf("backend-%d", i))
+	}
+	pool := newPool(t, "app", names...)
+	var listeners []api.ListenerStatus
+	for i := range 500 {
+		listeners = append(listeners, api.ListenerStatus{Name: fmt.Sprintf("listener-%d", i),
+			Refused: map[string]uint64{"denied": 0, "max_conns": 0, "source_max_conns": 0, "source_rate": 0, "rate": 0, "proxy_from": 0, "bad_header": 0, "header_timeout": 0}})
+	}
+	src := Sources{
+		Pools:     func() []*backends.Pool { return []*backends.Pool{pool} },
+		Listeners: func() []api.ListenerStatus { return listeners },
+		Probe: func(*backends.Backend) api.ProbeStatus {
+			return api.ProbeStatus{Time: time.Now(), OK: true, Duration: 0.000123}
+		},
+		Queue: func(*backends.Backend) *api.AcceptQueue { return &api.AcceptQueue{Limit: 511} },
+	}
+	p, text := scrape(t, src)
+	const most = 6_900_000 / 3
+	t.Logf("%d bytes, %d samples", len(text), len(p.samples))
+	if len(text) > most {
+		t.Errorf("metrics of 1000 unused backends and 500 listeners: got %d bytes; want at most %d", len(text), most)
+	}
+}
+
+func TestMetrics_NumbersOfABackendAreThereOnceItIsUsed(t *testing.T) {
+	pool := newPool(t, "app", "w1", "w2")
+	pool.Get("w1").FirstByteTime.Observe(3 * time.Millisecond)
+	p, text := scrape(t, Sources{Pools: func() []*backends.Pool { return []*backends.Pool{pool} }})
+	if got := p.value(t, `lb_backend_first_byte_seconds_bucket{pool="app",backend="w1",le="0.004194304"}`); got != 1 {
+		t.Errorf("first byte after 3 ms: got %v in the bucket to 4 ms; want 1", got)
+	}
+	if strings.Contains(text, `lb_backend_first_byte_seconds_count{pool="app",backend="w2"}`) {
+		t.Error("a backend without a session: got a histogram; want none")
+	}
+}
+
+// TestMetrics_DocumentedFamiliesAreTheFamilies holds the table and what is written against each other.
+func TestMetrics_DocumentedFamiliesAreTheFamilies(t *testing.T) {
+	src := testSources(t)
+	process := src.Process
+	src.Process = func() api.ProcessStatus {
+		p := process()
+		p.LastReload = &api.ReloadStatus{Loaded: time.Now()}
+		return p
+	}
+	src.Workers = func(string) *api.WorkersStatus {
+		return &api.WorkersStatus{Slots: []api.SlotStatus{{Exits: map[string]uint64{"crashed": 0}}}}
+	}
+	p, _ := scrape(t, src)
+	known := map[string]bool{}
+	for _, f := range metricFamilies {
+		if known[f.name] {
+			t.Errorf("%s: stands twice in metricFamilies", f.name)
+		}
+		known[f.name] = true
+		if p.types[f.name] == "" {
+			t.Errorf("%s: is in metricFamilies, and no scrape has it", f.name)
 		}
 	}
 }

@@ -23,39 +23,45 @@ func (e *exposition) workers(s *Sources, pools []*backends.Pool) {
 	if all == nil {
 		return
 	}
-	e.family("lb_workers", gauge, "Worker processes that there shall be.")
-	for _, w := range all {
-		e.value(labels("pool", w.pool), float64(w.Count))
+	each := func(name string, value func(workerPool) uint64) {
+		e.family(name)
+		for _, w := range all {
+			e.count(labels("pool", w.pool), value(w))
+		}
 	}
-	e.family("lb_workers_up", gauge, "Workers that take connections.")
-	for _, w := range all {
-		up := 0
+	slots := func(name string, write func(labels string, s *api.SlotStatus)) {
+		e.family(name)
+		for _, w := range all {
+			for i := range w.Slots {
+				write(labels("pool", w.pool, "slot", strconv.Itoa(w.Slots[i].Slot)), &w.Slots[i])
+			}
+		}
+	}
+	each("lb_workers", func(w workerPool) uint64 { return uint64(max(w.Count, 0)) })
+	each("lb_workers_up", func(w workerPool) (up uint64) {
 		for i := range w.Slots {
 			if w.Slots[i].State == "up" {
 				up++
 			}
 		}
-		e.value(labels("pool", w.pool), float64(up))
-	}
-	e.family("lb_workers_draining", gauge, "Workers that were replaced or are not wanted any more, and have not ended.")
-	for _, w := range all {
-		e.value(labels("pool", w.pool), float64(len(w.Retired)))
-	}
-	e.family("lb_worker_restarts_total", counter, "Workers that were started in the slot after the first.")
-	for _, w := range all {
-		for i := range w.Slots {
-			e.count(labels("pool", w.pool, "slot", strconv.Itoa(w.Slots[i].Slot)), w.Slots[i].Restarts)
+		return up
+	})
+	each("lb_workers_draining", func(w workerPool) uint64 { return uint64(len(w.Retired)) })
+	slots("lb_worker_restarts_total", func(l string, s *api.SlotStatus) { e.count(l, s.Restarts) })
+	slots("lb_worker_exits_total", func(l string, s *api.SlotStatus) {
+		for _, reason := range sortedKeys(s.Exits) {
+			e.count(withLabel(l, "reason", reason), s.Exits[reason])
 		}
-	}
-	e.family("lb_worker_output_lines_total", counter, "Lines that workers wrote.")
-	for _, w := range all {
-		e.count(labels("pool", w.pool), w.OutputLines)
-	}
-	e.family("lb_worker_output_dropped_total", counter, "Lines of workers that could not be written to their file and were dropped.")
-	for _, w := range all {
-		e.count(labels("pool", w.pool), w.OutputDropped)
-	}
-	e.family("lb_worker_notifications_total", counter, "Messages on the workers' notify socket, by what became of them.")
+	})
+	slots("lb_worker_cpu_seconds_total", func(l string, s *api.SlotStatus) { e.value(l, s.CPUSeconds) })
+	slots("lb_worker_resident_memory_bytes", func(l string, s *api.SlotStatus) {
+		if s.Usage != nil {
+			e.count(l, s.Usage.Memory)
+		}
+	})
+	each("lb_worker_output_lines_total", func(w workerPool) uint64 { return w.OutputLines })
+	each("lb_worker_output_dropped_total", func(w workerPool) uint64 { return w.OutputDropped })
+	e.family("lb_worker_notifications_total")
 	for _, w := range all {
 		for _, what := range sortedKeys(w.Notifications) {
 			e.count(labels("pool", w.pool, "result", what), w.Notifications[what])

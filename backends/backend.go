@@ -27,6 +27,9 @@ type Backend struct {
 	ConnectErrors [NumConnectErrors]atomic.Uint64
 	// ConnectTime is from the choice of the backend to the established connection.
 	ConnectTime Histogram
+	// FirstByteTime is from the client's first byte, or from the established connection if the backend speaks
+	// first, to the backend's first byte.
+	FirstByteTime Histogram
 	// SessionTime is from accept to the end of the session.
 	SessionTime Histogram
 
@@ -58,13 +61,14 @@ type Backend struct {
 	failStreak atomic.Uint32
 
 	// Guarded by the pool's mutex.
-	silent    bool      // down, and only because it shows no sign of life
-	returning bool      // was removed, and NewBackend has returned it again
-	index     int       // place in the pool's members
-	original  bool      // was there before the pool's first connection
-	rose      bool      // has been up
-	upSince   time.Time // when it last came up; zero: since ever, for an original one
-	rampFrom  time.Time // when its slow start began; zero: it is not starting slowly
+	remembered bool      // its totals are in Pool.past
+	silent     bool      // down, and only because it shows no sign of life
+	returning  bool      // was removed, and NewBackend has returned it again
+	index      int       // place in the pool's members
+	original   bool      // was there before the pool's first connection
+	rose       bool      // has been up
+	upSince    time.Time // when it last came up; zero: since ever, for an original one
+	rampFrom   time.Time // when its slow start began; zero: it is not starting slowly
 }
 
 // Pool returns the pool that the backend belongs to.

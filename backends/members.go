@@ -217,6 +217,9 @@ func (p *Pool) departLocked(b *Backend) {
 	} else if p.departed[id] == b {
 		delete(p.departed, id)
 	}
+	if b.Active() == 0 {
+		p.rememberLocked(b)
+	}
 }
 
 // memberLocked returns an error unless b is a member.

@@ -36,6 +36,8 @@ type Pool struct {
 	byName map[string]*Backend
 	// departed are the backends that were removed and still have connections.
 	departed map[identity]*Backend
+	seriesOf func(backend string) string // see SetSeries; nil: each backend stands for itself
+	past     map[string]*Totals          // of backends that are gone, by series
 	queue    queue
 	served   bool     // a connection has asked for a backend
 	ramp     ramp     // the clock of slow starts

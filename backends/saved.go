@@ -14,6 +14,8 @@ type SavedPool struct {
 	Config Config
 	Served bool // a connection has asked for a backend
 	Queue  SavedQueue
+	// Past is what backends have carried that are gone, by series.
+	Past map[string]*Totals `json:",omitempty"`
 	// Backends holds the members in their order, and then those that were removed and still have connections.
 	Backends []SavedBackend
 }
@@ -45,6 +47,7 @@ type SavedBackend struct {
 	Connections, BytesIn, BytesOut uint64
 	ConnectErrors                  []uint64 // by ConnectError
 	ConnectTime, SessionTime       HistogramSnapshot
+	FirstByteTime                  HistogramSnapshot
 }
 
 // Save returns the pool, its members, and the backends in removed, which are not members any more.
@@ -52,7 +55,7 @@ func (p *Pool) Save(removed []*Backend) SavedPool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	s := SavedPool{
-		Name: p.Name, Config: *p.Config(), Served: p.served,
+		Name: p.Name, Config: *p.Config(), Served: p.served, Past: clonePast(p.past),
 		Queue: SavedQueue{
 			Queued: p.Queue.Queued.Load(), Rejected: p.Queue.Rejected.Load(), Timeouts: p.Queue.Timeouts.Load(),
 			Wait: p.Queue.Wait.Snapshot(),
@@ -76,6 +79,7 @@ func (b *Backend) saveLocked() SavedBackend {
 		Original: b.original, Rose: b.rose, UpSince: b.upSince.Round(0), RampFrom: b.rampFrom.Round(0),
 		Connections: b.Counters.Connections.Load(), BytesIn: b.Counters.BytesIn.Load(), BytesOut: b.Counters.BytesOut.Load(),
 		ConnectTime: b.ConnectTime.Snapshot(), SessionTime: b.SessionTime.Snapshot(),
+		FirstByteTime: b.FirstByteTime.Snapshot(),
 	}
 	for i := range b.ConnectErrors {
 		s.ConnectErrors = append(s.ConnectErrors, b.ConnectErrors[i].Load())
@@ -115,6 +119,7 @@ func (p *Pool) Restore(s SavedPool) ([]*Backend, error) {
 	p.Queue.Rejected.Store(s.Queue.Rejected)
 	p.Queue.Timeouts.Store(s.Queue.Timeouts)
 	p.Queue.Wait.restore(s.Queue.Wait)
+	p.past = clonePast(s.Past)
 	for i, b := range all {
 		b.restoreLocked(&s.Backends[i])
 		if !b.removed.Load() {
@@ -153,6 +158,7 @@ func (b *Backend) restoreLocked(s *SavedBackend) {
 	}
 	b.ConnectTime.restore(s.ConnectTime)
 	b.SessionTime.restore(s.SessionTime)
+	b.FirstByteTime.restore(s.FirstByteTime)
 }
 
 func (h *Histogram) restore(s HistogramSnapshot) {

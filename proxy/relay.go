@@ -83,6 +83,9 @@ func (l *loop) pump(s *session, src int) bool {
 		l.moved += n
 		s.active = l.now
 		s.lastFrom = uint8(src)
+		if d.bytes == 0 {
+			l.firstBytes(s, src)
+		}
 		short := n < len(l.scratch)
 		if short {
 			d.full = 0
@@ -118,6 +121,27 @@ func (l *loop) pump(s *session, src int) bool {
 		}
 	}
 	return true
+}
+
+// firstBytes notes when the first bytes of src came: by the round's clock, so that it costs no call. A
+// session that an upgrade carried over between the two has lost the first stamp, and is not counted.
+func (l *loop) firstBytes(s *session, src int) {
+	switch {
+	case src == client:
+		if s.asked == 0 {
+			s.asked = l.now
+		}
+	case s.answered:
+	default:
+		s.answered = true
+		from := s.asked
+		if from == 0 {
+			from = s.connected // the backend speaks first
+		}
+		if s.asked != 0 || s.dirs[client].bytes == 0 {
+			s.backend.FirstByteTime.Observe(l.now - from)
+		}
+	}
 }
 
 // delivered counts n bytes that the destination took.

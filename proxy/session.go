@@ -90,6 +90,7 @@ type session struct {
 	busy     bool  // a backend's backlog was full
 	short    bool  // the last backend could not be had for a shortage of lb's own
 	spread   bool  // its keepalive probes are
+	answered bool  // the backend's first byte has come
 	lastFrom uint8 // the end that sent last: client or backend
 	retries  uint8
 	end      Termination
@@ -113,6 +114,7 @@ type session struct {
 	queued    time.Duration // how long it has waited there
 	chosen    time.Duration // the backend was chosen
 	connected time.Duration // the backend connection was established; 0 before
+	asked     time.Duration // the client's first byte came; 0 before
 	active    time.Duration // the last byte moved
 	expires   time.Duration // max_session_age is over; 0 is never
 

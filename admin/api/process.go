@@ -34,6 +34,16 @@ type ReloadResult struct {
 	Kept []string `json:"kept,omitempty"`
 }
 
+// ReloadStatus is how the last reload ended.
+type ReloadStatus struct {
+	// Loaded is when the config that runs was read.
+	Loaded time.Time `json:"loaded"`
+	// Tried is when a reload was last asked for; the zero time before the first. Error is why it was refused;
+	// empty: it was not.
+	Tried time.Time `json:"tried,omitzero"`
+	Error string    `json:"error,omitempty"`
+}
+
 // ProcessStatus is the lb process at one moment.
 type ProcessStatus struct {
 	// Version is lb's version; Revision is the commit it was built from, empty where that is not known.
@@ -47,6 +57,8 @@ type ProcessStatus struct {
 	Uptime float64 `json:"uptime_seconds"`
 	// Stopping says that it has been told to stop: it accepts nobody, and its sessions may finish.
 	Stopping bool `json:"stopping"`
+	// LastReload is how the last reload ended; null before lb has read a config.
+	LastReload *ReloadStatus `json:"last_reload,omitempty"`
 	// Sessions is how many sessions there are, over all listeners; MaxSessions is how many there may be.
 	Sessions    int64 `json:"sessions"`
 	MaxSessions int64 `json:"max_sessions"`

@@ -57,6 +57,11 @@ type SlotStatus struct {
 	WorkerStatus
 	// Restarts is how many workers this lb has started in the slot after the first.
 	Restarts uint64 `json:"restarts"`
+	// Exits counts the workers of the slot that ended, by reason: "crashed", "not_started", "not_ready",
+	// "hung", "broken", or "stopped" by lb.
+	Exits map[string]uint64 `json:"exits,omitempty"`
+	// CPUSeconds is the CPU time of the slot's workers so far, and of what they have started.
+	CPUSeconds float64 `json:"cpu_seconds"`
 	// QuickDeaths is how many died soon after their start, in a row.
 	QuickDeaths int `json:"quick_deaths"`
 	// Next is the worker that is to replace this one.
@@ -81,12 +86,26 @@ type WorkerStatus struct {
 	Started *time.Time `json:"started,omitempty"`
 	Up      *time.Time `json:"up,omitempty"`
 	Due     *time.Time `json:"due,omitempty"`
+	// Usage is what it takes of the host; null where it is not known.
+	Usage *WorkerUsage `json:"usage,omitempty"`
 	// Text is what it says of itself, STATUS= of sd_notify.
 	Text string `json:"text,omitempty"`
 	// Backend is the name of the backend that it is; empty for none.
 	Backend string   `json:"backend,omitempty"`
 	Dir     string   `json:"dir,omitempty"`
 	Command []string `json:"command,omitempty"`
+}
+
+// WorkerUsage is what a worker and the processes that it has started take of the host.
+type WorkerUsage struct {
+	// CPU is how many CPUs they used over the last seconds: 0.5 is half of one.
+	CPU float64 `json:"cpu"`
+	// CPUSeconds is their CPU time so far, user and system.
+	CPUSeconds float64 `json:"cpu_seconds"`
+	// Memory is their bytes in RAM; a page that they share counts once for each.
+	Memory uint64 `json:"memory_bytes"`
+	// Processes is how many they are.
+	Processes int `json:"processes"`
 }
 
 // WorkerExit is how a worker ended.
