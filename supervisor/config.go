@@ -113,7 +113,11 @@ type RecycleConfig struct {
 	Conns uint64 `toml:"conns"`
 	// Age is after how long. Default "0s": never.
 	Age time.Duration `toml:"age"`
-	// Jitter spreads both by up to this part either way, 0..0.5, so that workers do not come of age together.
+	// Memory is the size in RAM from which on a worker is replaced, with all that it has started, such as
+	// "300MiB"; units are KiB, MiB and GiB. It is looked at every five seconds, and a worker has half a minute
+	// after its start. Default "": never.
+	Memory string `toml:"memory"`
+	// Jitter spreads Conns and Age by up to this part either way, 0..0.5, so that workers do not come of age together.
 	// Default 0.2.
 	Jitter float64 `toml:"jitter"`
 }
@@ -234,6 +238,9 @@ func (c *Config) ValidateText() error {
 	duration("kill_timeout", c.KillTimeout, false)
 	duration("kill_after", c.KillAfter, true)
 	duration("recycle.age", c.Recycle.Age, true)
+	if _, err := parseSize(c.Recycle.Memory); err != nil {
+		fault("recycle.memory: %w", err)
+	}
 	if c.MaxDraining < 0 {
 		fault("max_draining: %d is negative; write 0 for no limit", c.MaxDraining)
 	}

@@ -29,6 +29,10 @@ type process struct {
 	// waits for its end, and tells the pool; may be called again when ctx was done before. Nil: others tell
 	watch func(ctx context.Context)
 	close func() // gives the watch up
+
+	// Once it has ended; written before the pool hears of it.
+	status int           // its exit status; -1 for a signal, or when that is not known
+	cpu    time.Duration // of it and of what it has waited for
 }
 
 // spawn starts w's process, stopped in the shim, and watches it.
@@ -196,7 +200,8 @@ func (p *Pool) newProcess(w *worker, pid int, start uint64, pidfd int) *process 
 	var mu sync.Mutex
 	ended := false        // its pid may be another's
 	var stops atomic.Bool // it was asked to end, and what it has started with it
-	watch := func(ctx context.Context) {
+	proc := &process{pid: pid, start: start, status: -1, release: func() {}, close: func() { f.Close() }}
+	proc.watch = func(ctx context.Context) {
 		f.SetReadDeadline(time.Time{})
 		stop := context.AfterFunc(ctx, func() { f.SetReadDeadline(time.Unix(1, 0)) })
 		defer stop()
@@ -213,7 +218,7 @@ func (p *Pool) newProcess(w *worker, pid int, start uint64, pidfd int) *process 
 		killMembers(pid, start)
 		strays, first := killStrays(w.invocation)
 		mu.Lock()
-		reason, reaped := reap(pid)
+		reason, reaped := proc.reap()
 		ended = true
 		mu.Unlock()
 		if strays > 0 {
@@ -231,7 +236,7 @@ func (p *Pool) newProcess(w *worker, pid int, start uint64, pidfd int) *process 
 			reapLater(ctx, pid)
 		}
 	}
-	signal := func(sig unix.Signal, group bool) {
+	proc.signal = func(sig unix.Signal, group bool) {
 		stops.Store(sig != unix.SIGKILL)
 		mu.Lock()
 		defer mu.Unlock()
@@ -252,7 +257,7 @@ func (p *Pool) newProcess(w *worker, pid int, start uint64, pidfd int) *process 
 	if w.state == stopping || w.state == aborting {
 		stops.Store(true)
 	}
-	return &process{pid: pid, start: start, release: func() {}, signal: signal, watch: watch, close: func() { f.Close() }}
+	return proc
 }
 
 const (
@@ -278,10 +283,11 @@ func awaitEnd(f *os.File) error {
 
 // reap takes the exit status of a process that has ended, and returns it in words. It never waits for long: a
 // tracer of the same user can hold the status back for as long as it likes.
-func reap(pid int) (reason string, reaped bool) {
+func (proc *process) reap() (reason string, reaped bool) {
 	var status unix.WaitStatus
+	var used unix.Rusage
 	for deadline := time.Now().Add(reapPatience); ; time.Sleep(time.Millisecond) {
-		got, err := unix.Wait4(pid, &status, unix.WNOHANG, nil)
+		got, err := unix.Wait4(proc.pid, &status, unix.WNOHANG, &used)
 		switch {
 		case err == unix.EINTR:
 			continue
@@ -294,6 +300,8 @@ func reap(pid int) (reason string, reaped bool) {
 		}
 		break
 	}
+	proc.status = status.ExitStatus()
+	proc.cpu = time.Duration(used.Utime.Nano() + used.Stime.Nano())
 	switch {
 	case status.Signaled() && status.CoreDump():
 		return fmt.Sprintf("signal: %v (core dumped)", status.Signal()), true

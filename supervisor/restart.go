@@ -393,6 +393,7 @@ func (p *Pool) tick() {
 	}
 	before := p.changes
 	p.heal()
+	p.measure()
 	p.recycle()
 	p.quiet = p.changes == before && len(p.faults) == 0
 }
@@ -431,6 +432,9 @@ func (p *Pool) ripe(s *slot) string {
 	part := 1 + c.Jitter*w.spread
 	if c.Age > 0 && time.Since(w.upSince) >= time.Duration(float64(c.Age)*part) {
 		return fmt.Sprintf("recycled: up for %v", time.Since(w.upSince).Round(time.Second))
+	}
+	if reason := p.overweight(w); reason != "" {
+		return reason
 	}
 	if c.Conns > 0 && p.Hooks.Connections != nil {
 		n := p.Hooks.Connections(w.end.backend)

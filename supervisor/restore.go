@@ -138,7 +138,7 @@ func (p *Pool) restore(st *snapshot, killed bool) {
 		p.recycleAt = time.Now().Add(st.RecycleIn)
 	}
 	for i, ss := range st.Slots {
-		s := &slot{number: i, wanted: !ss.Stopped, stopped: ss.Stopped, release: p.release, deaths: max(0, ss.Deaths), starts: ss.Starts}
+		s := &slot{number: i, wanted: !ss.Stopped, stopped: ss.Stopped, release: p.release, deaths: max(0, ss.Deaths), starts: ss.Starts, exits: ss.Exits, cpu: ss.CPU}
 		if keep {
 			s.release = ss.Release
 		}
@@ -184,7 +184,7 @@ func (p *Pool) restoreWorker(ws *savedWorker, killed bool) {
 	}
 	w := &worker{
 		slot: s, release: ws.Release, dir: ws.Dir, invocation: ws.Invocation, delay: ws.Delay, state: stateOf(ws.State),
-		since: aged(ws.Since), reason: ws.Reason, cause: ws.Cause, started: aged(ws.Started), upSince: aged(ws.UpSince), conns: ws.Conns,
+		since: aged(ws.Since), reason: ws.Reason, cause: ws.Cause, fault: ws.Fault, started: aged(ws.Started), upSince: aged(ws.UpSince), conns: ws.Conns,
 		spread: ws.Spread, status: ws.Status, orphan: ws.Orphan, trial: p.trial,
 	}
 	if killed {

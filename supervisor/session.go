@@ -21,6 +21,8 @@ type relative struct {
 	pid, parent, group, session int
 	zombie                      bool
 	start                       uint64
+	cpu                         uint64 // clock ticks, with those of children that were waited for
+	resident                    uint64 // pages
 }
 
 // relatives returns all processes of the host that lb sees.
@@ -61,13 +63,18 @@ func readRelative(pid int) (relative, error) {
 	}
 	// the name may have blanks and parentheses
 	fields := strings.Fields(string(text[bytes.LastIndexByte(text, ')')+1:]))
-	if len(fields) < 20 {
+	if len(fields) < 22 {
 		return relative{}, unix.ESRCH
 	}
 	r := relative{pid: pid, zombie: fields[0] == "Z" || fields[0] == "X"}
 	r.parent, _ = strconv.Atoi(fields[1])
 	r.group, _ = strconv.Atoi(fields[2])
 	r.session, _ = strconv.Atoi(fields[3])
+	for _, ticks := range fields[11:15] { // utime, stime, cutime, cstime
+		n, _ := strconv.ParseUint(ticks, 10, 64)
+		r.cpu += n
+	}
+	r.resident, _ = strconv.ParseUint(fields[21], 10, 64)
 	r.start, err = strconv.ParseUint(fields[19], 10, 64)
 	return r, err
 }

@@ -19,15 +19,17 @@ const (
 // slot is a place for one worker. Its number never changes. It belongs to the pool's goroutine.
 type slot struct {
 	number  int
-	wanted  bool     // it shall have a worker
-	stopped bool     // by hand
-	removed bool     // scaled away
-	current *worker  // the slot's own: waiting, starting or serving; nil if none
-	next    *worker  // shall replace it; nil if none
-	release *Release // what its workers run
-	deaths  int      // quick ones in a row
-	starts  uint64   // how many workers were started
-	last    Exit     // the last worker's end
+	wanted  bool              // it shall have a worker
+	stopped bool              // by hand
+	removed bool              // scaled away
+	current *worker           // the slot's own: waiting, starting or serving; nil if none
+	next    *worker           // shall replace it; nil if none
+	release *Release          // what its workers run
+	deaths  int               // quick ones in a row
+	starts  uint64            // how many workers were started
+	exits   map[string]uint64 // how many have ended, by why
+	cpu     time.Duration     // of those that have ended
+	last    Exit              // the last worker's end
 }
 
 // Exit is how a worker ended.

@@ -47,11 +47,13 @@ type snapshot struct {
 }
 
 type savedSlot struct {
-	Stopped bool     `json:"stopped,omitempty"`
-	Release *Release `json:"release"`
-	Deaths  int      `json:"deaths,omitempty"`
-	Starts  uint64   `json:"starts,omitempty"`
-	Last    *Exit    `json:"last,omitempty"`
+	Stopped bool              `json:"stopped,omitempty"`
+	Release *Release          `json:"release"`
+	Deaths  int               `json:"deaths,omitempty"`
+	Starts  uint64            `json:"starts,omitempty"`
+	Exits   map[string]uint64 `json:"exits,omitempty"`
+	CPU     time.Duration     `json:"cpu,omitempty"`
+	Last    *Exit             `json:"last,omitempty"`
 }
 
 type savedWorker struct {
@@ -64,6 +66,7 @@ type savedWorker struct {
 	Since     time.Time `json:"since"`
 	Reason    string    `json:"reason,omitempty"`
 	Cause     string    `json:"cause,omitempty"`
+	Fault     string    `json:"fault,omitempty"`
 	// until what its state waits for by the clock; 0: the whole time
 	Left       time.Duration  `json:"left,omitempty"`
 	Delay      time.Duration  `json:"delay,omitempty"` // in waiting
@@ -163,7 +166,7 @@ func (p *Pool) freezeState() *snapshot {
 	}
 	for i, s := range p.slots {
 		ss := &st.Slots[i]
-		ss.Deaths, ss.Starts = s.deaths, s.starts
+		ss.Deaths, ss.Starts, ss.Exits, ss.CPU = s.deaths, s.starts, s.exits, s.cpu
 		if !s.last.Time.IsZero() {
 			ss.Last = &s.last
 		}
@@ -188,7 +191,7 @@ func (p *Pool) freezeState() *snapshot {
 func (p *Pool) saveWorker(w *worker) savedWorker {
 	s := w.slot
 	ws := savedWorker{
-		Slot: s.number, Removed: s.removed, Orphan: w.orphan, State: w.state.String(), Since: w.since, Reason: w.reason, Cause: w.cause,
+		Slot: s.number, Removed: s.removed, Orphan: w.orphan, State: w.state.String(), Since: w.since, Reason: w.reason, Cause: w.cause, Fault: w.fault,
 		Delay: w.delay, Started: w.started, UpSince: w.upSince, Conns: w.conns, Spread: w.spread, Dir: w.dir, Invocation: w.invocation,
 		Release: w.release, Recycling: p.recycling != nil && p.recycling.worker == w && !p.recycling.decided,
 	}

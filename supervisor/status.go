@@ -1,6 +1,7 @@
 package supervisor
 
 import (
+	"maps"
 	"time"
 
 	"github.com/273ebdf9/lb/internal/sdnotify"
@@ -32,6 +33,10 @@ type SlotStatus struct {
 	Deaths int
 	// Starts is how many workers this lb has started in the slot.
 	Starts uint64
+	// Exits counts those that have ended, by why: "crashed", "not_started", "not_ready", "hung", "broken" or
+	// "stopped". CPU is what they used.
+	Exits map[string]uint64
+	CPU   time.Duration
 	// Next is the worker that shall replace this one; nil if there is none.
 	Next *WorkerStatus
 	// Last is how the slot's last worker ended; its Time is zero if none did.
@@ -91,7 +96,7 @@ func (p *Pool) publish() {
 		st.Restarting, st.Done, st.Total = true, p.rollout.done, p.rollout.total
 	}
 	for _, s := range p.slots {
-		ss := SlotStatus{Deaths: s.deaths, Starts: s.starts, Last: s.last}
+		ss := SlotStatus{Deaths: s.deaths, Starts: s.starts, Exits: maps.Clone(s.exits), CPU: s.cpu, Last: s.last}
 		ss.Slot, ss.State = s.number, "stopped"
 		if w := s.current; w != nil {
 			ss.WorkerStatus = w.describe()

@@ -95,7 +95,10 @@ type Pool struct {
 	interrupted *savedRollout // by the end of an lb before, until ResumeRestart
 	remembered  func()        // fills the slots, without a record; nil: nothing is remembered
 	recycling   *attempt
-	recycleAt   time.Time // not before
+	recycleAt   time.Time     // not before
+	used        map[int]Usage // of the workers, by pid, as measured
+	measured    time.Time
+	measuring   bool
 	waiters     []*waiter
 	looking     bool      // a look at draining workers is due
 	ending      bool      // nothing is started any more
@@ -123,6 +126,7 @@ type host struct {
 	// why nobody can connect to e any more; empty: they can
 	lost   func(e *endpoint, serves bool) string
 	record func(text string) error
+	usage  func(pids []int) map[int]Usage
 }
 
 // NewPool makes the pool's workers, and starts none. The error is cfg's, as ValidateText has it.
@@ -135,7 +139,7 @@ func NewPool(name string, cfg Config, dir *Dir) (*Pool, error) {
 		wake: make(chan struct{}, 1), ended: make(chan struct{}), thaw: make(chan bool), trial: trialTime, every: lookEvery,
 	}
 	p.host = host{open: p.openEndpoint, close: p.closeEndpoint, spawn: p.spawn, probe: p.probeEndpoint, mend: p.mend, sweep: p.sweep, lost: p.lost,
-		owns: func(w *worker) error { return foreignListener(w.end.port, w) }, record: p.writeRecord}
+		owns: func(w *worker) error { return foreignListener(w.end.port, w) }, record: p.writeRecord, usage: Usages}
 	p.round, p.endRound = context.WithCancel(context.Background())
 	p.wanted = cfg.release()
 	p.release = p.wanted

@@ -22,6 +22,7 @@ type worker struct {
 	since      time.Time     // when it came into state
 	reason     string        // why
 	cause      string        // that it was made to end for, if it was at fault
+	fault      string        // the same, as exits are counted
 	started    time.Time     // zero: no process
 	upSince    time.Time     // zero: not been up
 	conns      uint64        // that its address had before it
@@ -60,9 +61,9 @@ func (p *Pool) fire(w *worker, on event, reason string) {
 	}
 	switch on {
 	case late, hung:
-		w.cause = reason
+		w.cause, w.fault = reason, map[event]string{late: exitNotReady, hung: exitHung}[on]
 	case broken:
-		w.cause = "broken by its own word"
+		w.cause, w.fault = "broken by its own word", exitBroken
 	case exited:
 		if w.cause != "" { // the signal alone would be a riddle
 			reason += "; it was " + w.cause
@@ -71,6 +72,9 @@ func (p *Pool) fire(w *worker, on event, reason string) {
 	from := w.state
 	p.enter(w, r.to, reason)
 	p.report(w, from)
+	if r.to == gone && !w.started.IsZero() {
+		p.countExit(w, from)
+	}
 	for _, a := range r.do {
 		p.act(w, a, reason)
 	}

@@ -1,0 +1,159 @@
+package supervisor
+
+import (
+	"fmt"
+	"math"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// Usage is what a worker and all that it has started take of the host.
+type Usage struct {
+	CPU       time.Duration // so far, user and system, with what has ended and was waited for
+	Memory    uint64        // bytes in RAM; a page that several share counts once for each
+	Processes int
+}
+
+// clockTick is the unit of times in /proc: USER_HZ, which is 100 on every architecture of Linux that Go
+// supports (proc_pid_stat(5), times(2)).
+const clockTick = time.Second / 100
+
+// Usages returns what the workers with these pids take, in one look at /proc. A pid without a process is
+// absent.
+func Usages(pids []int) map[int]Usage {
+	all := relatives()
+	wanted := make(map[int]bool, len(pids))
+	for _, pid := range pids {
+		wanted[pid] = true
+	}
+	page := uint64(os.Getpagesize())
+	used := make(map[int]Usage, len(pids))
+	for _, r := range all {
+		pid := r.worker(wanted, all)
+		if pid == 0 {
+			continue
+		}
+		u := used[pid]
+		u.CPU += time.Duration(r.cpu) * clockTick
+		u.Memory += r.resident * page
+		u.Processes++
+		used[pid] = u
+	}
+	return used
+}
+
+// worker returns which of the workers a process is or was started by; 0 for none.
+func (r relative) worker(workers map[int]bool, all map[int]relative) int {
+	if r.zombie {
+		return 0
+	}
+	for range len(all) { // parents: no chain is longer
+		for _, pid := range [...]int{r.pid, r.group, r.session} {
+			if workers[pid] {
+				return pid
+			}
+		}
+		parent, ok := all[r.parent]
+		if !ok {
+			return 0
+		}
+		r = parent
+	}
+	return 0
+}
+
+// parseSize reads a size in bytes such as "300MiB"; 0 for an empty text.
+func parseSize(text string) (uint64, error) {
+	if text == "" {
+		return 0, nil
+	}
+	for shift, unit := range map[int]string{10: "KiB", 20: "MiB", 30: "GiB"} {
+		if number, ok := strings.CutSuffix(text, unit); ok {
+			n, err := strconv.ParseUint(strings.TrimSpace(number), 10, 64)
+			if err == nil && n > 0 && n <= math.MaxUint64>>shift {
+				return n << shift, nil
+			}
+		}
+	}
+	return 0, fmt.Errorf("%q is no size; write one such as \"300MiB\", or \"\" for never", text)
+}
+
+const (
+	// usageEvery is how often a pool looks how much memory its workers take, where that matters.
+	usageEvery = 5 * time.Second
+	// memoryTrial is how long a worker runs before its memory is judged: one that is too large from the start
+	// must not be replaced all the time.
+	memoryTrial = 30 * time.Second
+)
+
+// measure has the workers' usage looked at, beside the pool's goroutine, where a limit of memory needs it.
+func (p *Pool) measure() {
+	if p.cfg.Recycle.Memory == "" || p.measuring || time.Since(p.measured) < usageEvery || p.round.Err() != nil {
+		return
+	}
+	var pids []int
+	for _, w := range p.workers {
+		if pid := w.pid(); pid > 0 {
+			pids = append(pids, pid)
+		}
+	}
+	p.measuring = true
+	p.running.Go(func() {
+		used := p.host.usage(pids)
+		p.post(func() { p.used, p.measured, p.measuring = used, time.Now(), false })
+	})
+}
+
+// overweight returns why w is to be recycled for its memory; empty if it is not.
+func (p *Pool) overweight(w *worker) string {
+	limit, _ := parseSize(p.cfg.Recycle.Memory) // checked by ValidateText
+	if limit == 0 || time.Since(w.upSince) < memoryTrial || p.measured.Before(w.upSince) {
+		return ""
+	}
+	if n := p.used[w.pid()].Memory; n >= limit {
+		return fmt.Sprintf("recycled: takes %d MiB of memory, recycle.memory is %s", n>>20, p.cfg.Recycle.Memory)
+	}
+	return ""
+}
+
+// Why a worker has ended, in Status and as a label of metrics.
+const (
+	exitCrashed    = "crashed"     // by itself
+	exitNotStarted = "not_started" // its command could not be run
+	exitNotReady   = "not_ready"   // lb ended it: start_timeout, or it listens elsewhere
+	exitHung       = "hung"        // lb ended it: kill_after
+	exitBroken     = "broken"      // lb ended it: WATCHDOG=trigger
+	exitStopped    = "stopped"     // lb ended it, for a deploy, say; or it asked for a successor
+)
+
+// countExit counts that w, which was in a state, has ended.
+func (p *Pool) countExit(w *worker, from state) {
+	s := w.slot
+	if s.exits == nil {
+		s.exits = map[string]uint64{}
+	}
+	s.exits[w.exit(from)]++
+	if w.process != nil {
+		s.cpu += w.process.cpu
+	}
+}
+
+func (w *worker) exit(from state) string {
+	switch {
+	case w.fault != "":
+		return w.fault
+	case w.orphan:
+		return exitStopped
+	}
+	switch from {
+	case starting, joining, proving, up, silent:
+	default:
+		return exitStopped
+	}
+	if w.upSince.IsZero() && (w.process == nil || w.process.status == exitCannotRun || w.process.status == exitNotFound) {
+		return exitNotStarted
+	}
+	return exitCrashed
+}
