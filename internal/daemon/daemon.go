@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/273ebdf9/lb/admin"
+	"github.com/273ebdf9/lb/admin/api"
 	"github.com/273ebdf9/lb/backends"
 	"github.com/273ebdf9/lb/config"
 	"github.com/273ebdf9/lb/internal/build"
@@ -40,6 +41,8 @@ type daemon struct {
 	changing   sync.Mutex // held while what runs is changed: by commands, reloads, the end of removed pools
 	memory     memory     // of the operator's changes
 	workers    workerPools
+	usage      workerUsage
+	reloads    reloads
 	upgrades   upgrades
 	stopping   *stopping
 	background *background
@@ -150,6 +153,7 @@ func (d *daemon) begin(cfg *config.Config) error {
 		return err
 	}
 	p.commit()
+	d.reloads.set(api.ReloadStatus{Loaded: time.Now()})
 	for _, line := range p.dropped {
 		d.log.Warn("a change made at run time is forgotten", "change", line)
 	}

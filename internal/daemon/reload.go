@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"log/slog"
 	"strings"
+	"sync"
+	"time"
 
 	"github.com/273ebdf9/lb/admin/api"
 	"github.com/273ebdf9/lb/config"
@@ -47,9 +49,11 @@ func (d *daemon) reloadAndReport(ctx context.Context, dryRun bool, by string) (a
 	switch {
 	case dryRun:
 	case err != nil:
+		d.reloads.refused(err)
 		d.report(slog.LevelError, api.Event{Kind: "reload", Subject: "lb", Text: "cannot reload, everything stays as it was: " + err.Error()},
 			"cannot reload: everything stays as it was", "by", by, "error", err)
 	default:
+		d.reloads.applied()
 		d.report(slog.LevelInfo, api.Event{Kind: "reload", Subject: "lb", Text: fmt.Sprintf("reloaded, %s: by %s", count(len(result.Changes), "change"), by)},
 			"reloaded", "by", by, "changes", len(result.Changes), "warnings", len(result.Warnings), "kept", len(result.Kept),
 			"what", strings.Join(shortened(result.Changes, 20), "; "))
@@ -125,4 +129,39 @@ func shortened(lines []string, n int) []string {
 		return lines
 	}
 	return append(lines[:n:n], count(len(lines)-n, "more change"))
+}
+
+// reloads knows how the last reload ended. Safe for concurrent use.
+type reloads struct {
+	mu   sync.Mutex
+	last api.ReloadStatus
+}
+
+func (r *reloads) applied() {
+	now := time.Now()
+	r.set(api.ReloadStatus{Loaded: now, Tried: now})
+}
+
+func (r *reloads) refused(err error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.last.Tried, r.last.Error = time.Now(), err.Error()
+}
+
+// set is for what another process, or a start, has read.
+func (r *reloads) set(st api.ReloadStatus) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.last = st
+}
+
+// status returns nil before a config was read.
+func (r *reloads) status() *api.ReloadStatus {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.last.Loaded.IsZero() {
+		return nil
+	}
+	st := r.last
+	return &st
 }

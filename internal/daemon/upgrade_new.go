@@ -222,6 +222,11 @@ func (a *takeover) buildDaemon() error {
 	d.origin.started, d.origin.config, d.origin.program = snap.head.Started, start, snap.head.Program
 	d.upgrades.count.Store(snap.head.Upgrades)
 	d.upgrades.sessions.Store(snap.head.Carried)
+	if snap.head.LastReload != nil {
+		d.reloads.set(*snap.head.LastReload)
+	} else { // of an lb that did not know
+		d.reloads.set(api.ReloadStatus{Loaded: time.Now()})
+	}
 	var level slog.Level
 	if level.UnmarshalText([]byte(snap.head.LogLevel)) == nil {
 		d.events.SetLevel(level)

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/273ebdf9/lb/admin"
+	"github.com/273ebdf9/lb/admin/api"
 	"github.com/273ebdf9/lb/backends"
 	"github.com/273ebdf9/lb/health"
 	"github.com/273ebdf9/lb/internal/logs"
@@ -61,10 +62,11 @@ type snapshotHead struct {
 	Path    string    `json:"path"`    // of the config file
 	Program string    `json:"program"` // what lb was started as, absolute
 
-	StartConfig string `json:"start_config"` // the text: what needs a restart is of it
-	Config      string `json:"config"`       // and all else of this
-	Changes     []byte `json:"changes,omitempty"`
-	LogLevel    string `json:"log_level"`
+	StartConfig string            `json:"start_config"` // the text: what needs a restart is of it
+	Config      string            `json:"config"`       // and all else of this
+	Changes     []byte            `json:"changes,omitempty"`
+	LogLevel    string            `json:"log_level"`
+	LastReload  *api.ReloadStatus `json:"last_reload,omitempty"`
 	// what the service manager had put into the environment
 	Service map[string]string `json:"service,omitempty"`
 

@@ -71,6 +71,7 @@ func (d *daemon) newWorkerPool(all *config.Config, cfg *config.Pool, pool *backe
 		members: map[supervisor.Backend]backends.Member{}, settings: map[int]state.Backend{}, files: map[string]*logs.File{},
 	}
 	w.cfg.Store(&c)
+	pool.SetSeries(slotOfName)
 	sup.Hooks = supervisor.Hooks{
 		Added: w.added, TakenOver: w.takenOver, Probe: w.probe, Resumed: w.resumed, Removed: w.removed,
 		Starting: func(b supervisor.Backend, reason string) {
@@ -95,6 +96,15 @@ func (d *daemon) newWorkerPool(all *config.Config, cfg *config.Pool, pool *backe
 		Fault:   w.fault,
 	}
 	return w, nil
+}
+
+// slotOfName is the series of a worker's backend: the slot before the number of the worker.
+func slotOfName(backend string) string {
+	if !supervisor.IsBackendName(backend) {
+		return ""
+	}
+	slot, _, _ := strings.Cut(backend, ".")
+	return slot
 }
 
 // with calls do with the member that stands for b, if there is one.
