@@ -95,9 +95,9 @@ func (e *exposition) flag(labels string, v bool) {
 	}
 }
 
-// histogram writes the buckets of h that bounds names, cumulative, with its sum and its count; nothing if h is
-// empty. The count is that of the buckets, so that they agree whatever was added meanwhile. A bucket's bound
-// is exclusive in h and inclusive here: 1 ns apart. The family must be the last that was begun.
+// histogram writes the buckets of h that bounds names, cumulative, with its sum and its count; nothing if h
+// is empty. The count is that of the buckets, so that they agree whatever was added meanwhile. A bucket's
+// bound is exclusive in h and inclusive here: 1 ns apart. The family must be the last that was begun.
 func (e *exposition) histogram(labels string, h *backends.HistogramSnapshot, bounds bucketBounds) {
 	if h.Count() == 0 {
 		return

@@ -251,7 +251,8 @@ func TestMetrics_ImbalanceIsOneWhenTheLoadFollowsTheWeights(t *testing.T) {
 	}
 }
 
-// TestMetrics_SeriesOfASlotGoOnOverDeploys has a slot's worker replaced, while the old one still has a session.
+// TestMetrics_SeriesOfASlotGoOnOverDeploys has a slot's worker replaced, while the old one still has a
+// session.
 func TestMetrics_SeriesOfASlotGoOnOverDeploys(t *testing.T) {
 	pool := newPool(t, "app")
 	pool.SetSeries(func(name string) string { slot, _, _ := strings.Cut(name, "."); return slot })

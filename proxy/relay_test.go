@@ -170,6 +170,30 @@ func TestSession_FINWithTheFirstBytesIsNotLost(t *testing.T) {
 	})
 }
 
+// The client's silence before its first byte is not the backend's latency; its first answer is counted, once.
+func TestSession_FirstByteIsTimedFromTheClientsFirst(t *testing.T) {
+	const silence, work = 300 * time.Millisecond, 50 * time.Millisecond
+	r := newRig(t, nil, serve(t, unixSocket, func(c conn) {
+		for range 2 {
+			receive(t, c, "ask")
+			time.Sleep(work) // the backend's own time, which is measured
+			send(t, c, []byte("answer"))
+		}
+	}).address)
+	c := r.dial()
+	time.Sleep(silence)
+	for range 2 {
+		send(t, c, []byte("ask"))
+		receive(t, c, "answer")
+	}
+	wantEOF(t, c)
+	r.wantTermination("--")
+	h := r.pool.Backends()[0].FirstByteTime.Snapshot()
+	if h.Count() != 1 || h.Sum < work-5*time.Millisecond || h.Sum >= silence {
+		t.Errorf("time to the first byte: got %d in %v; want one of %v", h.Count(), h.Sum, work)
+	}
+}
+
 func TestSession_FullCloseOfUnixBackendClosesClientBothWays(t *testing.T) {
 	r := newRig(t, nil, serve(t, unixSocket, func(c conn) {
 		receive(t, c, "ask")

@@ -114,11 +114,11 @@ type RecycleConfig struct {
 	// Age is after how long. Default "0s": never.
 	Age time.Duration `toml:"age"`
 	// Memory is the size in RAM from which on a worker is replaced, with all that it has started, such as
-	// "300MiB"; units are KiB, MiB and GiB. It is looked at every five seconds, and a worker has half a minute
-	// after its start. Default "": never.
+	// "300MiB"; units are KiB, MiB and GiB. It is looked at every five seconds, and a worker has half a
+	// minute after its start. Default "": never.
 	Memory string `toml:"memory"`
-	// Jitter spreads Conns and Age by up to this part either way, 0..0.5, so that workers do not come of age together.
-	// Default 0.2.
+	// Jitter spreads Conns and Age by up to this part either way, 0..0.5, so that workers do not come of age
+	// together. Default 0.2.
 	Jitter float64 `toml:"jitter"`
 }
 
