@@ -179,11 +179,11 @@ func (c *comparison) start(ctx context.Context, contender Contender) (*Running, 
 	if contender.Command == nil {
 		return &Running{Contender: contender, Addr: c.backends.Direct}, nil
 	}
-	return Launch(ctx, contender, home, c.backends.List, func(ctx context.Context, addr string) error {
+	return Launch(ctx, contender, home, c.backends.List, func(ctx context.Context, r *Running) error {
 		// A balancer that does not know its backends yet may accept and send nothing.
 		ctx, cancel := context.WithTimeout(ctx, time.Second)
 		defer cancel()
-		return Probe(ctx, addr, "/small")
+		return Probe(ctx, r.Addr, "/small")
 	})
 }
 

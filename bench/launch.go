@@ -27,7 +27,7 @@ type Running struct {
 // Launch starts a contender in the directory home, on a port of its own, in front of the backends. It waits
 // until ready returns nil. If that fails, Launch leaves nothing behind. A contender without a command is not
 // launched.
-func Launch(ctx context.Context, c Contender, home string, backends []Backend, ready func(ctx context.Context, addr string) error) (*Running, error) {
+func Launch(ctx context.Context, c Contender, home string, backends []Backend, ready func(ctx context.Context, r *Running) error) (*Running, error) {
 	port, err := ReservePort()
 	if err != nil {
 		return nil, err
@@ -38,7 +38,7 @@ func Launch(ctx context.Context, c Contender, home string, backends []Backend, r
 		r.Process, err = Start(command)
 	}
 	if err == nil {
-		err = r.Process.WaitReady(ctx, readyLimit, func(ctx context.Context) error { return ready(ctx, r.Addr) })
+		err = r.Process.WaitReady(ctx, readyLimit, func(ctx context.Context) error { return ready(ctx, r) })
 	}
 	if err != nil {
 		return nil, errors.Join(err, r.Stop())

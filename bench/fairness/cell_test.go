@@ -2,6 +2,7 @@ package fairness
 
 import (
 	"math"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -71,6 +72,45 @@ func TestCell_TellsWhatWasSentToTheDead(t *testing.T) {
 	}
 }
 
+func TestOptions_HandOffFollowsTheWorker(t *testing.T) {
+	f := func(o Options, mode string, playable ...string) {
+		t.Helper()
+		if got := o.handoff(); got != mode {
+			t.Errorf("%q: got the mode %q; want %q", o.Command, got, mode)
+		}
+		var got []string
+		for _, name := range []string{ContenderHandoff, ContenderHandoffOne, ContenderNodeCluster} {
+			if o.unable(name, &Case{}) == "" {
+				got = append(got, name)
+			}
+		}
+		if !slices.Equal(got, playable) {
+			t.Errorf("%q: got %q that can be compared; want %q", o.Command, got, playable)
+		}
+	}
+	both := []string{ContenderHandoff, ContenderHandoffOne}
+	f(Options{}, "lb", both...)
+	f(Options{Command: []string{"/usr/bin/node", "app.js", "{port}"}}, "node", append(both, ContenderNodeCluster)...)
+	f(Options{Command: []string{"./app"}}, "")
+	f(Options{Command: []string{"./app"}, Handoff: "lb"}, "lb", both...)
+	f(Options{Command: []string{"./app", "{socket}"}, Handoff: "lb"}, "lb")
+}
+
+func TestOptions_ComparesWhatMakesSense(t *testing.T) {
+	f := func(o Options, name string, want bool) {
+		t.Helper()
+		if got := o.Compares(name); got != want {
+			t.Errorf("%s: got %v; want %v", name, got, want)
+		}
+	}
+	f(Options{}, ContenderHandoff, true)
+	f(Options{}, ContenderHandoffOne, false) // it is the same but for one setting
+	f(Options{Contenders: []string{ContenderHandoffOne}}, ContenderHandoffOne, true)
+	f(Options{}, ContenderNodeCluster, false)
+	f(Options{Command: []string{"node"}}, ContenderNodeCluster, true)
+	f(Options{}, ContenderTarget, false)
+}
+
 // row is a row with one cell.
 func cellOf(contender string, p99 time.Duration, after, of int) *Cell {
 	h := newHistogram()
@@ -96,8 +136,12 @@ func TestVerdict_GoalsAndLosses(t *testing.T) {
 	f := func(v Verdict, outcome string, wants ...string) {
 		t.Helper()
 		text := strings.Join(v.Texts, "\n")
-		if v.Outcome != outcome {
-			t.Errorf("got %q of %q; want %q", v.Outcome, v.Goal, outcome)
+		var outcomes []string
+		for _, goal := range v.Goals {
+			outcomes = append(outcomes, goal.Outcome)
+		}
+		if got := strings.Join(outcomes, ", "); got != outcome {
+			t.Errorf("got %+v; want %q", v.Goals, outcome)
 		}
 		for _, want := range wants {
 			if !strings.Contains(text, want) {
@@ -107,9 +151,15 @@ func TestVerdict_GoalsAndLosses(t *testing.T) {
 	}
 	f(verdict(CaseHeavy, cellOf(ContenderLB, 40*millisecond, 0, 0), cellOf(ContenderReusePort, 100*millisecond, 0, 0)), "met", "0.40 of it")
 	f(verdict(CaseHeavy, cellOf(ContenderLB, 60*millisecond, 0, 0), cellOf(ContenderReusePort, 100*millisecond, 0, 0), cellOf(ContenderNginx, 30*millisecond, 0, 0)),
-		"missed", "lb loses against nginx, whose p99 is 30.0 ms: 0.50 of lb's.", "lb 10 µs, nginx 10 µs")
-	f(verdict(CaseStuck, cellOf(ContenderLB, 40*millisecond, 0, 50), cellOf(ContenderReusePort, 2*time.Second, 5, 50)), "met", "0 of 50", "5 of 50 (10.0 %)", ">1000 ms")
+		"missed", "lb loses against nginx, whose p99 is 30.0 ms: 0.50 of that.", "lb 10 µs, SO_REUSEPORT 10 µs, nginx 10 µs")
+	f(verdict(CaseStuck, cellOf(ContenderLB, 40*millisecond, 0, 50), cellOf(ContenderReusePort, 2*time.Second, 5, 50)), "met", "0 of 50", "5 of 50 (10.0 %) with SO_REUSEPORT", ">1000 ms")
 	f(verdict(CaseStuck, cellOf(ContenderLB, 40*millisecond, 1, 50), cellOf(ContenderReusePort, 2*time.Second, 5, 50)), "missed")
+	hasty := cellOf(ContenderHandoff, 40*millisecond, 0, 50)
+	hasty.LastSent = 200 * millisecond
+	f(verdict(CaseStuck, cellOf(ContenderHandoff, 40*millisecond, 0, 50)), "met", "0 of 50 (0.0 %) with lb's hand-off; none that began after")
+	f(verdict(CaseStuck, hasty), "missed", "the last of all began 0.20 s after the stop")
+	f(verdict(CaseHeavy, cellOf(ContenderLB, 60*millisecond, 0, 0), cellOf(ContenderHandoff, 40*millisecond, 0, 0), cellOf(ContenderReusePort, 100*millisecond, 0, 0)),
+		"missed, met", "0.60 of it", "p99 is 40.0 ms with lb's hand-off")
 	late := cellOf(ContenderLB, 40*millisecond, 0, 0)
 	late.Invalid = "could not keep the schedule"
 	v := verdict(CaseFew, late, cellOf(ContenderReusePort, 100*millisecond, 0, 0))
@@ -136,6 +186,8 @@ func TestOptions_ValidateSaysWhatIsWrong(t *testing.T) {
 	f(func(o *Options) { o.Timeout = 0 }, "timeout: 0s")
 	f(func(o *Options) { o.Path = "work" }, "path:")
 	f(func(o *Options) { o.Command = []string{"{socket}", "{port}"} }, "cannot both be used")
+	f(func(o *Options) { o.Handoff = "node" }, "the flag is for --worker")
+	f(func(o *Options) { o.Command, o.Handoff = []string{"app"}, "go" }, `"go" is not lb or node`)
 	o := tiny(t, CaseWeights, CaseEven)
 	o.Contenders = []string{ContenderReusePort, ContenderNginx}
 	if err := o.Unplayable(); err != nil {

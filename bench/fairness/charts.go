@@ -8,19 +8,9 @@ import (
 	"github.com/273ebdf9/lb/internal/plot"
 )
 
-// colours are the contenders', the same in every chart; apart from each other for the colour-blind too (Okabe
-// and Ito, "Color Universal Design").
-var colours = map[string]string{
-	ContenderReusePort: "#d55e00",
-	ContenderPrefork:   "#e69f00",
-	ContenderLB:        "#0072b2",
-	ContenderHAProxy:   "#009e73",
-	ContenderNginx:     "#cc79a7",
-	ContenderTarget:    "#808080",
-}
-
 func newSeries(contender string) plot.Series {
-	return plot.Series{Name: contender, Color: colours[contender], Strong: contender == ContenderLB}
+	k := kindOf(contender)
+	return plot.Series{Name: contender, Color: k.color, Strong: k.subject}
 }
 
 // latencyChart shows the latency by percentile, both in logarithms: the tail is where contenders differ. It

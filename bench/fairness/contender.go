@@ -14,31 +14,6 @@ import (
 	"github.com/273ebdf9/lb/bench"
 )
 
-// Names of the contenders.
-const (
-	ContenderReusePort = "reuseport"
-	ContenderPrefork   = "prefork"
-	ContenderLB        = "lb"
-	ContenderHAProxy   = "haproxy"
-	ContenderNginx     = "nginx"
-	ContenderTarget    = "target"
-)
-
-// ContenderNames are all of them.
-func ContenderNames() []string {
-	return []string{ContenderReusePort, ContenderPrefork, ContenderLB, ContenderHAProxy, ContenderNginx, ContenderTarget}
-}
-
-// about says what each contender is.
-var about = map[string]string{
-	ContenderReusePort: "each worker listens on the port itself (SO_REUSEPORT); the kernel spreads by a hash of the addresses",
-	ContenderPrefork:   "the workers share one listening socket that they inherit; whoever is first takes the connection",
-	ContenderLB:        "lb, least connections, Unix sockets; it runs the workers and hears their heartbeats",
-	ContenderHAProxy:   "haproxy, mode tcp, least connections, Unix sockets, HTTP checks every 500 ms",
-	ContenderNginx:     "nginx stream, least connections, Unix sockets; it checks no health but failed connects",
-	ContenderTarget:    "the address that was named",
-}
-
 // stage is where one contender plays one case.
 type stage struct {
 	options *Options
@@ -48,7 +23,7 @@ type stage struct {
 }
 
 // worker are the words that start a worker.
-func (s *stage) worker(int) []string {
+func (s *stage) worker() []string {
 	if len(s.options.Command) > 0 {
 		return s.options.Command
 	}
@@ -81,43 +56,8 @@ type contender struct {
 	addr     string
 	own      *benchWorkers  // nil where lb runs the workers, and for a target
 	balancer *bench.Running // nil where there is none
-	lb       *control       // nil but for lb
-}
-
-// contenders are the names of those that are compared, if they can be.
-func (o *Options) contenders() []string {
-	if len(o.Contenders) == 0 {
-		return ContenderNames()
-	}
-	return o.Contenders
-}
-
-// Compares reports whether the contender of that name is one of those that are compared.
-func (o *Options) Compares(name string) bool { return slices.Contains(o.contenders(), name) }
-
-// unable says why a contender cannot play a case; "" if it can.
-func (o *Options) unable(name string, c *Case) string {
-	own := len(o.Command) > 0
-	switch {
-	case name == ContenderTarget && (c.Event != NoEvent || c.Slow > 0 || c.Weights != [2]int{}):
-		return "its workers are not the benchmark's to change"
-	case c.Slow > 0 && own:
-		return "a worker of your own has no slow twin"
-	case (name == ContenderReusePort || name == ContenderPrefork) && c.Weights != [2]int{}:
-		return "it knows no weights"
-	case name == ContenderPrefork && (holds(o.Command, "{port}") || holds(o.Command, "{socket}")),
-		name == ContenderReusePort && holds(o.Command, "{socket}"):
-		return "a worker that opens its socket itself cannot share it this way"
-	case (name == ContenderHAProxy || name == ContenderNginx) && holds(o.Command, "{port}"):
-		return "a worker that wants a {port} is not run behind Unix sockets; use {socket}, or descriptor 3"
-	case name == ContenderHAProxy && o.Programs.HAProxy == "":
-		return "it is not installed"
-	case name == ContenderNginx && o.Programs.Nginx == "":
-		return "it, or its stream module, is not installed"
-	case name == ContenderTarget && o.Target == "":
-		return "no address was named"
-	}
-	return ""
+	lb       *control       // nil but where it is lb
+	cluster  *nodeCluster   // nil but for Node's cluster
 }
 
 // startContender starts a contender in the directory s.home and waits until it takes connections.
@@ -143,22 +83,30 @@ func startContender(ctx context.Context, s *stage, name string) (p *contender, e
 		p.addr = p.own.addr
 		return p, nil
 	}
-	if name == ContenderLB {
-		if p.lb, err = startLB(ctx, s); err != nil {
+	switch {
+	case kindOf(name).subject:
+		if p.lb, err = startLB(ctx, s, name); err != nil {
 			return p, err
 		}
 		p.balancer = p.lb.Running
-		s.meter.tree = p.balancer.Process.PID()
-	} else {
+	case name == ContenderNodeCluster:
+		if p.cluster, err = startNodeCluster(ctx, s); err != nil {
+			return p, err
+		}
+		p.balancer, p.addr = p.cluster.Running, p.cluster.address
+	default:
 		if p.own, err = newBenchWorkers(ctx, s, filepath.Join(s.home, "w"), shareNothing, s.workers()); err != nil {
 			return p, err
 		}
-		p.balancer, err = bench.Launch(ctx, p.rival(), s.home, p.rivalBackends(), knock)
+		p.balancer, err = bench.Launch(ctx, p.rival(), s.home, p.rivalBackends(), func(ctx context.Context, r *bench.Running) error { return knock(ctx, r.Addr) })
 		if err != nil {
 			return p, err
 		}
 	}
-	p.addr = p.balancer.Addr
+	if p.own == nil {
+		s.meter.tree = p.balancer.Process.PID() // the workers are its children
+	}
+	p.addr = cmp.Or(p.addr, p.balancer.Addr)
 	return p, nil
 }
 
@@ -208,7 +156,7 @@ func (p *contender) growRival(ctx context.Context) error {
 func (p *contender) hopMeter() *meter {
 	m := newMeter()
 	switch {
-	case p.lb != nil:
+	case p.balancer != nil && p.own == nil:
 		m.add(p.balancer.Process.PID()) // its children are the workers
 	case p.balancer != nil:
 		m.tree, m.root = p.balancer.Process.PID(), true
@@ -224,13 +172,19 @@ func (p *contender) happen(ctx context.Context) error {
 	case Kill:
 		return p.signal(ctx, syscall.SIGKILL)
 	case Restart:
-		if p.lb != nil {
+		switch {
+		case p.lb != nil:
 			return p.lb.command(ctx, "restart", "app", "--surge", restartSurge)
+		case p.cluster != nil:
+			return p.cluster.order(ctx, syscall.SIGUSR2, "restarted")
 		}
 		return p.own.restart(ctx)
 	case ScaleOut:
-		if p.lb != nil {
+		switch {
+		case p.lb != nil:
 			return p.lb.command(ctx, "scale", "app", strconv.Itoa(p.options.Workers))
+		case p.cluster != nil:
+			return p.cluster.order(ctx, syscall.SIGHUP, "grown")
 		}
 		if err := p.own.grow(ctx, p.options.Workers); err != nil || p.balancer == nil {
 			return err
@@ -245,7 +199,13 @@ func (p *contender) signal(ctx context.Context, sig syscall.Signal) error {
 	if p.own != nil {
 		return p.own.signal(victim, sig)
 	}
-	pid, err := p.lb.workerPID(ctx, victim)
+	var pid int
+	var err error
+	if p.cluster != nil {
+		pid, err = p.cluster.workerPID(victim)
+	} else {
+		pid, err = p.lb.workerPID(ctx, victim)
+	}
 	if err != nil {
 		return err
 	}

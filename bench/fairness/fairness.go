@@ -33,6 +33,10 @@ type Options struct {
 	Programs bench.Programs
 	// Command is the user's own worker, in the form of lb's [pools.NAME.workers]; empty is the benchmark's.
 	Command []string
+	// Handoff is how lb hands accepted sockets over to the user's own worker, "lb" or "node" as in lb's
+	// config; "" is "node" for a program that Node runs, else not at all. The benchmark's own worker takes
+	// "lb".
+	Handoff string
 	// Target is an address of the user's own that is compared too; "" is none. Rounds of it have no events.
 	Target string
 	// Path is what is requested; "" is "/".
@@ -112,6 +116,8 @@ func (o *Options) Validate() error {
 		check(slices.Contains(ContenderNames(), name), "contenders: there is no %q; there are %s", name, strings.Join(ContenderNames(), ", "))
 		check(name != ContenderTarget || o.Target != "", "contenders: %s needs an address of your own: --target ADDR", ContenderTarget)
 	}
+	check(o.Handoff == "" || o.Handoff == "lb" || o.Handoff == "node", "handoff: %q is not lb or node", o.Handoff)
+	check(o.Handoff == "" || len(o.Command) > 0, "handoff: the benchmark's own worker knows how to take sockets; the flag is for --worker")
 	if len(o.Command) > 0 {
 		socket, port := holds(o.Command, "{socket}"), holds(o.Command, "{port}")
 		check(!(socket && port), "worker: {socket} and {port} cannot both be used: a worker listens in one place")

@@ -36,14 +36,14 @@ type control struct {
 	socket string
 }
 
-// startLB starts lb, and waits until all of its workers are up.
-func startLB(ctx context.Context, s *stage) (*control, error) {
+// startLB starts lb as the contender of that name, and waits until all of its workers are up.
+func startLB(ctx context.Context, s *stage, name string) (*control, error) {
 	c := &control{binary: s.options.Self.LB, socket: bench.AdminSocket(s.home)}
-	lb := bench.LB(ContenderLB, c.binary, func(_, addr string, _ []bench.Backend) string { return lbConfig(s, addr, c.socket) })
+	lb := bench.LB(name, c.binary, func(_, addr string, _ []bench.Backend) string { return lbConfig(s, name, addr, c.socket) })
 	waiting, giveUp := context.WithCancel(ctx)
 	defer giveUp()
 	var dead, err error
-	c.Running, err = bench.Launch(waiting, lb, s.home, nil, func(ctx context.Context, _ string) error {
+	c.Running, err = bench.Launch(waiting, lb, s.home, nil, func(ctx context.Context, _ *bench.Running) error {
 		if _, err := os.Stat(c.socket); err != nil {
 			return err
 		}
@@ -93,15 +93,22 @@ func (c *control) ready(ctx context.Context, s *stage) error {
 }
 
 // lbConfig is lb as a user would configure it who wants a stuck worker found soon.
-func lbConfig(s *stage, addr, socket string) string {
-	var words []string
-	for _, w := range s.worker(0) {
-		words = append(words, strconv.Quote(w))
-	}
+func lbConfig(s *stage, name, addr, socket string) string {
 	health := fmt.Sprintf("type = \"notify\"\ninterval = %q\nfall = %d\n", beatInterval, beatFall)
-	ready := "notify"
+	ready, delivery := "notify", ""
+	words, env := s.worker(), []string(nil)
 	if len(s.options.Command) > 0 { // which may know no heartbeats
 		health, ready = "type = \"connect\"\n", "connect"
+	}
+	if name != ContenderLB {
+		delivery = fmt.Sprintf("handoff = %q\n", s.options.handoff())
+		if name == ContenderHandoffOne {
+			delivery += "handoff_window = 1\n"
+		}
+		if len(s.options.Command) > 0 { // lb sees whether connections are taken
+			health, ready = "", "accept"
+			words, env = s.atPort(addr)
+		}
 	}
 	balance := "leastconn"
 	if s.kase.Weights != [2]int{} {
@@ -120,17 +127,37 @@ bind = [%q]
 pool = "app"
 [pools.app]
 balance = %q
-[pools.app.health]
+%s[pools.app.health]
 %son_down = "close"
 [pools.app.workers]
 command = [%s]
+env = { %s }
 count = %d
 ready = %q
 stop_timeout = "2s"
 kill_timeout = "500ms"
 kill_after = "1s"
 orphans = "stop"
-`, socket, addr, balance, health, strings.Join(words, ", "), s.workers(), ready)
+`, socket, addr, balance, delivery, health, quoted(words), tomlEnv(env), s.workers(), ready)
+}
+
+// quoted returns words as the elements of a list in TOML.
+func quoted(words []string) string {
+	var list []string
+	for _, w := range words {
+		list = append(list, strconv.Quote(w))
+	}
+	return strings.Join(list, ", ")
+}
+
+// tomlEnv returns variables, each "NAME=value", as the entries of a table in TOML.
+func tomlEnv(env []string) string {
+	var entries []string
+	for _, variable := range env {
+		name, value, _ := strings.Cut(variable, "=")
+		entries = append(entries, fmt.Sprintf("%s = %q", name, value))
+	}
+	return strings.Join(entries, ", ")
 }
 
 // command runs one of lb's own commands.

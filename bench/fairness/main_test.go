@@ -1,6 +1,7 @@
 package fairness
 
 import (
+	"flag"
 	"fmt"
 	"os"
 	"strconv"
@@ -33,5 +34,10 @@ func TestMain(m *testing.M) {
 		os.Exit(2)
 	}
 	os.Setenv("GORACE", "atexit_sleep_ms=0")
+	// The tests wait more than they work.
+	flag.Parse()
+	if f := flag.Lookup("test.parallel"); f.Value.String() == f.DefValue {
+		f.Value.Set("8")
+	}
 	os.Exit(leaktest.Run(m))
 }

@@ -90,7 +90,7 @@ func (r *Report) addCase(p *page, c *Case) error {
 	p.add("</tr>\n")
 	for _, row := range r.rowsOf(c) {
 		class := ""
-		if row.Contender == ContenderLB {
+		if kindOf(row.Contender).subject {
 			class = "lb"
 		}
 		p.add("<tr class=\"%s\">", class)
@@ -115,8 +115,8 @@ func (r *Report) addCase(p *page, c *Case) error {
 		for _, text := range v.Texts {
 			p.add("<li>%s</li>\n", text)
 		}
-		if v.Goal != "" {
-			p.add("<li>Goal: %s: <span class=\"%s\">%s</span>.</li>\n", v.Goal, v.Outcome, v.Outcome)
+		for _, goal := range v.Goals {
+			p.add("<li>Goal: %s: <span class=\"%s\">%s</span>.</li>\n", goal.Text, goal.Outcome, goal.Outcome)
 		}
 	}
 	p.add("</ul>\n<div class=\"plots\">\n")

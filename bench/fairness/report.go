@@ -63,10 +63,10 @@ func newReport(ctx context.Context, o *Options) *Report {
 		Detection: Detection, Cases: o.Cases,
 	}
 	for _, name := range ContenderNames() {
-		if len(o.Contenders) > 0 && !slices.Contains(o.Contenders, name) || name == ContenderTarget && o.Target == "" {
+		if !o.Compares(name) {
 			continue
 		}
-		info := ContenderInfo{Name: name, About: about[name]}
+		info := ContenderInfo{Name: name, About: kindOf(name).about}
 		for i := range o.Cases {
 			if why := o.unable(name, &o.Cases[i]); why != "" {
 				if info.Unable == nil {

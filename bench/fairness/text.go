@@ -164,8 +164,8 @@ func (r *Report) writeVerdict(w io.Writer, c *Case) {
 		for _, text := range v.Texts {
 			fmt.Fprintf(w, "  > %s\n", text)
 		}
-		if v.Goal != "" {
-			fmt.Fprintf(w, "  > Goal: %s: %s.\n", v.Goal, v.Outcome)
+		for _, goal := range v.Goals {
+			fmt.Fprintf(w, "  > Goal: %s: %s.\n", goal.Text, goal.Outcome)
 		}
 	}
 }

@@ -82,7 +82,10 @@ func (r *run) try(ctx context.Context) error {
 func (r *run) first() (string, *Case) {
 	for i := range r.options.Cases {
 		for _, name := range r.able(&r.options.Cases[i]) {
-			if name != ContenderTarget {
+			switch name {
+			case ContenderTarget, ContenderHandoff, ContenderHandoffOne, ContenderNodeCluster:
+				// Its workers are not the benchmark's, or take no socket as they are started here.
+			default:
 				return name, &r.options.Cases[i]
 			}
 		}

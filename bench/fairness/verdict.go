@@ -13,50 +13,58 @@ import (
 type Verdict struct {
 	Case  string   `json:"case"`
 	Texts []string `json:"texts"`
-	// Goal is what lb is to reach against SO_REUSEPORT; "" where there is none, or one of the two did not
-	// take part.
-	Goal string `json:"goal,omitempty"`
-	// Outcome is "met", "missed", or "not judged" where the figures do not count.
-	Outcome string `json:"outcome,omitempty"`
+	// Goals are what lb is to reach, in each of the ways to run it that took part.
+	Goals []Goal `json:"goals,omitempty"`
 }
 
-// hold notes a goal and whether it is met.
-func (v *Verdict) hold(goal string, judged, met bool) {
-	v.Goal, v.Outcome = goal, "not judged"
+// Goal is something that lb is to reach.
+type Goal struct {
+	Text string `json:"text"`
+	// Outcome is "met", "missed", or "not judged" where the figures do not count.
+	Outcome string `json:"outcome"`
+}
+
+// say adds a sentence.
+func (v *Verdict) say(format string, args ...any) {
+	v.Texts = append(v.Texts, fmt.Sprintf(format, args...))
+}
+
+// hold adds a goal and whether it is met.
+func (v *Verdict) hold(text string, judged, met bool) {
+	outcome := "not judged"
 	switch {
 	case judged && met:
-		v.Outcome = "met"
+		outcome = "met"
 	case judged:
-		v.Outcome = "missed"
+		outcome = "missed"
 	}
-}
-
-// titles are the contenders' names in sentences.
-var titles = map[string]string{
-	ContenderReusePort: "SO_REUSEPORT", ContenderPrefork: "a shared listener", ContenderLB: "lb", ContenderHAProxy: "haproxy", ContenderNginx: "nginx",
-	ContenderTarget: "the address that was named",
+	v.Goals = append(v.Goals, Goal{text, outcome})
 }
 
 // judge makes the verdict of one case.
 func (r *Report) judge(c *Case) Verdict {
 	v := Verdict{Case: c.Name}
-	say := func(format string, args ...any) { v.Texts = append(v.Texts, fmt.Sprintf(format, args...)) }
-	lb := r.Row(c.Name, ContenderLB)
-	if lb == nil || lb.Broken != "" {
-		say("lb was not measured, so there is nothing to say about it.")
+	var subjects []*Row
+	for _, row := range r.rowsOf(c) {
+		if kindOf(row.Contender).subject && row.Broken == "" {
+			subjects = append(subjects, row)
+		}
+	}
+	if len(subjects) == 0 {
+		v.say("lb was not measured, so there is nothing to say about it.")
 		return v
 	}
 	var late []string
 	for _, row := range r.rowsOf(c) {
 		switch {
 		case row.Broken != "":
-			say("%s could not be measured: %s", titles[row.Contender], oneLine(row.Broken))
+			v.say("%s could not be measured: %s", row.title(), oneLine(row.Broken))
 		case row.Invalid != "":
-			late = append(late, titles[row.Contender])
+			late = append(late, row.title())
 		}
 	}
 	if len(late) > 0 {
-		say("NOT VALID for %s: the load generator could not keep its schedule. Let the machine be quieter, or lower --rate.", strings.Join(late, ", "))
+		v.say("NOT VALID for %s: the load generator could not keep its schedule. Let the machine be quieter, or lower --rate.", strings.Join(late, ", "))
 	}
 	reuse := r.Row(c.Name, ContenderReusePort)
 	if reuse != nil && reuse.Broken != "" {
@@ -64,25 +72,30 @@ func (r *Report) judge(c *Case) Verdict {
 	}
 	switch c.Name {
 	case CaseStuck:
-		r.judgeStuck(&v, lb, reuse, say)
+		r.judgeStuck(&v, c, subjects, reuse)
 	case CaseKilled, CaseRestart:
-		r.judgeLosses(c, say)
+		r.judgeLosses(&v, c)
 	case CaseScale:
-		say("After the scale-up the busiest worker has %s.", r.list(c, func(row *Row) string {
-			return fmt.Sprintf("%.2f times its part with %s", row.MaxMean, titles[row.Contender])
+		v.say("After the scale-up the busiest worker has %s.", r.list(c, func(row *Row) string {
+			return fmt.Sprintf("%.2f times its part with %s", row.MaxMean, row.title())
 		}))
 	case CaseWeights:
-		say("The half with the weight 90 got %s.", r.list(c, func(row *Row) string {
-			return fmt.Sprintf("%.1f %% with %s", 100*firstHalf(row.Shares), titles[row.Contender])
+		v.say("The half with the weight 90 got %s.", r.list(c, func(row *Row) string {
+			return fmt.Sprintf("%.1f %% with %s", 100*firstHalf(row.Shares), row.title())
 		}))
 		if reuse == nil {
-			say("SO_REUSEPORT and a shared listener have no weights.")
+			v.say("SO_REUSEPORT and a shared listener have no weights.")
 		}
 	}
-	r.judgeTail(&v, c, lb, reuse, say)
-	r.judgeCost(c, lb, say)
+	for _, subject := range subjects {
+		r.judgeTail(&v, c, subject, reuse)
+	}
+	r.judgeCost(&v, c)
 	return v
 }
+
+// title returns the contender's name in a sentence.
+func (r *Row) title() string { return kindOf(r.Contender).title }
 
 func oneLine(s string) string { return strings.Join(strings.Fields(s), " ") }
 
@@ -119,68 +132,74 @@ func firstHalf(shares []float64) (sum float64) {
 	return sum
 }
 
-func (r *Report) judgeStuck(v *Verdict, lb, reuse *Row, say func(string, ...any)) {
-	line := func(row *Row) string {
-		if row.LastSent == 0 {
-			return "none was sent to it"
+// judgeStuck says for whom requests failed or hung, and for how long.
+func (r *Report) judgeStuck(v *Verdict, c *Case, subjects []*Row, reuse *Row) {
+	v.say("A worker is stuck from the stop on. Of the requests that began more than %s later, so many failed or hung:", seconds(r.Detection))
+	for _, row := range r.rowsOf(c) {
+		if row.Broken != "" || row.Invalid != "" && !kindOf(row.Contender).subject {
+			continue
 		}
-		return fmt.Sprintf("the last one was sent to it %s after it stopped", seconds(row.LastSent))
+		last := "none that began after the stop did"
+		if row.LastSent > 0 {
+			last = fmt.Sprintf("the last of all began %s after the stop", seconds(row.LastSent))
+		}
+		v.say("%d of %d (%s) with %s; %s.", row.After, row.AfterOf, percent(row.After, row.AfterOf), row.title(), last)
 	}
-	say("With lb %d of %d requests that began more than %s after the stop failed or hung; %s.", lb.After, lb.AfterOf, seconds(r.Detection), line(lb))
-	if reuse != nil {
-		say("With SO_REUSEPORT it is %d of %d (%s), for as long as the worker is stuck.", reuse.After, reuse.AfterOf, percent(reuse.After, reuse.AfterOf))
+	for _, row := range subjects {
 		// That the load generator was late changes no count.
-		v.hold("no request fails or hangs with lb once the stuck worker is found", lb.AfterOf > 0, lb.After == 0)
-	}
-	for _, name := range []string{ContenderPrefork, ContenderHAProxy, ContenderNginx} {
-		if row := r.Row(CaseStuck, name); row != nil && row.counts() {
-			say("With %s it is %d of %d (%s); %s.", titles[name], row.After, row.AfterOf, percent(row.After, row.AfterOf), line(row))
+		if row.Contender != ContenderLB {
+			v.hold("no request that begins after the stop fails or hangs with "+row.title(), row.AfterOf > 0, row.LastSent == 0)
+		} else if reuse != nil {
+			v.hold("no request fails or hangs with lb once the stuck worker is found", row.AfterOf > 0, row.After == 0)
 		}
 	}
 }
 
-func (r *Report) judgeLosses(c *Case, say func(string, ...any)) {
+// judgeLosses says how many requests were lost.
+func (r *Report) judgeLosses(v *Verdict, c *Case) {
 	var parts []string
 	for _, row := range r.rowsOf(c) {
 		if row.Broken == "" {
-			parts = append(parts, fmt.Sprintf("%d of %d with %s", row.Failures(), row.Requests, titles[row.Contender]))
+			parts = append(parts, fmt.Sprintf("%d of %d with %s", row.Failures(), row.Requests, row.title()))
 		}
 	}
-	say("Requests lost: %s.", strings.Join(parts, ", "))
+	v.say("Requests lost: %s.", strings.Join(parts, ", "))
 	for _, row := range r.rowsOf(c) {
 		for _, cell := range row.cells {
 			if cell.EventLate {
-				say("With %s the restart was not over when the load ended.", titles[row.Contender])
+				v.say("With %s the restart was not over when the load ended.", row.title())
 				break
 			}
 		}
 	}
 }
 
-// judgeTail compares the 99th percentiles.
-func (r *Report) judgeTail(v *Verdict, c *Case, lb, reuse *Row, say func(string, ...any)) {
+// judgeTail compares the 99th percentile of one way to run lb with the others'.
+func (r *Report) judgeTail(v *Verdict, c *Case, subject, reuse *Row) {
 	goal := reuse != nil && (c.Name == CaseHeavy || c.Name == CaseFew)
-	const half = "p99 is at most half of SO_REUSEPORT's"
-	if goal {
+	half := "p99 is at most half of SO_REUSEPORT's with " + subject.title()
+	comparable := subject.counts() && reuse != nil && reuse.counts()
+	if goal && !comparable {
 		v.hold(half, false, false)
 	}
-	if !lb.counts() {
+	if !subject.counts() {
 		return
 	}
-	if reuse != nil && reuse.counts() {
-		ratio := p99Ratio(lb, reuse)
-		say("p99 is %s with lb and %s with SO_REUSEPORT: %.2f of it.", r.millis(lb.Latency.P99), r.millis(reuse.Latency.P99), ratio)
+	if comparable {
+		ratio := p99Ratio(subject, reuse)
+		v.say("p99 is %s with %s and %s with SO_REUSEPORT: %.2f of it.",
+			r.millis(subject.Latency.P99), subject.title(), r.millis(reuse.Latency.P99), ratio)
 		if goal {
 			v.hold(half, true, ratio <= 0.5)
 		}
 	}
 	for _, row := range r.rowsOf(c) {
-		if row.Contender == ContenderLB || !row.counts() {
+		if kindOf(row.Contender).subject || !row.counts() {
 			continue
 		}
 		// A p99 of some hundred requests is hardly known better than to a fifth.
-		if ratio := p99Ratio(row, lb); ratio < 0.8 {
-			say("lb loses against %s, whose p99 is %s: %.2f of lb's.", titles[row.Contender], r.millis(row.Latency.P99), ratio)
+		if ratio := p99Ratio(row, subject); ratio < 0.8 {
+			v.say("%s loses against %s, whose p99 is %s: %.2f of that.", subject.title(), row.title(), r.millis(row.Latency.P99), ratio)
 		}
 	}
 }
@@ -201,23 +220,26 @@ func p99Ratio(a, b *Row) float64 {
 	return bench.Summarize(bench.Ratios(series(a), series(b))).Median
 }
 
-// judgeCost says what the way through a balancer costs.
-func (r *Report) judgeCost(c *Case, lb *Row, say func(string, ...any)) {
-	var rivals []string
-	for _, name := range []string{ContenderHAProxy, ContenderNginx} {
-		if row := r.Row(c.Name, name); row != nil && row.Broken == "" && row.BalancerCPU > 0 {
-			rivals = append(rivals, fmt.Sprintf("%s %.0f µs", titles[name], row.BalancerCPU))
+// judgeCost says what the way through a balancer costs, and what it costs together with the workers.
+func (r *Report) judgeCost(v *Verdict, c *Case) {
+	var hop, together []string
+	for _, row := range r.rowsOf(c) {
+		if row.Broken != "" {
+			continue
+		}
+		if row.BalancerCPU > 0 {
+			hop = append(hop, fmt.Sprintf("%s %.0f µs", row.title(), row.BalancerCPU))
+		} else if row.Contender == ContenderReusePort {
+			hop = append(hop, row.title()+" nothing")
+		}
+		if row.WorkerCPU > 0 {
+			together = append(together, fmt.Sprintf("%s %.0f µs", row.title(), row.BalancerCPU+row.WorkerCPU))
 		}
 	}
-	also := ""
-	if len(rivals) > 0 {
-		also = ", " + strings.Join(rivals, ", ")
+	v.say("The hop costs CPU, a request: %s.", strings.Join(hop, ", "))
+	if len(together) > 1 {
+		v.say("With the workers' CPU it is: %s.", strings.Join(together, ", "))
 	}
-	direct := ""
-	if row := r.Row(c.Name, ContenderReusePort); row != nil && row.Broken == "" {
-		direct = ", SO_REUSEPORT nothing"
-	}
-	say("The hop costs CPU, a request: lb %.0f µs%s%s.", lb.BalancerCPU, also, direct)
 }
 
 // millis formats a latency; one that reaches the time-out is at least that.

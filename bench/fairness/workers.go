@@ -116,7 +116,7 @@ func (w *benchWorkers) ownAddress(i int) string {
 // startIn starts a worker in a slot, beside the one that may be there. w.mu is held.
 func (w *benchWorkers) startIn(slot *workerSlot) error {
 	slot.start++
-	words := w.stage.worker(slot.number)
+	words := w.stage.worker()
 	var files []*os.File
 	env := []string{"LB_WORKER_ID=" + strconv.Itoa(slot.number)}
 	_, port, _ := net.SplitHostPort(slot.addr)

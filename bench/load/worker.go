@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/273ebdf9/lb/internal/clock"
+	"github.com/273ebdf9/lb/internal/handoff"
 )
 
 // Worker says how the benchmark's own worker works.
@@ -31,14 +32,16 @@ type Worker struct {
 // drainTime is how long a worker that was asked to end waits for clients that keep their connections.
 const drainTime = time.Second
 
-// listenFD is the listening socket that a worker is given, as by systemd (sd_listen_fds(3)).
+// listenFD is the listening socket that a worker is given, as by systemd (sd_listen_fds(3)), or lb's channel
+// if lb hands accepted sockets over (LB_HANDOFF_FD).
 const listenFD = 3
 
 // Serve serves the listening socket that is descriptor 3 until SIGTERM: a program with one thread and an
 // event loop that does one request at a time, as those of Node or Python. While it works, by sleeping or by
 // burning CPU, it neither reads nor accepts. Of the connections that wait it takes one a turn, after those
 // that it has were served, so that another process on the same socket can take the next. It tells
-// sd_notify(3) that it is ready, and sends heartbeats if asked to.
+// sd_notify(3) that it is ready, and sends heartbeats if asked to. Where lb hands accepted sockets over, it
+// takes them in the same way, one a turn.
 //
 // At SIGTERM it closes its listener, as servers do, serves those whom it has accepted, and ends.
 func Serve(w Worker) error {
@@ -47,7 +50,7 @@ func Serve(w Worker) error {
 	if err := unix.Prctl(unix.PR_SET_TIMERSLACK, 1, 0, 0, 0); err != nil {
 		return fmt.Errorf("cannot sleep exactly: %w", err)
 	}
-	s := &server{Worker: w, conns: make(map[int]*serverConn)}
+	s := &server{Worker: w, handedOff: os.Getenv(handoff.EnvFD) == strconv.Itoa(listenFD), conns: make(map[int]*serverConn)}
 	if s.Factor == 0 {
 		s.Factor = 1
 	}
@@ -73,6 +76,7 @@ func beat(every time.Duration) {
 // server is a running worker.
 type server struct {
 	Worker
+	handedOff   bool // listenFD is lb's channel
 	epoll, wake int
 	draining    bool
 	drainEnd    time.Duration
@@ -149,7 +153,7 @@ func (s *server) done() bool {
 
 func (s *server) drain() {
 	var b [8]byte
-	unix.Read(s.wake, b[:])
+	unix.Read(s.wake, b[:]) // it does not block
 	if !s.draining {
 		s.draining, s.drainEnd = true, clock.Monotonic()+drainTime
 		unix.EpollCtl(s.epoll, unix.EPOLL_CTL_DEL, listenFD, nil)
@@ -158,9 +162,9 @@ func (s *server) drain() {
 }
 
 func (s *server) accept() {
-	fd, _, err := unix.Accept4(listenFD, unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC)
-	if err != nil {
-		return // another worker has taken it, or it is gone
+	fd, ok := s.take()
+	if !ok {
+		return
 	}
 	unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1) // fails for a Unix socket, which needs none
 	if s.add(fd) != nil {
@@ -169,6 +173,19 @@ func (s *server) accept() {
 	}
 	s.conns[fd] = &serverConn{}
 	s.read(fd) // most clients speak first
+}
+
+// take takes a connection if one waits.
+func (s *server) take() (fd int, ok bool) {
+	if s.handedOff {
+		fd, open := takeHandedOff(listenFD)
+		if !open { // lb is gone
+			s.drain()
+		}
+		return fd, fd >= 0
+	}
+	fd, _, err := unix.Accept4(listenFD, unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC)
+	return fd, err == nil // else another worker has taken it, or it is gone
 }
 
 func (s *server) close(fd int) {

@@ -74,6 +74,7 @@ func newBenchCommand() *cobra.Command {
 	flags.MarkHidden("peers") // as it was called once
 	flags.IntVar(&f.options.Workers, "workers", benchWorkers, "how many workers each contender has")
 	flags.StringVar(&f.worker, "worker", "", "a worker of your own: words separated by blanks, no shell. It takes the listening socket as descriptor 3, or listens at {socket} or {port}")
+	flags.StringVar(&f.options.Handoff, "handoff", "", "how --worker takes the sockets that lb hands over: `lb or node` (default: node if it runs Node, else it takes none)")
 	flags.StringVar(&f.options.Target, "target", "", "compare this address of your own too: host:port or unix:/path")
 	flags.StringVar(&f.options.Path, "path", "", "the `PATH` that is requested (default /)")
 	flags.DurationVar(&f.budget.Duration, "duration", benchDuration, "how long each load is, 1s at least")
