@@ -106,7 +106,7 @@ func lbConfig(s *stage, name, addr, socket string) string {
 			delivery += "handoff_window = 1\n"
 		}
 		if len(s.options.Command) > 0 { // lb sees whether connections are taken
-			health, ready = "", "accept"
+			health, ready = "", "connect"
 			words, env = s.atPort(addr)
 		}
 	}
