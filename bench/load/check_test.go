@@ -2,8 +2,8 @@ package load
 
 import "testing"
 
-// What a busy machine adds to the latency it adds to the measured one only: that is never too short. How much too
-// long it is can be judged only where the client was on time.
+// What a busy machine adds to the latency it adds to the measured one only: that is never too short. How much
+// too long it is can be judged only where the client was on time.
 func TestCheck_KnownLawGivesItsKnownQuantiles(t *testing.T) {
 	for _, law := range []string{"exponential:200ms", "bimodal:200ms,600ms,0.2"} {
 		t.Run(law, func(t *testing.T) {

@@ -29,8 +29,8 @@ func startWorker(t *testing.T, address, kind string) *exec.Cmd {
 	return startOn(t, file, kind, "LISTEN_FDS=1")
 }
 
-// startOn starts a worker that gets a file as descriptor 3, with a variable in its environment that says what it
-// is.
+// startOn starts a worker that gets a file as descriptor 3, with a variable in its environment that says what
+// it is.
 func startOn(t *testing.T, file *os.File, kind, variable string) *exec.Cmd {
 	t.Helper()
 	self, err := os.Executable()
