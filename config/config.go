@@ -8,6 +8,7 @@ package config
 
 import (
 	"context"
+	_ "embed"
 	"fmt"
 	"reflect"
 
@@ -19,7 +20,12 @@ import (
 	"github.com/273ebdf9/lb/supervisor"
 )
 
-//go:generate go run ./internal/reference ../docs/config.md
+//go:generate go run ./internal/reference ../docs/config.md lb.schema.json
+
+// Schema is the JSON Schema of a config file, for editors.
+//
+//go:embed lb.schema.json
+var Schema []byte
 
 // Config is a whole configuration. Load and Parse return only checked ones.
 //

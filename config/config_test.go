@@ -32,6 +32,9 @@ func parseOK(t *testing.T, text string) *Config {
 	if err != nil {
 		t.Fatalf("got faults:\n%v\nwant none in:\n%s", err, text)
 	}
+	if err := matchSchema(text); err != nil {
+		t.Errorf("the schema refuses what lb takes: %v\nin:\n%s", err, text)
+	}
 	return c
 }
 

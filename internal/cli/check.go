@@ -54,6 +54,21 @@ func newCheckCommand() *cobra.Command {
 	return cmd
 }
 
+func newSchemaCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:                   "schema",
+		Short:                 "Print the JSON Schema of a config, for editors",
+		Long:                  "Print the JSON Schema of a config, with the description, default and range of each key.\n\nEditors that know TOML schemas (taplo, Even Better TOML) complete and check a config whose first line names the\nfile: #:schema ./lb.schema.json",
+		Example:               "  lb schema >lb.schema.json",
+		Args:                  cobra.NoArgs,
+		DisableFlagsInUseLine: true,
+		RunE: action(func(cmd *cobra.Command) error {
+			_, err := cmd.OutOrStdout().Write(config.Schema)
+			return err
+		}),
+	}
+}
+
 // check loads the file and says what is wrong with it: faults and warnings one a line on stderr, or all of it
 // as JSON on stdout. It fails for a fault, and if strict for a warning.
 func check(stdout, stderr io.Writer, file string, strict, asJSON bool) error {

@@ -1,9 +1,9 @@
-// Reference writes docs/config.md, the reference of every config key, from the doc comments of the Config
-// types.
+// Reference writes docs/config.md, the reference of every config key, and the JSON Schema of the config, from
+// the Config types and their doc comments.
 //
-//	reference FILE
+//	reference MARKDOWN SCHEMA
 //
-// It is run by `go generate ./config`. Its test fails when docs/config.md is stale.
+// It is run by `go generate ./config`. Its test fails when one of the files is stale.
 package main
 
 import (
@@ -30,15 +30,17 @@ const notice = "<!-- Generated from the doc comments of the Config types by `go 
 
 func main() {
 	log.SetFlags(0)
-	if len(os.Args) != 2 {
-		log.Fatal("usage: reference FILE")
+	if len(os.Args) != 3 {
+		log.Fatal("usage: reference MARKDOWN SCHEMA")
 	}
-	text, err := render()
-	if err == nil {
-		err = os.WriteFile(os.Args[1], text, 0o644)
-	}
-	if err != nil {
-		log.Fatal(err)
+	for i, render := range []func() ([]byte, error){render, renderSchema} {
+		text, err := render()
+		if err == nil {
+			err = os.WriteFile(os.Args[i+1], text, 0o644)
+		}
+		if err != nil {
+			log.Fatal(err)
+		}
 	}
 }
 
@@ -48,7 +50,7 @@ func render() ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := sources{root: root, docs: map[reflect.Type]map[string]string{}}
+	s := sources{root: root, docs: docsByType{}}
 	var b strings.Builder
 	b.WriteString(notice + intro)
 	for _, table := range config.Tables() {
@@ -95,8 +97,11 @@ var (
 // sources are the doc comments of the module's Config types.
 type sources struct {
 	root string // the directory of go.mod
-	docs map[reflect.Type]map[string]string
+	docs docsByType
 }
+
+// docsByType has the doc comments of a struct's fields by their names.
+type docsByType map[reflect.Type]map[string]string
 
 // doc is the doc comment of a field of a struct.
 func (s *sources) doc(t reflect.Type, field string) (string, error) {

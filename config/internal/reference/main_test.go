@@ -25,6 +25,16 @@ func TestReference_IsUpToDate(t *testing.T) {
 	}
 }
 
+func TestSchema_IsUpToDate(t *testing.T) {
+	want, err := renderSchema()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Equal(config.Schema, want) {
+		t.Errorf("config/lb.schema.json is stale: run go generate ./config")
+	}
+}
+
 func TestReference_HasEveryKey(t *testing.T) {
 	text, err := render()
 	if err != nil {
