@@ -50,7 +50,8 @@ func TestSchema_TakesTheExample(t *testing.T) {
 	}
 }
 
-// Whatever the type of a key, its name or its range says, an editor shows; all of it is a fault of lb check too.
+// Whatever the type of a key, its name or its range says, an editor shows; all of it is a fault of lb check
+// too.
 func TestSchema_RefusesWhatItCanSee(t *testing.T) {
 	const base = "[listeners.web]\nbind = [\"127.0.0.1:8080\"]\npool = \"app\"\n[pools.app]\n%s\n[[pools.app.backends]]\nname = \"w1\"\naddress = \"127.0.0.1:1\"\n%s\n"
 	if err := matchSchema(fmt.Sprintf(base, "", "")); err != nil {

@@ -103,6 +103,8 @@ func (q *quick) check(file string, print, takeOverCheck bool) error {
 	switch {
 	case takeOverCheck:
 		return nil
+	case file == "" && len(q.listen) == 0 && len(q.command) == 1:
+		return fmt.Errorf("a config is named with -f: lb run -f %s", q.command[0])
 	case file == "" && len(q.listen) == 0:
 		return errors.New("what shall it serve? Give a config with -f FILE, or --listen ADDRESS with --to ADDRESS,... or a command")
 	case file != "" && (len(q.listen) > 0 || len(q.to) > 0 || q.workersSet || len(q.command) > 0 || print):
