@@ -78,6 +78,7 @@ type Channel struct {
 	buf     []byte        // of the message that is written
 	broken  string        // why it is not used any more; empty: it is
 	pending bool          // after an upgrade, until OpenChannel: what is given to the worker waits
+	leaving leaving       // of a Node program
 	seq     uint64        // of the last message to a Node program
 	keys    []nodeKey     // of a Node program's servers, the first one first
 	servers int           // how many it has asked for
@@ -135,7 +136,11 @@ func (p *Proxy) OpenChannel(b *backends.Backend, cfg ChannelConfig) error {
 	ch.node, ch.address, ch.front, ch.back = cfg.Node, cfg.Address, int32(front), int32(back)
 	ch.pending = false
 	ch.nextLocked(p.since())
+	goOnLeaving := ch.leaving == leavingSoon
 	ch.mu.Unlock()
+	if goOnLeaving {
+		ch.disconnectSoon()
+	}
 	b.Channel = ch
 	p.limitWindow(b)
 	p.mu.Lock()
@@ -549,19 +554,4 @@ func (ch *Channel) dropProbe(h *handed) {
 		ch.removeLocked(h.seq)
 		ch.dropLocked(h)
 	}
-}
-
-// Disconnect has b's worker, if it is a Node program, close its servers and its idle connections, finish the
-// others, and end. Other workers are told nothing.
-func (p *Proxy) Disconnect(b *backends.Backend) {
-	ch := channelOf(b)
-	if ch == nil || !ch.node {
-		return
-	}
-	ch.mu.Lock()
-	defer ch.mu.Unlock()
-	ch.seq++
-	ch.keys = nil
-	// one that does not read is stopped by a signal later
-	_ = ch.writeLocked(handoff.AppendNodeDisconnect(nil, ch.seq))
 }

@@ -31,6 +31,7 @@ type SavedChannel struct {
 	In      []byte // the beginning of a line
 	Reports bool
 	Broken  string
+	Leaving leaving // of a Node program
 	// Gone are connections that the worker will yet say it has taken, and that nobody waits for any more:
 	// their sessions have ended, or they were to see that the worker takes connections.
 	Gone []SavedGone
@@ -68,7 +69,7 @@ func (w *saver) channel(ch *Channel) {
 	defer ch.mu.Unlock()
 	v := SavedChannel{
 		Backend: w.backend(ch.backend), Node: ch.node, Seq: ch.seq, Servers: ch.servers, In: slices.Clone(ch.in),
-		Reports: ch.reports, Broken: ch.broken,
+		Reports: ch.reports, Broken: ch.broken, Leaving: ch.leaving,
 	}
 	for _, k := range ch.keys {
 		v.Keys = append(v.Keys, SavedNodeKey{k.name, k.port, k.up})
@@ -135,6 +136,7 @@ func (t *takeover) channels() {
 			continue
 		}
 		ch := t.channelOf(b)
+		ch.leaving = v.Leaving
 		ch.node, ch.seq, ch.servers, ch.in, ch.reports, ch.broken = v.Node, v.Seq, v.Servers, v.In, v.Reports, v.Broken
 		for _, k := range v.Keys {
 			ch.keys = append(ch.keys, nodeKey{k.Name, k.Port, k.Up})

@@ -5,7 +5,8 @@
 //	command = ["./bin/sample"]         # go build -o bin/sample ./examples/go
 //	ready = "notify"                   # it says so itself; with [pools.app.health] type = "notify" it is watched by heartbeat
 //
-// GET / answers at once, GET /slow?ms=N after N milliseconds. Run by hand it listens on 127.0.0.1:8081.
+// GET / answers at once, GET /slow?ms=N after N milliseconds, GET /client with the client's address. Run by
+// hand it listens on 127.0.0.1:8081.
 package main
 
 import (
@@ -32,6 +33,10 @@ func main() {
 }
 
 func hello(w http.ResponseWriter, r *http.Request) {
+	if r.URL.Path == "/client" {
+		fmt.Fprint(w, r.RemoteAddr)
+		return
+	}
 	if ms, err := strconv.Atoi(r.URL.Query().Get("ms")); err == nil && r.URL.Path == "/slow" {
 		select {
 		case <-time.After(time.Duration(min(max(ms, 0), 60_000)) * time.Millisecond):

@@ -34,6 +34,9 @@ const (
 	CloseWait   State = 8
 )
 
+// Unread is how many bytes have come that the process has not read; a FIN counts as one.
+func (s *Socket) Unread() int { return s.queue.Waiting }
+
 // Sockets calls each for every TCP socket whose local port is port: IPv4 and IPv6, in a state in which it can
 // carry data, orphans that still send among them. The Socket is valid during the call only, and each must not
 // use the Conn.

@@ -40,6 +40,11 @@ need ssh-keygen openssh-client
 need rsync rsync
 need openssl openssl
 need node nodejs
+need npm npm
+need gunicorn gunicorn
+need uvicorn uvicorn
+need puma puma
+need cc gcc
 need haproxy haproxy
 need socat socat
 need strace strace
@@ -47,7 +52,7 @@ need python3 python3
 
 if [ -z "$packages" ]; then
 	echo "everything is there"
-	exit 0
+	exec "${0%/*}/npm.sh"
 fi
 
 as_root() {
@@ -84,7 +89,7 @@ as_root env DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-re
 
 missing=
 for command in curl wrk nginx redis-server redis-benchmark redis-cli postgres initdb pgbench psql sshd ssh ssh-keygen \
-	rsync openssl node; do
+	rsync openssl node npm gunicorn uvicorn puma cc; do
 	found "$command" || missing="$missing $command"
 done
 if [ -n "$missing" ]; then
@@ -92,3 +97,4 @@ if [ -n "$missing" ]; then
 	exit 1
 fi
 echo "installed:$packages"
+exec "${0%/*}/npm.sh"
