@@ -139,7 +139,7 @@ func commandGroups(programs Programs) []commandGroup {
 		{"Look at a running lb", []*cobra.Command{newStatusCommand(), newConnsCommand(), newEventsCommand(), newWorkersCommand(), newLogsCommand()}},
 		{"Change what runs", []*cobra.Command{newWeightCommand(), newSplitCommand(), newDrainCommand(), newReadyCommand(), newMaintCommand(),
 			newAddCommand(), newRemoveCommand(), newSetLimitCommand(), newKillCommand()}},
-		{"Change the processes that lb runs", []*cobra.Command{newRestartCommand(), newRollbackCommand(), newScaleCommand(), newStartCommand()}},
+		{"Change the processes that lb runs", []*cobra.Command{newRestartCommand(), newRollbackCommand(), newScaleCommand(), newStartCommand(), newRolloutCommand()}},
 		{"Change lb itself", []*cobra.Command{newReloadCommand(), newUpgradeCommand(), newStopCommand(), newLogLevelCommand()}},
 	}
 }

@@ -73,7 +73,7 @@ func (c *call) settled(pool string, st *api.BackendStatus, state string, timeout
 		ctx, cancel = context.WithTimeout(ctx, timeout)
 		defer cancel()
 	}
-	name := c.args[0]
+	name := pool + "/" + st.Name
 	err := poll(ctx, func() (bool, error) {
 		now, err := c.Backend(ctx, pool, st.Name)
 		if err != nil {
