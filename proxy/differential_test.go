@@ -350,7 +350,7 @@ func carryRandomSessions(t *testing.T, sessions int, meanwhile func(r *rig, goin
 		addresses = append(addresses, serve(t, kind, backend(kind)).address)
 	}
 	r := newRig(t, func(s *setup) {
-		s.prepare = func(p *proxy.Proxy) { p.SetRelayLimits(4096, 12<<10, 2, 2048, 16<<10) }
+		s.prepare = func(p *proxy.Proxy) { p.SetRelayLimits(4096, 12<<10, 4096, 2048, 16<<10) }
 	}, addresses...)
 
 	address := r.ln.Addresses()[0]

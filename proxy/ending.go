@@ -255,7 +255,7 @@ func (l *loop) unpipe(s *session, src int) bool {
 	d.buffered.B = append(d.buffered.B[:0], buf...)
 	l.pipes.discard(d.pipe, &l.p.Stats)
 	d.pipe, d.piped = nil, 0
-	d.flags &^= dirSplicing
+	d.flags = d.flags&^dirSplicing | dirCopies
 	d.full = 0
 	return true
 }

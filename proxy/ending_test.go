@@ -32,7 +32,7 @@ func TestEnding_WhatABackendSaidBeforeItsResetReachesASlowClient(t *testing.T) {
 				r := newRig(t, func(s *setup) {
 					s.prepare = func(p *proxy.Proxy) {
 						if mode == "splice" {
-							p.SetRelayLimits(16<<10, 1<<20, 1, 1, 128<<10)
+							p.SetRelayLimits(16<<10, 1<<20, 16<<10, 1, 128<<10)
 						} else {
 							p.DenyPipes()
 						}

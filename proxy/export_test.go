@@ -8,10 +8,10 @@ import (
 )
 
 // SetRelayLimits makes the relay change its ways early; call it between New and Start.
-func (p *Proxy) SetRelayLimits(scratch, turn, spliceAfter, spliceWorth, pipe int) {
+func (p *Proxy) SetRelayLimits(scratch, turn, spliceAt, spliceWorth, pipe int) {
 	for _, l := range p.loops {
 		l.scratch = make([]byte, scratch)
-		l.limits.turnBytes, l.limits.spliceAfter, l.limits.spliceWorth = turn, uint8(spliceAfter), spliceWorth
+		l.limits.turnBytes, l.limits.spliceAt, l.limits.spliceWorth = turn, spliceAt, spliceWorth
 		l.pipes.size = pipe
 	}
 }

@@ -186,8 +186,8 @@ func TestFreeze_HalfClosedSessionsGoOn(t *testing.T) {
 // pipe.
 func TestFreeze_BytesOnTheirWayArrive(t *testing.T) {
 	for name, limits := range map[string]func(*proxy.Proxy){
-		"in a buffer": func(p *proxy.Proxy) { p.SetRelayLimits(64<<10, 1<<20, 255, 32<<10, 256<<10) },
-		"in a pipe":   func(p *proxy.Proxy) { p.SetRelayLimits(64<<10, 1<<20, 1, 1, 256<<10) },
+		"in a buffer": func(p *proxy.Proxy) { p.SetRelayLimits(64<<10, 1<<20, 1<<30, 32<<10, 256<<10) },
+		"in a pipe":   func(p *proxy.Proxy) { p.SetRelayLimits(64<<10, 1<<20, 64<<10, 1, 256<<10) },
 	} {
 		t.Run(name, func(t *testing.T) {
 			const total = 32 << 20

@@ -17,17 +17,17 @@ const (
 	// roundBytes is what all directions together may carry in a round before those that carry much have to
 	// wait for their turns (runReady).
 	roundBytes = 2 << 20
-	// spliceAfter reads in a row that filled the scratch buffer switch a direction to splice.
-	spliceAfter = 3
-	// spliceWorth is what a readable event must bring for the direction to stay with splice.
-	spliceWorth = 32 << 10
+	// spliceAt is what one read must bring for its direction to switch to splice.
+	spliceAt = 16 << 10
+	// spliceWorth is what a readable event must bring for its direction to stay with splice.
+	spliceWorth = 16 << 10
 )
 
 // relayLimits are a loop's own copy of the limits above, so that a test reaches every path with few bytes.
 type relayLimits struct {
 	turnBytes   int
 	roundBytes  int
-	spliceAfter uint8
+	spliceAt    int
 	spliceWorth int
 	lastWords   time.Duration
 	backendTail time.Duration
@@ -58,7 +58,7 @@ func (l *loop) pump(s *session, src int) bool {
 			return true
 		}
 		if d.flags&dirSplicing != 0 {
-			n, alive, more := l.pumpSplice(s, src)
+			n, alive, more := l.pumpSplice(s, src, turn)
 			if !more {
 				return alive
 			}
@@ -87,9 +87,11 @@ func (l *loop) pump(s *session, src int) bool {
 			l.firstBytes(s, src)
 		}
 		short := n < len(l.scratch)
-		if short {
-			d.full = 0
-		} else if d.full++; d.full >= l.limits.spliceAfter {
+		d.full = 0
+		if !short {
+			d.full = 1
+		}
+		if n >= l.limits.spliceAt && d.flags&dirCopies == 0 {
 			d.flags |= dirSplicing
 		}
 		w, errno := send(to.fd, l.scratch[:n])
@@ -191,9 +193,10 @@ func (l *loop) dropBuffered(d *direction) {
 	}
 }
 
-// pumpSplice fills a pipe from the source and empties it into the destination. n is how much came; more says
-// whether pump may go on, and alive, if not, whether the session lives.
-func (l *loop) pumpSplice(s *session, src int) (n int, alive, more bool) {
+// pumpSplice fills a pipe from the source and empties it into the destination; turn is what has come in this
+// turn before. n is how much came now; more reports whether pump may go on, and alive, if not, whether the
+// session lives.
+func (l *loop) pumpSplice(s *session, src, turn int) (n int, alive, more bool) {
 	d := &s.dirs[src]
 	from := &s.ends[src]
 	if d.pipe == nil {
@@ -209,17 +212,22 @@ func (l *loop) pumpSplice(s *session, src int) (n int, alive, more bool) {
 	switch {
 	case errno == unix.EAGAIN:
 		l.returnPipe(d)
-		if from.flags&endUrgent != 0 { // splice does not pass the urgent mark: read on from there
+		urgent := from.flags&endUrgent != 0 // splice does not pass the urgent mark: read on from there
+		if !urgent {
+			from.flags &^= endReadable
+		}
+		if urgent || turn > 0 && turn < l.limits.spliceWorth {
 			d.flags &^= dirSplicing
 			d.full = 0
-		} else {
-			from.flags &^= endReadable
 		}
 		return 0, true, true
 	case errno == unix.EINVAL || errno == unix.ENOSYS || errno == unix.ENOMEM || errno == unix.ENOBUFS:
 		l.returnPipe(d) // this kind of socket cannot, or there is no memory: copy
 		d.flags &^= dirSplicing
 		d.full = 0
+		if errno == unix.EINVAL || errno == unix.ENOSYS {
+			d.flags |= dirCopies
+		}
 		return 0, true, true
 	case errno != 0: // a read after it would take the end for a clean one, as the error is told once
 		l.returnPipe(d)
@@ -233,17 +241,10 @@ func (l *loop) pumpSplice(s *session, src int) (n int, alive, more bool) {
 	s.lastFrom = uint8(src)
 	d.piped = int32(n)
 	l.p.Stats.SplicedBytes.Add(uint64(n))
-	if n < l.limits.spliceWorth {
-		d.flags &^= dirSplicing
-		d.full = 0
-	}
 	for d.piped > 0 {
 		if !l.drainPipe(s, src) {
 			return n, s.phase != phaseFree, false
 		}
-	}
-	if d.flags&dirSplicing == 0 {
-		l.returnPipe(d)
 	}
 	return n, true, true
 }

@@ -234,7 +234,7 @@ func TestSession_UrgentByteIsCarriedInline(t *testing.T) {
 			t.Run(mode, func(t *testing.T) {
 				r := newRig(t, func(s *setup) {
 					if mode == "splice" {
-						s.prepare = func(p *proxy.Proxy) { p.SetRelayLimits(1024, 1<<20, 1, 1, 64<<10) }
+						s.prepare = func(p *proxy.Proxy) { p.SetRelayLimits(1024, 1<<20, 1024, 1, 64<<10) }
 					}
 				}, serve(t, kind, echo).address)
 				c := r.dial()
@@ -361,7 +361,7 @@ func TestSession_SlowReaderBlocksTheSender(t *testing.T) {
 					r := newRig(t, func(s *setup) {
 						s.prepare = func(p *proxy.Proxy) {
 							if mode == "splice" {
-								p.SetRelayLimits(16<<10, 1<<20, 1, 1, 128<<10)
+								p.SetRelayLimits(16<<10, 1<<20, 16<<10, 1, 128<<10)
 							} else {
 								p.DenyPipes()
 							}

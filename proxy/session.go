@@ -56,6 +56,7 @@ const (
 	dirBroken               // its destination takes nothing any more; what comes is not read
 	dirQueued               // in loop.ready: it used up its turn
 	dirSettling             // the session ends with a reset once its destination has acknowledged every byte
+	dirCopies               // splice(2) does not work between its two sockets
 )
 
 // direction is one of the two streams of bytes.
@@ -67,7 +68,7 @@ type direction struct {
 	pipe     *pipe  // while splicing; nil otherwise
 	bytes    uint64 // delivered to the destination
 	counted  uint64 // how much of bytes the shared counters have
-	full     uint8  // reads in a row that filled the buffer
+	full     uint8  // 1 when the last read filled the buffer
 	flags    uint8
 }
 
