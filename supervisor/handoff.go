@@ -118,14 +118,11 @@ func inode(fd int) uint64 {
 func (e *endpoint) channelInodes() [2]uint64 { return [2]uint64{inode(e.front), inode(e.fd)} }
 
 // openSockets returns the inodes of the sockets that a worker's processes hold.
-func openSockets(pid int) map[uint32]bool {
+func openSockets(s *session) map[uint32]bool {
 	sockets := map[uint32]bool{}
-	all := relatives()
-	for other, r := range all {
-		if other != pid && !r.of(pid, all) {
-			continue
-		}
-		dir := fmt.Sprintf("/proc/%d/fd", other)
+	members, _ := s.members()
+	for _, r := range members {
+		dir := fmt.Sprintf("/proc/%d/fd", r.pid)
 		entries, err := os.ReadDir(dir)
 		if err != nil {
 			continue // it has ended, or is another user's

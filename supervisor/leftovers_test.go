@@ -20,7 +20,7 @@ import (
 // hasEnded reports whether a process has ended, waited for or not.
 func hasEnded(pid int) bool {
 	r, err := readRelative(pid)
-	return err != nil || r.zombie
+	return err != nil || r.ended
 }
 
 func TestLeftovers_OfAPoolThatIsNoMoreAreEnded(t *testing.T) {
@@ -77,8 +77,9 @@ func TestWorker_InTheBackgroundIsKilledAndNamed(t *testing.T) {
 		t.Errorf("got %q; want that it left a process", got)
 	}
 	s.stop()
-	for pid, r := range relatives() {
-		if r.parent == os.Getpid() && !r.zombie {
+	all, _ := everybody()
+	for pid, r := range all {
+		if r.parent == os.Getpid() && !r.ended {
 			t.Errorf("process %d is left", pid)
 		}
 	}
@@ -114,7 +115,10 @@ func TestLeftovers_AreKilledThoughDescriptorsAreShort(t *testing.T) {
 		cmd.Process.Kill()
 		cmd.Wait()
 	}
-	f("killStrays", func(invocation string, _ int) { killStrays(invocation) })
+	f("kill of the strays", func(invocation string, _ int) {
+		// no process has this pid
+		(&session{pid: 1 << 30, invocation: invocation, look: everybody}).kill()
+	})
 	f("killOne", func(_ string, pid int) {
 		var r relative
 		eventually.True(t, "the process is seen", func() bool {

@@ -48,7 +48,7 @@ func foreignListener(port int, w *worker) error {
 	if len(all) == 0 {
 		return fmt.Errorf("nobody listens on port %d of this network namespace", port)
 	}
-	own, blind := ownSockets(w.process.pid, w.process.start)
+	own, blind := ownSockets(w.process.session)
 	uid := os.Geteuid()
 	if blind {
 		if id, err := w.release.config().identity(); err == nil && id.set {
@@ -67,9 +67,10 @@ func foreignListener(port int, w *worker) error {
 }
 
 // ownSockets returns what the descriptors of a worker's processes lead to. blind: some may not be looked at.
-func ownSockets(pid int, start uint64) (own map[string]bool, blind bool) {
+func ownSockets(s *session) (own map[string]bool, blind bool) {
 	own = map[string]bool{}
-	for _, r := range members(pid, start) {
+	members, _ := s.members()
+	for _, r := range members {
 		dir := "/proc/" + strconv.Itoa(r.pid) + "/fd"
 		entries, err := os.ReadDir(dir)
 		if errors.Is(err, os.ErrPermission) {

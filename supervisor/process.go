@@ -21,7 +21,8 @@ import (
 
 // process is a worker's process, as far as the pool needs it.
 type process struct {
-	pid int
+	pid     int
+	session *session
 	// when, in clock ticks since boot (proc_pid_stat(5)): tells it from another one of the same pid
 	start   uint64
 	signal  func(sig unix.Signal, group bool)
@@ -200,7 +201,8 @@ func (p *Pool) newProcess(w *worker, pid int, start uint64, pidfd int) *process 
 	var mu sync.Mutex
 	ended := false        // its pid may be another's
 	var stops atomic.Bool // it was asked to end, and what it has started with it
-	proc := &process{pid: pid, start: start, status: -1, release: func() {}, close: func() { f.Close() }}
+	session := p.sessionOf(w, pid, start)
+	proc := &process{pid: pid, start: start, session: session, status: -1, release: func() {}, close: func() { f.Close() }}
 	proc.watch = func(ctx context.Context) {
 		f.SetReadDeadline(time.Time{})
 		stop := context.AfterFunc(ctx, func() { f.SetReadDeadline(time.Unix(1, 0)) })
@@ -208,15 +210,14 @@ func (p *Pool) newProcess(w *worker, pid int, start uint64, pidfd int) *process 
 		if err := awaitEnd(f); err != nil {
 			return
 		}
-		for stops.Load() && len(members(pid, start)) > 0 {
+		for stops.Load() && session.lives() {
 			select {
 			case <-time.After(membersLook):
 			case <-ctx.Done():
 				return
 			}
 		}
-		killMembers(pid, start)
-		strays, first := killStrays(w.invocation)
+		strays, first := session.kill()
 		mu.Lock()
 		reason, reaped := proc.reap()
 		ended = true

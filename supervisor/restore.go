@@ -205,11 +205,7 @@ func (p *Pool) restoreWorker(ws *savedWorker, killed bool) {
 		w.attempt = p.recycling
 	}
 	if ws.End != nil {
-		pid := 0
-		if ws.Process != nil {
-			pid = ws.Process.PID
-		}
-		p.restoreEndpoint(w, ws.End, pidfd, pid, killed)
+		p.restoreEndpoint(w, ws.End, pidfd, ws.Process, killed)
 	}
 	if ws.Output != nil {
 		w.out = p.restoreOutput(w, ws)
@@ -282,7 +278,7 @@ func openProcess(ps *savedProcess, killed bool) int {
 }
 
 // restoreEndpoint returns w its address, and reports it.
-func (p *Pool) restoreEndpoint(w *worker, es *savedEndpoint, pidfd, pid int, killed bool) {
+func (p *Pool) restoreEndpoint(w *worker, es *savedEndpoint, pidfd int, ps *savedProcess, killed bool) {
 	e := &endpoint{slot: w.slot.number, path: es.Path, port: es.Port, fd: -1}
 	e.backend = Backend{Pool: p.Name, Slot: w.slot.number, Name: es.Name, Address: e.address()}
 	if es.Handoff != "" {
@@ -302,7 +298,7 @@ func (p *Pool) restoreEndpoint(w *worker, es *savedEndpoint, pidfd, pid int, kil
 	case up, silent:
 		standing = Serving
 	}
-	p.reportRestored(e.backend, standing, killed, pid)
+	p.reportRestored(e.backend, standing, killed, ps)
 }
 
 // restoreListener returns the socket that lb bound for e; -1 if there is none any more.
@@ -319,7 +315,7 @@ func (p *Pool) restoreListener(e *endpoint, pidfd int) int {
 	return -1
 }
 
-func (p *Pool) reportRestored(b Backend, s Standing, killed bool, pid int) {
+func (p *Pool) reportRestored(b Backend, s Standing, killed bool, ps *savedProcess) {
 	reason := "goes on"
 	if killed {
 		reason = "adopted"
@@ -331,8 +327,8 @@ func (p *Pool) reportRestored(b Backend, s Standing, killed bool, pid int) {
 	if p.Hooks.Added != nil {
 		p.Hooks.Added(b)
 	}
-	if killed && b.Handoff != "" && pid > 0 && p.Hooks.TakenOver != nil {
-		p.Hooks.TakenOver(b, openSockets(pid))
+	if killed && b.Handoff != "" && ps != nil && p.Hooks.TakenOver != nil {
+		p.Hooks.TakenOver(b, openSockets(&session{pid: ps.PID, start: ps.Start, look: everybody}))
 	}
 	if killed && s != Pending && p.Hooks.Starting != nil {
 		p.Hooks.Starting(b, reason)

@@ -2,12 +2,14 @@ package supervisor
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"os"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -19,21 +21,75 @@ import (
 // relative is a process, as /proc/PID/stat has it.
 type relative struct {
 	pid, parent, group, session int
-	zombie                      bool
+	ended                       bool // all of its threads have, and nobody has taken its exit status
 	start                       uint64
 	cpu                         uint64 // clock ticks, with those of children that were waited for
 	resident                    uint64 // pages
 }
 
-// relatives returns all processes of the host that lb sees.
-func relatives() map[int]relative {
-	all, _ := readRelatives()
-	return all
+// readRelative reads /proc/PID/stat.
+func readRelative(pid int) (relative, error) {
+	text, err := readProcFile("/proc/" + strconv.Itoa(pid) + "/stat")
+	if err != nil {
+		return relative{}, err
+	}
+	// the name may have blanks and parentheses
+	fields := strings.Fields(string(text[bytes.LastIndexByte(text, ')')+1:]))
+	if len(fields) < 22 {
+		return relative{}, unix.ESRCH
+	}
+	r := relative{pid: pid}
+	// A process whose first thread has ended is shown as a zombie, and runs on.
+	threads, _ := strconv.Atoi(fields[17])
+	r.ended = (fields[0] == "Z" || fields[0] == "X") && threads <= 1
+	r.parent, _ = strconv.Atoi(fields[1])
+	r.group, _ = strconv.Atoi(fields[2])
+	r.session, _ = strconv.Atoi(fields[3])
+	for _, ticks := range fields[11:15] { // utime, stime, cutime, cstime
+		n, _ := strconv.ParseUint(ticks, 10, 64)
+		r.cpu += n
+	}
+	r.resident, _ = strconv.ParseUint(fields[21], 10, 64)
+	r.start, err = strconv.ParseUint(fields[19], 10, 64)
+	return r, err
 }
 
-// readRelatives is relatives with an error where lb lacks a descriptor or memory to see them all.
-func readRelatives() (map[int]relative, error) {
-	all := map[int]relative{}
+// readProcFile reads a file of /proc. os.ReadFile makes twice as many system calls (BenchmarkLook).
+func readProcFile(path string) (text []byte, err error) {
+	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer unix.Close(fd)
+	var buf [4096]byte
+	for {
+		n, err := unix.Read(fd, buf[:])
+		switch {
+		case err == unix.EINTR:
+		case err != nil:
+			return nil, err
+		case n == 0:
+			return text, nil
+		default:
+			text = append(text, buf[:n]...)
+		}
+	}
+}
+
+// relatives are processes by their pids.
+type relatives map[int]relative
+
+// errMissed: a process ended while lb looked for others, which may have been missed.
+var errMissed = errors.New("a process ended meanwhile")
+
+// short reports whether an error says that lb, or the host, lacks descriptors or memory.
+func short(err error) bool {
+	return errors.Is(err, unix.EMFILE) || errors.Is(err, unix.ENFILE) || errors.Is(err, unix.ENOMEM)
+}
+
+// everybody returns all processes of the host that lb sees. The error says why some may be missing.
+func everybody() (relatives, error) {
+	all := relatives{}
 	entries, err := os.ReadDir("/proc")
 	for _, e := range entries {
 		pid, notOne := strconv.Atoi(e.Name())
@@ -51,41 +107,91 @@ func readRelatives() (map[int]relative, error) {
 	return all, err
 }
 
-// short reports whether an error says that lb, or the host, lacks descriptors or memory.
-func short(err error) bool {
-	return errors.Is(err, unix.EMFILE) || errors.Is(err, unix.ENFILE) || errors.Is(err, unix.ENOMEM)
+// descendants returns the processes that lb or one of its descendants has started: lb becomes their parent
+// when their own ends (see Reap). It leaves out those that skip names, and what they have started. The error
+// says why some may be missing: errMissed, or that lb is short of something.
+func descendants(skip func(pid int) bool) (relatives, error) {
+	all := relatives{}
+	var missed error
+	miss := func(err error) {
+		if err != nil && !short(missed) {
+			if missed = errMissed; short(err) {
+				missed = err
+			}
+		}
+	}
+	for queue := []int{os.Getpid()}; len(queue) > 0; queue = queue[1:] {
+		tasks := "/proc/" + strconv.Itoa(queue[0]) + "/task/"
+		entries, err := os.ReadDir(tasks)
+		miss(err)
+		for _, e := range entries {
+			text, err := readProcFile(tasks + e.Name() + "/children")
+			miss(err)
+			for field := range strings.FieldsSeq(string(text)) {
+				pid, err := strconv.Atoi(field)
+				if _, known := all[pid]; err != nil || known || skip(pid) {
+					continue
+				}
+				r, err := readRelative(pid)
+				if miss(err); err != nil {
+					continue
+				}
+				all[pid] = r
+				if !r.ended {
+					queue = append(queue, pid)
+				}
+			}
+		}
+	}
+	return all, missed
 }
 
-func readRelative(pid int) (relative, error) {
-	text, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
-	if err != nil {
-		return relative{}, err
+// knowsDescendants reports whether descendants finds whatever lb's children have started: lb is the reaper of
+// all that descends from it, and the kernel lists children (CONFIG_PROC_CHILDREN).
+func knowsDescendants() bool {
+	var reaps int
+	if err := unix.Prctl(unix.PR_GET_CHILD_SUBREAPER, uintptr(unsafe.Pointer(&reaps)), 0, 0, 0); err != nil || reaps == 0 && os.Getpid() != 1 {
+		return false
 	}
-	// the name may have blanks and parentheses
-	fields := strings.Fields(string(text[bytes.LastIndexByte(text, ')')+1:]))
-	if len(fields) < 22 {
-		return relative{}, unix.ESRCH
-	}
-	r := relative{pid: pid, zombie: fields[0] == "Z" || fields[0] == "X"}
-	r.parent, _ = strconv.Atoi(fields[1])
-	r.group, _ = strconv.Atoi(fields[2])
-	r.session, _ = strconv.Atoi(fields[3])
-	for _, ticks := range fields[11:15] { // utime, stime, cutime, cstime
-		n, _ := strconv.ParseUint(ticks, 10, 64)
-		r.cpu += n
-	}
-	r.resident, _ = strconv.ParseUint(fields[21], 10, 64)
-	r.start, err = strconv.ParseUint(fields[19], 10, 64)
-	return r, err
+	self := strconv.Itoa(os.Getpid())
+	_, err := os.Stat("/proc/" + self + "/task/" + self + "/children")
+	return err == nil
 }
 
-// of reports whether a process is the worker pid or was started by it, and has not ended.
-func (r relative) of(pid int, all map[int]relative) bool {
-	if r.zombie {
+// session is what a worker has started, and the worker itself.
+type session struct {
+	pid        int    // of the worker, and so of the session
+	start      uint64 // of the worker
+	invocation string // INVOCATION_ID of its processes; empty: unknown
+	// look returns the processes that a process of the session can be among, and those between it and the
+	// worker. The error says why some may be missing.
+	look func() (relatives, error)
+}
+
+// sessionOf returns the session of a worker. A child of lb is found among lb's descendants; for one that an
+// lb before has started, all processes of the host are looked at.
+func (p *Pool) sessionOf(w *worker, pid int, start uint64) *session {
+	r, err := readRelative(pid)
+	own := err == nil && r.parent == os.Getpid()
+	otherWorker := func(pid int) bool {
+		other := (*p.pids.Load())[pid]
+		return other != nil && other != w
+	}
+	return &session{pid: pid, start: start, invocation: w.invocation, look: func() (relatives, error) {
+		if own && knowsDescendants() {
+			return descendants(otherWorker)
+		}
+		return everybody()
+	}}
+}
+
+// has reports whether a process is the worker or was started by it, and has not ended.
+func (s *session) has(r relative, all relatives) bool {
+	if r.ended {
 		return false
 	}
 	for range len(all) { // parents: no chain is longer
-		if r.pid == pid || r.group == pid || r.session == pid {
+		if r.pid == s.pid || r.group == s.pid || r.session == s.pid {
 			return true
 		}
 		parent, ok := all[r.parent]
@@ -97,22 +203,51 @@ func (r relative) of(pid int, all map[int]relative) bool {
 	return false
 }
 
-// members returns the processes of a worker that have not ended.
-func members(pid int, start uint64) (list []relative) {
-	return membersOf(relatives(), pid, start)
+// members returns the processes of the session that have not ended. The error says why some may be missing.
+func (s *session) members() ([]relative, error) {
+	all, err := s.look()
+	return s.among(all), err
 }
 
-// membersOf returns those of all processes that are a worker's and have not ended.
-func membersOf(all map[int]relative, pid int, start uint64) (list []relative) {
-	if r, ok := all[pid]; ok && r.start != start { // the pid is another's
+// among returns the processes of the session that have not ended.
+func (s *session) among(all relatives) (list []relative) {
+	if r, ok := all[s.pid]; ok && r.start != s.start { // the pid is another's
 		return nil
 	}
 	for _, r := range all {
-		if r.of(pid, all) {
+		if s.has(r, all) {
 			list = append(list, r)
 		}
 	}
 	return list
+}
+
+// lives reports whether a process of the session may not have ended.
+func (s *session) lives() bool {
+	list, err := s.members()
+	return len(list) > 0 || err != nil
+}
+
+// strays returns the processes that a worker has put in the background out of its session, and whose parent
+// has ended: lb is the parent of such orphans (see Reap), or the host's first process is. They are told by
+// the worker's INVOCATION_ID in their environment. The error says why some may be missing.
+func (s *session) strays(all relatives) (list []relative, err error) {
+	if s.invocation == "" {
+		return nil, nil
+	}
+	self := os.Getpid()
+	for _, r := range all {
+		if r.ended || r.pid == 1 || r.parent != self && r.parent != 1 || s.has(r, all) {
+			continue
+		}
+		switch its, unseen := wasInvokedBy(r.pid, s.invocation); {
+		case its:
+			list = append(list, r)
+		case short(unseen):
+			err = unseen
+		}
+	}
+	return list, err
 }
 
 const (
@@ -124,24 +259,36 @@ const (
 	shortagePatience = 5 * time.Second
 )
 
-// killMembers kills what a worker has started, once it has ended and before its pid is given back. One that
-// starts others faster than they are killed is met by killing whole groups; a few rounds see the end of it.
-func killMembers(pid int, start uint64) {
-	unix.Kill(-pid, unix.SIGKILL)
+// kill kills what a worker has started, once it has ended and before its pid is given back. One that starts
+// others faster than they are killed is met by killing whole groups; a few rounds see the end of it. It
+// returns how many strays there were, and the pid of the first.
+func (s *session) kill() (strays, first int) {
+	unix.Kill(-s.pid, unix.SIGKILL)
+	counted := map[relative]bool{}
 	givesUp := time.Now().Add(shortagePatience)
 	for round := 0; round < killRounds; {
-		all, err := readRelatives()
-		left := membersOf(all, pid, start)
+		all, err := s.look()
+		left := s.among(all)
+		found, unseen := s.strays(all)
+		err = cmp.Or(err, unseen)
+		for _, r := range found {
+			of := &session{pid: r.pid, start: r.start}
+			left = append(left, of.among(all)...)
+			if id := (relative{pid: r.pid, start: r.start}); !counted[id] {
+				counted[id] = true
+				if strays++; strays == 1 {
+					first = r.pid
+				}
+			}
+		}
 		if len(left) == 0 && err == nil {
-			return
+			break
 		}
 		for _, r := range left {
-			if r.group > 1 && r.session == pid {
+			if r.group > 1 && r.session == s.pid {
 				unix.Kill(-r.group, unix.SIGKILL)
 			}
-			if killed := killOne(r); killed != nil && err == nil {
-				err = killed
-			}
+			err = cmp.Or(killOne(r), err)
 		}
 		if short(err) && time.Now().Before(givesUp) {
 			time.Sleep(shortagePause)
@@ -150,48 +297,14 @@ func killMembers(pid int, start uint64) {
 		round++
 		time.Sleep(time.Millisecond)
 	}
+	return strays, first
 }
 
-// killStrays kills the processes that a worker has put in the background out of its session, and whose parent
-// has ended: lb is the parent of such orphans (see Reap), or the host's first process is. They are told by
-// the worker's INVOCATION_ID in their environment. It returns how many there were, and the pid of the first.
-func killStrays(invocation string) (n, first int) {
-	if invocation == "" {
-		return 0, 0
-	}
-	self := os.Getpid()
+// wasInvokedBy reports whether a process has that INVOCATION_ID in its environment.
+func wasInvokedBy(pid int, invocation string) (bool, error) {
+	environ, err := readProcFile("/proc/" + strconv.Itoa(pid) + "/environ")
 	mark := []byte("INVOCATION_ID=" + invocation)
-	givesUp := time.Now().Add(shortagePatience)
-	for round := 0; round < killRounds; round++ { // a round may make orphans of others
-		found := false
-		all, unseen := readRelatives()
-		for _, r := range all {
-			if r.zombie || r.pid == 1 || r.parent != self && r.parent != 1 {
-				continue
-			}
-			environ, err := os.ReadFile("/proc/" + strconv.Itoa(r.pid) + "/environ")
-			if short(err) {
-				unseen = err
-			}
-			if err != nil || !slices.ContainsFunc(bytes.Split(environ, []byte{0}), func(kv []byte) bool { return bytes.Equal(kv, mark) }) {
-				continue
-			}
-			found = true
-			if n++; n == 1 {
-				first = r.pid
-			}
-			killMembers(r.pid, r.start)
-		}
-		switch {
-		case found:
-		case short(unseen) && time.Now().Before(givesUp):
-			round--
-			time.Sleep(shortagePause)
-		default:
-			return n, first
-		}
-	}
-	return n, first
+	return slices.ContainsFunc(bytes.Split(environ, []byte{0}), func(kv []byte) bool { return bytes.Equal(kv, mark) }), err
 }
 
 // killOne kills a process, unless its pid is another process's by now. The error is that of a process that

@@ -119,6 +119,23 @@ func attack(what string, args []string) {
 		_, _, err := unix.RawSyscall6(unix.SYS_PTRACE, unix.PTRACE_SEIZE, uintptr(pid), 0, 0, 0, 0)
 		fmt.Println("traced:", err)
 		select {}
+	case "headless": // end the first thread, and go on
+		end := make(chan bool)
+		for range 100 {
+			go func() {
+				runtime.LockOSThread() // never unlocked: each has a thread of its own
+				if unix.Gettid() == unix.Getpid() {
+					close(end)
+					unix.Syscall(unix.SYS_EXIT, 0, 0, 0)
+				}
+				select {}
+			}()
+		}
+		if unix.Gettid() == unix.Getpid() {
+			unix.Syscall(unix.SYS_EXIT, 0, 0, 0)
+		}
+		<-end
+		select {}
 	case "listen": // where a worker is to listen
 		ln, err := net.Listen("tcp", args[0])
 		fmt.Println("listens:", err)
@@ -372,18 +389,18 @@ func TestStop_EndsWhateverWorkersDo(t *testing.T) {
 		s := start(t, open(t), cfg)
 		s.until("ready", allUp)
 		w := s.pool.Status().Slots[0].WorkerStatus
-		left := members(w.PID, 0)
 		if after != nil {
 			after(s, w)
 		}
+		left := membersOf(t, w.PID)
 		begun := time.Now()
 		s.pool.Stop(background(t, 20*time.Second))
 		if took := time.Since(begun); took > 9*time.Second {
 			t.Errorf("%q: the stop took %v; want kill_timeout and a moment", words, took)
 		}
-		all := relatives()
+		all, _ := everybody()
 		for _, r := range left {
-			if now, ok := all[r.pid]; ok && !now.zombie && now.start == r.start {
+			if now, ok := all[r.pid]; ok && !now.ended && now.start == r.start {
 				t.Errorf("%q: process %d is left", words, r.pid)
 				unix.Kill(r.pid, unix.SIGKILL)
 			}
@@ -391,15 +408,22 @@ func TestStop_EndsWhateverWorkersDo(t *testing.T) {
 	}
 	f([]string{"deaf"}, nil)
 	f([]string{"deaf", "multiply"}, func(s *stage, w WorkerStatus) {
-		stat, err := readRelative(w.PID)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if n := len(members(w.PID, stat.start)); n < 4 {
+		if n := len(membersOf(t, w.PID)); n < 4 {
 			t.Errorf("got %d processes; want the worker and three of its own", n)
 		}
 	})
 	f([]string{"deaf"}, func(s *stage, w WorkerStatus) { unix.Kill(w.PID, unix.SIGSTOP) })
+}
+
+// membersOf returns the processes of a worker.
+func membersOf(t *testing.T, pid int) []relative {
+	t.Helper()
+	stat, err := readRelative(pid)
+	if err != nil {
+		t.Fatal(err)
+	}
+	list, _ := (&session{pid: pid, start: stat.start, look: everybody}).members()
+	return list
 }
 
 func TestStop_EndsThoughAUsersOtherProcessTracesTheWorker(t *testing.T) {

@@ -23,7 +23,7 @@ const clockTick = time.Second / 100
 // Usages returns what the workers with these pids take, in one look at /proc. A pid without a process is
 // absent.
 func Usages(pids []int) map[int]Usage {
-	all := relatives()
+	all, _ := everybody()
 	wanted := make(map[int]bool, len(pids))
 	for _, pid := range pids {
 		wanted[pid] = true
@@ -45,8 +45,8 @@ func Usages(pids []int) map[int]Usage {
 }
 
 // worker returns which of the workers a process is or was started by; 0 for none.
-func (r relative) worker(workers map[int]bool, all map[int]relative) int {
-	if r.zombie {
+func (r relative) worker(workers map[int]bool, all relatives) int {
+	if r.ended {
 		return 0
 	}
 	for range len(all) { // parents: no chain is longer

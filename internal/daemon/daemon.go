@@ -20,6 +20,7 @@ import (
 	"github.com/273ebdf9/lb/internal/build"
 	"github.com/273ebdf9/lb/internal/sockdiag"
 	"github.com/273ebdf9/lb/proxy"
+	"github.com/273ebdf9/lb/supervisor"
 )
 
 // daemon is a running lb: its parts, each with the lock that guards its own fields.
@@ -116,6 +117,7 @@ func (d *daemon) start(cfg *config.Config) error {
 	if err := d.takeSockets(); err != nil {
 		return err
 	}
+	supervisor.BecomeReaper() // before there are workers
 	if err := d.begin(cfg); err != nil {
 		return err
 	}
