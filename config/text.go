@@ -35,6 +35,12 @@ func readFile(path string) ([]byte, error) {
 	return data, nil
 }
 
+// Unchanged reports whether the file at path still has the text that c was parsed from.
+func (c *Config) Unchanged(path string) bool {
+	data, err := readFile(path)
+	return err == nil && bytes.Equal(data, c.Source)
+}
+
 // cause is err without the path, which the caller says already.
 func cause(err error) error {
 	var pe *fs.PathError

@@ -60,7 +60,7 @@ func TestListener_SaysThatAnActivatedSocketHasAnotherName(t *testing.T) {
 	fd, addr := activate(t)
 	r.proxy.Activate([]proxy.Activated{{Name: "lb.socket", FD: fd}})
 	defer r.proxy.DropActivated()
-	_, err := r.proxy.Prepare([]proxy.ListenerSpec{r.spec("web", addr)})
+	_, err := r.proxy.Prepare([]proxy.ListenerSpec{r.spec("web", addr)}, nil)
 	if !errors.Is(err, unix.EADDRINUSE) || !strings.Contains(err.Error(), `"lb.socket"`) || !strings.Contains(err.Error(), "FileDescriptorName=web") {
 		t.Errorf("Prepare: got %v; want EADDRINUSE, the name of the socket, and the one that it needs", err)
 	}

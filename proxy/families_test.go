@@ -56,13 +56,13 @@ func TestPrepare_RefusesToChangeTheFamiliesOfAnOpenSocket(t *testing.T) {
 	r := newRig(t, nil, serve(t, unixSocket, echo).address)
 	both, alone := r.spec("web", "0.0.0.0:"+port, "[::]:"+port), r.spec("web", "[::]:"+port)
 	r.become(alone)
-	if _, err := r.proxy.Prepare([]proxy.ListenerSpec{both}); err == nil || !strings.Contains(err.Error(), "is open for IPv4 too and would be for IPv6 alone") {
+	if _, err := r.proxy.Prepare([]proxy.ListenerSpec{both}, nil); err == nil || !strings.Contains(err.Error(), "is open for IPv4 too and would be for IPv6 alone") {
 		t.Errorf("got %v; want that the open socket cannot change, and what to do", err)
 	}
 	wantServed(t, "127.0.0.1:"+port)
 	r.become(r.spec("web", "127.0.0.1:0"))
 	r.become(both)
-	if _, err := r.proxy.Prepare([]proxy.ListenerSpec{alone}); err == nil || !strings.Contains(err.Error(), "is open for IPv6 alone and would be for IPv4 too") {
+	if _, err := r.proxy.Prepare([]proxy.ListenerSpec{alone}, nil); err == nil || !strings.Contains(err.Error(), "is open for IPv6 alone and would be for IPv4 too") {
 		t.Errorf("got %v; want that the open socket cannot change, and what to do", err)
 	}
 	wantServed(t, "[::1]:"+port)

@@ -143,7 +143,7 @@ func (ln *Listener) Addresses() []string {
 
 // openSocket makes one listening socket. v6only leaves IPv4 to another bind on the port, where this one is
 // "[::]". What can be inherited by accepted sockets is set here, once.
-func openSocket(bind string, cfg *ListenerConfig, found bindAddresses, v6only bool) (_ *socket, err error) {
+func openSocket(bind string, cfg *ListenerConfig, found BindAddresses, v6only bool) (_ *socket, err error) {
 	addr, err := backends.ParseAddress(bind)
 	if err != nil {
 		return nil, err
@@ -234,31 +234,35 @@ func bindError(bind string, err error) error {
 	return fmt.Errorf("cannot listen on %q: %w", bind, err)
 }
 
-// bindAddresses are the addresses of host names to bind to. They are looked up before any lock is taken: a
-// name server may take seconds to answer.
-type bindAddresses map[backends.Address]bindAddress
+// BindAddresses are the addresses of the host names that listeners bind to. LookUpBinds makes them before any
+// lock is taken: a name server may take seconds to answer. The zero value has none.
+type BindAddresses map[backends.Address]bindAddress
 
 type bindAddress struct {
 	sa  unix.Sockaddr
 	err error
 }
 
-// lookUpBinds looks up the host names in the binds of specs, but for those that have a socket.
-func (p *Proxy) lookUpBinds(specs []ListenerSpec) bindAddresses {
-	found := bindAddresses{}
-	for i := range specs {
-		for _, bind := range specs[i].Config.Bind {
-			addr, err := backends.ParseAddress(bind)
-			if err != nil || !addr.IsHostName() || p.hasSocket(bind) {
-				continue
-			}
-			if _, known := found[addr]; !known {
-				sa, err := listenSockaddr(addr)
-				found[addr] = bindAddress{sa, err}
-			}
-		}
+// LookUpBinds looks up the host names among the bind addresses of listeners, for Prepare. It skips those that
+// have a socket already. It takes up to 5 seconds for each name.
+func (p *Proxy) LookUpBinds(binds []string) BindAddresses {
+	found := BindAddresses{}
+	for _, bind := range binds {
+		p.lookUpBind(bind, found)
 	}
 	return found
+}
+
+// lookUpBind looks up the host name of one bind address, unless it is in found or has a socket.
+func (p *Proxy) lookUpBind(bind string, found BindAddresses) {
+	addr, err := backends.ParseAddress(bind)
+	if err != nil || !addr.IsHostName() || p.hasSocket(bind) {
+		return
+	}
+	if _, known := found[addr]; !known {
+		sa, err := listenSockaddr(addr)
+		found[addr] = bindAddress{sa, err}
+	}
 }
 
 // hasSocket reports whether a socket is bound to bind, of a listener or inherited.
@@ -269,7 +273,7 @@ func (p *Proxy) hasSocket(bind string) bool {
 }
 
 // sockaddr returns the address to bind to.
-func (f bindAddresses) sockaddr(addr backends.Address) (unix.Sockaddr, error) {
+func (f BindAddresses) sockaddr(addr backends.Address) (unix.Sockaddr, error) {
 	if at, known := f[addr]; known {
 		return at.sa, at.err
 	}

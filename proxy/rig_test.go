@@ -99,7 +99,7 @@ func listen(p *proxy.Proxy, name string, cfg proxy.ListenerConfig, pool *backend
 	for _, ln := range p.Listeners() {
 		specs = append(specs, proxy.ListenerSpec{Name: ln.Name, Config: *ln.Config(), Pool: ln.Pool(), Split: ln.Split()})
 	}
-	change, err := p.Prepare(append(specs, proxy.ListenerSpec{Name: name, Config: cfg, Pool: pool}))
+	change, err := p.Prepare(append(specs, proxy.ListenerSpec{Name: name, Config: cfg, Pool: pool}), nil)
 	if err != nil {
 		return nil, err
 	}

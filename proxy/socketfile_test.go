@@ -75,7 +75,7 @@ func TestSocketFile_ThatIsAnothersIsToldByAReload(t *testing.T) {
 	t.Parallel()
 	r, bind, path := onUnix(t)
 	successor(t, path)
-	_, err := r.proxy.Prepare([]proxy.ListenerSpec{r.spec("web", bind)})
+	_, err := r.proxy.Prepare([]proxy.ListenerSpec{r.spec("web", bind)}, nil)
 	if err == nil || !strings.Contains(err.Error(), "another process listens there") {
 		t.Errorf("reload: got %v; want that another process listens there", err)
 	}

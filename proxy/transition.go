@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 
 	"github.com/273ebdf9/lb/backends"
@@ -23,7 +24,7 @@ type Transition struct {
 	change []change
 	opened []*socket // that are new
 	closed []*socket // that nobody wants any more
-	found  bindAddresses
+	found  BindAddresses
 
 	v4, v4Before map[uint16]bool // the ports that listeners have IPv4 addresses on, from now on and until now
 }
@@ -40,8 +41,18 @@ type change struct {
 // open. A socket is kept where a listener of the same name has the same bind address, unless its file is
 // gone: then no client reaches it any more, and it is made anew. On an error nothing has changed. No other
 // Prepare may run until the Transition has ended.
-func (p *Proxy) Prepare(specs []ListenerSpec) (*Transition, error) {
-	found := p.lookUpBinds(specs)
+//
+// found are the addresses that LookUpBinds found. Prepare looks up the names that it lacks.
+func (p *Proxy) Prepare(specs []ListenerSpec, found BindAddresses) (*Transition, error) {
+	found = maps.Clone(found)
+	if found == nil {
+		found = BindAddresses{}
+	}
+	for i := range specs {
+		for _, bind := range specs[i].Config.Bind {
+			p.lookUpBind(bind, found)
+		}
+	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.stopped {

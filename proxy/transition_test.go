@@ -31,7 +31,7 @@ func (r *rig) spec(name string, bind ...string) proxy.ListenerSpec {
 // become makes the listeners what specs say.
 func (r *rig) become(specs ...proxy.ListenerSpec) {
 	r.Helper()
-	change, err := r.proxy.Prepare(specs)
+	change, err := r.proxy.Prepare(specs, nil)
 	if err != nil {
 		r.Fatal(err)
 	}
@@ -95,7 +95,7 @@ func TestTransition_AddressInUseLeavesEverythingAsItWas(t *testing.T) {
 
 	web := r.spec("web", old)
 	web.Config.MaxConns = 1 // would refuse what comes below
-	_, err = r.proxy.Prepare([]proxy.ListenerSpec{web, r.spec("more", path, free), r.spec("last", taken.Addr().String())})
+	_, err = r.proxy.Prepare([]proxy.ListenerSpec{web, r.spec("more", path, free), r.spec("last", taken.Addr().String())}, nil)
 	if !errors.Is(err, unix.EADDRINUSE) || !strings.Contains(err.Error(), `"last"`) {
 		t.Fatalf("Prepare: got %v; want EADDRINUSE of the listener \"last\"", err)
 	}
@@ -127,7 +127,7 @@ func TestTransition_AbortLeavesEverythingAsItWas(t *testing.T) {
 	old, path, free := fixedPort(t), bindAddress(t, unixSocket), fixedPort(t)
 	r := newRig(t, func(s *setup) { s.listener.Bind = []string{old} }, serve(t, unixSocket, echo).address)
 	before := r.names()
-	change, err := r.proxy.Prepare([]proxy.ListenerSpec{r.spec("other", path, free)})
+	change, err := r.proxy.Prepare([]proxy.ListenerSpec{r.spec("other", path, free)}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -147,7 +147,7 @@ func TestTransition_BadSettingsOpenNothing(t *testing.T) {
 	free := fixedPort(t)
 	bad := r.spec("bad", fixedPort(t))
 	bad.Config.Deny = []string{"no prefix"}
-	if _, err := r.proxy.Prepare([]proxy.ListenerSpec{r.spec("good", free), bad}); err == nil || !strings.Contains(err.Error(), "deny") {
+	if _, err := r.proxy.Prepare([]proxy.ListenerSpec{r.spec("good", free), bad}, nil); err == nil || !strings.Contains(err.Error(), "deny") {
 		t.Errorf("Prepare: got %v; want an error about deny", err)
 	}
 	wantNobody(t, free)
@@ -210,7 +210,7 @@ func TestTransition_RemovedSocketServesItsQueue(t *testing.T) {
 			r := newRig(t, func(s *setup) { s.listener.Bind = []string{address, other} }, serve(t, unixSocket, echo).address)
 			clients, release := r.queueUp(50, address)
 			done := make(chan struct{})
-			change, err := r.proxy.Prepare([]proxy.ListenerSpec{r.spec("web", other)})
+			change, err := r.proxy.Prepare([]proxy.ListenerSpec{r.spec("web", other)}, nil)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -232,7 +232,7 @@ func TestTransition_RemovedListenerServesItsQueueAndSessions(t *testing.T) {
 	talk(t, c)
 	clients, release := r.queueUp(50, address)
 	done := make(chan struct{})
-	change, err := r.proxy.Prepare(nil)
+	change, err := r.proxy.Prepare(nil, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -259,7 +259,7 @@ func TestTransition_SocketMovesToAnotherListenerWithItsQueue(t *testing.T) {
 	c := r.dial()
 	talk(t, c)
 	clients, release := r.queueUp(50, address)
-	change, err := r.proxy.Prepare([]proxy.ListenerSpec{r.spec("api", address)})
+	change, err := r.proxy.Prepare([]proxy.ListenerSpec{r.spec("api", address)}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -399,7 +399,7 @@ func TestTransition_LimitsGoOnWhereTheyWere(t *testing.T) {
 func TestTransition_AfterStopIsRefused(t *testing.T) {
 	r := newRig(t, nil, serve(t, unixSocket, echo).address)
 	path := bindAddress(t, unixSocket)
-	change, err := r.proxy.Prepare([]proxy.ListenerSpec{r.spec("web", path)})
+	change, err := r.proxy.Prepare([]proxy.ListenerSpec{r.spec("web", path)}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -409,7 +409,7 @@ func TestTransition_AfterStopIsRefused(t *testing.T) {
 	}
 	change.Commit() // closes what was opened
 	wantNobody(t, path)
-	if _, err := r.proxy.Prepare(nil); !errors.Is(err, proxy.ErrStopped) {
+	if _, err := r.proxy.Prepare(nil, nil); !errors.Is(err, proxy.ErrStopped) {
 		t.Errorf("Prepare after Stop: got %v; want ErrStopped", err)
 	}
 }
@@ -480,7 +480,7 @@ func TestTransition_ManyUnderLoad(t *testing.T) {
 				cfg.Deny = []string{"192.0.2.0/24"}
 			}
 		}
-		change, err := r.proxy.Prepare(specs)
+		change, err := r.proxy.Prepare(specs, nil)
 		if err != nil {
 			t.Errorf("transition %d: %v", i, err)
 			break

@@ -168,8 +168,8 @@ func (p *plan) same(pools []*backends.Pool) bool {
 	return !slices.ContainsFunc(pools, func(x *backends.Pool) bool { return p.pool(x.Name) != x })
 }
 
-// prepare opens the sockets. found are the addresses of new backends that are named by host; one that is
-// missing is looked up again later. When prepare fails, nothing has changed.
+// prepare opens the sockets. found are the addresses of new host names; a backend's that is missing is looked
+// up again later. When prepare fails, nothing has changed.
 func (p *plan) prepare(found resolved) error {
 	room, err := p.cfg.Room()
 	if err != nil {
@@ -181,7 +181,7 @@ func (p *plan) prepare(found resolved) error {
 	}
 	err = p.prepareWorkers()
 	if err == nil {
-		p.transition, err = p.d.proxy.Prepare(p.specs)
+		p.transition, err = p.d.proxy.Prepare(p.specs, found.binds)
 		err = p.d.explainInUse(err, p.specs)
 	}
 	if err != nil {

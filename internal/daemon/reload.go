@@ -31,21 +31,16 @@ func (d *daemon) Reload(ctx context.Context, dryRun bool, by string) (api.Reload
 // reloadAndReport reloads, but for the restarts of workers, which are not made under the lock: it returns
 // those that are due.
 func (d *daemon) reloadAndReport(ctx context.Context, dryRun bool, by string) (api.ReloadResult, []*workerPool, error) {
-	var found resolved
-	if !dryRun {
-		// Look-ups take seconds where a name server is down, so they are made before the lock. The config
-		// that holds is read under it, so that of two reloads the last one to read wins.
-		if cfg, err := config.Load(d.origin.path); err == nil {
-			found = d.resolveNew(cfg, &state.Changes{})
-		}
-	}
-	d.changing.Lock()
+	cfg, found, err := d.loadAndLock(dryRun)
 	defer d.changing.Unlock()
 	if !dryRun && !d.stopping.begun.Load() {
 		d.service.reloading()
 		defer d.service.ready()
 	}
-	result, restart, err := d.reloadLocked(ctx, dryRun, by, found)
+	result, restart := newReloadResult(dryRun), []*workerPool(nil)
+	if err == nil {
+		result, restart, err = d.reloadLocked(ctx, cfg, dryRun, by, found)
+	}
 	switch {
 	case dryRun:
 	case err != nil:
@@ -64,15 +59,40 @@ func (d *daemon) reloadAndReport(ctx context.Context, dryRun bool, by string) (a
 	return result, restart, err
 }
 
+// loadAndLock loads the config, looks up its host names unless for a dry run, and takes daemon.changing. The
+// look-ups, which take seconds where a name server is down, are made before: nobody waits for them. Of two
+// reloads the last one to read the file wins, so loadAndLock begins again if the file is another one by the
+// time that it has the lock. The lock is held after an error too.
+func (d *daemon) loadAndLock(dryRun bool) (cfg *config.Config, found resolved, err error) {
+	for range maxLoads {
+		if cfg, err = config.Load(d.origin.path); err == nil && !dryRun {
+			found = d.resolveNew(cfg, &state.Changes{})
+		}
+		d.changing.Lock()
+		if err != nil {
+			return nil, found, err
+		}
+		if cfg.Unchanged(d.origin.path) {
+			return cfg, found, nil
+		}
+		d.changing.Unlock()
+	}
+	d.changing.Lock()
+	return nil, found, fmt.Errorf("the config file %q changes again and again while lb reads it; reload when it is written", d.origin.path)
+}
+
+// maxLoads is how often a reload reads a config file that somebody writes meanwhile.
+const maxLoads = 10
+
+func newReloadResult(dryRun bool) api.ReloadResult {
+	return api.ReloadResult{DryRun: dryRun, Changes: []string{}, Warnings: []string{}}
+}
+
 // reloadLocked is reloadAndReport without the report.
-func (d *daemon) reloadLocked(ctx context.Context, dryRun bool, by string, found resolved) (api.ReloadResult, []*workerPool, error) {
-	result := api.ReloadResult{DryRun: dryRun, Changes: []string{}, Warnings: []string{}}
+func (d *daemon) reloadLocked(ctx context.Context, cfg *config.Config, dryRun bool, by string, found resolved) (api.ReloadResult, []*workerPool, error) {
+	result := newReloadResult(dryRun)
 	if d.stopping.begun.Load() {
 		return result, nil, errStopping
-	}
-	cfg, err := config.Load(d.origin.path)
-	if err != nil {
-		return result, nil, err
 	}
 	if err := ctx.Err(); err != nil { // nobody waits for it any more
 		return result, nil, err

@@ -9,6 +9,7 @@ import (
 	"github.com/273ebdf9/lb/backends"
 	"github.com/273ebdf9/lb/config"
 	"github.com/273ebdf9/lb/internal/state"
+	"github.com/273ebdf9/lb/proxy"
 )
 
 // resolveEvery is how often backends that are named by host are looked up again.
@@ -17,12 +18,15 @@ const resolveEvery = 30 * time.Second
 // resolveTimeout is how long a reload, or who adds a backend, waits for the addresses of host names.
 const resolveTimeout = 5 * time.Second
 
-// resolved is what host names were resolved to.
-type resolved map[backends.Address]*backends.RawSockaddr
+// resolved is what the host names of a config were resolved to.
+type resolved struct {
+	backends map[backends.Address]*backends.RawSockaddr
+	binds    proxy.BindAddresses
+}
 
-// resolveNew looks up the host names of the backends of a config that do not run yet, all at once. One that
-// cannot be looked up is missing: resolveNames tries it again. No lock may be held: it takes up to
-// resolveTimeout.
+// resolveNew looks up the host names of a config that do not run yet, all at once. A backend's name that
+// cannot be looked up is missing: the resolver tries it again. A listener's is an error when its socket is
+// opened. No lock may be held: it takes up to resolveTimeout.
 func (d *daemon) resolveNew(cfg *config.Config, remembered *state.Changes) resolved {
 	ctx, cancel := context.WithTimeout(d.background.ctx, resolveTimeout)
 	defer cancel()
@@ -33,8 +37,15 @@ func (d *daemon) resolveNew(cfg *config.Config, remembered *state.Changes) resol
 		}
 	}
 	var mu sync.Mutex
-	found := resolved{}
+	found := resolved{backends: map[backends.Address]*backends.RawSockaddr{}}
 	var lookups sync.WaitGroup
+	lookups.Go(func() {
+		var binds []string
+		for i := range cfg.Listeners {
+			binds = append(binds, cfg.Listeners[i].Bind...)
+		}
+		found.binds = d.proxy.LookUpBinds(binds)
+	})
 	for i := range cfg.Pools {
 		for _, bc := range wantedBackends(&cfg.Pools[i], remembered) {
 			addr, err := backends.ParseAddress(bc.Address)
@@ -46,7 +57,7 @@ func (d *daemon) resolveNew(cfg *config.Config, remembered *state.Changes) resol
 				if sa, err := addr.Resolve(ctx); err == nil {
 					mu.Lock()
 					defer mu.Unlock()
-					found[addr] = sa
+					found.backends[addr] = sa
 				}
 			})
 		}
@@ -58,7 +69,7 @@ func (d *daemon) resolveNew(cfg *config.Config, remembered *state.Changes) resol
 // use gives backends that are named by host their addresses.
 func (r resolved) use(added []*backends.Backend) {
 	for _, b := range added {
-		if sa := r[b.Address]; sa != nil {
+		if sa := r.backends[b.Address]; sa != nil {
 			b.SetSockaddr(sa)
 		}
 	}

@@ -4,12 +4,11 @@ import (
 	"context"
 	"errors"
 	"net"
-	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/273ebdf9/lb/admin/api"
-	"github.com/273ebdf9/lb/internal/eventually"
 )
 
 // dialNameServer, if set, is how look-ups reach their name server. TestMain installs it: whatever runs reads
@@ -25,28 +24,38 @@ func installResolver() {
 	}}
 }
 
-// deafNameServer has every look-up of this process wait until release; asked is closed with the first.
-func deafNameServer(t *testing.T) (asked <-chan struct{}, release func()) {
+// slowNameServer has every look-up of this process wait until its answer, which is that there is none. Each
+// comes as a channel to close.
+func slowNameServer(t *testing.T) <-chan chan struct{} {
 	t.Helper()
-	begun, end := make(chan struct{}), make(chan struct{})
-	var once, ended sync.Once
+	lookups := make(chan chan struct{})
 	dial := func(ctx context.Context) error {
-		once.Do(func() { close(begun) })
+		answer := make(chan struct{})
 		select {
-		case <-end:
+		case lookups <- answer:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+		select {
+		case <-answer:
 		case <-ctx.Done():
 		}
 		return errors.New("no answer")
 	}
 	dialNameServer.Store(&dial)
 	t.Cleanup(func() { dialNameServer.Store(nil) })
-	return begun, func() { ended.Do(func() { close(end) }) }
+	return lookups
 }
 
+// TestReload_LookUpOfANameHoldsUpNoOtherChange makes another change during each look-up.
 func TestReload_LookUpOfANameHoldsUpNoOtherChange(t *testing.T) {
 	for name, do := range map[string]func(*rig) error{
 		"backend of a reload": func(r *rig) error {
 			r.configure("name = \"w2\"\naddress = \"unix:DIR/w2.sock\"", "name = \"w2\"\naddress = \"db.example:80\"")
+			return second(r.client().Reload(context.Background(), false))
+		},
+		"listener of a reload": func(r *rig) error {
+			r.configure("[listeners.both]", "[listeners.named]\nbind = [\"db.example:80\"]\npool = \"app\"\n[listeners.both]")
 			return second(r.client().Reload(context.Background(), false))
 		},
 		"backend that is added": func(r *rig) error {
@@ -55,21 +64,26 @@ func TestReload_LookUpOfANameHoldsUpNoOtherChange(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			r := newRig(t)
-			asked, release := deafNameServer(t)
-			defer release()
+			lookups := slowNameServer(t)
 			ended := make(chan error, 1)
 			go func() { ended <- do(r) }()
-			eventually.Receive(t, "the look-up", asked)
-			if _, err := r.client().SetWeight(t.Context(), "app", "w1", 7); err != nil {
-				t.Errorf("weight: got %v; want it changed", err)
+			for n := 0; ; n++ {
+				select {
+				case answer := <-lookups:
+					ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+					if _, err := r.client().SetWeight(ctx, "app", "w1", n); err != nil {
+						t.Errorf("weight during look-up %d: got %v; want it changed", n, err)
+					}
+					cancel()
+					close(answer)
+					continue
+				case <-ended:
+				}
+				if n == 0 {
+					t.Error("nothing was looked up; the test shows nothing")
+				}
+				return
 			}
-			select {
-			case err := <-ended:
-				t.Errorf("ended with %v before its look-up did; the test shows nothing", err)
-			default:
-			}
-			release()
-			<-ended
 		})
 	}
 }

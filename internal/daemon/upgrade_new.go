@@ -244,7 +244,7 @@ func (a *takeover) buildDaemon() error {
 		return err
 	}
 	a.plan.takeOver = a.takeOverWorkers
-	if err := a.plan.prepare(nil); err != nil {
+	if err := a.plan.prepare(resolved{}); err != nil {
 		return err
 	}
 	a.plan.commit()
