@@ -12,6 +12,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -510,4 +511,43 @@ func TestConfig_FaultsNameTheirKey(t *testing.T) {
 			t.Errorf("Validate: got %v; want %q", err, want)
 		}
 	}
+}
+
+// TestHealthz_NamesTheListenersThatAcceptNothing is what a probe of lb itself lives on: it takes lb out while
+// a listener takes no connections, and back once all do.
+func TestHealthz_NamesTheListenersThatAcceptNothing(t *testing.T) {
+	var deaf atomic.Pointer[[]string]
+	deaf.Store(&[]string{"web", "api"})
+	s, socket, address := newServer(t, Sources{NotAccepting: func() []string { return *deaf.Load() }}, true)
+	serve(t, s)
+	for network, at := range map[string]string{"tcp": address, "unix": socket} {
+		status, body := askOver(t, network, at, "/healthz")
+		if status != 503 || !strings.Contains(body, "web, api") {
+			t.Errorf("over %s: got %d %q; want 503 and the names of both listeners", network, status, body)
+		}
+	}
+	deaf.Store(new([]string))
+	for network, at := range map[string]string{"tcp": address, "unix": socket} {
+		if status, body := askOver(t, network, at, "/healthz"); status != 200 || body != "ok\n" {
+			t.Errorf("over %s, once all accept: got %d %q; want 200 ok", network, status, body)
+		}
+	}
+}
+
+// askOver asks for a path over TCP or a Unix socket.
+func askOver(t *testing.T, network, address, path string) (status int, body string) {
+	t.Helper()
+	client := http.Client{Transport: &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return new(net.Dialer).DialContext(ctx, network, address)
+	}}}
+	resp, err := client.Get("http://localhost" + path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	text, err := io.ReadAll(resp.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return resp.StatusCode, string(text)
 }

@@ -176,12 +176,12 @@ var timers = [numStates]struct {
 	draining: {true, drained, func(c *Config, _ *worker) time.Duration { return c.StopTimeout }, "`stop_timeout`"},
 	stopping: {true, overdue, func(c *Config, _ *worker) time.Duration { return c.KillTimeout }, "`kill_timeout`"},
 	aborting: {true, overdue, func(c *Config, _ *worker) time.Duration { return c.KillTimeout }, "`kill_timeout`"},
-	killing:  {true, overdue, func(*Config, *worker) time.Duration { return killPatience }, "10 s"},
+	killing:  {true, overdue, func(*Config, *worker) time.Duration { return KillPatience }, "10 s"},
 }
 
-// killPatience is how long the kernel may take to end a process after SIGKILL; one that hangs in it, on a
+// KillPatience is how long the kernel may take to end a process after SIGKILL; one that hangs in it, on a
 // dead network disk for example, is left alone then.
-const killPatience = 10 * time.Second
+const KillPatience = 10 * time.Second
 
 // trialTime is how long a worker that is ready must live before it may replace another.
 const trialTime = time.Second

@@ -6,7 +6,6 @@
 package daemon
 
 import (
-	"log/slog"
 	"os"
 	"runtime"
 	"strings"
@@ -15,7 +14,6 @@ import (
 
 	"github.com/273ebdf9/lb/admin"
 	"github.com/273ebdf9/lb/admin/api"
-	"github.com/273ebdf9/lb/backends"
 	"github.com/273ebdf9/lb/config"
 	"github.com/273ebdf9/lb/internal/build"
 	"github.com/273ebdf9/lb/internal/sockdiag"
@@ -88,16 +86,10 @@ func newDaemon(path string, cfg *config.Config, inherited admin.Frozen, files ma
 	if d.access != nil {
 		px.OnSession = d.sessionEnded
 	}
-	px.OnAcceptError = func(ln *proxy.Listener, err error) {
-		d.repeats.Log(slog.LevelError, "accept "+ln.Name, "accepting pauses", "error", err)
-	}
-	px.OnShortage = func(b *backends.Backend, err error) {
-		d.repeats.Log(slog.LevelError, "shortage "+err.Error(), shortage(err), "backend", b.Pool().Name+"/"+b.Name, "error", err)
-	}
+	px.OnAcceptError = d.acceptFailed
+	px.OnShortage = d.connectShort
 	px.OnChannel = d.channelEvent
-	px.OnLimit = func(n int64) {
-		d.log.Warn("session limit reached: newcomers wait until sessions end; raise RLIMIT_NOFILE or proxy.max_sessions", "max_sessions", n)
-	}
+	px.OnLimit = d.limitReached
 	d.proxy = px
 	d.closing.proxy, d.closing.log = px, d.log
 	d.admin, err = admin.NewServerFrom(cfg.Admin, d.sources(), inherited)

@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"regexp"
 	"runtime"
 	"slices"
 	"strings"
@@ -19,6 +20,7 @@ import (
 	"github.com/273ebdf9/lb/admin/api"
 	"github.com/273ebdf9/lb/config"
 	"github.com/273ebdf9/lb/internal/cli"
+	"golang.org/x/sys/unix"
 )
 
 // rig is a daemon in this process, with backends that hold what they accept.
@@ -501,5 +503,32 @@ func TestTurns_AreSpreadOverTheTime(t *testing.T) {
 	due := turns(10, time.Second, func() float64 { return 0.5 })
 	if !slices.IsSorted(due) || due[0] != 50*time.Millisecond || due[9] != 950*time.Millisecond {
 		t.Errorf("got %v; want 50ms, 150ms, … 950ms", due)
+	}
+}
+
+// TestShortages_AreEvents has the proxy report what it does when it is short of something, twice each.
+func TestShortages_AreEvents(t *testing.T) {
+	r := newRig(t)
+	w1, web := r.view.Load().pool("app").Get("w1"), r.listener("web")
+	for range 2 {
+		r.proxy.OnShortage(w1, unix.EADDRNOTAVAIL)
+		r.proxy.OnShortage(w1, unix.EMFILE)
+		r.proxy.OnAcceptError(web, unix.ENFILE)
+	}
+	r.proxy.OnLimit(7)
+	var got []string
+	for _, e := range r.admin.Events() {
+		if e.Kind == "shortage" {
+			got = append(got, e.Level+" "+e.Subject+" "+e.Text)
+		}
+	}
+	want := []string{"error app/w1 .*ip_local_port_range", "error app/w1 .*RLIMIT_NOFILE", "error web .*too many open files", "warn lb .*max_sessions.*7"}
+	if len(got) != len(want) {
+		t.Fatalf("events: got %q; want one of each kind", got)
+	}
+	for i := range want {
+		if !regexp.MustCompile(want[i]).MatchString(got[i]) {
+			t.Errorf("event %d: got %q; want %s", i, got[i], want[i])
+		}
 	}
 }

@@ -12,6 +12,7 @@ import (
 
 	"github.com/273ebdf9/lb/admin/api"
 	"github.com/273ebdf9/lb/backends"
+	"github.com/273ebdf9/lb/proxy"
 )
 
 // connectFailed passes a failed connect on to the pool's checker. It runs on a loop.
@@ -103,7 +104,37 @@ func changeLevel(to string) slog.Level {
 	return slog.LevelInfo
 }
 
-// shortage says of what lb is short where a connect to a backend has failed for that reason, and what to do.
+// acceptFailed reports that a listener is not served for a moment, because of err. It runs on a loop.
+func (d *daemon) acceptFailed(ln *proxy.Listener, err error) {
+	const msg = "cannot accept connections for a moment; they wait in the kernel's queue"
+	d.reportRepeated(api.Event{Kind: "shortage", Subject: ln.Name, Text: msg + ": " + err.Error()},
+		"accept "+ln.Name, msg, "listener", ln.Name, "error", err)
+}
+
+// connectShort reports that a connect to a backend has failed for want of something that lb needs. It runs on
+// a loop.
+func (d *daemon) connectShort(b *backends.Backend, err error) {
+	name, msg := b.Pool().Name+"/"+b.Name, shortage(err)
+	d.reportRepeated(api.Event{Kind: "shortage", Subject: name, Text: msg + ": " + err.Error()},
+		"shortage "+err.Error(), msg, "backend", name, "error", err)
+}
+
+// limitReached reports that lb has as many sessions as it may have. It runs on a loop.
+func (d *daemon) limitReached(n int64) {
+	const msg = "session limit reached: newcomers wait until sessions end; raise RLIMIT_NOFILE or proxy.max_sessions"
+	d.report(slog.LevelWarn, api.Event{Kind: "shortage", Subject: "lb", Text: fmt.Sprintf("%s (now %d)", msg, n)}, msg, "max_sessions", n)
+}
+
+// reportRepeated is report for an error that may come in masses: there is one line and one event for each key
+// in an interval, and then a line with the count.
+func (d *daemon) reportRepeated(e api.Event, key, msg string, args ...any) {
+	if d.repeats.Log(slog.LevelError, key, msg, args...) {
+		e.Level = "error"
+		d.admin.Publish(e)
+	}
+}
+
+// shortage says what lb is short of when a connect to a backend fails with err, and what to do.
 func shortage(err error) string {
 	const what = "cannot connect to a backend, which is not at fault: "
 	switch {

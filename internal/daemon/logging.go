@@ -50,6 +50,11 @@ func (l *logging) openLogs(cfg logs.Config, files map[string]*os.File) (err erro
 		l.closeLogs()
 		return err
 	}
+	if l.access != nil {
+		l.access.OnError = func(err error) {
+			l.repeats.Log(slog.LevelError, "access log", "lines of the access log are lost", "error", err)
+		}
+	}
 	return nil
 }
 

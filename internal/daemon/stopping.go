@@ -10,12 +10,14 @@ import (
 	"time"
 
 	"github.com/273ebdf9/lb/proxy"
+	"github.com/273ebdf9/lb/supervisor"
 )
 
 // hurried is how long the workers of an lb that is to stop at once may take to end.
 const hurried = 2 * time.Second
 
-// stopSlack is how much longer than its sessions and its workers lb itself may take to stop.
+// stopSlack is how much longer than its sessions and its workers lb itself may take to stop: logs are flushed
+// within flushTimeout.
 const stopSlack = 5 * time.Second
 
 // errStopping is the answer to a change that comes too late.
@@ -98,14 +100,15 @@ func (d *daemon) stop(ctx, now context.Context) {
 	d.closeLogs()
 }
 
-// stopsWithin is how long a stop may take: what sessions may, then what workers may, then the rest. The
-// service manager is told, so that it waits for as long as the config says, also if its own limit
-// (TimeoutStopSec=) is shorter.
+// stopsWithin returns how long a stop may take: what sessions may, then what workers may with what the kernel
+// may take to end a killed one, then the rest. The service manager gets it (EXTEND_TIMEOUT_USEC=), so that it
+// waits for as long as the config says, also if its own limit (TimeoutStopSec=) is shorter: otherwise it
+// kills lb, and the workers go on without it.
 func (d *daemon) stopsWithin() time.Duration {
 	cfg, workers := d.view.Load().cfg, time.Duration(0)
 	for i := range cfg.Pools {
 		if w := cfg.Pools[i].Workers; w != nil {
-			workers = max(workers, w.KillTimeout)
+			workers = max(workers, w.KillTimeout+supervisor.KillPatience)
 		}
 	}
 	return cfg.Proxy.StopTimeout + workers + stopSlack

@@ -1,6 +1,9 @@
 package daemon
 
 import (
+	"net"
+	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -24,5 +27,23 @@ func TestStopsWithin_IsWhatSessionsAndTheSlowestWorkersMayTake(t *testing.T) {
 	f(config.Config{
 		Proxy: proxy.Config{StopTimeout: time.Minute},
 		Pools: []config.Pool{{}, workers(20 * time.Second), workers(10 * time.Second)},
-	}, 80*time.Second)
+	}, 80*time.Second+supervisor.KillPatience)
+}
+
+func TestService_HearsHowLongAStopMayTake(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "notify")
+	l, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: path, Net: "unixgram"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	t.Setenv("NOTIFY_SOCKET", path)
+	s := newService()
+	defer s.close()
+	s.stopping(75 * time.Second)
+	buf := make([]byte, 1024)
+	n, err := l.Read(buf)
+	if got := string(buf[:n]); err != nil || !strings.Contains(got, "STOPPING=1\n") || !strings.Contains(got, "EXTEND_TIMEOUT_USEC=75000000\n") {
+		t.Errorf("notification: got %q, %v; want that it stops, within 75 s", got, err)
+	}
 }

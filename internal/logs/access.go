@@ -45,6 +45,8 @@ type AccessLog struct {
 
 	writing []Entry // owned by the goroutine
 	line    []byte  // owned by the goroutine; between batches, what it was kept from writing
+	// owned by the goroutine: what was written last is the beginning of a line that was dropped
+	torn bool
 }
 
 // OpenAccessLog opens the access log that cfg, which must be valid, describes; nil if it is off. The caller
@@ -155,7 +157,11 @@ func (a *AccessLog) Freeze(ctx context.Context) (Queued, error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.over = over
-	lines := slices.Concat(a.line, a.earlier)
+	var lines []byte
+	if a.torn {
+		lines = append(lines, '\n')
+	}
+	lines = append(append(lines, a.line...), a.earlier...)
 	for i := range a.filling {
 		lines = a.format(&a.filling[i], lines)
 	}
@@ -227,10 +233,16 @@ func (a *AccessLog) writeBatch() {
 	}
 }
 
-// writeLines writes a.line. What it is kept from writing stays there.
+// writeLines writes a.line. What a pause keeps it from writing stays there. What an error keeps it from
+// writing is dropped; if that tears a line, the next write ends the torn one first, so that two lines never
+// become one.
 func (a *AccessLog) writeLines() {
 	if len(a.line) == 0 {
 		return
+	}
+	if a.torn {
+		a.torn = false
+		a.line = slices.Insert(a.line, 0, '\n')
 	}
 	n, err := a.writeUnless(a.out, a.line)
 	if errors.Is(err, errPaused) {
@@ -238,7 +250,13 @@ func (a *AccessLog) writeLines() {
 		return
 	}
 	if err != nil {
-		a.dropped.Add(uint64(bytes.Count(a.line[n:], newline)))
+		lost := a.line[n:]
+		if n > 0 {
+			a.torn = a.line[n-1] != '\n'
+		} else if lost[0] == '\n' { // it was to end a torn line, which no session's is
+			a.torn, lost = true, lost[1:]
+		}
+		a.dropped.Add(uint64(bytes.Count(lost, newline)))
 		if a.OnError != nil {
 			a.OnError(fmt.Errorf("cannot write access log: %w", err))
 		}

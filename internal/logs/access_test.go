@@ -312,3 +312,91 @@ func BenchmarkEntry(b *testing.B) {
 		})
 	}
 }
+
+// tearingWriter is a disk that fills up in the middle of a line, and then has room again.
+type tearingWriter struct {
+	bytes.Buffer
+	room int // how much the next writes take before one fails; -1: everything
+}
+
+func (w *tearingWriter) Write(p []byte) (int, error) {
+	if w.room < 0 || len(p) <= w.room {
+		return w.Buffer.Write(p)
+	}
+	n, _ := w.Buffer.Write(p[:w.room])
+	w.room = 0
+	return n, io.ErrShortWrite
+}
+
+func TestAccessLog_ATornLineBecomesNoPartOfTheNext(t *testing.T) {
+	w := &tearingWriter{room: 20}
+	a := newAccessLog(w, "text")
+	go a.run()
+	record := func() {
+		t.Helper()
+		a.Record(&entry)
+		if err := a.Flush(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	record() // is torn
+	record() // finds no room at all
+	if got := a.Dropped(); got != 2 {
+		t.Errorf("dropped: got %d; want both", got)
+	}
+	w.room = -1
+	record()
+	record()
+	closeLog(t, a)
+	whole := string(entry.appendText(nil))
+	if got, want := w.String(), whole[:20]+"\n"+whole+whole; got != want {
+		t.Errorf("log: got\n%q\nwant\n%q", got, want)
+	}
+}
+
+func TestOpen_EndsALineThatAnotherProcessHasTorn(t *testing.T) {
+	for name, write := range map[string]func(path string) error{
+		"event log": func(path string) error {
+			cfg := DefaultConfig()
+			cfg.Output = path
+			l, err := New(cfg)
+			if err == nil {
+				l.Info("new")
+				err = l.Close(t.Context())
+			}
+			return err
+		},
+		"access log": func(path string) error {
+			cfg := DefaultConfig()
+			cfg.Access = path
+			a, err := OpenAccessLog(cfg)
+			if err == nil {
+				a.Record(&entry)
+				err = a.Close(t.Context())
+			}
+			return err
+		},
+		"workers' log": func(path string) error {
+			f, err := OpenFile(path, 0, 0)
+			if err == nil {
+				_, err = f.WriteLines([]byte("new\n"))
+				f.Close()
+			}
+			return err
+		},
+	} {
+		for before, want := range map[string]string{"": "", "whole\n": "whole\n", "torn": "torn\n"} {
+			path := filepath.Join(t.TempDir(), "log")
+			if err := os.WriteFile(path, []byte(before), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			if err := write(path); err != nil {
+				t.Fatal(err)
+			}
+			got, err := os.ReadFile(path)
+			if err != nil || !strings.HasPrefix(string(got), want) || strings.Count(string(got), "\n") != strings.Count(want, "\n")+1 {
+				t.Errorf("%s behind %q: got %q, %v; want %q and one line", name, before, got, err, want)
+			}
+		}
+	}
+}

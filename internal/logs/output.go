@@ -54,10 +54,31 @@ func openOutput(name string, inherited *os.File) (*output, error) {
 // 2 whose reader is gone ends a Go process (os/signal, "SIGPIPE"), and lb must outlive whoever reads its log.
 func duplicate(f *os.File) (*os.File, error) { return descriptor.CopyFile(f, f.Name()) }
 
-// openFile opens a file to append to. O_NONBLOCK is for a FIFO: without a reader it is an error instead of a
-// wait.
+// openFile opens a file to append lines to. If its last line was torn by the end of another process, openFile
+// ends that line. O_NONBLOCK is for a FIFO: without a reader it is an error instead of a wait.
 func openFile(path string) (*os.File, error) {
-	return os.OpenFile(path, os.O_WRONLY|os.O_APPEND|os.O_CREATE|unix.O_NONBLOCK, 0o640)
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_APPEND|os.O_CREATE|unix.O_NONBLOCK, 0o640)
+	if err == nil && isTorn(f) {
+		f.Write(newline) // a disk that is full takes the next line as little; whoever writes that reports it
+	}
+	return f, err
+}
+
+// isTorn reports whether a regular file does not end with a newline. One that lb may not read counts as
+// whole.
+func isTorn(f *os.File) bool {
+	info, err := f.Stat()
+	if err != nil || !info.Mode().IsRegular() || info.Size() == 0 {
+		return false
+	}
+	r, err := os.Open(f.Name())
+	if err != nil {
+		return false
+	}
+	defer r.Close()
+	last := []byte{'\n'}
+	r.ReadAt(last, info.Size()-1)
+	return last[0] != '\n'
 }
 
 // use makes f the file. Called before anybody else has o, or with mu held.

@@ -39,15 +39,17 @@ func NewThrottle(log *slog.Logger, every time.Duration) *Throttle {
 
 // Log writes a line, or counts it if one of the same key was written within the interval. The line that tells
 // the count has the level, the message and the arguments of the last one counted. The key says which lines
-// are the same: for errors of a backend, the backend's name and the reason, say.
-func (t *Throttle) Log(level slog.Level, key, msg string, args ...any) {
+// are the same: for errors of a backend, the backend's name and the reason, say. It reports whether it wrote
+// the line.
+func (t *Throttle) Log(level slog.Level, key, msg string, args ...any) (written bool) {
 	if !t.log.Enabled(context.Background(), level) {
-		return
+		return false
 	}
 	if t.count(level, key, msg, args) {
-		return
+		return false
 	}
 	t.log.Log(context.Background(), level, msg, args...)
+	return true
 }
 
 // count notes the line and says whether that was all that there is to do.
