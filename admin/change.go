@@ -45,7 +45,9 @@ func (s *Server) backendNow(b *backends.Backend) api.BackendStatus {
 	st := s.src.backend(b)
 	st.Share = share(b, offeredWeight(b.Pool()))
 	s.rates.ofBackend(&s.src, b, &st)
-	return st
+	p := api.PoolStatus{Backends: []api.BackendStatus{st}}
+	s.history.fill(b.Pool(), &p)
+	return p.Backends[0]
 }
 
 func (s *Server) getBackend(r *http.Request) (any, error) {
@@ -150,6 +152,7 @@ func (s *Server) removeBackend(r *http.Request) (any, error) {
 func (s *Server) poolNow(p *backends.Pool) api.PoolStatus {
 	st := s.src.pool(p)
 	s.rates.ofPool(&s.src, p, &st)
+	s.history.fill(p, &st)
 	return st
 }
 

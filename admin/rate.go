@@ -110,10 +110,12 @@ func (x *rateSample) listener(st *api.ListenerStatus) {
 }
 
 func (x *rateSample) pool(p *backends.Pool, st *api.PoolStatus) {
+	if x == nil {
+		return
+	}
 	for i := range st.Backends {
-		if b := p.Get(st.Backends[i].Name); b != nil {
-			x.backend(b, &st.Backends[i])
-		}
+		b := &st.Backends[i]
+		b.Rate = x.rate(x.backends[p.Name+"/"+b.Name], b.Connections)
 	}
 }
 

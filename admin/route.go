@@ -75,6 +75,8 @@ func (s *Server) routes() []route {
 		{method: "GET", path: pool, handler: s.reply(s.getPool), doc: "one pool with its backends", answer: api.PoolStatus{}},
 		{method: "GET", path: backend, handler: s.reply(s.getBackend), doc: "one backend", answer: api.BackendStatus{}},
 		{method: "GET", path: pool + "/workers", handler: s.reply(s.getWorkers), doc: "the workers that lb runs for a pool", answer: api.WorkersStatus{}},
+		{method: "GET", path: "/v1/history", handler: s.reply(s.getHistory), doc: "what backends did in the last ten minutes, by intervals of ten seconds",
+			query: []param{{"pool", "string", "only backends of this pool"}}, answer: api.History{}},
 		{method: "GET", path: "/v1/events", handler: s.serveEvents, doc: "what changed, the oldest first, one JSON value a line",
 			query: []param{
 				{"after", "integer", "only events with a greater ID"},
@@ -100,6 +102,13 @@ func (s *Server) routes() []route {
 				{"older", "string", `only those that have run for at least this long, such as "10m"`},
 				{"limit", "integer", "at most so many; 1000 when absent"},
 			}, answer: api.SessionList{}},
+		{method: "GET", path: "/v1/clients", access: AccessOperate, handler: s.reply(s.listClients),
+			doc: "addresses of clients with running sessions, those with the most first",
+			query: []param{
+				{"pool", "string", "only sessions of this pool"},
+				{"backend", "string", "only those of this backend of the pool"},
+				{"limit", "integer", "at most so many; 20 when absent"},
+			}, answer: api.ClientList{}},
 		{method: "POST", path: "/v1/sessions/kill", access: AccessOperate, handler: s.killSessions,
 			doc: "close sessions, and answer when they are closed", body: api.KillRequest{}, answer: api.KillResult{}},
 		{method: "GET", path: pool + "/logs", access: AccessOperate, handler: s.serveLogs,
@@ -383,6 +392,11 @@ func (s *Server) serveMetrics(w http.ResponseWriter, _ *http.Request) {
 func (s *Server) status(*http.Request) (any, error) {
 	st := s.src.Status()
 	s.rates.ofAll(&s.src, st)
+	for i, p := range s.src.pools() {
+		if i < len(st.Pools) && st.Pools[i].Name == p.Name {
+			s.history.fill(p, &st.Pools[i])
+		}
+	}
 	return st, nil
 }
 

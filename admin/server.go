@@ -49,6 +49,8 @@ type Server struct {
 	lines     sync.Map // of pool names to *ring[api.WorkerLine]
 	refused   refusals
 	rates     rates
+	history   history
+	clients   clients
 	inherited Frozen // what NewServerFrom was given
 	close     sync.Once
 	done      chan struct{} // closed when Close began
@@ -143,6 +145,7 @@ func (s *Server) Serve() error {
 			keepers.Go(func() { s.keepSocket(e, frozen) })
 		}
 	}
+	keepers.Go(func() { s.history.run(&s.src, s.done, frozen) })
 	var err error
 	for range s.ends {
 		if e := <-failed; e != nil && err == nil {

@@ -136,7 +136,7 @@ func TestStatus_FieldNamesStay(t *testing.T) {
 	wantKeys(t, "listener", first(top["listeners"]), "active addresses bytes_in bytes_out connections connections_per_second max_conns name pool refused")
 	pool := first(top["pools"])
 	wantKeys(t, "pool", pool, "active backends balance handoff name queue selectable")
-	wantKeys(t, "backend", first(pool["backends"]), "accept_queue active address admin backup bytes_in bytes_out configured_weight connect_errors connect_p50_seconds connect_p99_seconds connections connections_per_second handoff health last_probe last_resort max_conns name reason selectable share since weight")
+	wantKeys(t, "backend", first(pool["backends"]), "accept_queue active address admin backup bytes_in bytes_out configured_weight connect_errors connect_p50_seconds connect_p99_seconds connections connections_per_second first_byte handoff health last_probe last_resort max_conns name reason selectable session share since weight")
 	down := pool["backends"].([]any)[1].(map[string]any)
 	wantKeys(t, "probe", down["last_probe"].(map[string]any), "duration_seconds error ok time type")
 	wantKeys(t, "connect errors", down["connect_errors"].(map[string]any), "other refused resource saturated timeout unreachable untrusted")

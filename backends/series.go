@@ -77,45 +77,61 @@ func (p *Pool) rememberLocked(b *Backend) {
 	p.past[name].add(b)
 }
 
-// Series returns the series of the members, in the members' order.
-func (p *Pool) Series() []Series {
+// SeriesOf returns the name of the series that counts b.
+func (p *Pool) SeriesOf(b *Backend) string {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	members := p.Backends()
-	all := make([]Series, 0, len(members))
-	places := map[string]int{} // of those that are shared
-	place := func(b *Backend) *Series {
-		name, shared := p.seriesLocked(b)
-		if i, ok := places[name]; shared && ok {
-			return &all[i]
-		}
-		if shared {
-			places[name] = len(all)
-		}
-		all = append(all, Series{Name: name})
-		s := &all[len(all)-1]
-		if past := p.past[name]; shared && past != nil {
-			s.Totals = *past
-		}
-		return s
-	}
-	for _, b := range members {
-		s := place(b)
-		if s.Current == nil || b.Selectable() || !s.Current.Selectable() && b.ID > s.Current.ID {
-			s.Current = b
-		}
-		s.Active += b.Active()
-		s.Totals.add(b)
-	}
-	for _, b := range p.departed {
-		name, shared := p.seriesLocked(b)
-		if _, ok := places[name]; shared && ok {
-			s := place(b)
+	name, _ := p.seriesLocked(b)
+	return name
+}
+
+// Series returns the series of the members, in the members' order.
+func (p *Pool) Series() []Series {
+	all, of := p.seriesMembers()
+	for i := range all { // without the mutex, which every connection takes
+		s := &all[i]
+		for _, b := range of[i] {
 			s.Active += b.Active()
 			s.Totals.add(b)
 		}
 	}
 	return all
+}
+
+// seriesMembers returns the series, with what is gone in their totals, and the backends of each.
+func (p *Pool) seriesMembers() (all []Series, of [][]*Backend) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	members := p.Backends()
+	all, of = make([]Series, 0, len(members)), make([][]*Backend, 0, len(members))
+	places := map[string]int{} // of those that are shared
+	for _, b := range members {
+		name, shared := p.seriesLocked(b)
+		i, known := places[name]
+		if !shared || !known {
+			i = len(all)
+			all, of = append(all, Series{Name: name}), append(of, nil)
+		}
+		if shared && !known {
+			places[name] = i
+			if past := p.past[name]; past != nil {
+				all[i].Totals = *past
+			}
+		}
+		s := &all[i]
+		if s.Current == nil || b.Selectable() || !s.Current.Selectable() && b.ID > s.Current.ID {
+			s.Current = b
+		}
+		of[i] = append(of[i], b)
+	}
+	for _, b := range p.departed {
+		if name, shared := p.seriesLocked(b); shared {
+			if i, ok := places[name]; ok {
+				of[i] = append(of[i], b)
+			}
+		}
+	}
+	return all, of
 }
 
 func clonePast(past map[string]*Totals) map[string]*Totals {

@@ -91,6 +91,10 @@ type BackendStatus struct {
 	// was added; 0 before the first.
 	ConnectP50 float64 `json:"connect_p50_seconds"`
 	ConnectP99 float64 `json:"connect_p99_seconds"`
+	// FirstByte is the time from a client's first byte to the backend's, Session that of whole sessions, in
+	// the last minute; null where there was none. Those of a worker are its slot's. The Server fills them in.
+	FirstByte *Latency `json:"first_byte"`
+	Session   *Latency `json:"session"`
 	// LastProbe is null before the first probe.
 	LastProbe *ProbeStatus `json:"last_probe"`
 	// Handoff says that the backend is given accepted sockets; its address is a name then.

@@ -87,6 +87,12 @@ func (c *Client) Sessions(ctx context.Context, f SessionFilter, limit int) (*Ses
 	return list, c.get(ctx, "/v1/sessions?"+f.query(limit), list)
 }
 
+// Clients lists addresses of clients with running sessions, at most limit of them; 0 is the server's 20.
+func (c *Client) Clients(ctx context.Context, f SessionFilter, limit int) (*ClientList, error) {
+	list := new(ClientList)
+	return list, c.get(ctx, "/v1/clients?"+f.query(limit), list)
+}
+
 // Kill closes sessions, spread over a time, and gives how many there were when all are closed. The end of ctx
 // ends the killing; what was closed by then stays closed.
 func (c *Client) Kill(ctx context.Context, f SessionFilter, over time.Duration) (*KillResult, error) {

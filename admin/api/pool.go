@@ -10,9 +10,12 @@ type PoolStatus struct {
 	// Active is how many slots its backends have given out.
 	Active int64 `json:"active"`
 	// Selectable is how many of its backends may be given new connections.
-	Selectable int             `json:"selectable"`
-	Queue      QueueStatus     `json:"queue"`
-	Backends   []BackendStatus `json:"backends"`
+	Selectable int `json:"selectable"`
+	// FirstByte and Session are the latencies of the last minute, as BackendStatus has them, over all.
+	FirstByte *Latency        `json:"first_byte,omitempty"`
+	Session   *Latency        `json:"session,omitempty"`
+	Queue     QueueStatus     `json:"queue"`
+	Backends  []BackendStatus `json:"backends"`
 	// Workers are the processes that lb runs for the pool; absent where it runs none.
 	Workers *WorkersStatus `json:"workers,omitempty"`
 	// Warned warns of the change that this answers.

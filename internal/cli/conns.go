@@ -131,3 +131,61 @@ func (c *call) noSession(id string, err error) error {
 	return fmt.Errorf("%s is a pool; name the backend whose sessions to close: lb kill %s/%s (lb status %s lists them)",
 		printable.Text(id), printable.Text(id), printable.Text(p.Backends[0].Name), printable.Text(id))
 }
+
+func newClientsCommand() *cobra.Command {
+	c := new(caller)
+	var limit int
+	cmd := c.flags(&cobra.Command{
+		Use:   "clients [POOL[/BACKEND]] [--limit N]",
+		Short: "List the addresses with the most running sessions",
+		Args:  cobra.MaximumNArgs(1),
+		ValidArgsFunction: c.complete(first(func(st *api.Status) []string {
+			return append(completePools(st), completeBackends(st)...)
+		})),
+		RunE: c.action(func(c *call) error { return listClients(c, limit) }),
+	})
+	cmd.Flags().IntVar(&limit, "limit", 0, "at most `N` (default 20)")
+	return cmd
+}
+
+func listClients(c *call, limit int) error {
+	if limit < 0 {
+		return usage("--limit is not negative")
+	}
+	var f api.SessionFilter
+	if len(c.args) > 0 {
+		f.Pool, f.Backend, _ = strings.Cut(c.args[0], "/")
+		if f.Pool == "" {
+			return usage("%q is neither POOL nor POOL/BACKEND", c.args[0])
+		}
+	}
+	ctx, cancel := c.soon()
+	defer cancel()
+	list, err := c.Clients(ctx, f, limit)
+	if err == nil && terminal(c.out) && len(list.Clients) > 0 && list.Clients[0].Rate == nil && pause(ctx, ratePause) {
+		list, err = c.Clients(ctx, f, limit)
+	}
+	if err != nil {
+		return err
+	}
+	if c.json {
+		return printJSON(c.out, list)
+	}
+	t := newTable("CLIENT", ">SESSIONS", ">OLDEST", ">RATE", ">IN", ">OUT")
+	for i := range list.Clients {
+		x := &list.Clients[i]
+		rate := "-"
+		if x.Rate != nil {
+			rate = bytesText(uint64(*x.Rate)) + "/s"
+		}
+		t.add(cell{text: x.Address}, number(x.Sessions), cell{text: shortDuration(seconds(x.Oldest))}, cell{text: rate},
+			cell{text: bytesText(x.BytesIn)}, cell{text: bytesText(x.BytesOut)})
+	}
+	if _, err := io.WriteString(c.out, t.render(coloured(c.out))); err != nil {
+		return err
+	}
+	if n := list.Total - len(list.Clients); n > 0 {
+		_, err = fmt.Fprintf(c.out, "and %d more; --limit shows them\n", n)
+	}
+	return err
+}

@@ -210,7 +210,7 @@ func listenerTable(listeners []api.ListenerStatus) *table {
 }
 
 func backendTable(members []api.BackendStatus, now time.Time) *table {
-	t := newTable("BACKEND", "STATE", ">FOR", ">WEIGHT", ">SHARE", ">ACTIVE", ">RATE", ">CONNS", ">ERRORS", ">P50", ">P99", "PROBE", "WHY")
+	t := newTable("BACKEND", "STATE", ">FOR", ">WEIGHT", ">SHARE", ">ACTIVE", ">RATE", ">CONNS", ">ERRORS", ">1ST BYTE P50", ">P99", "PROBE", "WHY")
 	for i := range members {
 		m := &members[i]
 		var failed uint64
@@ -223,9 +223,24 @@ func backendTable(members []api.BackendStatus, now time.Time) *table {
 		}
 		t.add(cell{text: m.Name}, stateCell(m), cell{text: shortDuration(now.Sub(m.Since))}, cell{text: weightText(m)},
 			cell{text: shareText(m)}, cell{text: activeText(m.Active, m.MaxConns)}, cell{text: rateText(m.Rate)}, number(m.Connections), errors,
-			cell{text: secondsText(m.ConnectP50)}, cell{text: secondsText(m.ConnectP99)}, probeCell(m.LastProbe, now), cell{text: why(m)})
+			cell{text: secondsText(p50(m.FirstByte))}, cell{text: secondsText(p99(m.FirstByte))}, probeCell(m.LastProbe, now), cell{text: why(m)})
 	}
 	return t
+}
+
+// p50 and p99 are quantiles of the last minute; 0 where nothing happened.
+func p50(l *api.Latency) float64 {
+	if l == nil {
+		return 0
+	}
+	return l.P50
+}
+
+func p99(l *api.Latency) float64 {
+	if l == nil {
+		return 0
+	}
+	return l.P99
 }
 
 // activeText is the number of sessions, and their limit where there is one.

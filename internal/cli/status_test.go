@@ -27,7 +27,7 @@ func testStatus() *api.Status {
 			{Name: "app", Balance: "leastconn", Active: 12, Selectable: 1, Queue: api.QueueStatus{Length: 3, Size: 1024}, Backends: []api.BackendStatus{
 				{
 					Name: "w1", Admin: "ready", Health: "up", Since: ago(2 * time.Hour), Selectable: true, Weight: 50, ConfiguredWeight: 100, Share: 1, Rate: &rate,
-					Active: 8, MaxConns: 64, Connections: 1000, ConnectP50: 80.6e-6, ConnectP99: 1.234e-3,
+					Active: 8, MaxConns: 64, Connections: 1000, FirstByte: &api.Latency{Count: 9, P50: 80.6e-6, P99: 1.234e-3},
 					LastProbe: &api.ProbeStatus{Time: ago(time.Second), OK: true, Duration: 0.0003},
 				},
 				{
@@ -53,15 +53,15 @@ web       127.0.0.1:8080 [::1]:8080  app               12/100  0.0/s   1234  1.5
 ab                                   blue=90 green=10       0      -      0      0B      0B
 
 pool app, leastconn: 1 of 5 backends selectable, 12 active, 3 of 1024 queued
-BACKEND  STATE               FOR           WEIGHT   SHARE  ACTIVE   RATE  CONNS  ERRORS   P50     P99  PROBE             WHY
-w1       up                 2h0m  50 (config 100)  100.0%    8/64  123/s   1000       0  81µs  1.23ms  ok 300µs, 1s ago
-w2       down                12s              100       -       1      -    200       3     -       -  failed 1s ago     3 probes failed: refused
-w3       drain              1m1s             1000       -       3      -      0       0     -       -  -                 by root
-w4       maint,down,backup    0s                1       -       0      -      0       0     -       -  -
-w5       starting             0s                1       -       0      -      0       0     -       -  failed 0s ago     probe: refused
+BACKEND  STATE               FOR           WEIGHT   SHARE  ACTIVE   RATE  CONNS  ERRORS  1ST BYTE P50     P99  PROBE             WHY
+w1       up                 2h0m  50 (config 100)  100.0%    8/64  123/s   1000       0          81µs  1.23ms  ok 300µs, 1s ago
+w2       down                12s              100       -       1      -    200       3             -       -  failed 1s ago     3 probes failed: refused
+w3       drain              1m1s             1000       -       3      -      0       0             -       -  -                 by root
+w4       maint,down,backup    0s                1       -       0      -      0       0             -       -  -
+w5       starting             0s                1       -       0      -      0       0             -       -  failed 0s ago     probe: refused
 
 pool empty, leastconn: 0 of 0 backends selectable, 0 active
-BACKEND  STATE  FOR  WEIGHT  SHARE  ACTIVE  RATE  CONNS  ERRORS  P50  P99  PROBE  WHY
+BACKEND  STATE  FOR  WEIGHT  SHARE  ACTIVE  RATE  CONNS  ERRORS  1ST BYTE P50  P99  PROBE  WHY
 `, "\n")
 	if got := renderStatus(testStatus(), noon, false); got != want {
 		t.Errorf("got\n%s\nwant\n%s", got, want)

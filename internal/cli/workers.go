@@ -63,8 +63,8 @@ func showWorkers(c *call) error {
 // renderWorkers is a table of a pool's workers: each slot's, what is to replace it, and those that finish.
 func renderWorkers(pool string, st *api.WorkersStatus, now time.Time, colour bool) string {
 	up := 0
-	t := newTable("WORKER", "STATE", ">PID", ">FOR", ">RESTARTS", "BACKEND", "LAST EXIT", "WHY")
-	row := func(name string, w *api.WorkerStatus, restarts, last string) {
+	t := newTable("WORKER", "STATE", ">PID", ">FOR", ">CPU", ">MEMORY", ">RESTARTS", ">CRASHES", "BACKEND", "LAST EXIT", "WHY")
+	row := func(name string, w *api.WorkerStatus, restarts, crashes, last string) {
 		pid := "-"
 		if w.PID > 0 {
 			pid = strconv.Itoa(w.PID)
@@ -77,7 +77,7 @@ func renderWorkers(pool string, st *api.WorkersStatus, now time.Time, colour boo
 		if w.Text != "" {
 			why += "; it says: " + w.Text
 		}
-		t.add(cell{text: name}, workerStateCell(w.State), cell{text: pid}, cell{text: since}, cell{text: restarts},
+		t.add(cell{text: name}, workerStateCell(w.State), cell{text: pid}, cell{text: since}, cell{text: cpuText(w.Usage)}, cell{text: memoryText(w.Usage)}, cell{text: restarts}, crashCell(crashes),
 			cell{text: w.Backend}, cell{text: last}, cell{text: why})
 	}
 	for i := range st.Slots {
@@ -90,13 +90,13 @@ func renderWorkers(pool string, st *api.WorkersStatus, now time.Time, colour boo
 		if s.State == "up" {
 			up++
 		}
-		row(name, &s.WorkerStatus, strconv.FormatUint(s.Restarts, 10), last)
+		row(name, &s.WorkerStatus, strconv.FormatUint(s.Restarts, 10), strconv.FormatUint(crashesOf(s), 10), last)
 		if s.Next != nil {
-			row("  next", s.Next, "", "")
+			row("  next", s.Next, "", "", "")
 		}
 	}
 	for i := range st.Retired {
-		row("  was "+pool+"/"+strconv.Itoa(st.Retired[i].Slot), &st.Retired[i], "", "")
+		row("  was "+pool+"/"+strconv.Itoa(st.Retired[i].Slot), &st.Retired[i], "", "", "")
 	}
 	title := fmt.Sprintf("workers of %s: %d of %d up", printable.Text(pool), up, len(st.Slots))
 	if st.Restarting {
@@ -115,6 +115,38 @@ func renderWorkers(pool string, st *api.WorkersStatus, now time.Time, colour boo
 		title += "\nan lb started after this one was killed would not find them all: " + printable.Text(st.RecordError)
 	}
 	return title + "\n" + t.render(colour)
+}
+
+// crashesOf counts the workers of a slot that ended, but not because lb wanted it.
+func crashesOf(s *api.SlotStatus) (n uint64) {
+	for why, times := range s.Exits {
+		if why != "stopped" {
+			n += times
+		}
+	}
+	return n
+}
+
+func crashCell(n string) cell {
+	if n == "0" || n == "" {
+		return cell{text: n}
+	}
+	return cell{n, yellow}
+}
+
+// cpuText is in per cent of one CPU.
+func cpuText(u *api.WorkerUsage) string {
+	if u == nil {
+		return "-"
+	}
+	return strconv.FormatFloat(u.CPU*100, 'f', 0, 64) + "%"
+}
+
+func memoryText(u *api.WorkerUsage) string {
+	if u == nil {
+		return "-"
+	}
+	return bytesText(u.Memory)
 }
 
 // lastWords are the last lines of the workers that have died quickly.
