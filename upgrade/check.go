@@ -27,6 +27,8 @@ const (
 type Answer struct {
 	Version string `json:"version"`
 	Formats []int  `json:"formats"` // of the state that it reads
+	// Guardian: it tells the guardian when it has taken over.
+	Guardian bool `json:"guardian,omitempty"`
 }
 
 // Check runs the binary as a child, with args (the program's name is the first) and input on its standard

@@ -30,6 +30,10 @@ const (
 	envHandover = "LB_HANDOVER"
 	envFailed   = "LB_HANDOVER_FAILED"
 	envSignals  = "LB_HANDOVER_SIGNALS" // numbers of those that were heard and not acted on
+	// "PID FD": the guardian, and the connection to it
+	envGuardian = "LB_HANDOVER_GUARDIAN"
+	// "PID STATUS": the process that ended before it had taken over
+	envDied = "LB_HANDOVER_DIED"
 )
 
 // maxReason is how much of a reason goes back, in bytes.
@@ -49,6 +53,12 @@ type Plan struct {
 	// Heard gives signals that this code has heard and leaves to the new one, which finds them in
 	// Handover.Signals. It is called last. Nil: none.
 	Heard func() []syscall.Signal
+	// Guard asks for a guardian: if this process ends before Handover.Keep, the running binary takes over in
+	// another process. The new binary must know of it (Answer.Guardian). Without the means for one, Exec does
+	// without.
+	Guard bool
+	// Unheard is given the signals that the guardian has held back, when Exec has failed. Nil: they are lost.
+	Unheard func([]syscall.Signal)
 }
 
 // Exec replaces the running code. When it returns, nothing has changed, and the error says why. The caller
@@ -69,42 +79,81 @@ func Exec(p *Plan) error {
 	defer before.Close()
 	fds := slices.Concat(p.FDs, []int{int(state.Fd()), int(before.Fd())})
 	env := append(environment(), fmt.Sprintf("%s=%d %d", envHandover, state.Fd(), before.Fd()))
-	return become(p.Binary.file.Fd(), p.Args, env, fds, p.Signals, p.Heard)
+	image := image{binary: p.Binary.file.Fd(), args: p.Args, env: env, fds: fds, block: p.Signals, heard: p.Heard}
+	if p.Guard {
+		g, err := newGuardian(before.Fd(), state.Fd(), os.Args, environment(), p.Signals)
+		if err == nil {
+			defer g.close()
+			image.guardian, image.fds = g, append(fds, g.far)
+		}
+	}
+	held, err := image.become()
+	if len(held) > 0 && p.Unheard != nil {
+		p.Unheard(held)
+	}
+	return err
 }
 
 // environment is this process's, without what is about a handover.
 func environment() []string {
 	return slices.DeleteFunc(os.Environ(), func(s string) bool {
 		name, _, _ := strings.Cut(s, "=")
-		return name == envHandover || name == envFailed || name == envSignals
+		switch name {
+		case envHandover, envFailed, envSignals, envGuardian, envDied:
+			return true
+		}
+		return false
 	})
 }
 
-// become makes this process run the binary, with the descriptors.
-func become(binary uintptr, args, env []string, fds []int, signals []syscall.Signal, heard func() []syscall.Signal) error {
-	for i, fd := range fds {
+// image is what this process becomes.
+type image struct {
+	binary    uintptr // a descriptor
+	args, env []string
+	fds       []int            // to keep open
+	block     []syscall.Signal // until the new code asks for them
+	heard     func() []syscall.Signal
+	guardian  *guardian // nil: none is started
+}
+
+// become makes this process run the image. It returns if that failed, with the signals that the guardian has
+// held back meanwhile.
+func (m *image) become() (held []syscall.Signal, err error) {
+	for i, fd := range m.fds {
 		if err := setCloseOnExec(fd, false); err != nil {
-			keepFromChildren(fds[:i])
-			return fmt.Errorf("cannot hand over descriptor %d: %w", fd, err)
+			keepFromChildren(m.fds[:i])
+			return nil, fmt.Errorf("cannot hand over descriptor %d: %w", fd, err)
 		}
 	}
 	runtime.LockOSThread() // the mask of the thread that calls execve(2) is the new code's (signal(7))
 	defer runtime.UnlockOSThread()
-	mask := sigset(signals)
+	mask := sigset(m.block)
 	var old unix.Sigset_t
 	if err := unix.PthreadSigmask(unix.SIG_BLOCK, &mask, &old); err != nil {
-		keepFromChildren(fds)
-		return fmt.Errorf("cannot hold signals back: %w", err)
+		keepFromChildren(m.fds)
+		return nil, fmt.Errorf("cannot hold signals back: %w", err)
 	}
-	if heard != nil {
-		env = append(env, signalsVariable(heard()))
+	env := m.env
+	guarded := m.guardian != nil && m.guardian.start(old) == nil
+	if guarded {
+		env = append(env, m.guardian.variable())
+	}
+	if m.heard != nil {
+		heard := m.heard()
+		env = append(env, signalsVariable(heard))
+		if guarded {
+			m.guardian.leave(heard)
+		}
 	}
 	backToLimit := keepFileLimit()
-	err := syscall.Exec(fmt.Sprintf("/proc/self/fd/%d", binary), args, env)
+	err = syscall.Exec(fmt.Sprintf("/proc/self/fd/%d", m.binary), m.args, env)
 	backToLimit()
+	if guarded {
+		held = m.guardian.dismiss()
+	}
 	unix.PthreadSigmask(unix.SIG_SETMASK, &old, nil)
-	keepFromChildren(fds)
-	return execError(err)
+	keepFromChildren(m.fds)
+	return held, execError(err)
 }
 
 // keepFileLimit is called before an exec, and back after one that failed. Go's runtime raises the soft
@@ -171,22 +220,30 @@ type Handover struct {
 	Failed string
 	// Signals are those that the code before has heard and left to this one.
 	Signals []syscall.Signal
+	// Died is the process that had not taken over when it ended, if this one goes on in its place. Nil: this
+	// is the process that it has always been.
+	Died *Died
 
 	unmap       func()
-	state, back int // descriptors; back is -1 on the way back
+	state, back int    // descriptors; back is -1 on the way back
+	guardian    int    // the connection to it; -1 if there is none
+	guardianVar string // its variable of the environment
 }
 
 // FromEnv gives what the code before has handed over; nil if this process was started as any other. It takes
 // it out of the environment. With an error there may be a Handover, for the way back.
 func FromEnv() (*Handover, error) {
-	value, failed, signals := os.Getenv(envHandover), os.Getenv(envFailed), os.Getenv(envSignals)
+	value, failed, signals, guardian := os.Getenv(envHandover), os.Getenv(envFailed), os.Getenv(envSignals), os.Getenv(envGuardian)
 	if value == "" {
 		return nil, nil
 	}
-	os.Unsetenv(envHandover)
-	os.Unsetenv(envFailed)
-	os.Unsetenv(envSignals)
-	h := &Handover{Failed: failed}
+	h := &Handover{Failed: failed, Died: parseDied(os.Getenv(envDied)), guardian: parseGuardian(guardian), guardianVar: guardian}
+	for _, name := range []string{envHandover, envFailed, envSignals, envGuardian, envDied} {
+		os.Unsetenv(name)
+	}
+	if h.Died != nil {
+		h.Failed = h.Died.String() + " before it had taken over"
+	}
 	for _, number := range strings.Fields(signals) {
 		if n, err := strconv.Atoi(number); err == nil {
 			h.Signals = append(h.Signals, syscall.Signal(n))
@@ -207,8 +264,12 @@ func FromEnv() (*Handover, error) {
 }
 
 // Keep ends the handover: this code has taken over, and no child is to have any of fds, which are all that
-// the state names. State is gone afterwards.
-func (h *Handover) Keep(fds []int) {
+// the state names. State is gone afterwards. The signals are those that were held back until now.
+func (h *Handover) Keep(fds []int) (signals []syscall.Signal) {
+	if h.guardian >= 0 {
+		signals = dismiss(h.guardian)
+		unix.Close(h.guardian)
+	}
 	// All at once, on Linux 5.11 and later (close_range(2)): every other descriptor of a Go program has the
 	// flag already.
 	if err := unix.CloseRange(3, math.MaxUint32, unix.CLOSE_RANGE_CLOEXEC); err != nil {
@@ -222,6 +283,7 @@ func (h *Handover) Keep(fds []int) {
 	if h.back >= 0 {
 		unix.Close(h.back)
 	}
+	return signals
 }
 
 // Back gives everything to the binary before, with the reason. It returns only if that fails too. fds are
@@ -236,5 +298,11 @@ func (h *Handover) Back(reason string, signals []syscall.Signal) error {
 	env := append(environment(),
 		fmt.Sprintf("%s=%d -1", envHandover, h.state),
 		envFailed+"="+strings.ReplaceAll(reason, "\x00", ""))
-	return become(uintptr(h.back), os.Args, env, []int{h.state}, signals, func() []syscall.Signal { return h.Signals })
+	fds := []int{h.state}
+	if h.guardian >= 0 {
+		env, fds = append(env, envGuardian+"="+h.guardianVar), append(fds, h.guardian)
+	}
+	back := image{binary: uintptr(h.back), args: os.Args, env: env, fds: fds, block: signals, heard: func() []syscall.Signal { return h.Signals }}
+	_, err := back.become()
+	return err
 }

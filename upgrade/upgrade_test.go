@@ -31,7 +31,12 @@ func TestMain(m *testing.M) {
 		fmt.Println("FromEnv:", err)
 		os.Exit(1)
 	case h != nil:
+		if word, how, ok := strings.Cut(string(h.State), ":"); ok && word == "guarded" {
+			beGuarded(h, how)
+		}
 		takeOver(h)
+	case strings.HasPrefix(os.Getenv(play), "guarded:"):
+		handOverGuarded(os.Getenv(play))
 	case os.Getenv(play) != "":
 		handOver(os.Getenv(play))
 	case len(os.Args) > 1 && os.Args[1] == "check":
