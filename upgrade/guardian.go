@@ -194,11 +194,11 @@ func (g *guardian) leave(signals []syscall.Signal) {
 func (g *guardian) variable() string { return fmt.Sprintf("%s=%d %d", envGuardian, g.pid, g.far) }
 
 // dismiss ends a guardian that was started, and returns the signals that it has held back.
-func (g *guardian) dismiss() (held []syscall.Signal) {
-	held = dismiss(g.far)
+func (g *guardian) dismiss() (deferred []syscall.Signal) {
+	deferred = dismiss(g.far)
 	unix.Wait4(g.pid, nil, 0, nil)
 	g.pid = 0
-	return held
+	return deferred
 }
 
 // dismiss tells the guardian behind fd that somebody has taken over. It returns the signals that it has held

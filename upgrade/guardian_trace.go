@@ -47,15 +47,15 @@ func (g *guardian) attend() {
 		if got, _ := call(unix.SYS_WAIT4, tid, uintptr(unsafe.Pointer(&g.status)), unix.WNOHANG|unix.WALL, 0, 0); got != tid {
 			return
 		}
-		g.goOn(tid, unix.PTRACE_CONT)
+		g.resume(tid, unix.PTRACE_CONT)
 	}
 }
 
-// goOn has a thread go on whose status was just taken: as request says, PTRACE_CONT or PTRACE_DETACH.
+// resume has a thread go on whose status was just taken: as request says, PTRACE_CONT or PTRACE_DETACH.
 //
 //go:norace
 //go:nosplit
-func (g *guardian) goOn(tid, request uintptr) {
+func (g *guardian) resume(tid, request uintptr) {
 	status := uint32(g.status)
 	if status&0xff != 0x7f {
 		return // it has ended
@@ -121,7 +121,7 @@ func (g *guardian) letGo() {
 			}
 			again = true
 			if got, _ := call(unix.SYS_WAIT4, tid, uintptr(unsafe.Pointer(&g.status)), unix.WALL, 0, 0); got == tid {
-				g.goOn(tid, unix.PTRACE_DETACH)
+				g.resume(tid, unix.PTRACE_DETACH)
 			}
 		}
 	}

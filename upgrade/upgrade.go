@@ -87,9 +87,9 @@ func Exec(p *Plan) error {
 			image.guardian, image.fds = g, append(fds, g.far)
 		}
 	}
-	held, err := image.become()
-	if len(held) > 0 && p.Unheard != nil {
-		p.Unheard(held)
+	deferred, err := image.become()
+	if len(deferred) > 0 && p.Unheard != nil {
+		p.Unheard(deferred)
 	}
 	return err
 }
@@ -118,7 +118,7 @@ type image struct {
 
 // become makes this process run the image. It returns if that failed, with the signals that the guardian has
 // held back meanwhile.
-func (m *image) become() (held []syscall.Signal, err error) {
+func (m *image) become() (deferred []syscall.Signal, err error) {
 	for i, fd := range m.fds {
 		if err := setCloseOnExec(fd, false); err != nil {
 			keepFromChildren(m.fds[:i])
@@ -149,11 +149,11 @@ func (m *image) become() (held []syscall.Signal, err error) {
 	err = syscall.Exec(fmt.Sprintf("/proc/self/fd/%d", m.binary), m.args, env)
 	backToLimit()
 	if guarded {
-		held = m.guardian.dismiss()
+		deferred = m.guardian.dismiss()
 	}
 	unix.PthreadSigmask(unix.SIG_SETMASK, &old, nil)
 	keepFromChildren(m.fds)
-	return held, execError(err)
+	return deferred, execError(err)
 }
 
 // keepFileLimit is called before an exec, and back after one that failed. Go's runtime raises the soft

@@ -25,11 +25,14 @@ type service struct {
 	env      map[string]string
 }
 
+// watchdogPID is the variable of the process that the service manager wants signs of life from.
+const watchdogPID = "WATCHDOG_PID"
+
 // newService reads what the service manager has put into the environment, and takes it out: it is not for the
 // workers.
 func newService() *service {
 	s := &service{notify: sdnotify.FromEnv(), env: map[string]string{}}
-	for _, name := range []string{"NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"} {
+	for _, name := range []string{"NOTIFY_SOCKET", "WATCHDOG_USEC", watchdogPID} {
 		if value, ok := os.LookupEnv(name); ok {
 			s.env[name] = value
 		}
@@ -41,6 +44,7 @@ func newService() *service {
 
 // A failure to tell has nobody who could do anything about it.
 
+func (s *service) moved()     { s.notify.Send(sdnotify.Message{MainPID: os.Getpid()}) }
 func (s *service) ready()     { s.notify.Send(sdnotify.Message{Ready: true}) }
 func (s *service) reloading() { s.notify.Send(sdnotify.Reloading()) }
 func (s *service) stopping(within time.Duration) {

@@ -13,6 +13,7 @@ import (
 	"runtime"
 	"runtime/debug"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -45,6 +46,7 @@ func Upgraded() bool {
 		fmt.Fprintln(os.Stderr, "lb:", err)
 		os.Exit(exitFailed)
 	case handover != nil: // sessions wait
+		fault("start")
 		takeOver(handover)
 		return true
 	}
@@ -92,7 +94,7 @@ func rollBack(h *upgrade.Handover, heard signals, err error) {
 		h.Signals = append(h.Signals, sig.(syscall.Signal))
 	}
 	back := h.Back(err.Error(), handledSignals())
-	fmt.Fprintln(os.Stderr, "lb: nor can the code before; all sessions are lost:", back)
+	fmt.Fprintln(os.Stderr, "lb: cannot run the code before: sessions are lost, unless a guardian goes on:", back)
 	os.Exit(exitFailed)
 }
 
@@ -121,6 +123,9 @@ func (a *takeover) build(h *upgrade.Handover) (err error) {
 	if a.snap, err = readSnapshot(h.State); err != nil {
 		return err
 	}
+	if _, ok := a.snap.head.Service[watchdogPID]; ok && h.Died != nil {
+		a.snap.head.Service[watchdogPID] = strconv.Itoa(os.Getpid())
+	}
 	return a.buildDaemon()
 }
 
@@ -140,7 +145,7 @@ func AnswerCheck(in io.Reader, out io.Writer) error {
 			return err
 		}
 	}
-	return json.NewEncoder(out).Encode(upgrade.Answer{Version: build.Version(), Formats: snapshotFormats()})
+	return json.NewEncoder(out).Encode(upgrade.Answer{Version: build.Version(), Formats: snapshotFormats(), Guardian: true})
 }
 
 // rehearse builds what can be built of a snapshot without its descriptors.
@@ -356,8 +361,11 @@ func addMembers(pool *backends.Pool, saved *poolSnapshot, workers *workerPool) e
 // serve takes over, and gives what serves now: from here on there is no way back.
 func (a *takeover) serve(h *upgrade.Handover) *daemon {
 	d, snap := a.d, a.snap
+	fault("built")
 	failed := h.Failed
-	h.Keep(snap.fds())
+	for _, sig := range h.Keep(snap.fds()) {
+		a.heard.send(sig)
+	}
 	d.access.Requeue(snap.head.Access)
 	d.events.Requeue(snap.head.Log)
 	runtime.GOMAXPROCS(max(runtime.GOMAXPROCS(0), d.proxy.Loops()+1))
@@ -388,6 +396,11 @@ func (a *takeover) serve(h *upgrade.Handover) *daemon {
 		defer d.changing.Unlock()
 		d.memory.save(d.log) // logs what came of it
 	})
+	if h.Died != nil {
+		// in this order: for the service manager, the end of the main process is that of the service
+		d.service.moved()
+		h.Died.Reap()
+	}
 	d.background.run(d.reportToService)
 	d.workers.reap(d.background)
 	d.endLeftovers()

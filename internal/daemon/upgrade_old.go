@@ -123,6 +123,7 @@ func (d *daemon) tryUpgrade(ctx context.Context, req api.UpgradeRequest, caller 
 	if err != nil {
 		return result, err
 	}
+	u.guard = answer.Guardian
 	result = api.UpgradeResult{
 		DryRun: req.DryRun, From: build.Version(), To: answer.Version, Sessions: int(d.proxy.Sessions()), PID: os.Getpid(), Warnings: u.warnings,
 	}
@@ -166,7 +167,8 @@ type upgrading struct {
 	by       string
 	reload   bool
 	warnings []string
-	caller   int // descriptors; -1: none
+	guard    bool // the new binary knows of a guardian
+	caller   int  // descriptors; -1: none
 	lock     int
 	carried  []*os.File // that are copies, for the new code alone
 	frozenAt time.Duration
@@ -305,6 +307,7 @@ func (u *upgrading) run() error {
 	}
 	err = upgrade.Exec(&upgrade.Plan{
 		Binary: u.binary, Args: os.Args, State: snap.marshal(), FDs: snap.fds(), Signals: handledSignals(), Heard: d.missedSignals,
+		Guard: u.guard, Unheard: d.unheard,
 	})
 	undo()
 	return err

@@ -77,6 +77,16 @@ func (d *daemon) missedSignals() (all []syscall.Signal) {
 	return all
 }
 
+// unheard takes the signals that came while an exec was tried: releaseSignals has this code do what they ask
+// for.
+func (d *daemon) unheard(signals []syscall.Signal) {
+	d.upgrades.deferred.mu.Lock()
+	defer d.upgrades.deferred.mu.Unlock()
+	for _, sig := range signals {
+		d.upgrades.deferred.signals = append(d.upgrades.deferred.signals, sig)
+	}
+}
+
 // afterUpgrade does what a signal asks for while no upgrade is under way, in this code or in the next: do
 // says whether it was refused because one is.
 func (d *daemon) afterUpgrade(sig os.Signal, do func() error) {

@@ -50,6 +50,9 @@ type Message struct {
 	Extend time.Duration
 	// Monotonic is MONOTONIC_USEC=, which goes with Reloading: CLOCK_MONOTONIC; 0 if there is none.
 	Monotonic time.Duration
+	// MainPID is MAINPID=: the service manager is to watch this process from now on; 0 if there is none. It
+	// is only sent: Parse passes over it.
+	MainPID int
 }
 
 // Parse reads a datagram. The error is ErrGarbage, and wraps what was wrong; the message says nothing then.
@@ -135,6 +138,7 @@ func (m Message) Format() []byte {
 			b.WriteByte('\n')
 		}
 	}
+	flag(m.MainPID != 0, "MAINPID="+strconv.Itoa(m.MainPID))
 	flag(m.Ready, "READY=1")
 	flag(m.Reloading, "RELOADING=1")
 	flag(m.Monotonic != 0, "MONOTONIC_USEC="+strconv.FormatInt(m.Monotonic.Microseconds(), 10))

@@ -25,14 +25,12 @@ func (l *lb) upgrades(t testing.TB) int {
 	return 0
 }
 
-// TestUpgrade_LosesNoSignal sends one at every moment of an upgrade: TERM must end lb, HUP must have it read
-// its config. In the few milliseconds of the exec itself the kernel ends a program that gets a TERM, and HUP
-// is not heard; so it is sent again, as whoever does not see its effect would.
+// TestUpgrade_LosesNoSignal sends one at every moment of an upgrade: TERM must end lb, as it always does, and
+// HUP must have it read its config.
 func TestUpgrade_LosesNoSignal(t *testing.T) {
 	address := socketPath(tempDir(t), "w1")
 	startLines(t, "w1", address)
 	const n = 24
-	killed, unheard := 0, 0
 	for i := range n {
 		// Some processes have gone through an upgrade already, which makes a difference to their signal
 		// masks.
@@ -50,15 +48,9 @@ func TestUpgrade_LosesNoSignal(t *testing.T) {
 		if i%2 == 0 {
 			l.signal(t, syscall.SIGHUP)
 			<-done
-			sent := time.Now()
 			eventually(t, patience, func() error {
 				if !l.running() {
 					t.Fatalf("SIGHUP %d ms after the upgrade began: got %v; want lb to go on", 5*i, l.cmd.ProcessState)
-				}
-				if time.Since(sent) > time.Second {
-					unheard++
-					l.signal(t, syscall.SIGHUP)
-					sent = time.Now()
 				}
 				if s, err := l.readStatus(t); err != nil || s.backend(t, "w1").Weight != 7 {
 					return fmt.Errorf("SIGHUP %d ms after the upgrade began: got %+v, %v; want the config read", 5*i, s, err)
@@ -67,18 +59,10 @@ func TestUpgrade_LosesNoSignal(t *testing.T) {
 			})
 		}
 		l.signal(t, syscall.SIGTERM)
-		code, _ := l.waitExit(t, patience)
-		if status := l.cmd.ProcessState.Sys().(syscall.WaitStatus); status.Signaled() && status.Signal() == syscall.SIGTERM {
-			killed++
-		} else if code != 0 {
-			t.Errorf("exit of lb: got %v; want code 0", l.cmd.ProcessState)
+		if code, _ := l.waitExit(t, patience); code != 0 {
+			t.Errorf("SIGTERM %d ms after the upgrade began: got %v; want code 0", 5*i, l.cmd.ProcessState)
 		}
 		<-done
-	}
-	t.Logf("of %d: %d ended by the kernel, %d unheard", n, killed, unheard)
-	if killed > n*3/8 || unheard > n*3/8 {
-		// each half of them is at risk; a busy machine makes the moment longer
-		t.Errorf("of %d: got %d ended by the kernel and %d unheard; want few", n, killed, unheard)
 	}
 }
 
