@@ -44,9 +44,9 @@ e2e: build ## test the built binary with real programs (installs those it lacks 
 	tests/e2e/install.sh
 	LB_BINARY=$(CURDIR)/$(BIN)/lb $(GO) test -tags e2e -count=1 -timeout 20m ./tests/e2e/...
 
-faults: build ## have every system call on lb's paths fail under load (root, strace); FAULTS=recvmsg:EIO for one
+faults: build ## have every system call on lb's paths fail under load (root, strace); FAULTS=recvmsg:EIO for one, FAULTS_TIME=4m for less
 	tests/e2e/install.sh
-	LB_FAULTS=$(FAULTS) LB_BINARY=$(CURDIR)/$(BIN)/lb $(GO) test -tags 'e2e faults' -count=1 -timeout 20m -v -run '^TestFaults$$' ./tests/e2e
+	LB_FAULTS=$(FAULTS) LB_FAULTS_TIME=$(FAULTS_TIME) LB_BINARY=$(CURDIR)/$(BIN)/lb $(GO) test -tags 'e2e faults' -count=1 -timeout 40m -v -run '^TestFaults$$' ./tests/e2e
 
 SOAK ?= 1h
 soak: build ## a byte-checking load for SOAK (1h) with reloads, upgrades, kills, freezes, cleaners

@@ -85,7 +85,8 @@ type Channel struct {
 
 	// Of the loop.
 	watched bool
-	paused  bool   // a flood: it is not read for a moment
+	paused  bool   // a flood, or a fault of the kernel: it is not read for a moment
+	faults  int    // reads in a row that failed
 	in      []byte // of a Node program: a line that is not complete
 	lenient bool   // of a Node program that was taken over: the first line may have begun before
 	heard   int    // bytes since heardAt

@@ -20,6 +20,10 @@ const (
 	// has not taken.
 	floodBytes = 4 << 20
 	floodTime  = time.Second
+	// A channel that cannot be watched or read, as the kernel has no memory, is left alone for channelPause.
+	// After channelFaults reads in a row that failed it is given up.
+	channelPause  = 50 * time.Millisecond
+	channelFaults = 40
 )
 
 // watchChannel begins to read ch.
@@ -43,8 +47,12 @@ func (l *loop) watchChannel(ch *Channel) {
 func (l *loop) channelToken(ch *Channel) token { return token{id: firstChannelID - ch.slot} }
 
 func (l *loop) resumeChannel(ch *Channel) {
-	if !ch.watched && ch.slot >= 0 && epollCtl(l.epfd, unix.EPOLL_CTL_ADD, ch.front, unix.EPOLLIN, l.channelToken(ch)) == 0 {
-		ch.watched = true
+	if ch.watched || ch.slot < 0 {
+		return
+	}
+	errno := l.ctl(l.epfd, unix.EPOLL_CTL_ADD, ch.front, unix.EPOLLIN, l.channelToken(ch))
+	if ch.watched = errno == 0; !ch.watched {
+		l.restChannel(ch, channelPause)
 	}
 }
 
@@ -84,7 +92,18 @@ func (l *loop) readReplies(ch *Channel) {
 		if errno == unix.EAGAIN {
 			return
 		}
-		if errno != 0 || n == 0 {
+		if errno != 0 && ch.faults < channelFaults {
+			// lb holds both ends: it is the kernel's fault, and passes
+			ch.faults++
+			l.restChannel(ch, channelPause)
+			return
+		}
+		if errno != 0 {
+			l.breakChannel(ch, "what its worker says cannot be read: "+errno.Error())
+			return
+		}
+		ch.faults = 0
+		if n == 0 {
 			l.breakChannel(ch, "its worker has closed it")
 			return
 		}
@@ -104,12 +123,21 @@ func (l *loop) readReplies(ch *Channel) {
 
 // silence has a worker that floods its channel wait.
 func (l *loop) silence(ch *Channel) {
+	ch.heard = 0
+	l.restChannel(ch, floodTime)
+}
+
+// restChannel leaves a channel alone for a while.
+func (l *loop) restChannel(ch *Channel, pause time.Duration) {
 	l.pauseChannel(ch)
+	if ch.paused {
+		return
+	}
 	ch.paused = true
-	time.AfterFunc(floodTime, func() {
+	time.AfterFunc(pause, func() {
 		l.post(message{do: func(l *loop) {
 			if ch.paused && ch.slot >= 0 {
-				ch.paused, ch.heard, ch.heardAt = false, 0, l.now
+				ch.paused, ch.heardAt = false, l.now
 				l.resumeChannel(ch)
 			}
 		}})

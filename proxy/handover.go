@@ -50,8 +50,10 @@ func (l *loop) handOver(s *session, ch *Channel) bool {
 		l.p.handed.remove(h)
 		x.fd, s.handed, s.phase = fd, nil, phaseConnecting
 		why := backends.ConnectRefused
-		if errno == unix.EAGAIN || errno == unix.ETOOMANYREFS {
-			// too many descriptors on their way (unix(7)): as a full backlog
+		switch errno {
+		case unix.EAGAIN, unix.ETOOMANYREFS, unix.ENOBUFS, unix.ENOMEM:
+			// Too many descriptors are on their way (unix(7)), or the kernel has no memory for the message: as
+			// a full backlog, which is not the worker's fault and passes.
 			why = backends.ConnectSaturated
 		}
 		return l.undelivered(s, why, errno)

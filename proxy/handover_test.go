@@ -214,6 +214,17 @@ func TestHandOff_WorkerAndClientSpeakDirectly(t *testing.T) {
 	}
 }
 
+func TestChannel_ThatTheKernelCannotWatchIsWatchedLater(t *testing.T) {
+	r := newRig(t, handsOff)
+	restore := r.proxy.BreakEpoll(unix.EPOLL_CTL_ADD)
+	r.newTaker("w0", 100)
+	restore()
+	if got := r.greeting(r.client()); got != "w0" {
+		t.Errorf("got a greeting of %q; want w0", got)
+	}
+	eventually(t, "lb hears that the connection is taken", func() bool { return r.pool.Get("w0").Untaken() == 0 })
+}
+
 func TestHandOff_IsExact(t *testing.T) {
 	for _, listen := range []string{"127.0.0.1:0", "[::1]:0"} {
 		for name, weights := range map[string][]int{"even": {100, 100, 100, 100, 100, 100, 100, 100}, "1:3": {100, 300}} {

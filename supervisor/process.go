@@ -237,22 +237,30 @@ func (p *Pool) newProcess(w *worker, pid int, start uint64, pidfd int) *process 
 			reapLater(ctx, pid)
 		}
 	}
-	proc.signal = func(sig unix.Signal, group bool) {
-		stops.Store(sig != unix.SIGKILL)
+	send := func(sig unix.Signal, group bool) error {
 		mu.Lock()
 		defer mu.Unlock()
 		if ended {
-			return
+			return nil
 		}
 		if group {
-			unix.Kill(-pid, sig)
+			failed := unix.Kill(-pid, sig)
 			// A leader of a session stays in its group; what an older lb has started may have left it.
-			if own, err := unix.Getpgid(pid); sig != unix.SIGKILL && err == nil && own == pid {
-				return
+			if own, err := unix.Getpgid(pid); failed == nil && sig != unix.SIGKILL && err == nil && own == pid {
+				return nil
 			}
 		}
-		if raw, err := f.SyscallConn(); err == nil {
-			raw.Control(func(fd uintptr) { unix.PidfdSendSignal(int(fd), sig, nil, 0) })
+		raw, err := f.SyscallConn()
+		if err != nil {
+			return nil // closed: it is watched no more
+		}
+		raw.Control(func(fd uintptr) { err = unix.PidfdSendSignal(int(fd), sig, nil, 0) })
+		return err
+	}
+	proc.signal = func(sig unix.Signal, group bool) {
+		stops.Store(sig != unix.SIGKILL)
+		if err := send(sig, group); err != nil && sig == unix.SIGKILL {
+			again(killTries, func() error { return send(sig, group) })
 		}
 	}
 	if w.state == stopping || w.state == aborting {
@@ -262,12 +270,25 @@ func (p *Pool) newProcess(w *worker, pid int, start uint64, pidfd int) *process 
 }
 
 const (
+	// A SIGKILL that the kernel refuses, as a security module or a change of the worker's user may have it,
+	// is sent again after killPause, killTries times.
+	killTries = 40
+	killPause = 200 * time.Millisecond
 	// membersLook is how often a worker that has ended is asked whether what it has started has, too.
 	membersLook = 20 * time.Millisecond
 	// reapPatience is how long a process that has ended may keep its exit status from lb: one that is traced
 	// does.
 	reapPatience = 500 * time.Millisecond
 )
+
+// again calls do after killPause, up to n times, until it returns nil.
+func again(n int, do func() error) {
+	time.AfterFunc(killPause, func() {
+		if do() != nil && n > 1 {
+			again(n-1, do)
+		}
+	})
+}
 
 // awaitEnd returns when the process of a pidfd has ended, or an error when f was interrupted before.
 func awaitEnd(f *os.File) error {

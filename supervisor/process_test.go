@@ -18,6 +18,7 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -690,4 +691,26 @@ func TestPool_RandomCommandsLeaveNothing(t *testing.T) {
 	if children := leaktest.Children(); len(children) != 2 {
 		t.Errorf("got children %v; want the two workers", children)
 	}
+}
+
+func TestAgain_AsksUntilItIsDone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := func(n, refused, want int) {
+			t.Helper()
+			calls := 0
+			again(n, func() error {
+				if calls++; calls <= refused {
+					return unix.EPERM
+				}
+				return nil
+			})
+			time.Sleep(time.Duration(n+1) * killPause)
+			if calls != want {
+				t.Errorf("up to %d calls of which %d are refused: got %d; want %d", n, refused, calls, want)
+			}
+		}
+		f(10, 0, 1)
+		f(10, 3, 4)
+		f(2, 3, 2)
+	})
 }

@@ -205,9 +205,11 @@ func (rig *checkedRig) recover(t *testing.T, after string) {
 	}
 	eventually(t, patience, func() error { // everything is up again, restarts have their back-off
 		s, err := rig.readStatus(t)
-		for name := range s.active() {
-			if b := s.backend(t, name); b.Health != "up" && b.Admin == "ready" {
-				err = errors.Join(err, fmt.Errorf("%s: backend %q: got %q; want up", after, name, b.Health))
+		for _, pool := range s.Pools {
+			for _, b := range pool.Backends {
+				if b.Health != "up" && b.Admin == "ready" {
+					err = errors.Join(err, fmt.Errorf("%s: backend %s/%s: got %q; want up", after, pool.Name, b.Name, b.Health))
+				}
 			}
 		}
 		return err

@@ -28,6 +28,7 @@ type fault struct {
 	provoke string // what makes lb make the call: "": the load does; or control, state, workers,
 	// handed, reload, pool, upgrade
 	unmet string // why lb need not make the call
+	burst string // which calls of each thread fail in a burst; "": 1..60
 }
 
 // faults are the calls on lb's paths with the errors that their man pages give. Not among them: what Go's
@@ -39,7 +40,8 @@ var faults = []fault{
 	{call: "connect", errors: "EAGAIN ECONNREFUSED EADDRNOTAVAIL ENETUNREACH ENOBUFS ENOMEM EACCES EPERM"},
 	{call: "socket", errors: "EMFILE ENFILE ENOBUFS ENOMEM EACCES"},
 	{call: "epoll_ctl", errors: "ENOMEM ENOSPC", provoke: "control"},
-	{call: "epoll_pwait", errors: "EINTR"},
+	// Go's runtime tries again twenty times and gives up then
+	{call: "epoll_pwait", errors: "EINTR", burst: "1..5"},
 	{call: "recvfrom", errors: "EINTR ECONNRESET ETIMEDOUT ENOMEM ENOBUFS EHOSTUNREACH"},
 	{call: "sendto", errors: "EINTR ECONNRESET EPIPE ETIMEDOUT ENOMEM ENOBUFS EHOSTUNREACH"},
 	{call: "sendmsg", errors: "EAGAIN ENOBUFS ENOMEM EPIPE", provoke: "reload"},
@@ -50,14 +52,16 @@ var faults = []fault{
 	{call: "getsockopt", errors: "ENOBUFS ENOPROTOOPT", provoke: "reload"},
 	{call: "shutdown", errors: "ENOTCONN"},
 	{call: "openat", errors: "EMFILE ENFILE EACCES ENOSPC EROFS ENOENT", provoke: "state"},
+	{call: "openat", errors: "EMFILE ENFILE", provoke: "workers"},
 	{call: "renameat,renameat2,rename", errors: "EACCES ENOSPC EROFS EIO", provoke: "state"},
 	{call: "fsync", errors: "EIO ENOSPC EDQUOT", provoke: "state"},
 	{call: "write", errors: "ENOSPC EIO EDQUOT EPIPE EAGAIN", only: "log", provoke: "state"},
 	{call: "write,pwrite64", errors: "ENOSPC EIO EDQUOT", only: "access", provoke: "state"},
 	{call: "write,pwrite64", errors: "ENOSPC EIO EDQUOT", only: "state", provoke: "state"},
-	{call: "clone,clone3", errors: "EAGAIN", provoke: "workers"},
+	{call: "clone,clone3", errors: "EAGAIN", burst: "1..5", provoke: "workers"}, // as with epoll_pwait
 	{call: "execve", errors: "ENOENT EACCES ETXTBSY ENOEXEC ENOMEM E2BIG", provoke: "workers"},
-	{call: "kill,pidfd_send_signal", errors: "ESRCH EPERM", provoke: "workers"},
+	// lb looks twenty times at what is left
+	{call: "kill,pidfd_send_signal", errors: "ESRCH EPERM", burst: "1..5", provoke: "workers"},
 	{call: "pidfd_open", errors: "EMFILE ENFILE ENOMEM ENOSYS EPERM", provoke: "workers"},
 	{call: "bind", errors: "EADDRINUSE EACCES ENOMEM EADDRNOTAVAIL", provoke: "reload"},
 	{call: "listen", errors: "EADDRINUSE ENOMEM", provoke: "reload"},
@@ -81,29 +85,29 @@ const (
 // load. lb must live, serve as before soon after the end of the fault, answer on its control socket, lose no
 // byte silently, and leak neither sessions nor descriptors. A case that fails ends its lb: the others go on
 // with a new one.
+//
+// LB_FAULTS names the cases to run, all if it is empty. LB_FAULTS_TIME bounds how long new cases begin: then
+// only bursts are tried, the first error of each call before the second of any.
 func TestFaults(t *testing.T) {
 	c := &campaign{only: os.Getenv("LB_FAULTS"), calls: map[string]*callCount{}}
-	c.begin(t)
-	for _, f := range faults {
-		for errno := range strings.FieldsSeq(f.errors) {
-			missed := false
-			for _, when := range []string{"1", "1..60"} {
-				if (f.call == "clone,clone3" || f.call == "epoll_pwait") && when != "1" {
-					when = "1..5" // Go's runtime tries again twenty times and gives up then
-				}
-				if when != "1" && missed {
-					continue // a burst would not meet it either
-				}
-				missed = c.try(t, f, errno, when) == 0
-			}
+	if text := os.Getenv("LB_FAULTS_TIME"); text != "" {
+		most, err := time.ParseDuration(text)
+		if err != nil {
+			t.Fatalf("LB_FAULTS_TIME: %v", err)
 		}
+		c.until = time.Now().Add(most)
+	}
+	mayTrace(t)
+	c.begin(t)
+	for errnos := 0; c.cycle(t, errnos); errnos++ {
 	}
 	c.end(t)
 }
 
 // campaign is a run of TestFaults.
 type campaign struct {
-	only   string // "recvmsg" or "recvmsg:EIO" for one
+	only   string    // "recvmsg" or "recvmsg:EIO" for one
+	until  time.Time // no case begins later; the zero value: all are run, singly and in bursts
 	rig    *checkedRig
 	before int // descriptors of lb
 
@@ -115,6 +119,55 @@ type campaign struct {
 type callCount struct {
 	cases, injected int
 	unmet           string
+}
+
+// cycle tries each call with its error of that number. It reports whether there was any.
+func (c *campaign) cycle(t *testing.T, number int) (found bool) {
+	for _, f := range faults {
+		errnos := strings.Fields(f.errors)
+		if number >= len(errnos) {
+			continue
+		}
+		if found = true; !c.until.IsZero() && time.Now().After(c.until) {
+			t.Logf("LB_FAULTS_TIME is over at %s:%s", f.call, errnos[number])
+			return false
+		}
+		burst := "1..60"
+		if f.burst != "" {
+			burst = f.burst
+		}
+		if c.until.IsZero() && c.try(t, f, errnos[number], "1") == 0 {
+			continue // a burst would not meet it either
+		}
+		c.try(t, f, errnos[number], burst)
+	}
+	return found
+}
+
+// mayTrace skips the test where strace may not attach to another process, as in some containers.
+func mayTrace(t *testing.T) {
+	t.Helper()
+	sleep := exec.Command("sleep", "60")
+	dieWithParent(sleep)
+	if err := sleep.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer sleep.Wait()
+	defer sleep.Process.Kill()
+	tracer := exec.Command(program(t, "strace"), "-o", os.DevNull, "-p", fmt.Sprint(sleep.Process.Pid))
+	stderr, err := tracer.StderrPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := tracer.Start(); err != nil {
+		t.Fatalf("cannot start strace: %v", err)
+	}
+	line, _ := bufio.NewReader(stderr).ReadString('\n')
+	tracer.Process.Signal(syscall.SIGTERM)
+	tracer.Wait()
+	if !strings.Contains(line, "attached") {
+		t.Skipf("no call can be made to fail: strace may not trace another process here: %s", strings.TrimSpace(line))
+	}
 }
 
 // begin starts an lb under load.
