@@ -705,6 +705,7 @@ func TestAgain_AsksUntilItIsDone(t *testing.T) {
 				return nil
 			})
 			time.Sleep(time.Duration(n+1) * killPause)
+			synctest.Wait()
 			if calls != want {
 				t.Errorf("up to %d calls of which %d are refused: got %d; want %d", n, refused, calls, want)
 			}
