@@ -52,8 +52,8 @@ func (l *loop) handOver(s *session, ch *Channel) bool {
 		why := backends.ConnectRefused
 		switch errno {
 		case unix.EAGAIN, unix.ETOOMANYREFS, unix.ENOBUFS, unix.ENOMEM:
-			// Too many descriptors are on their way (unix(7)), or the kernel has no memory for the message: as
-			// a full backlog, which is not the worker's fault and passes.
+			// Too many descriptors are on their way (unix(7)), or the kernel has no memory for the message:
+			// as a full backlog, which is not the worker's fault and passes.
 			why = backends.ConnectSaturated
 		}
 		return l.undelivered(s, why, errno)
