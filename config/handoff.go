@@ -57,8 +57,8 @@ func (d *decoder) needForHandoff(p *Pool, unseen error) {
 	}
 	key := join(join("pools", p.Name), "handoff")
 	if p.Handoff == backends.HandoffNode {
-		d.warn(key, "lb cannot start with it here: %v, so that it would not know when a connection has ended; write \"off\"", unseen)
+		d.warn(key, "lb cannot start with it here, as it would not know when a connection has ended: %v; write \"off\"", unseen)
 		return
 	}
-	d.warn(key, "%v: connections of workers that do not report their ends, as the Go package does, count only until they are taken", unseen)
+	d.warn(key, "connections of workers that do not report their ends, as the Go package does, count only until they are taken: %v", unseen)
 }

@@ -187,7 +187,7 @@ func (d *decoder) needForHealth(p *Pool, unseen error) {
 	path := join("pools", p.Name)
 	at := join(path, "health")
 	switch {
-	case p.Health.Type != "accept":
+	case p.Health.Type != "accept" || p.HandsOff(): // a worker that is given sockets is seen to take them
 		return
 	case unseen != nil:
 		if d.isSet(join(at, "type")) {

@@ -36,15 +36,21 @@ func handoffAddress(c *config.Config, pool string) string {
 	return ""
 }
 
-// checkHandoff says why a pool's sockets cannot be handed over here.
-func (d *daemon) checkHandoff(cfg *config.Pool) error {
-	if cfg.Handoff != backends.HandoffNode {
-		return nil
+// checkHandoff says whether a pool's workers are to report the ends of their connections, because the kernel
+// does not. The error says why its sockets cannot be handed over here.
+func (d *daemon) checkHandoff(cfg *config.Pool) (report bool, err error) {
+	if !cfg.HandsOff() {
+		return false, nil
 	}
-	if err := d.proxy.EndsUnseen(); err != nil {
-		return fmt.Errorf("cannot hand sockets to the Node programs of pool %q: %w; write handoff = \"off\"", cfg.Name, err)
+	unseen := d.proxy.EndsUnseen()
+	switch {
+	case unseen == nil:
+		return false, nil
+	case cfg.Handoff == backends.HandoffNode:
+		return false, fmt.Errorf("cannot hand sockets to the Node programs of pool %q: %w; write handoff = \"off\"", cfg.Name, unseen)
 	}
-	return nil
+	d.log.Warn("connections of workers that do not report their ends count only until they are taken", "pool", cfg.Name, "error", unseen)
+	return true, nil
 }
 
 // openChannel gives a worker's backend its hand-off channel, if it has one.

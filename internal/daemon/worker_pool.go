@@ -55,12 +55,10 @@ func workersConfig(all *config.Config, cfg *config.Pool) supervisor.Config {
 
 // newWorkerPool makes the workers of a pool, and starts none.
 func (d *daemon) newWorkerPool(all *config.Config, cfg *config.Pool, pool *backends.Pool, checker *health.Checker, dir *supervisor.Dir) (*workerPool, error) {
-	if err := d.checkHandoff(cfg); err != nil {
-		return nil, err
-	}
 	c := workersConfig(all, cfg)
-	if cfg.HandsOff() {
-		c.HandoffReport = d.proxy.EndsUnseen() != nil
+	var err error
+	if c.HandoffReport, err = d.checkHandoff(cfg); err != nil {
+		return nil, err
 	}
 	sup, err := supervisor.NewPool(cfg.Name, c, dir)
 	if err != nil {

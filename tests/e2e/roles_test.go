@@ -32,6 +32,7 @@ const (
 	roleMute    = "mute"    // a backend that accepts and never reads
 	roleFleet   = "fleet"   // many clients of a lines backend
 	roleChecked = "checked" // a worker that takes connections over and checks and answers exchanges
+	roleNoDiag  = "nodiag"  // another program, which the kernel refuses sock_diag
 	roleTaker   = "taker"   // a worker that takes handed-off connections, and answers lines
 )
 
@@ -48,6 +49,8 @@ func runRole(role string, args []string) int {
 		err = serveMute(args[0])
 	case roleChecked:
 		err = serveChecked()
+	case roleNoDiag:
+		err = runWithoutDiag(args)
 	case roleTaker:
 		err = serveTaken(args[0])
 	case roleFleet:
