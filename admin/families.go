@@ -46,7 +46,7 @@ var metricFamilies = []metricFamily{
 	{"lb_listener_refused_total", counter, "listener, reason", "Clients that were closed before a backend was chosen, by reason.", "The reasons: `denied` (allow, deny), `max_conns`, `source_max_conns`, `source_rate`, `rate`, `proxy_from`, `bad_header`, `header_timeout` (PROXY header)."},
 
 	{"lb_pool_active", gauge, ofPool, "Slots that the backends of the pool have given out.", "Sessions and connects under way."},
-	{"lb_pool_selectable", gauge, ofPool, "Backends of the pool that may be given new connections.", "Alert at 0, and below what the load needs. `lb why POOL` says what is wrong."},
+	{"lb_pool_selectable", gauge, ofPool, "Backends of the pool that may be given new connections.", "Alert at 0, and below what the load needs. `lb status POOL` says what is wrong."},
 	{"lb_pool_backends", gauge, ofPool, "Backends of the pool.", ""},
 	{"lb_pool_imbalance", gauge, ofPool, "The most active slots per weight of a selectable backend, over those of all of the pool's; 1 is even.", "Well above 1 with many sessions: connections live long, and a backend that came later has not filled up."},
 	{"lb_pool_queue_length", gauge, ofPool, "Connections that wait for a backend of the pool.", "More than 0 for long: the backends are at `max_conns`. Add backends, or raise it."},
@@ -73,11 +73,11 @@ var metricFamilies = []metricFamily{
 	{"lb_backend_connect_seconds", histogram, ofBackend, "Time from the choice of the backend to the established connection. Absent before the first.", "On one host, well below a millisecond."},
 	{"lb_backend_first_byte_seconds", histogram, ofBackend, "Time from the client's first byte to the backend's first byte, of each session. Absent before the first.", "The latency of the backend as a client sees it. Of a session with many requests it is the first one's."},
 	{"lb_backend_session_seconds", histogram, ofBackend, "Time from accept to the end of sessions on the backend. Absent before the first.", ""},
-	{"lb_backend_probe_ok", gauge, ofBackend, "1 if the last health probe of the backend succeeded.", "`lb why POOL/BACKEND` shows what the probe got."},
+	{"lb_backend_probe_ok", gauge, ofBackend, "1 if the last health probe of the backend succeeded.", "`lb status POOL` shows why."},
 	{"lb_backend_probe_duration_seconds", gauge, ofBackend, "How long the last health probe of the backend took.", ""},
 
 	{"lb_workers", gauge, ofPool, "Worker processes that there shall be.", ""},
-	{"lb_workers_up", gauge, ofPool, "Workers that take connections.", "Below `lb_workers` for minutes: `lb why POOL`."},
+	{"lb_workers_up", gauge, ofPool, "Workers that take connections.", "Below `lb_workers` for minutes: `lb workers POOL` says why."},
 	{"lb_workers_draining", gauge, ofPool, "Workers that were replaced or are not wanted any more, and have not ended.", "They finish sessions, for at most `stop_timeout`."},
 	{"lb_worker_restarts_total", counter, ofSlot, "Workers that were started in the slot after the first, deploys included.", "Alert on `lb_worker_exits_total` instead."},
 	{"lb_worker_exits_total", counter, "pool, slot, reason", "Workers of the slot that ended, by reason. A reason is absent before its first; crashed is not.", "`crashed`: it ended by itself. `not_started`: the command cannot be run. `not_ready`: not ready within `start_timeout`. `hung`: down for `kill_after`. `broken`: it said so itself. `stopped`: lb ended it, for a deploy, a recycling, a scaling or a stop. Alert on all but `stopped`."},

@@ -22,10 +22,11 @@ func describe(routes []route, version string) object {
 	paths := object{}
 	for i := range routes {
 		rt := &routes[i]
-		item, ok := paths[rt.path].(object)
+		path := strings.TrimSuffix(routes[i].path, "{$}") // of http.ServeMux
+		item, ok := paths[path].(object)
 		if !ok {
 			item = object{}
-			paths[rt.path] = item
+			paths[path] = item
 		}
 		item[strings.ToLower(rt.method)] = d.operation(rt)
 	}
@@ -97,6 +98,9 @@ func operationID(rt *route) string {
 		} else if strings.HasSuffix(rt.path, word) {
 			id += "One"
 		}
+	}
+	if rt.path == "/{$}" {
+		return "getPage"
 	}
 	if rt.path == "/v1" {
 		id += "Index"

@@ -66,6 +66,9 @@ func (s *Server) routes() []route {
 		text     = "text/plain; charset=utf-8"
 	)
 	return []route{
+		{method: "GET", path: "/{$}", handler: s.servePage, doc: "a page for browsers; for others, a list of paths", answer: "", media: "text/html; charset=utf-8"},
+		{method: "GET", path: "/page.js", handler: pageFile("page.js", "text/javascript; charset=utf-8"), doc: "the script of the page", answer: "", media: "text/javascript"},
+		{method: "GET", path: "/page.css", handler: pageFile("page.css", "text/css; charset=utf-8"), doc: "the style of the page", answer: "", media: "text/css"},
 		{method: "GET", path: "/healthz", handler: s.serveHealthz, doc: `"ok" while lb accepts connections; 503 and the names of the listeners that it cannot serve otherwise`, answer: "", media: text},
 		{method: "GET", path: "/metrics", handler: s.serveMetrics, doc: "metrics in the text format of Prometheus", answer: "", media: metricsMedia},
 		{method: "GET", path: "/v1", handler: s.reply(s.index), doc: "this list", answer: routeList{}},
@@ -210,34 +213,15 @@ func (s *Server) mayNot(rt *route, p Caller) *api.Error {
 		rt.method, rt.path, rt.access, have)
 }
 
-// signpost is what a person gets who looks for a page.
-const signpost = `This is the control API of lb, a load balancer.
-
-On this host, lb status shows listeners, pools and backends; lb --help lists the other commands.
-Here, for programs:
-
-  /healthz          "ok" while lb runs
-  /metrics          metrics for Prometheus
-  /v1/status        what lb status shows, as JSON
-  /v1/events        what changed
-  /v1               every path, and who may use it
-  /v1/openapi.json  the API as an OpenAPI document
-`
-
-// serveUnknown answers for a path or a method that there is not. Who comes to / or asks with a browser gets
-// text.
+// serveUnknown answers for a path or a method that there is not. Who asks with a browser gets text.
 func (s *Server) serveUnknown(w http.ResponseWriter, r *http.Request, mux *http.ServeMux, routes []route) {
 	refusal := unknownRoute(mux, routes, r)
-	if r.Method != http.MethodGet || r.URL.Path != "/" && !strings.Contains(r.Header.Get("Accept"), "text/html") {
+	if r.Method != http.MethodGet || !wantsHTML(r) {
 		writeError(w, refusal)
 		return
 	}
-	status := refusal.Status
-	if r.URL.Path == "/" {
-		status = http.StatusOK
-	}
 	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
-	w.WriteHeader(status)
+	w.WriteHeader(refusal.Status)
 	io.WriteString(w, signpost)
 }
 
