@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -56,8 +57,12 @@ func (p *Pool) handoffEnvironment(w *worker, env map[string]string) {
 		// Programs that know socket activation look there, and a preloaded library answers for the
 		// descriptor.
 		env["LISTEN_FDS"], env["LISTEN_FDNAMES"] = "1", p.Name
-		if p.cfg.HandoffAddress != "" {
-			env[handoff.EnvAddress] = p.cfg.HandoffAddress
+		address := p.cfg.HandoffAddress
+		if p.Hooks.HandoffAddress != nil && strings.HasSuffix(address, ":0") {
+			address = p.Hooks.HandoffAddress()
+		}
+		if address != "" {
+			env[handoff.EnvAddress] = address
 		}
 		if p.cfg.HandoffReport {
 			env[handoff.EnvReport] = "1"

@@ -47,6 +47,9 @@ type Hooks struct {
 	Offline func(b Backend, reason string)
 	// Removed: b is no more, and its worker has ended.
 	Removed func(b Backend, reason string)
+	// HandoffAddress returns where clients connect to, for a worker that is about to be started, where
+	// Config.HandoffAddress is not that: its port is 0.
+	HandoffAddress func() string
 	// Sessions is how many connections b has now. Nil: none, ever.
 	Sessions func(b Backend) int
 	// Connections is how many b has had, for recycle.conns. Nil: none.

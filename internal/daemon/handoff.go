@@ -14,14 +14,40 @@ import (
 	"github.com/273ebdf9/lb/supervisor"
 )
 
-// handoffAddress returns where clients of a pool connect to, "" if there is no such TCP address.
+// handoffAddress returns where clients of a pool connect to by the config, "" if there is no such TCP
+// address.
 func handoffAddress(c *config.Config, pool string) string {
+	address, _, _ := handoffBind(c, pool)
+	return address
+}
+
+// handoffAddress returns where clients of w's pool connect to: with the port that the kernel chose where the
+// config says 0.
+func (w *workerPool) handoffAddress() string {
+	address, listener, n := handoffBind(w.d.view.Load().cfg, w.Name)
+	configured, err := netip.ParseAddrPort(address)
+	if err != nil || configured.Port() != 0 {
+		return address
+	}
+	for _, ln := range w.d.proxy.Listeners() {
+		if all := ln.Addresses(); ln.Name == listener && n < len(all) {
+			if a, err := netip.ParseAddrPort(all[n]); err == nil {
+				return netip.AddrPortFrom(configured.Addr(), a.Port()).String()
+			}
+		}
+	}
+	return address
+}
+
+// handoffBind returns the first TCP address at which clients of a pool connect, and whose it is: the n-th of
+// that listener.
+func handoffBind(c *config.Config, pool string) (address, listener string, n int) {
 	for i := range c.Listeners {
 		l := &c.Listeners[i]
 		if _, split := l.Split[pool]; l.Pool != pool && !split {
 			continue
 		}
-		for _, bind := range l.Bind {
+		for j, bind := range l.Bind {
 			a, err := backends.ParseAddress(bind)
 			if err != nil || a.IsUnix() {
 				continue
@@ -30,10 +56,10 @@ func handoffAddress(c *config.Config, pool string) string {
 			if err != nil {
 				ip = netip.IPv6Unspecified()
 			}
-			return netip.AddrPortFrom(ip, a.Port).String()
+			return netip.AddrPortFrom(ip, a.Port).String(), l.Name, j
 		}
 	}
-	return ""
+	return "", "", 0
 }
 
 // checkHandoff says whether a pool's workers are to report the ends of their connections, because the kernel
@@ -63,7 +89,7 @@ func (w *workerPool) openChannel(b supervisor.Backend, m *backends.Backend) {
 		w.d.proxy.CloseChannel(m) // what an lb before has given it goes to others
 		return
 	}
-	address, _ := netip.ParseAddrPort(w.cfg.Load().HandoffAddress)
+	address, _ := netip.ParseAddrPort(w.handoffAddress())
 	err := w.d.proxy.OpenChannel(m, proxy.ChannelConfig{
 		Node: b.Handoff == supervisor.HandoffNode, Front: b.Front, Back: b.Back, Address: address,
 	})

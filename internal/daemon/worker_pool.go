@@ -71,7 +71,8 @@ func (d *daemon) newWorkerPool(all *config.Config, cfg *config.Pool, pool *backe
 	w.cfg.Store(&c)
 	pool.SetSeries(slotOfName)
 	sup.Hooks = supervisor.Hooks{
-		Added: w.added, TakenOver: w.takenOver, Probe: w.probe, Resumed: w.resumed, Removed: w.removed,
+		HandoffAddress: w.handoffAddress,
+		Added:          w.added, TakenOver: w.takenOver, Probe: w.probe, Resumed: w.resumed, Removed: w.removed,
 		Starting: func(b supervisor.Backend, reason string) {
 			w.with(b, func(b *backends.Backend) { checker.Starting(b, reason) })
 		},

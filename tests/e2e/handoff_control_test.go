@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -197,4 +198,23 @@ while True:
 	if now := l.process.fds(t); now > fds+20 {
 		t.Errorf("descriptors of lb: got %d; want about %d as before", now, fds)
 	}
+}
+
+// A worker is told the port that clients connect to, also where the kernel chose it.
+func TestHandOff_AWorkerIsToldThePortThatTheKernelChose(t *testing.T) {
+	out := filepath.Join(tempDir(t), "address")
+	config := handoffPool(t, "lb", "", fmt.Sprintf("command = [\"sh\", \"-c\", \"echo $LB_HANDOFF_ADDRESS > %s; exec sleep 1000\"]\ncount = 1\nready = \"notify\"\n", out))
+	config.Listeners[0].Bind = []string{"127.0.0.1:0"}
+	dir := tempDir(t)
+	l := &lb{config: config, socket: filepath.Join(dir, "admin.sock")}
+	l.file = writeFile(t, dir, "lb.toml", config.toml(l.socket), 0o644)
+	l.process = startProcess(t, "lb", exec.Command(lbBinary(t), "run", "-f", l.file))
+	eventually(t, patience, func() error {
+		text, _ := os.ReadFile(out)
+		address := strings.TrimSpace(string(text))
+		if address == "" || strings.HasSuffix(address, ":0") {
+			return fmt.Errorf("LB_HANDOFF_ADDRESS: got %q; want one with a port", address)
+		}
+		return accepts(address)
+	})
 }
