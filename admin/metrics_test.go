@@ -2,6 +2,7 @@ package admin
 
 import (
 	"bytes"
+	"flag"
 	"fmt"
 	"io"
 	"os"
@@ -405,5 +406,23 @@ func BenchmarkMetrics(b *testing.B) {
 	b.ReportAllocs()
 	for b.Loop() {
 		src.writeMetrics(io.Discard, new(refusals), new(acceptFailures))
+	}
+}
+
+var update = flag.Bool("update", false, "write docs/metrics.md anew")
+
+func TestDocument_OfMetricsIsWhatTheCodeSays(t *testing.T) {
+	const name = "../docs/metrics.md"
+	if *update {
+		if err := os.WriteFile(name, []byte(metricsDocument()), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	text, err := os.ReadFile(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if string(text) != metricsDocument() {
+		t.Error("docs/metrics.md is not what metricFamilies says; run: go generate ./admin")
 	}
 }

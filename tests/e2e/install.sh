@@ -27,6 +27,7 @@ need() {
 need curl curl
 need wrk wrk
 need nginx nginx
+need chromium chromium
 need redis-server redis-server
 need redis-benchmark redis-tools
 need redis-cli redis-tools
