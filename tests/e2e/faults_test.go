@@ -57,7 +57,7 @@ var faults = []fault{
 	{call: "fsync", errors: "EIO ENOSPC EDQUOT", provoke: "state"},
 	{call: "write", errors: "ENOSPC EIO EDQUOT EPIPE EAGAIN", only: "log", provoke: "state"},
 	{call: "write,pwrite64", errors: "ENOSPC EIO EDQUOT", only: "access", provoke: "state"},
-	{call: "write,pwrite64", errors: "ENOSPC EIO EDQUOT", only: "state", provoke: "state"},
+	{call: "write,pwrite64", errors: "ENOSPC EIO EDQUOT", only: "new state", provoke: "state"},
 	{call: "clone,clone3", errors: "EAGAIN", burst: "1..5", provoke: "workers"}, // as with epoll_pwait
 	{call: "execve", errors: "ENOENT EACCES ETXTBSY ENOEXEC ENOMEM E2BIG", provoke: "workers"},
 	// lb looks twenty times at what is left

@@ -190,7 +190,7 @@ func run(t testing.TB, timeout time.Duration, stdin io.Reader, name string, args
 	var stdout, stderr bytes.Buffer
 	cmd := exec.CommandContext(ctx, name, args...)
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = stdin, &stdout, &stderr
-	cmd.WaitDelay = time.Second
+	cmd.WaitDelay = patience // a busy machine may be late to read what it wrote last
 	dieWithParent(cmd)
 	err := cmd.Run()
 	var exit *exec.ExitError
