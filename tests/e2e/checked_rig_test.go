@@ -36,7 +36,8 @@ func startCheckedRig(t *testing.T) *checkedRig {
 	t.Helper()
 	dir := tempDir(t)
 	rig := &checkedRig{load: newCheckedLoad(), reports: dir, files: map[string]string{
-		"log": filepath.Join(dir, "lb.log"), "access": filepath.Join(dir, "access.log"), "state": filepath.Join(dir, "state.json"), "new state": filepath.Join(dir, "state.json.new"), // it is written beside, and renamed
+		"log": filepath.Join(dir, "lb.log"), "access": filepath.Join(dir, "access.log"), "state": filepath.Join(dir, "state.json"),
+		"new state": filepath.Join(dir, "state.json.new"), // it is written beside, and renamed
 	}}
 	pool := func(name string, addresses ...string) lbPool {
 		p := lbPool{Name: name, Options: "queue_timeout = \"3s\"\nconnect_timeout = \"3s\"\n", Health: "type = \"connect\"\ninterval = \"300ms\"\nfall = 2\nrise = 1\n"}
