@@ -403,6 +403,14 @@ func (ch *Channel) retract(broken string) {
 	}
 }
 
+// TakeBack gives to other workers what b's worker has not taken. b is down; without it they would wait for
+// handoff_timeout, or end with b's sessions (CloseBackend). It may be called on a loop.
+func (p *Proxy) TakeBack(b *backends.Backend) {
+	if ch := channelOf(b); ch != nil {
+		ch.retract("")
+	}
+}
+
 // refused is told that the worker could not take the connection of that number, or the first one: it goes to
 // another.
 func (ch *Channel) refused(seq uint64, first bool) bool {

@@ -345,6 +345,32 @@ func TestHandOff_WhatADeadWorkerHasNotTakenGoesToOthers(t *testing.T) {
 	}
 }
 
+// With on_down = "close" the sessions of a worker that is down are closed. What it has not taken is none of its.
+func TestCloseBackend_WhatAWorkerHasNotTakenGoesToOthers(t *testing.T) {
+	r := newRig(t, handsOff)
+	hung := r.newTaker("w0", 100)
+	hung.stopped.Store(true)
+	var clients []net.Conn
+	for range 8 {
+		clients = append(clients, r.client())
+	}
+	b := r.pool.Get("w0")
+	eventually(t, "its window is full", func() bool { return b.Untaken() == 8 })
+	r.newTaker("w1", 100)
+	r.pool.SetHealth(b, backends.HealthDown, "test")
+	r.proxy.TakeBack(b)
+	if n, err := r.proxy.CloseBackend(b); n != 0 || err != nil {
+		t.Errorf("closed %d, %v; want none", n, err)
+	}
+	for _, c := range clients {
+		if got := r.greeting(c); got != "w1" {
+			t.Errorf("served by %s; want w1", got)
+		}
+	}
+	hung.stopped.Store(false)
+	close(hung.resume)
+}
+
 // A worker that dies after it has read a connection from its channel, and before it has said so, has done
 // nothing with it as a rule: lb gives it to another one. What it has touched ends with it.
 func TestHandOff_WhatADeadWorkerHasReadAndNotTouchedGoesToOthers(t *testing.T) {

@@ -48,6 +48,9 @@ func (d *daemon) backendChanged(pool *backends.Pool, c backends.Change) {
 	if c.Field == "health" && watched && w.workers != nil {
 		w.workers.healthChanged(c)
 	}
+	if c.Field == "health" && c.To == "down" && !word {
+		d.proxy.TakeBack(b)
+	}
 	switch cfg := v.cfg.Pool(c.Pool); {
 	case c.Field == "admin":
 		if watched {
