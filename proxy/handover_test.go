@@ -345,7 +345,8 @@ func TestHandOff_WhatADeadWorkerHasNotTakenGoesToOthers(t *testing.T) {
 	}
 }
 
-// With on_down = "close" the sessions of a worker that is down are closed. What it has not taken is none of its.
+// With on_down = "close" the sessions of a worker that is down are closed. What it has not taken is none of
+// its.
 func TestCloseBackend_WhatAWorkerHasNotTakenGoesToOthers(t *testing.T) {
 	r := newRig(t, handsOff)
 	hung := r.newTaker("w0", 100)
