@@ -9,7 +9,6 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
-	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -20,6 +19,7 @@ import (
 	"github.com/273ebdf9/lb/admin/api"
 	"github.com/273ebdf9/lb/config"
 	"github.com/273ebdf9/lb/internal/cli"
+	"github.com/273ebdf9/lb/internal/eventually"
 	"golang.org/x/sys/unix"
 )
 
@@ -193,6 +193,7 @@ func (r *rig) changeAll() string {
 }
 
 func TestControl_ChangesAndTellsWhatIsWrong(t *testing.T) {
+	t.Parallel()
 	r := newRig(t)
 	r.wantShape("at the start", rigShape)
 	r.wantShape("after the changes", r.changeAll())
@@ -228,6 +229,7 @@ func TestControl_ChangesAndTellsWhatIsWrong(t *testing.T) {
 func second[T any](_ T, err error) error { return err }
 
 func TestState_OutlivesARestart(t *testing.T) {
+	t.Parallel()
 	r := newRig(t)
 	want := r.changeAll()
 	r.restart()
@@ -276,6 +278,7 @@ func TestState_ConfigThatChangedWinsFieldByField(t *testing.T) {
 }
 
 func TestState_DamagedFileIsSetAside(t *testing.T) {
+	t.Parallel()
 	r := newRig(t)
 	r.changeAll()
 	r.end()
@@ -300,6 +303,7 @@ func TestState_DamagedFileIsSetAside(t *testing.T) {
 }
 
 func TestState_ThatCannotBeWrittenIsToldToWhoMadeTheChange(t *testing.T) {
+	t.Parallel()
 	r := newRig(t)
 	state := filepath.Join(r.dir, "state")
 	os.Remove(state)
@@ -322,6 +326,7 @@ func TestState_ThatCannotBeWrittenIsToldToWhoMadeTheChange(t *testing.T) {
 }
 
 func TestState_DirectoryInItsPlaceIsAFaultAndStays(t *testing.T) {
+	t.Parallel()
 	r := newRig(t)
 	r.end()
 	path := filepath.Join(r.dir, "state")
@@ -343,6 +348,7 @@ func TestState_DirectoryInItsPlaceIsAFaultAndStays(t *testing.T) {
 }
 
 func TestReload_AppliesTheDifferencesOnly(t *testing.T) {
+	t.Parallel()
 	r := newRig(t)
 	app, w1 := r.view.Load().pool("app"), r.view.Load().pool("app").Get("w1")
 	r.configure("[pools.app]", "[pools.app]\nbalance = \"roundrobin\"\nmax_conns = 9\n[pools.app.health]\nfall = 7",
@@ -371,6 +377,7 @@ func TestReload_AppliesTheDifferencesOnly(t *testing.T) {
 }
 
 func TestReload_FailureChangesNothing(t *testing.T) {
+	t.Parallel()
 	r := newRig(t)
 	taken := filepath.Join(r.dir, "w3.sock")
 	r.configure("[pools.app]", "[listeners.more]\nbind = [\"unix:DIR/free.sock\", \"unix:DIR/w3.sock\"]\npool = \"app\"\n[pools.app]\nmax_conns = 3", "beta = 10", "beta = 11")
@@ -389,6 +396,7 @@ func TestReload_FailureChangesNothing(t *testing.T) {
 }
 
 func TestReload_OntoAnAddressOfItsOwnNamesTheListener(t *testing.T) {
+	t.Parallel()
 	r := newRig(t)
 	free, err := net.Listen("tcp", "127.0.0.1:0")
 	r.must(err)
@@ -418,15 +426,16 @@ func TestReload_OntoAnAddressOfItsOwnNamesTheListener(t *testing.T) {
 }
 
 func TestChanges_ManyAtOnceAreConsistent(t *testing.T) {
+	t.Parallel()
 	r := newRig(t)
 	c, ctx := r.client(), r.t.Context()
 	var all sync.WaitGroup
 	for i := range 8 {
 		all.Go(func() {
-			for j := range 20 {
+			for j := range 10 {
 				name := fmt.Sprintf("n%d", i)
 				r.must(c.AddBackend(ctx, "app", api.NewBackend{Name: name, Address: "unix:" + r.dir + "/w3.sock"}))
-				r.must(c.SetWeight(ctx, "app", "w1", i*20+j))
+				r.must(c.SetWeight(ctx, "app", "w1", i*10+j))
 				r.must(c.Reload(ctx, false))
 				r.must(c.RemoveBackend(ctx, "app", name))
 				r.must(c.Sessions(ctx, api.SessionFilter{}, 10))
@@ -440,6 +449,7 @@ func TestChanges_ManyAtOnceAreConsistent(t *testing.T) {
 }
 
 func TestKill_ClosesWhatTheFilterAdmits(t *testing.T) {
+	t.Parallel()
 	r := newRig(t)
 	var conns []net.Conn
 	for range 20 {
@@ -454,8 +464,7 @@ func TestKill_ClosesWhatTheFilterAdmits(t *testing.T) {
 		_, n := r.listSessions(api.SessionFilter{Pool: "app", Backend: backend}, 5)
 		return n
 	}
-	for on("w1")+on("w2") < len(conns) {
-	}
+	eventually.True(t, "every session runs", func() bool { return on("w1")+on("w2") == len(conns) })
 	n, err := r.Kill(context.Background(), api.SessionFilter{Pool: "app", Backend: "w1"}, 100*time.Millisecond, "test")
 	if err != nil || n != 10 || on("w1") != 0 || on("w2") != 10 {
 		t.Errorf("Kill of w1: got %d, %v, %d and %d left; want 10, and 0 and 10 left", n, err, on("w1"), on("w2"))
@@ -467,6 +476,7 @@ func TestKill_ClosesWhatTheFilterAdmits(t *testing.T) {
 }
 
 func TestStatus_SaysStoppingWhileSessionsFinish(t *testing.T) {
+	t.Parallel()
 	r := newRig(t)
 	if code, stdout, _ := lb(t, "status", "-s", r.dir+"/admin.sock"); code != 0 || strings.Contains(stdout, "stopping") {
 		t.Errorf("lb status before: got %d, %q; want no stopping", code, stdout)
@@ -476,24 +486,19 @@ func TestStatus_SaysStoppingWhileSessionsFinish(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer c.Close()
-	for r.proxy.Sessions() == 0 {
-		runtime.Gosched()
-	}
+	eventually.True(t, "the session runs", func() bool { return r.proxy.Sessions() > 0 })
 	stopped := make(chan struct{})
 	go func() {
 		defer close(stopped)
 		r.daemon.stop(context.Background(), context.Background())
 	}()
-	for deadline := time.Now().Add(5 * time.Second); ; {
+	eventually.NoError(t, func() error {
 		code, stdout, stderr := lb(t, "status", "-s", r.dir+"/admin.sock")
-		if code == 0 && strings.Contains(stdout, ", stopping, up ") {
-			break
+		if code != 0 || !strings.Contains(stdout, ", stopping, up ") {
+			return fmt.Errorf("lb status: got %d, %q, %q; want it to say stopping", code, stdout, stderr)
 		}
-		if time.Now().After(deadline) {
-			t.Errorf("lb status: got %d, %q, %q; want it to say stopping", code, stdout, stderr)
-			break
-		}
-	}
+		return nil
+	})
 	c.Close()
 	<-stopped
 	r.begin() // for what the rig does at the end
@@ -508,6 +513,7 @@ func TestTurns_AreSpreadOverTheTime(t *testing.T) {
 
 // TestShortages_AreEvents has the proxy report what it does when it is short of something, twice each.
 func TestShortages_AreEvents(t *testing.T) {
+	t.Parallel()
 	r := newRig(t)
 	w1, web := r.view.Load().pool("app").Get("w1"), r.listener("web")
 	for range 2 {

@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"flag"
 	"fmt"
 	"os"
 	"strings"
@@ -25,5 +26,7 @@ func TestMain(m *testing.M) {
 		os.Exit(2)
 	}
 	installResolver()
+	flag.Parse()
+	flag.Set("test.parallel", "8") // the tests wait for workers more than they work
 	os.Exit(leaktest.Run(m))
 }

@@ -12,6 +12,7 @@ import (
 
 	"github.com/273ebdf9/lb/admin/api"
 	"github.com/273ebdf9/lb/backends"
+	"github.com/273ebdf9/lb/internal/eventually"
 )
 
 // writeDown freezes the daemon as an upgrade does, does something in the middle, and gives what the next code
@@ -63,14 +64,12 @@ func TestUpgrade_SessionsThatAreToBeClosedAreByTheNextCode(t *testing.T) {
 	r.must(err)
 	defer conn.Close()
 	var b *backends.Backend
-	for deadline := time.Now().Add(5 * time.Second); b == nil && time.Now().Before(deadline); time.Sleep(time.Millisecond) {
+	eventually.True(t, "a session of app runs", func() bool {
 		for _, s := range r.proxy.SessionList() {
 			b = r.view.Load().pool("app").Get(s.Backend)
 		}
-	}
-	if b == nil {
-		t.Fatal("session: got none; want one of app")
-	}
+		return b != nil
+	})
 	snap := r.writeDown(func() { b.Pool().SetHealth(b, backends.HealthDown, "a test says so") })
 	if len(snap.head.Closing) != 1 {
 		t.Fatalf("backends whose sessions are to be closed: got %v; want one", snap.head.Closing)

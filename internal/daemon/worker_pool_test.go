@@ -10,7 +10,6 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	"github.com/273ebdf9/lb/admin/api"
 	"github.com/273ebdf9/lb/internal/eventually"
@@ -72,24 +71,25 @@ func (r *rig) mustReload() {
 // waitWorkers waits until n workers are up and none drains, and gives them.
 func (r *rig) waitWorkers(n int) *api.WorkersStatus {
 	r.t.Helper()
-	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(5 * time.Millisecond) {
-		st := r.workersStatus("app")
+	var st *api.WorkersStatus
+	eventually.NoError(r.t, func() error {
+		st = r.workersStatus("app")
 		up := 0
 		for i := range st.Slots {
 			if st.Slots[i].State == "up" {
 				up++
 			}
 		}
-		if up == n && len(st.Slots) == n && len(st.Retired) == 0 {
-			return st
+		if up != n || len(st.Slots) != n || len(st.Retired) != 0 {
+			return fmt.Errorf("workers: got %+v; want %d up", st, n)
 		}
-		if time.Now().After(deadline) {
-			r.t.Fatalf("workers: got %+v; want %d up", st, n)
-		}
-	}
+		return nil
+	})
+	return st
 }
 
 func TestWorkerPool_ComesAndGoesWithTheConfig(t *testing.T) {
+	t.Parallel()
 	r := newWorkerRig(t)
 	pool := r.view.Load().pool("app")
 	if n, all := pool.Selectable(); n != 4 || all != 4 {
@@ -118,6 +118,7 @@ func TestWorkerPool_ComesAndGoesWithTheConfig(t *testing.T) {
 }
 
 func TestWorkerPool_AChangedCommandRollsOrFailsTheReload(t *testing.T) {
+	t.Parallel()
 	r := newWorkerRig(t)
 	before := r.waitWorkers(2)
 	r.withWorkers(2, "fail")
@@ -147,6 +148,7 @@ func TestWorkerPool_AChangedCommandRollsOrFailsTheReload(t *testing.T) {
 }
 
 func TestWorkerPool_AReloadWaitsForTheRestartUnderWay(t *testing.T) {
+	t.Parallel()
 	r := newWorkerRig(t)
 	begun := make(chan struct{}, 10)
 	ended := make(chan error, 1)
@@ -169,6 +171,7 @@ func TestWorkerPool_AReloadWaitsForTheRestartUnderWay(t *testing.T) {
 }
 
 func TestWorkerPool_WhatTheOperatorWantsOfASlotStays(t *testing.T) {
+	t.Parallel()
 	r := newWorkerRig(t)
 	slot := func() string { return r.waitWorkers(2).Slots[1].Backend }
 	if _, err := r.client().SetWeight(t.Context(), "app", slot(), 20); err != nil {
@@ -203,6 +206,7 @@ func TestWorkerPool_WhatTheOperatorWantsOfASlotStays(t *testing.T) {
 
 // Members come and go while others change the pool: nobody is lost, and nothing locks up.
 func TestWorkerPool_RestartsAndReloadsAtOnce(t *testing.T) {
+	t.Parallel()
 	r := newWorkerRig(t)
 	var busy sync.WaitGroup
 	stop := make(chan struct{})
@@ -242,6 +246,7 @@ func TestWorkerPool_RestartsAndReloadsAtOnce(t *testing.T) {
 }
 
 func TestRestart_SaysThatTheConfigFileHasChangedSince(t *testing.T) {
+	t.Parallel()
 	r := newWorkerRig(t)
 	restart := func() []string {
 		t.Helper()
@@ -261,6 +266,7 @@ func TestRestart_SaysThatTheConfigFileHasChangedSince(t *testing.T) {
 }
 
 func TestState_RemembersTheNumberOfWorkersAndStoppedSlots(t *testing.T) {
+	t.Parallel()
 	r := newWorkerRig(t)
 	slots := func() string {
 		t.Helper()
