@@ -3,7 +3,7 @@
 #   [pools.app.workers]
 #   command = ["python3", "examples/python/app.py"]
 #
-# gunicorn takes the same socket unchanged: command = ["gunicorn", "app:app"]
+# gunicorn takes the same socket unchanged. For the clients' own sockets (handoff = "lb") see lb.toml and gunicorn.toml.
 import http.server
 import os
 import signal
