@@ -21,6 +21,7 @@
 #include <netinet/in.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/epoll.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/uio.h>
@@ -72,6 +73,13 @@ static void copy_address(const void *from, socklen_t size, struct sockaddr *to, 
 	*room = size;
 }
 
+/*
+ * watched means that the program waits for the channel with epoll. Then accept never blocks, whatever the channel's flags
+ * say: what made it readable may have been a probe, or lb has taken it back, and a program as nginx, which leaves an
+ * inherited socket as it is, would serve nobody until the next connection comes.
+ */
+static int watched;
+
 /* take takes the next connection. It blocks as the channel does, and fails as accept(2). */
 static int take(int fd, struct sockaddr *address, socklen_t *room, int flags) {
 	for (;;) {
@@ -79,7 +87,7 @@ static int take(int fd, struct sockaddr *address, socklen_t *room, int flags) {
 		union { struct cmsghdr align; char space[CMSG_SPACE(sizeof(int))]; } control;
 		struct iovec vector = {header, sizeof header};
 		struct msghdr message = {.msg_iov = &vector, .msg_iovlen = 1, .msg_control = &control, .msg_controllen = sizeof control};
-		ssize_t size = recvmsg(fd, &message, flags & SOCK_CLOEXEC ? MSG_CMSG_CLOEXEC : 0);
+		ssize_t size = recvmsg(fd, &message, (flags & SOCK_CLOEXEC ? MSG_CMSG_CLOEXEC : 0) | (watched ? MSG_DONTWAIT : 0));
 		if (size < 0) return -1;
 		if (size == 0) { /* lb is gone: as a listening socket after shutdown(2) */
 			errno = EINVAL;
@@ -138,6 +146,11 @@ int accept4(int fd, struct sockaddr *address, socklen_t *room, int flags) {
 
 int accept(int fd, struct sockaddr *address, socklen_t *room) {
 	return is_channel(fd) ? take(fd, address, room, 0) : REAL(accept)(fd, address, room);
+}
+
+int epoll_ctl(int epoll, int operation, int fd, struct epoll_event *event) {
+	if (operation != EPOLL_CTL_DEL && is_channel(fd)) watched = 1;
+	return REAL(epoll_ctl)(epoll, operation, fd, event);
 }
 
 int listen(int fd, int backlog) { return is_channel(fd) ? 0 : REAL(listen)(fd, backlog); }
