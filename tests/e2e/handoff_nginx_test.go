@@ -11,8 +11,8 @@ import (
 	"time"
 )
 
-// nginx leaves an inherited listening socket as it is: its channel blocks. A probe, which nginx never sees, must not
-// have it wait there for the next connection while its clients wait for it.
+// nginx leaves an inherited listening socket as it is: its channel blocks. A probe, which nginx never sees,
+// must not have it wait there for the next connection while its clients wait for it.
 func TestHandOff_ProbesDoNotStopNginx(t *testing.T) {
 	home := tempDir(t)
 	port := freePort(t, "127.0.0.1")
