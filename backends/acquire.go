@@ -58,7 +58,7 @@ func (p *Pool) Acquire(req *Request, w *Waiter) (*Backend, error) {
 	return nil, p.enqueueLocked(req, w)
 }
 
-// Release gives a slot of b back that Acquire took. It goes to the oldest connection that waits for one.
+// Release returns a slot of b that Acquire took. The slot goes to the oldest connection that waits for one.
 func (p *Pool) Release(b *Backend) {
 	p.mu.Lock()
 	if b.active.Add(-1) < 0 {
@@ -83,7 +83,7 @@ func (p *Pool) roomAndUnlock(b *Backend) {
 	p.grantAndUnlock(b)
 }
 
-// grantAndUnlock gives b's room to those who wait for it.
+// grantAndUnlock grants b's free slots to the connections that wait for them.
 func (p *Pool) grantAndUnlock(b *Backend) {
 	var granted grants
 	p.grantLocked(b, &granted)

@@ -165,7 +165,7 @@ func (b *Backend) Resolve(ctx context.Context) error {
 	return nil
 }
 
-// SetSockaddr stores what Sockaddr gives: what b.Address was resolved to.
+// SetSockaddr stores what Sockaddr returns: what b.Address was resolved to.
 func (b *Backend) SetSockaddr(sa *RawSockaddr) { b.sockaddr.Store(sa) }
 
 // Connected notes that a connection was established d after the backend was chosen.

@@ -70,7 +70,7 @@ type Config struct {
 	// Owner is the user, by name or number, who owns the Unix sockets of the pool's backends. lb connects to
 	// such a socket only if it belongs to root, to lb's own user, or to Owner; where somebody else may write
 	// to one of its directories, only if it belongs to Owner. It follows no symbolic link at the end of the
-	// path. Workers that lb runs need no Owner. Default "": nobody else.
+	// path. Workers that lb runs need no Owner. Default "": no other user.
 	Owner string `toml:"owner"`
 	// WhenAllDown is what happens to a new connection when no backend is selectable: "reject" (default)
 	// closes it, "queue" lets it wait in the queue until one is up, "any" tries the backends whatever their
@@ -225,8 +225,8 @@ func (b *BackendConfig) validate() error {
 	return errors.Join(errs...)
 }
 
-// checkOwner finds what can be no user. Whether there is such a user is asked when lb connects: he may be
-// made later, and lb must not end for him.
+// checkOwner finds what can be no user. Whether there is such a user is asked when lb connects: it may be
+// made later, and lb must not end for that.
 func checkOwner(name string) error {
 	if strings.ContainsAny(name, ":/ \t\n\x00") || strings.HasPrefix(name, "-") {
 		return fmt.Errorf("%q is no user; write a user's name or number, or \"\" for none", name)

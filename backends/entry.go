@@ -21,7 +21,7 @@ type entry struct {
 	stat unix.Stat_t
 	// controller says who else decides what the name leads to: "" when only root and lb's user do.
 	controller string
-	// linked: the way led over a symbolic link that somebody else may have made.
+	// linked: the way led over a symbolic link that another user may have made.
 	linked bool
 	// shared: it lies in a directory with the sticky bit (/tmp), in which everybody may make entries.
 	shared bool
@@ -29,7 +29,7 @@ type entry struct {
 
 func (e *entry) close() { unix.Close(e.fd) }
 
-// proc returns a name for the entry that nobody can point elsewhere (proc(5), /proc/pid/fd).
+// proc returns a name for the entry that no other process can point elsewhere (proc(5), /proc/pid/fd).
 func (e *entry) proc() string { return "/proc/self/fd/" + strconv.Itoa(e.fd) }
 
 // maxLinks is how many symbolic links a path may lead over (path_resolution(7)).
@@ -141,7 +141,7 @@ func openEntry(path string) (*entry, unix.Errno, string) {
 	return nil, 0, path + " is a directory and not a socket"
 }
 
-// control notes that somebody else decides what the path leads to; the first one is named.
+// control notes another user who decides what the path leads to; the first one is reported.
 func (e *entry) control(who string) {
 	if e.controller == "" {
 		e.controller = who
@@ -167,7 +167,7 @@ func (e *entry) own(self *[]Address) (string, bool) {
 
 // judge returns why lb must not connect to the entry; "" if it may.
 //
-// Root and lb's own user are trusted as far as nobody else decides where the path leads: else he could lead
+// Root and lb's own user are trusted as far as no other user decides where the path leads, who could lead
 // it to any of their sockets. The owner whom the config names may own the socket wherever it is.
 func (e *entry) judge(owner *Owner) string {
 	uid, named := e.stat.Uid, owner.is(e.stat.Uid)
@@ -206,7 +206,7 @@ func writeOwner(uid uint32) string {
 	return fmt.Sprintf("write owner = %q for the pool or the backend if that is right", name)
 }
 
-// Owner is a user by name or number, who may not be known yet. A nil one is nobody.
+// Owner is a user by name or number, who may not exist yet. Nil is no user.
 type Owner struct {
 	name string
 

@@ -1,6 +1,6 @@
 package backends
 
-// RampRuns says whether the clock of slow starts runs.
+// RampRuns reports whether the clock of slow starts runs.
 func (p *Pool) RampRuns() bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -6,10 +6,10 @@ import (
 	"strings"
 )
 
-// CheckRemote returns an error if somebody who may change the pool over HTTP, and nothing else on this host,
-// may not add a backend at that address. He may name any address of TCP. A Unix socket he may name only
+// CheckRemote returns an error if a caller who may change the pool over HTTP, and nothing else on this host,
+// may not add a backend at that address. The caller may name any address of TCP, but a Unix socket only
 // beside one that the pool has already, in a directory that is made for such sockets: root's lb may open what
-// he may not, a container engine's socket for one, in /run.
+// the caller may not, a container engine's socket for one, in /run.
 func (p *Pool) CheckRemote(a Address) error {
 	const instead = "add it over the control socket (lb add), or to the config"
 	if !a.IsUnix() {

@@ -15,7 +15,7 @@ import (
 // probe with an address of its own. Everything of lb that dials a backend does it by Connect or
 // ConnectVerified.
 //
-// A Unix socket's name belongs to whoever may write to its directories, and he may point it at any socket
+// A Unix socket's name belongs to whoever may write to its directories, and who may point it at any socket
 // that lb may open: a container engine's, or lb's own control socket. So lb proves who listens there before
 // it sends a byte. ConnectVerified opens the directory entry without following links, checks its owner, and
 // connects to that very inode. What it finds out about the listener is kept as a proof, and Connect compares:
@@ -27,7 +27,7 @@ type Target struct {
 	Address Address
 	// self are lb's own addresses, to which nothing leads. Nil: none.
 	self *Self
-	// owner may own the socket, beside root and lb's own user. Nil: nobody else.
+	// owner may own the socket, beside root and lb's own user. Nil: no other user.
 	owner atomic.Pointer[Owner]
 	// sockaddr is nil while a host name has not been resolved.
 	sockaddr atomic.Pointer[RawSockaddr]

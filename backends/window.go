@@ -2,7 +2,7 @@ package backends
 
 // SetWindow limits how many connections may be on their way to b and not taken by it yet: so many are given
 // to it, and no more until it has taken one (Taken). It is as a backlog is: a backend whose window is full is
-// busy, not gone. 0, which is the default, is no limit, and then nobody calls Taken. Set it before b is
+// busy, not gone. 0, which is the default, is no limit, and then Taken is not called. Set it before b is
 // selectable; a change from 0 or to 0 later is not counted right.
 func (p *Pool) SetWindow(b *Backend, n int) {
 	p.mu.Lock()
@@ -22,8 +22,8 @@ func (b *Backend) windowFull() bool {
 	return window > 0 && b.untaken.Load() >= int64(window)
 }
 
-// Taken tells that b has taken a connection whose slot Acquire gave. The slot stays held until Release. It is
-// safe for concurrent use, and locks only where the window was full.
+// Taken reports that b has taken a connection whose slot Acquire reserved. The slot stays held until Release.
+// It is safe for concurrent use, and locks only where the window was full.
 func (p *Pool) Taken(b *Backend) {
 	left := b.untaken.Add(-1)
 	if left < 0 {

@@ -158,7 +158,7 @@ func (d *decoder) checkPool(p *Pool, users []*Listener) {
 	d.checkName(path, "pool", p.Name)
 }
 
-// noConnect says what to use instead of "connect".
+// noConnect returns what to use instead of "connect".
 const noConnect = `use "http", "send-expect", or for workers "notify"`
 
 // checkLiveness warns of a pool whose backends could hang unseen.

@@ -211,7 +211,7 @@ func byType(defaults ...any) defaultsByType {
 	return m
 }
 
-// set gives v its default, and so do the structs inside of a struct that has none of its own.
+// set sets v to its default, and so do the structs inside of a struct that has none of its own.
 func (m defaultsByType) set(v reflect.Value) {
 	if def, ok := m[v.Type()]; ok {
 		v.Set(def)

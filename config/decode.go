@@ -40,8 +40,8 @@ func (d *decoder) fault(path, format string, args ...any) {
 	}
 }
 
-// isFaulty says whether there is a fault at path, in it or around it already, so that what else is said about
-// path may be a consequence.
+// isFaulty reports whether there is a fault at path, in it or around it already, so that what else is said
+// about path may be a consequence.
 func (d *decoder) isFaulty(path string) bool {
 	if _, ok := d.faulty[path]; ok {
 		return true
@@ -68,7 +68,7 @@ func (d *decoder) line(path string) int {
 	return 0
 }
 
-// isSet says whether the file has the key.
+// isSet reports whether the file has the key.
 func (d *decoder) isSet(path string) bool {
 	_, ok := d.at[path]
 	return ok
@@ -138,7 +138,7 @@ func (d *decoder) value(path string, raw any, v reflect.Value) {
 	}
 }
 
-// duration refuses a bare integer: which unit the writer had in mind, nobody knows.
+// duration refuses a bare integer: it has no unit.
 func (d *decoder) duration(path string, raw any, v reflect.Value) {
 	switch x := raw.(type) {
 	case string:
@@ -293,7 +293,7 @@ func (d *decoder) mapping(path string, raw any, v reflect.Value) {
 	}
 }
 
-// wrongType says what was found, what belongs there, and how to write it where that is known.
+// wrongType describes what was found, what belongs there, and how to write it where that is known.
 func (d *decoder) wrongType(path string, raw any, want, write string) {
 	if write != "" {
 		write = "; write " + write

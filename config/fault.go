@@ -92,7 +92,7 @@ func parent(path string) string {
 	return ""
 }
 
-// isEscaped says whether an odd number of backslashes stands before s[i].
+// isEscaped reports whether an odd number of backslashes stands before s[i].
 func isEscaped(s string, i int) bool {
 	n := i - len(strings.TrimRight(s[:i], `\`))
 	return n%2 == 1

@@ -50,7 +50,7 @@ func (d *decoder) checkHandoff(p *Pool, users []*Listener) {
 }
 
 // needForHandoff warns of a pool whose sockets cannot be handed over on this host, or not to every worker:
-// unseen says why the kernel does not tell when connections end, or is nil.
+// unseen returns why the kernel does not tell when connections end, or is nil.
 func (d *decoder) needForHandoff(p *Pool, unseen error) {
 	if !p.HandsOff() || unseen == nil {
 		return

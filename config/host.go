@@ -328,7 +328,7 @@ func capabilities() (sets [2]unix.CapUserData, ok bool) {
 	return sets, err == nil
 }
 
-// beyondNofile says why no process can be given n descriptors; "" if it can.
+// beyondNofile returns why no process can be given n descriptors; "" if it can.
 func beyondNofile(n, hard, most uint64, privileged bool) string {
 	switch {
 	case most > 0 && n > most:

@@ -21,7 +21,7 @@ import (
 // lookupLimit bounds the look-ups of all host names of a config.
 const lookupLimit = 2 * time.Second
 
-// network tells which addresses and paths are the same.
+// network knows which addresses and paths are the same.
 type network struct {
 	// lookup returns the addresses of a host name. nil looks nothing up: then only localhost is known.
 	lookup func(host string) []netip.Addr
@@ -41,7 +41,7 @@ func newHost(ctx context.Context) *network {
 		lookup: func(host string) []netip.Addr {
 			ips, err := net.DefaultResolver.LookupNetIP(ctx, "ip", host)
 			if err != nil {
-				return nil // lb run tells of it, and tries again
+				return nil // lb run reports it, and tries again
 			}
 			return ips
 		},
@@ -225,7 +225,7 @@ func (l *loops) at(a backends.Address) []ownSocket {
 	return found
 }
 
-// find says what is wrong with a backend of a pool at the address; "" if nothing is. leadsBack reports
+// find returns what is wrong with a backend of a pool at the address; "" if nothing is. leadsBack reports
 // whether the connections of a listener may come to the pool, through other listeners of lb.
 func (l *loops) find(pool string, address backends.Address, leadsBack func(*Listener) bool) string {
 	for _, own := range l.at(address) {

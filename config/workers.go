@@ -11,7 +11,7 @@ func (d *decoder) checkWorkers(c *Config, p *Pool) {
 	path := join("pools", p.Name)
 	if p.Workers == nil {
 		if p.Health.Type == "notify" && len(p.Backends) > 0 {
-			d.fault(join(join(path, "health"), "type"), `"notify" is for workers, [%s.workers]: nobody else can tell lb a heartbeat`, path)
+			d.fault(join(join(path, "health"), "type"), `"notify" is for workers, [%s.workers]: only workers can send lb a heartbeat`, path)
 		}
 		return
 	}

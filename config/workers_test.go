@@ -39,7 +39,7 @@ func TestParse_FaultsOfWorkers(t *testing.T) {
 lb.toml:6: pools.app.workers.count: -1 is not within 1..1024, nor 0 for one a CPU
 lb.toml:8: pools.app.workers.recycle.jitter: 2 is not within 0..0.5`},
 		{"[pools.app.workers]\ncommand = ['a']\nlog = 'app.log'", `lb.toml:7: pools.app.workers.log: "app.log" is no absolute path; write one, or "" for lb's own log`},
-		{backends + "[pools.app.health]\ntype = 'notify'", `lb.toml:8: pools.app.health.type: "notify" is for workers, [pools.app.workers]: nobody else can tell lb a heartbeat`},
+		{backends + "[pools.app.health]\ntype = 'notify'", `lb.toml:8: pools.app.health.type: "notify" is for workers, [pools.app.workers]: only workers can send lb a heartbeat`},
 		{backends + "[pools.app.workers]\ncommand = ['a']\n[pools.app.health]\ntype = 'notify'",
 			`lb.toml:10: pools.app.health.type: with "notify" the backends would always be down: only workers can tell lb a heartbeat; give the backends a pool of their own`},
 		{backends + "name = '0.1'\n[pools.app.workers]\ncommand = ['a']", `lb.toml:7: pools.app.backends[0].name: "0.1" has the form of a worker's name; choose another`},

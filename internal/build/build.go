@@ -1,4 +1,4 @@
-// Package build tells what this binary is: its version, commit and Go.
+// Package build describes this binary: its version, commit and Go.
 package build
 
 import (

@@ -86,7 +86,7 @@ func newBenchCommand() *cobra.Command {
 	flags.BoolVar(&f.options.Burn, "burn", false, "spend service times as CPU time, instead of sleeping")
 	flags.DurationVar(&f.options.Timeout, "timeout", benchTimeout, "how long a request may take until it counts as hung")
 	flags.BoolVar(&f.options.Together, "together", false, "load all contenders at the same time, instead of one after the other")
-	flags.IntVar(&f.options.Repeats, "repeats", 10, "how many measurements may be made anew in a run, because the load generator could not keep its schedule")
+	flags.IntVar(&f.options.Repeats, "repeats", 10, "how many measurements of a run may be repeated, because the load generator could not keep its schedule")
 	flags.Uint64Var(&f.options.Seed, "seed", 1, "the same seed gives the same arrivals and service times")
 	addJSONFlag(cmd, &f.asJSON)
 	flags.StringVar(&f.report, "report", "", "write a page of HTML with plots to `FILE`")

@@ -69,8 +69,8 @@ func newSchemaCommand() *cobra.Command {
 	}
 }
 
-// check loads the file and says what is wrong with it: faults and warnings one a line on stderr, or all of it
-// as JSON on stdout. It fails for a fault, and if strict for a warning.
+// check loads the file and reports what is wrong with it: faults and warnings one a line on stderr, or all of
+// it as JSON on stdout. It fails for a fault, and if strict for a warning.
 func check(stdout, stderr io.Writer, file string, strict, asJSON bool) error {
 	cfg, err := config.Load(file)
 	var faults *config.Error
@@ -143,7 +143,7 @@ func checkFaults(faults []config.Fault) []checkFault {
 	return all
 }
 
-// count is "1 pool" or "2 pools".
+// count returns "1 pool" or "2 pools".
 func count(n int, noun string) string {
 	if n != 1 {
 		noun += "s"

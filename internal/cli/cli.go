@@ -22,7 +22,7 @@ import (
 	"github.com/273ebdf9/lb/internal/printable"
 )
 
-// caller is what every command has that asks a running lb.
+// caller has the flags of every command that asks a running lb.
 type caller struct {
 	socket string
 	asJSON bool
@@ -94,7 +94,7 @@ func (c *call) show(v any, format string, args ...any) error {
 	return err
 }
 
-// warn shows what went well and should be known nevertheless. In JSON it is in the answer.
+// warn prints warnings. In JSON they are in the answer.
 func (c *call) warn(warnings []string) {
 	if c.json {
 		return
@@ -107,7 +107,7 @@ func (c *call) warn(warnings []string) {
 // pollInterval is how often a command looks that waits for an outcome.
 const pollInterval = 200 * time.Millisecond
 
-// poll asks again and again until done says so, or the context is over.
+// poll calls done again and again until it returns true or an error, or ctx is done.
 func poll(ctx context.Context, done func() (bool, error)) error {
 	tick := time.NewTicker(pollInterval)
 	defer tick.Stop()
@@ -141,7 +141,7 @@ func numberArg(arg, what string) (int, error) {
 	return n, nil
 }
 
-// backendLine is what is true of a backend, in a line.
+// backendLine describes a backend in a line.
 func backendLine(pool string, b *api.BackendStatus) string {
 	state := stateCell(b).text
 	limit := ""
@@ -152,7 +152,7 @@ func backendLine(pool string, b *api.BackendStatus) string {
 		printable.Text(pool), printable.Text(b.Name), state, weightText(b), shareText(b), b.Active, limit)
 }
 
-// terminal says whether w is one.
+// terminal reports whether w is a terminal.
 func terminal(w io.Writer) bool {
 	f, ok := w.(*os.File)
 	return ok && isTerminal(int(f.Fd()))

@@ -30,7 +30,7 @@ const (
 // askTimeout is how long a command waits for the answer of a running lb.
 const askTimeout = 10 * time.Second
 
-// Programs are what the command line starts and does not know.
+// Programs are the functions that the command line starts and does not import.
 type Programs struct {
 	// Run serves the config in the file until a signal ends it.
 	Run func(file string) error
@@ -160,8 +160,8 @@ func needCommand(cmd *cobra.Command, args []string) error {
 	return fmt.Errorf("there is no command %q", args[0])
 }
 
-// suggestion returns the command that was probably meant by a word; empty for none. It is none that ends
-// something: who has mistyped may run what is suggested.
+// suggestion returns the command that was probably meant by a word; empty for none. It never returns a
+// command that ends something: a user may run what is suggested without a look.
 func suggestion(cmd *cobra.Command, word string) string {
 	switch strings.ToLower(word) {
 	case "show", "stats", "ls", "ps", "list", "top", "info":
@@ -221,10 +221,10 @@ func action(do func(cmd *cobra.Command) error) func(*cobra.Command, []string) er
 	}
 }
 
-// errSaid is the failure of a command that has said why already.
+// errSaid is the failure of a command that has printed the reason already.
 var errSaid = errors.New("said already")
 
-// printFailure says why a command failed. The faults of a config stand alone, one a line, as editors read
+// printFailure prints why a command failed. The faults of a config stand alone, one a line, as editors read
 // them; so do several lines that a running lb has sent.
 func printFailure(w io.Writer, err error) {
 	var faults *config.Error

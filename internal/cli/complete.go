@@ -9,10 +9,10 @@ import (
 	"github.com/273ebdf9/lb/admin/api"
 )
 
-// completeTimeout is how long somebody who pressed the tab key waits for names.
+// completeTimeout is how long the shell waits for names after the tab key.
 const completeTimeout = time.Second
 
-// completion gives the words that may stand at a place of a command line.
+// completion returns the words that may stand at a place of a command line.
 type completion = func(cmd *cobra.Command, args []string, toComplete string) ([]string, cobra.ShellCompDirective)
 
 // complete makes a completion of a function of the running lb's status. What cannot be asked has no names.

@@ -116,7 +116,7 @@ func killConns(c *call, over, older time.Duration) error {
 	return c.show(result, "closed %s", count(result.Killed, "session"))
 }
 
-// noSession is the refusal to close a session; who has named a pool instead is told what to write.
+// noSession returns the error for a session that is not there. If id names a pool, it says what to write.
 func (c *call) noSession(id string, err error) error {
 	var refusal *api.Error
 	if id == "" || !errors.As(err, &refusal) || refusal.Status != http.StatusNotFound {

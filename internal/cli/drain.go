@@ -65,7 +65,7 @@ func setAdmin(c *call, state string, wait bool, timeout time.Duration) error {
 	return c.show(st, "%s", backendLine(pool, st))
 }
 
-// settled waits until a backend is as its admin state wants it, and gives it as it is then.
+// settled waits until a backend is as its admin state wants it, and returns its status.
 func (c *call) settled(pool string, st *api.BackendStatus, state string, timeout time.Duration) (*api.BackendStatus, error) {
 	ctx := c.ctx
 	if timeout > 0 {
@@ -81,7 +81,7 @@ func (c *call) settled(pool string, st *api.BackendStatus, state string, timeout
 		}
 		st = now
 		if st.Admin != state {
-			return false, fmt.Errorf("%s is in %s now: somebody else has changed it", printable.Text(name), st.Admin)
+			return false, fmt.Errorf("%s is in %s now: another command has changed it", printable.Text(name), st.Admin)
 		}
 		if state == "ready" {
 			return st.Selectable, nil

@@ -39,7 +39,7 @@ func askReload(c *call, dryRun bool) error {
 	return err
 }
 
-// reloadText is what a reload did, a line for each change.
+// reloadText describes what a reload did, a line for each change.
 func reloadText(r *api.ReloadResult) string {
 	var b strings.Builder
 	lines := func(mark string, list []string) {
@@ -101,7 +101,7 @@ func askStop(c *call, now, wait bool) error {
 		if errors.Is(err, api.ErrUnreachable) {
 			return true, nil
 		}
-		return err == nil && st.PID != result.PID, err // somebody has started it again already
+		return err == nil && st.PID != result.PID, err // it was started again already
 	})
 	if c.ctx.Err() != nil {
 		return fmt.Errorf("%w: lb goes on stopping", errInterrupted)

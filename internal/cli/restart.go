@@ -126,7 +126,7 @@ func rollout(c *call, pool string, r api.RestartRequest, ask askRollout) error {
 	return err
 }
 
-// stepLine is a step of a restart in words. What failed is said by the error.
+// stepLine describes a step of a restart. The error describes a failure.
 func stepLine(pool string, s *api.RestartStep) string {
 	name := printable.Text(pool)
 	if s.Slot != nil {
@@ -153,7 +153,7 @@ const (
 	barWidth = 30
 )
 
-// stepBar is how far a restart is, and its last step.
+// stepBar draws how far a restart is, with its last step.
 func stepBar(pool string, s *api.RestartStep) string {
 	full := 0
 	if s.Total > 0 {

@@ -112,7 +112,7 @@ func (o *rolloutOptions) interrupted(left []string) error {
 	return fmt.Errorf("%w: %s not touched", errInterrupted, count(len(left), "backend"))
 }
 
-// left says in words what a failure has spared.
+// left describes what a failure has spared.
 func (o *rolloutOptions) left(names []string) string {
 	if len(names) == 0 {
 		return "it was the last one"

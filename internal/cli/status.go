@@ -45,7 +45,7 @@ func showStatus(c *call) error {
 	return err
 }
 
-// watchInterval is how often a status is shown to who watches it.
+// watchInterval is the time between two looks of lb status --watch.
 const watchInterval = 2 * time.Second
 
 // homeAndClear are the control functions CUP and ED of a terminal (ECMA-48).
@@ -113,7 +113,7 @@ func statusText(c *call) (string, error) {
 // not wait.
 const ratePause = 500 * time.Millisecond
 
-// pause waits for d; false says that ctx was over first.
+// pause waits for d. It returns false if ctx was done first.
 func pause(ctx context.Context, d time.Duration) bool {
 	select {
 	case <-time.After(d):
@@ -139,7 +139,7 @@ func indented(raw json.RawMessage, err error) (string, error) {
 	return text.String() + "\n", nil
 }
 
-// coloured says whether to print colours: on a terminal, and unless NO_COLOR is set (no-color.org).
+// coloured reports whether to print colours: on a terminal, and unless NO_COLOR is set (no-color.org).
 func coloured(w io.Writer) bool {
 	f, ok := w.(*os.File)
 	if !ok || os.Getenv("NO_COLOR") != "" || os.Getenv("TERM") == "dumb" {

@@ -55,7 +55,7 @@ func askUpgrade(c *call, r api.UpgradeRequest) error {
 	return nil
 }
 
-// afterwards is what is known of an lb that did not answer, and where to look.
+// afterwards describes an lb that did not answer, and where to look.
 func (c *call) afterwards() string {
 	ctx, cancel := context.WithTimeout(c.ctx, askTimeout)
 	defer cancel()
@@ -66,7 +66,7 @@ func (c *call) afterwards() string {
 	return fmt.Sprintf("lb status says that version %s runs now, pid %d; lb events shows what happened", printable.Text(st.Version), st.PID)
 }
 
-// upgradeLine is what an upgrade did, or would do.
+// upgradeLine describes what an upgrade did, or would do.
 func upgradeLine(r *api.UpgradeResult) string {
 	from, to := printable.Text(r.From), printable.Text(r.To)
 	if r.DryRun {

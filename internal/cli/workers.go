@@ -384,7 +384,7 @@ func stopSlot(c *call) error {
 	return showSlot(c, st, slot)
 }
 
-// showSlot says how a slot is.
+// showSlot prints the state of a slot.
 func showSlot(c *call, st *api.WorkersStatus, slot int) error {
 	if slot >= len(st.Slots) {
 		return c.show(st, "%s is gone: the pool has %s", printable.Text(c.args[0]), count(len(st.Slots), "slot"))

@@ -50,5 +50,5 @@ func (c *closing) open() []*backends.Backend {
 	return slices.Clone(c.due)
 }
 
-// wait waits until none are, with nobody who begins another.
+// wait returns when none are. The caller sees to it that no other close begins.
 func (c *closing) wait() { c.running.Wait() }

@@ -53,7 +53,7 @@ func (d *daemon) changeBackend(b *backends.Backend, do func(r *state.Backend, bc
 	})
 }
 
-// record is a copy of what is remembered of b, and b's configuration.
+// record returns a copy of what is remembered of b, and b's configuration.
 func (d *daemon) record(b *backends.Backend) (*state.Backend, backends.BackendConfig) {
 	r := state.Backend{Pool: b.Pool().Name, Name: b.Name, Address: b.Address.String()}
 	slot, isWorker := d.slotOf(b)
@@ -74,7 +74,7 @@ func (d *daemon) record(b *backends.Backend) (*state.Backend, backends.BackendCo
 	return &r, bc
 }
 
-// configured is a backend as the config has it.
+// configured returns a backend's configuration in the config.
 func (d *daemon) configured(pool, name string) (bc backends.BackendConfig, ok bool) {
 	if pc := d.view.Load().cfg.Pool(pool); pc != nil {
 		if i := slices.IndexFunc(pc.Backends, func(bc backends.BackendConfig) bool { return bc.EffectiveName() == name }); i >= 0 {
@@ -93,7 +93,7 @@ func (d *daemon) put(r state.Backend) {
 	}
 }
 
-// changedInt is what to remember of a number that was set to value.
+// changedInt returns what to remember of a number that was set to value.
 func changedInt(configured, value int) state.Int {
 	if configured == value {
 		return state.Int{}
@@ -188,7 +188,7 @@ func (d *daemon) AddBackend(p *backends.Pool, nb api.NewBackend, by string) (war
 	})
 }
 
-// addable says what is wrong with a new backend.
+// addable returns an error if a new backend cannot be added.
 func (d *daemon) addable(p *backends.Pool, bc backends.BackendConfig) error {
 	check := *p.Config()
 	check.Backends = []backends.BackendConfig{bc}
@@ -208,7 +208,7 @@ func (d *daemon) addable(p *backends.Pool, bc backends.BackendConfig) error {
 // one that is lb itself.
 func (d *daemon) resolveAdded(pool, address string) (*backends.RawSockaddr, error) {
 	addr, err := backends.ParseAddress(address)
-	if err != nil { // addable says what is wrong with it
+	if err != nil { // addable reports what is wrong with it
 		return nil, nil
 	}
 	ctx, cancel := context.WithTimeout(d.background.ctx, resolveTimeout)

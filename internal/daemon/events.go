@@ -26,11 +26,12 @@ func (d *daemon) connectFailed(b *backends.Backend, why backends.ConnectError, s
 	}
 }
 
-// backendChanged logs a change of a backend, and tells whom it concerns. It may run on a loop.
+// backendChanged reports a change of a backend to the event log, to health and to the supervisor. It may run
+// on a loop.
 func (d *daemon) backendChanged(pool *backends.Pool, c backends.Change) {
 	b, v := pool.Get(c.Backend), d.view.Load()
 	w, watched := v.checkers[pool]
-	// The word of a worker or of its supervisor, and no finding: it was told to end, say.
+	// A worker or its supervisor announced this change, as for a stop: no check found a fault.
 	word := b != nil && watched && c.Field == "health" && w.Status(b).Awaiting
 	level := changeLevel(c.To)
 	if word {
@@ -61,7 +62,7 @@ func (d *daemon) backendChanged(pool *backends.Pool, c backends.Change) {
 	}
 }
 
-// changeMessage is the log's sentence for a change.
+// changeMessage returns the log's message for a change.
 func changeMessage(c backends.Change) string {
 	if c.Field == "added" || c.Field == "removed" {
 		return "backend " + c.Field
@@ -69,7 +70,7 @@ func changeMessage(c backends.Change) string {
 	return "backend " + c.Field + " changed"
 }
 
-// changeText returns a change in words; the field, where the values do not name it.
+// changeText describes a change for lb events. It names the field where the values do not.
 func changeText(c backends.Change) string {
 	text := c.From + " → " + c.To
 	switch c.Field {
@@ -99,7 +100,7 @@ func (d *daemon) report(level slog.Level, e api.Event, msg string, args ...any) 
 	d.admin.Publish(e)
 }
 
-// changeLevel is how loud a change of a backend's state is.
+// changeLevel returns the log level of a change of a backend's state.
 func changeLevel(to string) slog.Level {
 	if to == "down" || to == "impossible" {
 		return slog.LevelWarn

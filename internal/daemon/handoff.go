@@ -62,8 +62,8 @@ func handoffBind(c *config.Config, pool string) (address, listener string, n int
 	return "", "", 0
 }
 
-// checkHandoff says whether a pool's workers are to report the ends of their connections, because the kernel
-// does not. The error says why its sockets cannot be handed over here.
+// checkHandoff reports whether a pool's workers are to report the ends of their connections, because the
+// kernel does not. The error says why its sockets cannot be handed over here.
 func (d *daemon) checkHandoff(cfg *config.Pool) (report bool, err error) {
 	if !cfg.HandsOff() {
 		return false, nil
@@ -110,7 +110,7 @@ func (w *workerPool) takenOver(b supervisor.Backend, sockets map[uint32]bool) {
 	})
 }
 
-// offline is told that a worker is to be given nothing any more: it is unselectable by now.
+// offline takes a worker out: no new connection is chosen for it, or handed to it.
 func (w *workerPool) offline(b supervisor.Backend, reason string) {
 	w.with(b, func(m *backends.Backend) {
 		w.checker.Offline(m, reason)
@@ -118,7 +118,7 @@ func (w *workerPool) offline(b supervisor.Backend, reason string) {
 	})
 }
 
-// probe gives a worker that starts a connection of lb's own, and returns when it has taken it.
+// probe hands a worker that starts a connection of lb's own, and returns once the worker has taken it.
 func (w *workerPool) probe(ctx context.Context, b supervisor.Backend) (err error) {
 	err = proxy.ErrNoChannel
 	w.with(b, func(m *backends.Backend) {
@@ -130,7 +130,7 @@ func (w *workerPool) probe(ctx context.Context, b supervisor.Backend) (err error
 	return err
 }
 
-// dialChannel gives a worker a connection of lb's own, and returns lb's end once it has taken it.
+// dialChannel hands a worker a connection of lb's own. It returns lb's end once the worker has taken it.
 func (d *daemon) dialChannel(ctx context.Context, b *backends.Backend) (net.Conn, error) {
 	f, err := d.proxy.Probe(ctx, b)
 	if err != nil {
@@ -140,7 +140,7 @@ func (d *daemon) dialChannel(ctx context.Context, b *backends.Backend) (net.Conn
 	return net.FileConn(f)
 }
 
-// channelEvent is told of what a worker says over its channel. It runs on a loop.
+// channelEvent handles a message that a worker sent over its channel. It runs on a loop.
 func (d *daemon) channelEvent(b *backends.Backend, event proxy.ChannelEvent, text string) {
 	w, ok := d.view.Load().checkers[b.Pool()]
 	if !ok || w.workers == nil {

@@ -58,15 +58,15 @@ func (l *logging) openLogs(cfg logs.Config, files map[string]*os.File) (err erro
 	return nil
 }
 
-// reopenLogs opens log files anew, after logrotate(8) has renamed them.
+// reopenLogs reopens the log files, after logrotate(8) has renamed them.
 func (d *daemon) reopenLogs() error {
-	leave, err := d.upgrades.gate.enter("the logs are opened anew")
+	leave, err := d.upgrades.gate.enter("a reopening of the logs")
 	if err != nil {
 		return err
 	}
 	defer leave()
 	if err := d.events.Reopen(); err != nil {
-		d.log.Error("cannot open the event log anew; it goes on in the old file", "error", err)
+		d.log.Error("cannot reopen the event log; lb goes on in the old file", "error", err)
 	}
 	for _, w := range d.view.Load().checkers {
 		if w.workers != nil {
@@ -74,7 +74,7 @@ func (d *daemon) reopenLogs() error {
 		}
 	}
 	if err := d.access.Reopen(); err != nil {
-		d.log.Error("cannot open the access log anew; it goes on in the old file", "error", err)
+		d.log.Error("cannot reopen the access log; lb goes on in the old file", "error", err)
 	}
 	return nil
 }

@@ -107,7 +107,7 @@ func (m *memory) putWorkers(w state.Workers) {
 	put(&m.changes.Workers, w, func(x state.Workers) bool { return x.Pool == w.Pool }, !w.Empty())
 }
 
-// put replaces what is remembered of one thing by item, or by nothing if item says nothing.
+// put replaces what is remembered of one thing by item, or forgets it.
 func put[T any](items *[]T, item T, same func(T) bool, says bool) {
 	*items = slices.DeleteFunc(slices.Clone(*items), same)
 	if says {

@@ -12,9 +12,9 @@ import (
 	"github.com/273ebdf9/lb/proxy"
 )
 
-// explainInUse says which listener of lb itself holds the address that a new one wants, if one does. Linux
-// lets no socket listen on 127.0.0.1:80 and another on :80 (ip(7), EADDRINUSE), so that a reload cannot go
-// from one to the other without closing the first, with whoever waits in its queue.
+// explainInUse adds to err the listener of lb itself that holds the address that a new one wants, if one
+// does. Linux lets no socket listen on 127.0.0.1:80 and another on :80 (ip(7), EADDRINUSE), so that a reload
+// cannot go from one to the other without closing the first, with whoever waits in its queue.
 func (d *daemon) explainInUse(err error, specs []proxy.ListenerSpec) error {
 	if !errors.Is(err, unix.EADDRINUSE) {
 		return err
@@ -57,7 +57,7 @@ func (d *daemon) overlapping(bind string) (holder *proxy.Listener, address strin
 	return nil, ""
 }
 
-// ownAddresses are all addresses at which lb itself takes connections.
+// ownAddresses returns all addresses at which lb itself takes connections.
 func (d *daemon) ownAddresses() (all []backends.Address) {
 	add := func(text string) {
 		if a, err := backends.ParseAddress(text); err == nil {

@@ -80,7 +80,7 @@ func (p *plan) planPool(cfg *config.Pool) (*plannedPool, error) {
 	if pp.pool == nil {
 		pool := backends.NewPool(cfg.Name, cfg.Config, pp.policy)
 		pool.Self = &p.d.self
-		if !p.d.upgrades.takingOver { // else it tells of nothing until it is as it was
+		if !p.d.upgrades.takingOver { // else its changes are not reported until it is as it was
 			pool.OnChange = func(c backends.Change) { p.d.backendChanged(pool, c) }
 		}
 		if pp.checker, err = health.NewChecker(pool, cfg.Health); err != nil {
@@ -114,8 +114,8 @@ func (p *plan) planPool(cfg *config.Pool) (*plannedPool, error) {
 	return pp, nil
 }
 
-// wantedBackends are the backends of the config, without those that the operator removed, and those that he
-// added.
+// wantedBackends returns the backends of the config without those that the operator removed, and then those
+// that the operator added.
 func wantedBackends(cfg *config.Pool, remembered *state.Changes) []backends.BackendConfig {
 	var wanted []backends.BackendConfig
 	for _, bc := range cfg.Backends {
@@ -131,7 +131,7 @@ func wantedBackends(cfg *config.Pool, remembered *state.Changes) []backends.Back
 	return wanted
 }
 
-// pool is the pool of that name, as planned.
+// pool returns the planned pool of that name, or nil.
 func (p *plan) pool(name string) *backends.Pool {
 	for _, pp := range p.pools {
 		if pp.pool.Name == name {
@@ -163,7 +163,7 @@ func (p *plan) planListener(cfg *config.Listener) (proxy.ListenerSpec, error) {
 	return spec, err
 }
 
-// same says whether all of the pools go on.
+// same reports whether all of the pools go on.
 func (p *plan) same(pools []*backends.Pool) bool {
 	return !slices.ContainsFunc(pools, func(x *backends.Pool) bool { return p.pool(x.Name) != x })
 }
@@ -359,8 +359,8 @@ func (pp *plannedPool) commit(w watcher, p *plan) {
 	}
 }
 
-// retire ends a removed pool once nobody can be on his way to one of its backends any more. Its sessions go
-// on; with the last of them the pool is forgotten.
+// retire ends a removed pool once no connection can be on its way to one of its backends. Its sessions go on;
+// with the last of them the pool is forgotten.
 func (d *daemon) retire(pool *backends.Pool) {
 	cfg := *pool.Config()
 	underway := time.NewTimer(cfg.QueueTimeout + cfg.ConnectTimeout)

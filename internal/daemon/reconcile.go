@@ -11,7 +11,7 @@ import (
 	"github.com/273ebdf9/lb/internal/state"
 )
 
-// restore gives a backend what is remembered of it.
+// restore sets a backend's weight, limit and admin state to those that are remembered.
 func restore(b *backends.Backend, r state.Backend, reason string) {
 	if r.Weight.Changed {
 		b.Pool().SetWeight(b, r.Weight.Value, reason)
@@ -25,8 +25,8 @@ func restore(b *backends.Backend, r state.Backend, reason string) {
 }
 
 // reconcile finds out which remembered changes hold under a config: those whose value the config has as it
-// had when the change was made. It gives these, a line for each, and a line for each of the others: the
-// config wins.
+// had when the change was made. It returns these, a line for each, and a line for each of the others, for
+// which the config wins.
 func reconcile(changes state.Changes, cfg *config.Config) (holds state.Changes, kept, dropped []string) {
 	r := reconciler{cfg: cfg}
 	for _, b := range changes.Backends {
@@ -58,7 +58,7 @@ func (r *reconciler) drop(format string, args ...any) {
 	r.dropped = append(r.dropped, fmt.Sprintf(format, args...))
 }
 
-// number says whether a changed number holds at path, where the config has configured.
+// number returns n if it holds at path, where the config has configured, and else nothing.
 func (r *reconciler) number(path string, n state.Int, configured int) state.Int {
 	switch {
 	case !n.Changed:
@@ -212,7 +212,7 @@ func (r *reconciler) workers(w state.Workers) {
 	}
 }
 
-// splitWeights are the weights of a listener's split, with those that the operator changed.
+// splitWeights returns the weights of a listener's split, with those that the operator changed.
 func splitWeights(cfg *config.Listener, remembered *state.Changes) map[string]int {
 	weights := maps.Clone(cfg.Split)
 	if s := remembered.Split(cfg.Name); s != nil {
@@ -225,7 +225,7 @@ func splitWeights(cfg *config.Listener, remembered *state.Changes) map[string]in
 	return weights
 }
 
-// configuredMaxConns is the limit that the config gives a backend: its own or the pool's.
+// configuredMaxConns returns a backend's limit in the config: its own or the pool's.
 func configuredMaxConns(bc backends.BackendConfig, pool *backends.Config) int {
 	if bc.MaxConns != 0 {
 		return bc.MaxConns
@@ -233,7 +233,7 @@ func configuredMaxConns(bc backends.BackendConfig, pool *backends.Config) int {
 	return pool.MaxConns
 }
 
-// addedConfig is the configuration of a backend that the operator added.
+// addedConfig returns the configuration of a backend that the operator added.
 func addedConfig(b *state.Backend) backends.BackendConfig {
 	bc := backends.DefaultBackendConfig()
 	if b.Name != b.Address {
@@ -243,12 +243,12 @@ func addedConfig(b *state.Backend) backends.BackendConfig {
 	return bc
 }
 
-// ownOf is what the state remembers of a configuration.
+// ownOf returns what the state remembers of a configuration.
 func ownOf(bc backends.BackendConfig) state.Own {
 	return state.Own{Weight: bc.Weight, MaxConns: bc.MaxConns, Backup: bc.Backup}
 }
 
-// sameAddress says whether two addresses that may be spelled differently are one.
+// sameAddress reports whether two addresses that may be spelled differently are one.
 func sameAddress(a, b string) bool {
 	x, err1 := backends.ParseAddress(a)
 	y, err2 := backends.ParseAddress(b)

@@ -13,8 +13,8 @@ import (
 	"github.com/273ebdf9/lb/internal/state"
 )
 
-// Reload reads the config file anew and applies the differences, all or none; with dryRun it tells them only,
-// and opens no socket. Sessions are not touched.
+// Reload reads the config file again and applies the differences, all or none. With dryRun it returns them
+// only, and opens no socket. Sessions are not touched.
 func (d *daemon) Reload(ctx context.Context, dryRun bool, by string) (api.ReloadResult, error) {
 	leave, err := d.upgrades.gate.enter("a reload")
 	if err != nil {
@@ -94,7 +94,7 @@ func (d *daemon) reloadLocked(ctx context.Context, cfg *config.Config, dryRun bo
 	if d.stopping.begun.Load() {
 		return result, nil, errStopping
 	}
-	if err := ctx.Err(); err != nil { // nobody waits for it any more
+	if err := ctx.Err(); err != nil { // the caller has gone
 		return result, nil, err
 	}
 	old := d.view.Load().cfg
@@ -143,7 +143,7 @@ func untilRestart(old, cfg *config.Config) *config.Config {
 	return &effective
 }
 
-// shortened is at most n of the lines, and how many more there are.
+// shortened returns at most n of the lines, and then how many more there are.
 func shortened(lines []string, n int) []string {
 	if len(lines) <= n {
 		return lines

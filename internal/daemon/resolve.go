@@ -15,7 +15,7 @@ import (
 // resolveEvery is how often backends that are named by host are looked up again.
 const resolveEvery = 30 * time.Second
 
-// resolveTimeout is how long a reload, or who adds a backend, waits for the addresses of host names.
+// resolveTimeout is how long a reload, or an added backend, waits for the addresses of host names.
 const resolveTimeout = 5 * time.Second
 
 // resolved is what the host names of a config were resolved to.

@@ -15,7 +15,7 @@ import (
 	"github.com/273ebdf9/lb/supervisor"
 )
 
-// findWorkers finds the workers of a pool, or says that there are none.
+// findWorkers returns the workers of a pool, or an error if it has none.
 func (d *daemon) findWorkers(pool string) (*workerPool, error) {
 	if w := d.workersOf(pool); w != nil {
 		return w, nil
@@ -46,7 +46,8 @@ func (d *daemon) Restart(ctx context.Context, pool string, r api.RestartRequest,
 	return d.edited(pool), d.rollout(ctx, pool, r, progress, by, "restarted", (*supervisor.Pool).Restart)
 }
 
-// edited warns that the config file does not say of a pool's workers any more what the config says that runs.
+// edited returns a warning if the config file has another table for a pool's workers than the config that
+// runs.
 func (d *daemon) edited(pool string) (warnings []string) {
 	running := d.view.Load().cfg.Pool(pool)
 	if running == nil || running.Workers == nil {
@@ -69,7 +70,7 @@ func (d *daemon) Rollback(ctx context.Context, pool string, r api.RestartRequest
 
 type rolloutFunc = func(p *supervisor.Pool, ctx context.Context, o supervisor.RestartOptions) error
 
-// rollout restarts workers, in the background if nobody waits for the outcome.
+// rollout restarts workers, in the background if the request is not to wait for the outcome.
 func (d *daemon) rollout(ctx context.Context, pool string, r api.RestartRequest, progress func(api.RestartStep), by, what string, restart rolloutFunc) error {
 	w, err := d.findWorkers(pool)
 	if err != nil {
@@ -126,7 +127,7 @@ func restartStep(p supervisor.Progress) api.RestartStep {
 // after the other.
 func (d *daemon) rolloutFor(ctx context.Context, pools []*workerPool, by string) error {
 	o := supervisor.DefaultRestartOptions()
-	o.Wait = true // somebody's lb restart may be under way
+	o.Wait = true // an lb restart may be under way
 	var errs []error
 	for _, w := range pools {
 		if err := d.reportOutcome(w, w.Name, "restarted", "reload by "+by, w.Restart(ctx, o)); err != nil {

@@ -49,7 +49,7 @@ func (r *routing) workersOf(pool string) *workerPool {
 	return nil
 }
 
-// slotOf is the slot of the worker that b stands for.
+// slotOf returns the slot of the worker that b stands for.
 func (r *routing) slotOf(b *backends.Backend) (slot int, ok bool) {
 	if w := r.workersOf(b.Pool().Name); w != nil {
 		return w.slotOf(b)
@@ -57,7 +57,7 @@ func (r *routing) slotOf(b *backends.Backend) (slot int, ok bool) {
 	return 0, false
 }
 
-// listener is the running listener of that name, or nil.
+// listener returns the running listener of that name, or nil.
 func (r *routing) listener(name string) *proxy.Listener {
 	for _, ln := range r.proxy.Listeners() {
 		if ln.Name == name {
@@ -67,7 +67,7 @@ func (r *routing) listener(name string) *proxy.Listener {
 	return nil
 }
 
-// poolNames are the pools that a listener sends connections to.
+// poolNames returns the names of the pools that a listener sends connections to.
 func poolNames(ln *proxy.Listener) []string {
 	if split := ln.Split(); split != nil {
 		return slices.Sorted(maps.Keys(split.Weights()))

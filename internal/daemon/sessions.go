@@ -33,7 +33,7 @@ func (d *daemon) listSessions(f api.SessionFilter, limit int) (list []api.Sessio
 	return list, total
 }
 
-// filtered are the running sessions that the filter admits, the oldest first.
+// filtered returns the running sessions that the filter admits, the oldest first.
 func (d *daemon) filtered(f api.SessionFilter) []proxy.SessionInfo {
 	now := time.Now()
 	var all []proxy.SessionInfo
@@ -62,8 +62,8 @@ func sessionStatus(s proxy.SessionInfo, now time.Time) api.SessionStatus {
 func sessionID(id uint64) string { return strconv.FormatUint(id, 10) }
 
 // Kill closes the sessions that the filter admits now, in random order and at random moments of the given
-// time, so that their clients do not all come back at once. It gives how many it closed: those that ended by
-// themselves do not count.
+// time, so that their clients do not all come back at once. It returns how many it closed: those that ended
+// by themselves do not count.
 func (d *daemon) Kill(ctx context.Context, f api.SessionFilter, over time.Duration, by string) (closed int, err error) {
 	sessions := d.filtered(f)
 	ids := make([]uint64, len(sessions))
@@ -103,7 +103,7 @@ func (d *daemon) Kill(ctx context.Context, f api.SessionFilter, over time.Durati
 	return closed, nil
 }
 
-// handedOffError says why a connection that a worker holds could not be ended.
+// handedOffError explains why a connection that a worker holds could not be ended.
 func handedOffError(err error) error {
 	if errors.Is(err, unix.EPERM) {
 		return fmt.Errorf("cannot end connections that were handed over to workers: lb may not (it needs CAP_NET_ADMIN); restart the worker instead: %w", err)
@@ -111,7 +111,7 @@ func handedOffError(err error) error {
 	return fmt.Errorf("cannot end connections that were handed over to workers; restart the worker instead: %w", err)
 }
 
-// killSubject is what a kill is about.
+// killSubject returns the subject of a kill's event.
 func killSubject(f api.SessionFilter) string {
 	switch {
 	case f.ID != "":
@@ -124,7 +124,7 @@ func killSubject(f api.SessionFilter) string {
 	return "lb"
 }
 
-// turns are n moments within the given time, in order: each is somewhere in its own n-th part.
+// turns returns n moments within the given time, in order: each is somewhere in its own n-th part.
 func turns(n int, over time.Duration, random func() float64) []time.Duration {
 	due := make([]time.Duration, n)
 	for i := range due {
@@ -133,7 +133,7 @@ func turns(n int, over time.Duration, random func() float64) []time.Duration {
 	return due
 }
 
-// count is "1 pool" or "2 pools".
+// count returns "1 pool" or "2 pools".
 func count(n int, noun string) string {
 	if n != 1 {
 		noun += "s"

@@ -31,7 +31,7 @@ func newSignals() signals {
 	return signals{stops: make(chan os.Signal, 8), others: make(chan os.Signal, 64)}
 }
 
-// listen has the kernel's signals told. It may be called again.
+// listen begins to receive the kernel's signals. It may be called again.
 func (s signals) listen() {
 	signal.Notify(s.stops, syscall.SIGTERM, syscall.SIGINT)
 	signal.Notify(s.others, otherSignals()...)
@@ -48,7 +48,7 @@ func (s signals) ignore() {
 // process, as they are meant to. SIGHUP, which would end it as well, and SIGTTIN and SIGTTOU, which would
 // stop it, are ignored, also by the new code until it listens.
 func (s signals) deafen() {
-	signal.Stop(s.stops) // waits until all that was heard is told
+	signal.Stop(s.stops) // waits until what was received is in the channel
 	signal.Ignore(syscall.SIGHUP, syscall.SIGTTIN, syscall.SIGTTOU)
 }
 
@@ -63,7 +63,7 @@ func (s signals) channel(sig os.Signal) chan os.Signal {
 func (s signals) send(sig os.Signal) {
 	select {
 	case s.channel(sig) <- sig:
-	default: // it is told often enough already
+	default: // it is there often enough already
 	}
 }
 

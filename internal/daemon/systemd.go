@@ -42,7 +42,7 @@ func newService() *service {
 	return s
 }
 
-// A failure to tell has nobody who could do anything about it.
+// A message that cannot be sent is lost: nothing else could be done about it.
 
 func (s *service) moved()     { s.notify.Send(sdnotify.Message{MainPID: os.Getpid()}) }
 func (s *service) ready()     { s.notify.Send(sdnotify.Message{Ready: true}) }
@@ -56,8 +56,8 @@ func (s *service) status(line string) {
 }
 func (s *service) close() { s.notify.Close() }
 
-// tellService says that lb is ready, and then how it is: a status line, and signs of life while the event
-// loops turn.
+// reportToService reports to the service manager that lb is ready, and then a status line, and signs of life
+// while the event loops turn.
 func (d *daemon) reportToService() {
 	if !d.service.notify.Enabled() {
 		return
@@ -98,7 +98,7 @@ func (d *daemon) proveAlive() {
 	}
 }
 
-// statusLine is what the service manager shows of lb.
+// statusLine returns the line that the service manager shows of lb.
 func (d *daemon) statusLine() string {
 	up, all := 0, 0
 	for _, pool := range d.view.Load().pools {

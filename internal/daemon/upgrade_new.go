@@ -358,7 +358,7 @@ func addMembers(pool *backends.Pool, saved *poolSnapshot, workers *workerPool) e
 	return nil
 }
 
-// serve takes over, and gives what serves now: from here on there is no way back.
+// serve takes over, and returns the daemon that serves now. From here on there is no way back.
 func (a *takeover) serve(h *upgrade.Handover) *daemon {
 	d, snap := a.d, a.snap
 	fault("built")
@@ -408,7 +408,7 @@ func (a *takeover) serve(h *upgrade.Handover) *daemon {
 	return d
 }
 
-// tell tells of the outcome, and who waits for it.
+// report reports the outcome, in the log and to the caller who waits for it.
 func (a *takeover) report(failed string, standstill time.Duration) {
 	d, head := a.d, a.snap.head
 	result := api.UpgradeResult{

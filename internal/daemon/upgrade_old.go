@@ -28,7 +28,7 @@ import (
 )
 
 // This file is the old code's half of an upgrade: check the new binary, freeze everything, write it down,
-// exec. The new code's half is adopt.go, and live.go is what they have in common.
+// exec. The new code's half is upgrade_new.go; upgrade_snapshot.go is what they have in common.
 
 const (
 	// gatePatience is how long an upgrade waits for changes that are under way.
@@ -69,7 +69,7 @@ func programPath() string {
 	return path
 }
 
-// sameFile says whether two paths lead to one file.
+// sameFile reports whether two paths lead to one file.
 func sameFile(a, b string) bool {
 	x, err1 := os.Stat(a)
 	y, err2 := os.Stat(b)
@@ -146,7 +146,7 @@ func (d *daemon) tryUpgrade(ctx context.Context, req api.UpgradeRequest, caller 
 	return result, u.run()
 }
 
-// roomForUpgrade says whether the new code would have descriptors enough.
+// roomForUpgrade reports whether the new code would have descriptors enough.
 func (d *daemon) roomForUpgrade() error {
 	var limit unix.Rlimit
 	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
@@ -174,7 +174,7 @@ type upgrading struct {
 	frozenAt time.Duration
 }
 
-// carry notes a file whose descriptor goes along, and gives that.
+// carry has a file's descriptor go along, and returns its number.
 func (u *upgrading) carry(f *os.File) (fd int, err error) {
 	u.carried = append(u.carried, f)
 	raw, err := f.SyscallConn() // Fd would change the mode of the socket
@@ -348,7 +348,7 @@ func (u *upgrading) flushLogs() {
 	u.d.events.Flush(ctx)
 }
 
-// freezeLogs brings the logs to rest, with nobody left who writes to them.
+// freezeLogs pauses the logs, once nothing writes to them any more.
 func (u *upgrading) freezeLogs(head *snapshotHead) (thaw func(), err error) {
 	d := u.d
 	ctx, cancel := context.WithTimeout(context.Background(), freezePatience)
@@ -415,7 +415,7 @@ func (u *upgrading) writeDown(snap *snapshot, frozen *proxy.Frozen) {
 	v := d.view.Load()
 	snap.frozen = *frozen
 	snap.head = u.head()
-	// what workers wrote, and what was told, since the control API is at rest
+	// what workers wrote, and what was reported, since the control API was frozen
 	snap.admin.State = d.admin.State()
 	snap.head.FrozenAt = u.frozenAt
 	snap.head.Epoch, snap.head.Counts, snap.head.Channels = frozen.Epoch, frozen.Counts, frozen.Channels

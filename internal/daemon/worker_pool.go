@@ -41,7 +41,7 @@ type workerPool struct {
 	formatted []byte                // the lines of one write; guarded by logging
 }
 
-// workersConfig is how the supervisor is to run a pool's workers.
+// workersConfig returns the supervisor's config for a pool's workers.
 func workersConfig(all *config.Config, cfg *config.Pool) supervisor.Config {
 	c := *cfg.Workers
 	if cfg.HandsOff() {
@@ -53,7 +53,7 @@ func workersConfig(all *config.Config, cfg *config.Pool) supervisor.Config {
 	return c
 }
 
-// newWorkerPool makes the workers of a pool, and starts none.
+// newWorkerPool returns the workers of a pool, of which none has started.
 func (d *daemon) newWorkerPool(all *config.Config, cfg *config.Pool, pool *backends.Pool, checker *health.Checker, dir *supervisor.Dir) (*workerPool, error) {
 	c := workersConfig(all, cfg)
 	var err error
@@ -122,7 +122,7 @@ func (w *workerPool) added(b supervisor.Backend) {
 	defer w.mu.Unlock()
 	cfg := w.backendConfig(b)
 	m, err := w.pool.Add(cfg, backends.HealthStarting)
-	if err != nil { // somebody has taken the name, which addBackend and the config refuse
+	if err != nil { // the name is taken, which addBackend and the config refuse
 		w.d.log.Error("a worker cannot take connections", "pool", w.Name, "slot", b.Slot, "error", err)
 		return
 	}
@@ -175,7 +175,7 @@ func (w *workerPool) settled() {
 	w.reportHealth()
 }
 
-// reportHealth tells the supervisor how health finds the workers.
+// reportHealth passes the health of the workers' backends on to the supervisor.
 func (w *workerPool) reportHealth() {
 	w.mu.Lock()
 	var members []*backends.Backend
@@ -229,7 +229,7 @@ func (w *workerPool) replaceMembers(replace func(workers []backends.Member)) {
 	replace(members)
 }
 
-// slotOf is the slot whose worker b stands for.
+// slotOf returns the slot whose worker b stands for.
 func (w *workerPool) slotOf(b *backends.Backend) (slot int, ok bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -260,15 +260,14 @@ func (w *workerPool) remember(changes *state.Changes) {
 	w.settings = maps.Clone(settings)
 }
 
-// healthChanged tells the supervisor of what probes and heartbeats found. What it has told health itself it
-// knows.
+// healthChanged passes on to the supervisor what probes and heartbeats found.
 func (w *workerPool) healthChanged(c backends.Change) {
 	if c.To == "up" || c.To == "down" {
 		w.SetHealth(c.Backend, c.To == "up", c.Reason)
 	}
 }
 
-// changed tells of a worker's change of state. One that has ended while it was needed is a warning.
+// changed reports a worker's change of state. The end of one that was needed is a warning.
 func (w *workerPool) changed(c supervisor.Change) {
 	level := slog.LevelInfo
 	switch {
@@ -339,13 +338,13 @@ func (w *workerPool) fileLines(cfg *supervisor.Config, lines []supervisor.Line) 
 	return file.WriteLines(text)
 }
 
-// reopenLogs opens the files anew, after logrotate(8) has renamed them.
+// reopenLogs reopens the files, after logrotate(8) has renamed them.
 func (w *workerPool) reopenLogs() {
 	w.logging.Lock()
 	defer w.logging.Unlock()
 	for _, file := range w.files {
 		if err := file.Reopen(); err != nil {
-			w.d.log.Error("cannot open a log of workers anew; it goes on in the old file", "error", err)
+			w.d.log.Error("cannot reopen a log of workers; lb goes on in the old file", "error", err)
 		}
 	}
 }
@@ -360,7 +359,7 @@ func (w *workerPool) closeLogs() {
 	}
 }
 
-// update goes on under another config. It says whether the workers are to be restarted for it.
+// update changes the workers' config. It reports whether they are to be restarted for it.
 func (w *workerPool) update(all *config.Config, cfg *config.Pool) (restart bool) {
 	c := workersConfig(all, cfg)
 	c.HandoffReport = w.cfg.Load().HandoffReport
@@ -375,7 +374,7 @@ func (w *workerPool) update(all *config.Config, cfg *config.Pool) (restart bool)
 	return restart
 }
 
-// stop ends the workers: those that have no sessions soon, and when ctx is over all of them.
+// stop ends the workers: those without sessions soon, and all of them once ctx is done.
 func (w *workerPool) stop(ctx context.Context) {
 	w.Stop(ctx)
 	w.closeLogs()

@@ -26,7 +26,7 @@ const (
 // AccessLog writes one line a session. Make it with OpenAccessLog. A nil AccessLog is one that is off: all
 // its methods do nothing. Safe for concurrent use.
 type AccessLog struct {
-	// OnError, if set, is told when lines could not be written; they count as dropped. Set it before the
+	// OnError, if set, is called when lines could not be written; they count as dropped. Set it before the
 	// first Record. It runs on the goroutine that writes.
 	OnError func(error)
 
@@ -40,7 +40,7 @@ type AccessLog struct {
 	mu      sync.Mutex
 	filling []Entry         // its capacity is fixed
 	earlier []byte          // lines of another process, to be written before
-	over    chan<- struct{} // ends a rest; nil when there is none
+	over    chan<- struct{} // ends a pause; nil when there is none
 	closed  bool
 
 	writing []Entry // owned by the goroutine
@@ -121,7 +121,7 @@ func (a *AccessLog) File() (*os.File, error) {
 	return a.file.copy()
 }
 
-// Reopen opens the file anew by its path, for after it was renamed by a log rotation. If that fails, the old
+// Reopen opens the file again by its path, for after a log rotation has renamed it. If that fails, the old
 // file stays in use. For stdout and stderr it does nothing.
 func (a *AccessLog) Reopen() error {
 	if a == nil || a.file == nil {
@@ -142,9 +142,9 @@ func (a *AccessLog) Flush(ctx context.Context) error {
 	return nil
 }
 
-// Freeze writes what is queued until ctx is done, and then brings the log to rest: what it could not write,
-// it gives, to the byte. Later records wait for Thaw. It is called when nobody records any more, and before
-// an exec; the new process goes on with Requeue. An error says that a write does not end, and the log is as
+// Freeze writes what is queued until ctx is done, and then pauses the log. It returns what it could not
+// write, to the byte. Later records wait for Thaw. It is called when nobody records any more, and before an
+// exec; the new process goes on with Requeue. An error says that a write does not end, and the log is as
 // before.
 func (a *AccessLog) Freeze(ctx context.Context) (Queued, error) {
 	if a == nil {
@@ -168,7 +168,7 @@ func (a *AccessLog) Freeze(ctx context.Context) (Queued, error) {
 	return Queued{Lines: lines, Dropped: a.dropped.Load()}, nil
 }
 
-// Thaw goes on after a Freeze, with what that gave too.
+// Thaw goes on after a Freeze, and writes also what that returned.
 func (a *AccessLog) Thaw() {
 	if a == nil {
 		return

@@ -11,7 +11,7 @@ type backlog struct {
 	lines []byte
 	part  bool   // the first is the rest of a line whose beginning was written
 	torn  bool   // what was written last is the beginning of a line whose rest was dropped
-	lost  uint64 // dropped lines that no mark tells of yet
+	lost  uint64 // dropped lines that no mark counts yet
 }
 
 func (b *backlog) empty() bool { return len(b.lines) == 0 && b.lost == 0 && !b.torn }

@@ -11,7 +11,7 @@ import (
 )
 
 // File is a file that lines are appended to. At its limit it is renamed to FILE.1, as logrotate(8) would, the
-// older ones to FILE.2 and so on, and begun anew. Safe for concurrent use.
+// older ones to FILE.2 and so on, and a new one begins. Safe for concurrent use.
 type File struct {
 	path string
 	max  int64 // bytes; 0: no limit
@@ -52,7 +52,7 @@ func (f *File) open() error {
 // kept as far as there is room, tried again each second, and written before the next ones; the last of them
 // are kept, and of those that had to be dropped a line in their place says how many there were. dropped is
 // how many were dropped now. The error says why lines are not written, or that the file cannot be renamed or
-// begun anew; then the old one goes on.
+// begun; then the old one goes on.
 func (f *File) WriteLines(lines []byte) (dropped uint64, err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -121,8 +121,8 @@ func (f *File) failedLocked(err error) {
 	}
 }
 
-// writeLocked writes lines, and begins the file anew where they do not fit. rest is what it did not write,
-// and began says that rest begins in the middle of a line. rotated is why the file was not begun anew, which
+// writeLocked writes lines, and begins a new file where they do not fit. rest is what it did not write,
+// and began says that rest begins in the middle of a line. rotated is why no new file was begun, which
 // hurts no line.
 func (f *File) writeLocked(lines []byte) (rotated error, rest []byte, began bool, err error) {
 	for len(lines) > 0 {
@@ -164,7 +164,7 @@ func (f *File) fitting(lines []byte) int {
 
 func (f *File) name(n int) string { return f.path + "." + strconv.Itoa(n) }
 
-// rotate renames the file and begins it anew.
+// rotate renames the file and begins a new one.
 func (f *File) rotate() error {
 	f.size = 0 // whatever comes of it, not again at the next line
 	if f.keep == 0 {
@@ -185,7 +185,8 @@ func (f *File) rotate() error {
 	return old.Close()
 }
 
-// Reopen opens the file anew by its path, for after it was renamed. If that fails, the old file stays in use.
+// Reopen opens the file again by its path, for after it was renamed. If that fails, the old file stays in
+// use.
 func (f *File) Reopen() error {
 	f.mu.Lock()
 	defer f.mu.Unlock()

@@ -17,7 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// canceled is a context that is over.
+// canceled returns a context that is done.
 func canceled() context.Context {
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()

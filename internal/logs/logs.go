@@ -1,4 +1,4 @@
-// Package logs writes what lb says: events, and one line a session when asked for.
+// Package logs writes lb's logs: events, and one line a session if the config wants them.
 //
 // A [Logger] is package slog's logger with a level that can change while lb runs and files that can be
 // reopened. A [Throttle] folds errors that repeat into one line with a count. An [AccessLog] takes an [Entry]
@@ -56,7 +56,7 @@ type Logger struct {
 	level slog.LevelVar
 	out   *output
 	queue *lineQueue
-	over  atomic.Pointer[chan<- struct{}] // ends a rest; nil when there is none
+	over  atomic.Pointer[chan<- struct{}] // ends a pause; nil when there is none
 }
 
 // New opens the log that cfg, which must be valid, describes. The caller owes a Close.
@@ -102,7 +102,7 @@ func (l *Logger) SetLevel(level slog.Level) { l.level.Set(level) }
 // File returns a duplicate of the log's file for NewFrom, which the caller closes; nil for stdout and stderr.
 func (l *Logger) File() (*os.File, error) { return l.out.copy() }
 
-// Reopen opens the file anew by its path, for after it was renamed by a log rotation. If that fails, the old
+// Reopen opens the file again by its path, for after a log rotation has renamed it. If that fails, the old
 // file stays in use. For stdout and stderr it does nothing.
 func (l *Logger) Reopen() error { return l.out.reopen() }
 
@@ -115,9 +115,9 @@ func (l *Logger) Flush(ctx context.Context) error {
 	return nil
 }
 
-// Freeze writes what is queued until ctx is done, and then brings the log to rest: what it could not write,
-// it gives, to the byte. Lines logged later wait for Thaw. It is the last before an exec; the new process
-// goes on with Requeue. An error says that a write does not end, and the log is as before.
+// Freeze writes what is queued until ctx is done, and then pauses the log. It returns what it could not
+// write, to the byte. Lines logged later wait for Thaw. It is the last before an exec; the new process goes
+// on with Requeue. An error says that a write does not end, and the log is as before.
 func (l *Logger) Freeze(ctx context.Context) (Queued, error) {
 	over, err := l.queue.pause(ctx)
 	if err != nil {
@@ -127,7 +127,7 @@ func (l *Logger) Freeze(ctx context.Context) (Queued, error) {
 	return l.queue.queued(), nil
 }
 
-// Thaw goes on after a Freeze, with what that gave too.
+// Thaw goes on after a Freeze, and writes also what that returned.
 func (l *Logger) Thaw() {
 	if over := l.over.Swap(nil); over != nil && *over != nil {
 		l.queue.resume(*over)

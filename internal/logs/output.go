@@ -90,13 +90,14 @@ func (o *output) use(f *os.File) {
 // Write writes whole lines.
 func (o *output) Write(p []byte) (int, error) { return o.writeUnless(nil, p) }
 
-// errPaused: a write was ended because the writer shall rest.
+// errPaused: a write was ended because the writer is to pause.
 var errPaused = errors.New("the log is paused")
 
-// pollTime is how long a writer waits until it looks whether it shall rest, in milliseconds.
+// pollTime is how long a writer waits until it looks whether it is to pause, in milliseconds.
 const pollTime = 50
 
-// writeUnless writes p, until held is set: then it says how much it has written, to the byte, with errPaused.
+// writeUnless writes p, until pausing is set: then it returns how much it has written, to the byte, and
+// errPaused.
 func (o *output) writeUnless(pausing *atomic.Bool, p []byte) (n int, err error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()

@@ -14,7 +14,7 @@ import (
 // written.
 type batchWriter struct {
 	gather time.Duration // how long a batch gathers before it is written; 0 is not at all
-	write  func()        // writes the batch; what held kept it from stays for the next time
+	write  func()        // writes the batch; what a pause kept it from stays for the next time
 
 	wake    chan struct{}      // holds one element when a batch began
 	flush   chan chan struct{} // to write now, and close it then
@@ -22,7 +22,7 @@ type batchWriter struct {
 	quit    chan struct{}      // closed to write what there is and end
 	done    chan struct{}      // closed at the end
 	once    sync.Once
-	pausing atomic.Bool // a write that waits for its reader shall give up
+	pausing atomic.Bool // a write that waits for its reader gives up
 }
 
 // pause is a time in which the goroutine touches nothing.
@@ -39,7 +39,7 @@ func newBatchWriter(gather time.Duration, write func()) *batchWriter {
 	}
 }
 
-// begin tells that a batch began. It never blocks.
+// begin wakes the goroutine for a batch that began. It never blocks.
 func (w *batchWriter) begin() {
 	select {
 	case w.wake <- struct{}{}:
@@ -127,7 +127,7 @@ const holdPatience = 2 * time.Second
 // errBusy: a write does not end.
 var errBusy = errors.New("a write to the log does not end")
 
-// pause writes what can be written until ctx is done, and brings the goroutine to rest. The caller ends that
+// pause writes what can be written until ctx is done, and pauses the goroutine. The caller ends that
 // by closing over; it is nil when the goroutine has ended.
 func (w *batchWriter) pause(ctx context.Context) (over chan<- struct{}, err error) {
 	w.flushNow(ctx) // what it leaves is the caller's to take
@@ -147,7 +147,7 @@ func (w *batchWriter) pause(ctx context.Context) (over chan<- struct{}, err erro
 	}
 }
 
-// resume ends a rest.
+// resume ends a pause.
 func (w *batchWriter) resume(over chan<- struct{}) {
 	w.pausing.Store(false)
 	close(over)
@@ -168,7 +168,7 @@ type Queued struct {
 	// Lines are as they were to be written. The first may be the end of one whose beginning was.
 	Lines []byte `json:"lines,omitempty"`
 	// Dropped counts lines that were dropped: of an access log all of them, of an event log those of which it
-	// has not told.
+	// has not reported.
 	Dropped uint64 `json:"dropped,omitempty"`
 }
 
@@ -302,7 +302,7 @@ func (q *lineQueue) failed(torn bool) {
 	}
 }
 
-// queued is what is not written. The goroutine rests.
+// queued returns what is not written. The goroutine is paused.
 func (q *lineQueue) queued() Queued {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -315,7 +315,7 @@ func (q *lineQueue) queued() Queued {
 
 // requeue puts what another process had queued before everything else.
 func (q *lineQueue) requeue(x Queued) {
-	if x.Dropped > 0 { // of an lb that told of them later
+	if x.Dropped > 0 { // of an lb that reported them later
 		x.Lines = append(slices.Clone(x.Lines), q.mark(x.Dropped)...)
 	}
 	q.mu.Lock()

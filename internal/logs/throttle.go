@@ -37,7 +37,7 @@ func NewThrottle(log *slog.Logger, every time.Duration) *Throttle {
 	return &Throttle{log: log, every: every, repeats: map[string]*repeat{}}
 }
 
-// Log writes a line, or counts it if one of the same key was written within the interval. The line that tells
+// Log writes a line, or counts it if one of the same key was written within the interval. The line with
 // the count has the level, the message and the arguments of the last one counted. The key says which lines
 // are the same: for errors of a backend, the backend's name and the reason, say. It reports whether it wrote
 // the line.
@@ -52,7 +52,7 @@ func (t *Throttle) Log(level slog.Level, key, msg string, args ...any) (written 
 	return true
 }
 
-// count notes the line and says whether that was all that there is to do.
+// count counts the line, and reports whether it is not to be written now.
 func (t *Throttle) count(level slog.Level, key, msg string, args []any) bool {
 	now := time.Now()
 	t.mu.Lock()

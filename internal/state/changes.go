@@ -16,7 +16,7 @@ const (
 )
 
 // Changes are what the operator changed while lb ran: each value with the one that the config had then, so
-// that a config that has changed since is told from one that has not. The zero value is no changes.
+// that a config that has changed since can be told from one that has not. The zero value is no changes.
 type Changes struct {
 	Backends  []Backend
 	Splits    []Split

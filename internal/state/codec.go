@@ -93,7 +93,7 @@ func (w *Writer) frame(kind Kind, length int) {
 	w.buf = binary.BigEndian.AppendUint32(w.buf, uint32(length))
 }
 
-// Bytes ends the state and gives it. The Writer is of no use afterwards.
+// Bytes ends the state and returns it. The Writer must not be used afterwards.
 func (w *Writer) Bytes() []byte {
 	w.frame(kindEnd, endSize-frameSize)
 	w.buf = binary.BigEndian.AppendUint32(w.buf, w.count)

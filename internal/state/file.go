@@ -94,8 +94,8 @@ func ReadFile(path string) ([]byte, error) {
 	return data, nil
 }
 
-// SetAside renames a file that cannot be used, so that it is neither lost nor overwritten, and gives its new
-// name.
+// SetAside renames a file that cannot be used, so that it is neither lost nor overwritten, and returns its
+// new name.
 func SetAside(path string, now time.Time) (string, error) {
 	if err := regular(path); err != nil {
 		return "", fmt.Errorf("cannot set state file %q aside: %w", path, err)

@@ -36,7 +36,8 @@ func (e *Encoder) String(s string) {
 }
 
 // Decoder reads the values of a payload in the order in which they were added. Beyond the end every value is
-// zero: the writer was older. The first value that cannot be read makes all after it zero, and Err tells.
+// zero: the writer was older. The first value that cannot be read makes all after it zero, and Err returns
+// the reason.
 type Decoder struct {
 	rest []byte
 	err  error
