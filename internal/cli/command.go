@@ -135,7 +135,7 @@ type commandGroup struct {
 
 func commandGroups(programs Programs) []commandGroup {
 	return []commandGroup{
-		{"Serve, and measure", []*cobra.Command{newRunCommand(programs), newCheckCommand(), newSchemaCommand(), newBenchCommand(), newVersionCommand()}},
+		{"Serve, and measure", []*cobra.Command{newRunCommand(programs), newInitCommand(), newCheckCommand(), newSchemaCommand(), newBenchCommand(), newVersionCommand()}},
 		{"Look at a running lb", []*cobra.Command{newStatusCommand(), newConnsCommand(), newClientsCommand(), newEventsCommand(), newWorkersCommand(), newLogsCommand()}},
 		{"Change what runs", []*cobra.Command{newWeightCommand(), newSplitCommand(), newDrainCommand(), newReadyCommand(), newMaintCommand(),
 			newAddCommand(), newRemoveCommand(), newSetLimitCommand(), newKillCommand()}},

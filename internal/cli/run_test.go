@@ -2,6 +2,7 @@ package cli
 
 import (
 	"bytes"
+	"os"
 	"strings"
 	"testing"
 
@@ -64,6 +65,48 @@ func TestRun_SaysWhatIsMissing(t *testing.T) {
 			Programs{Run: func(string) error { ran = true; return nil }})
 		if code == 0 || ran || !strings.Contains(stderr.String(), want) {
 			t.Errorf("lb run %s: got exit code %d, %q, ran %v; want a refusal with %q", args, code, &stderr, ran, want)
+		}
+	}
+}
+
+func TestInit_WritesAConfigThatLbTakes(t *testing.T) {
+	t.Chdir(t.TempDir())
+	for name, text := range map[string]string{
+		"haproxy.cfg": "listen web\n bind :8080\n mode tcp\n option forwardfor\n server a 127.0.0.1:3001 check\n",
+		"nginx.conf":  "stream { server { listen 8080; proxy_pass 127.0.0.1:3001; } }\n",
+		"pm2.json":    `{"apps": [{"name": "web", "script": "app.js", "env": {"PORT": 8080}}]}`,
+		"mystery":     "",
+	} {
+		if err := os.WriteFile(name, []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, test := range []struct {
+		args   string
+		code   int
+		stderr string
+	}{
+		{"init", 0, ""},
+		{"init", 1, "lb.toml is there already"},
+		{"init --from haproxy.cfg -o a.toml", 0, "line 4: option forwardfor: it needs a look into the requests"},
+		{"init --from nginx.conf -o b.toml", 0, ""},
+		{"init --from pm2.json -o c.toml", 0, ""},
+		{"init --from mystery -o d.toml", 1, "say it with --as"},
+		{"init --from mystery --as haproxy -o d.toml", 1, "mystery: it has no frontend"},
+		{"init --from absent.cfg", 1, "absent.cfg: no such file"},
+	} {
+		code, _, stderr := lb(t, strings.Fields(test.args)...)
+		if code != test.code || !strings.Contains(strings.ToLower(stderr), strings.ToLower(test.stderr)) || test.stderr == "" && stderr != "" {
+			t.Errorf("lb %s: got exit code %d, %q; want %d, %q", test.args, code, stderr, test.code, test.stderr)
+		}
+	}
+	for _, name := range []string{"lb.toml", "a.toml", "b.toml", "c.toml"} {
+		text, err := os.ReadFile(name)
+		if err == nil {
+			_, err = config.Parse(name, text)
+		}
+		if err != nil {
+			t.Error(err)
 		}
 	}
 }

@@ -47,7 +47,7 @@ var allowed = map[string][]string{
 	// their Config types
 	"config":         {"admin", "backends", "health", "internal/logs", "proxy", "supervisor"},
 	"internal/build": {},
-	"internal/cli":   {"admin/api", "backends", "bench", "bench/fairness", "bench/load", "config", "internal/build", "internal/printable"},
+	"internal/cli":   {"admin/api", "backends", "bench", "bench/fairness", "bench/load", "config", "internal/build", "internal/importer", "internal/printable"},
 	"internal/daemon": {"admin", "admin/api", "backends", "balancer", "config", "health", "internal/build", "internal/clock", "internal/descriptor", "internal/logs", "internal/printable", "internal/sdnotify", "internal/sockdiag",
 		"internal/state", "proxy", "supervisor", "upgrade"},
 	"cmd/lb": {"internal/cli", "internal/daemon", "supervisor"},
