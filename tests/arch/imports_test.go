@@ -45,9 +45,10 @@ var allowed = map[string][]string{
 	// for tests only
 	"internal/eventually": {},
 	// their Config types
-	"config":         {"admin", "backends", "health", "internal/logs", "proxy", "supervisor"},
-	"internal/build": {},
-	"internal/cli":   {"admin/api", "backends", "bench", "bench/fairness", "bench/load", "config", "internal/build", "internal/importer", "internal/printable"},
+	"config":            {"admin", "backends", "health", "internal/logs", "proxy", "supervisor"},
+	"internal/importer": {"internal/printable"},
+	"internal/build":    {},
+	"internal/cli":      {"admin/api", "backends", "bench", "bench/fairness", "bench/load", "config", "internal/build", "internal/importer", "internal/printable"},
 	"internal/daemon": {"admin", "admin/api", "backends", "balancer", "config", "health", "internal/build", "internal/clock", "internal/descriptor", "internal/logs", "internal/printable", "internal/sdnotify", "internal/sockdiag",
 		"internal/state", "proxy", "supervisor", "upgrade"},
 	"cmd/lb": {"internal/cli", "internal/daemon", "supervisor"},
