@@ -46,7 +46,7 @@ func Upgraded() bool {
 		fmt.Fprintln(os.Stderr, "lb:", err)
 		os.Exit(exitFailed)
 	case handover != nil: // sessions wait
-		fault("start")
+		_ = fault("start")
 		takeOver(handover)
 		return true
 	}
@@ -361,7 +361,7 @@ func addMembers(pool *backends.Pool, saved *poolSnapshot, workers *workerPool) e
 // serve takes over, and returns the daemon that serves now. From here on there is no way back.
 func (a *takeover) serve(h *upgrade.Handover) *daemon {
 	d, snap := a.d, a.snap
-	fault("built")
+	_ = fault("built")
 	failed := h.Failed
 	for _, sig := range h.Keep(snap.fds()) {
 		a.heard.send(sig)
