@@ -38,7 +38,7 @@ func TestSamples_AnswerAndAreReplaced(t *testing.T) {
 		}
 		return abs
 	}
-	f("hello you from Node worker 0", "node", path("node/app.js"), "{socket}")
+	f("hello from Node worker 0", "node", path("node/app.js"), "{socket}")
 	f("hello from Python worker 0", "python3", path("python/app.py"))
 	f("hello from shell worker 0", "sh", path("shell/app.sh"), "{socket}")
 	if !testing.Short() {

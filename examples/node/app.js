@@ -7,7 +7,7 @@
 const http = require('http')
 
 const server = http.createServer((request, response) => {
-  response.end(`hello ${request.socket.remoteAddress || "you"} from Node worker ${process.env.LB_WORKER_ID} (pid ${process.pid})\n`)
+  response.end(`hello from Node worker ${process.env.LB_WORKER_ID} (pid ${process.pid}) to ${request.socket.remoteAddress || "you"}\n`)
 })
 server.listen(process.argv[2])
 
