@@ -347,8 +347,8 @@ func TestUpgrade_TheCallerIsKilled(t *testing.T) {
 	n.backend.Close()
 }
 
-// With descriptors or memory short an upgrade is done or refused. The address space is not limited below what lb
-// has already: the Go runtime ends a program that may map nothing more, whatever the program does.
+// With descriptors or memory short an upgrade is done or refused. The address space is not limited below what
+// lb has already: the Go runtime ends a program that may map nothing more, whatever the program does.
 func TestUpgrade_WithLittleLeft(t *testing.T) {
 	n := startNamed(t, nil)
 	for _, limit := range []string{"--fsize=1024:", "--fsize=65536:", "--fsize=unlimited:", "--nofile=48:", "--nofile=96:", "--nofile=1024:",
