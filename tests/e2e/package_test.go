@@ -47,7 +47,7 @@ func TestPackage_InstallsUpgradesWithLiveSessionsAndGoes(t *testing.T) {
 	m := boot(t, stage)
 	m.must("mkdir", "-p", "/run/systemd/system")
 	m.must("rm", "-rf", "/etc/lb", "/var/lib/lb", "/var/log/lb") // of the host's own lb
-	m.must("rm", "-f", "/var/lib/man-db/auto-update") // or each change has it index all of the host's pages
+	m.must("rm", "-f", "/var/lib/man-db/auto-update")            // or each change has it index all of the host's pages
 
 	m.must("dpkg", "--install", "/root/older.deb")
 	m.must("lb", "check", "-f", "/etc/lb/lb.toml")
