@@ -46,8 +46,10 @@ func TestPackage_InstallsUpgradesWithLiveSessionsAndGoes(t *testing.T) {
 	}
 	m := boot(t, stage)
 	m.must("mkdir", "-p", "/run/systemd/system")
-	m.must("rm", "-rf", "/etc/lb", "/var/lib/lb", "/var/log/lb") // of the host's own lb
-	m.must("rm", "-f", "/var/lib/man-db/auto-update")            // or each change has it index all of the host's pages
+	// The host may have an lb of its own.
+	m.must("rm", "-rf", "/etc/lb", "/var/lib/lb", "/var/log/lb")
+	// Or each change has the machine index all of the host's manual pages.
+	m.must("rm", "-f", "/var/lib/man-db/auto-update")
 
 	m.must("dpkg", "--install", "/root/older.deb")
 	m.must("lb", "check", "-f", "/etc/lb/lb.toml")
