@@ -19,8 +19,8 @@ const (
 	clientRateAge = time.Minute
 )
 
-// clients knows what each session had carried when somebody asked last, for the rates. Nobody who asks is
-// no memory, and the next ask forgets what ended. Safe for concurrent use.
+// clients knows what each session had carried when somebody asked last, for the rates. It knows nothing until
+// somebody asks, and forgets at each question the sessions that have ended. Safe for concurrent use.
 type clients struct {
 	mu    sync.Mutex
 	asked time.Time

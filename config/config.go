@@ -22,7 +22,7 @@ import (
 
 //go:generate go run ./internal/reference ../docs/config.md lb.schema.json
 
-// Schema is the JSON Schema of a config file, for editors.
+// Schema is the JSON Schema (draft 2020-12) of a config file, for editors. It must not be changed.
 //
 //go:embed lb.schema.json
 var Schema []byte

@@ -1,6 +1,7 @@
 #!/bin/sh
 # Build the packages of one architecture into DIST: deb, rpm and a tarball. `make package` calls it for each.
-# usage: package.sh ARCH DIST [FORMAT...]    (ARCH as in GOARCH: amd64, arm64; FORMAT: deb, rpm, tar; default all)
+# usage: package.sh ARCH DIST [FORMAT...]
+# ARCH is amd64 or arm64, as in GOARCH; FORMAT is deb, rpm or tar, default all three.
 set -eu
 cd "$(dirname "$0")/.."
 arch=$1 dist=$2
@@ -22,7 +23,8 @@ $go run -ldflags "-X github.com/273ebdf9/lb/internal/build.version=$version" ./p
 gzip -9 -n "$stage"/man/*
 mv "$stage"/man/*.5.gz "$stage/man5/"
 
-# The library that has unchanged programs take handed-off connections; without a compiler for arch it is left out.
+# The library that has unchanged programs take handed-off connections. Without a compiler for arch it is left
+# out.
 case $arch in
 amd64) compiler=x86_64-linux-gnu-gcc ;;
 arm64) compiler=aarch64-linux-gnu-gcc ;;

@@ -1,6 +1,7 @@
 #!/bin/sh
-# Print the version of this tree: that of a tag vX.Y.Z on the commit, else the file VERSION with what the commit is, else
-# (where there is no git, as in a source tarball) the file VERSION alone. It is a semantic version (https://semver.org).
+# Print the version of this tree: that of a tag vX.Y.Z on the commit, else the file VERSION with what the
+# commit is, else (where there is no git, as in a source tarball) the file VERSION alone. It is a semantic
+# version (https://semver.org).
 set -eu
 cd "$(dirname "$0")/.."
 next=$(cat VERSION)

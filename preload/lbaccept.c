@@ -1,6 +1,6 @@
 /*
- * lbaccept: a library to preload (LD_PRELOAD) into a program that takes its listening socket from its parent, so that it
- * takes the connections that lb hands over instead (docs/handoff.md).
+ * lbaccept: a library to preload (LD_PRELOAD) into a program that takes its listening socket from its parent,
+ * so that it takes the connections that lb hands over instead (docs/handoff.md).
  *
  *   [pools.app]
  *   handoff = "lb"
@@ -8,10 +8,11 @@
  *   command = ["gunicorn", "--bind", "fd://3", "app:app"]
  *   env = { LD_PRELOAD = "/usr/lib/lb/lbaccept.so" }
  *
- * The program believes that descriptor LB_HANDOFF_FD, or any duplicate of it, is a listening TCP socket: accept and
- * accept4 take the next connection from lb's channel, and what else programs ask of a listening socket is answered here.
- * All other descriptors are the C library's. Only dynamically linked programs that use the C library's functions see it:
- * not Go programs, which have a package of their own, and not Node, which has handoff = "node".
+ * The program believes that descriptor LB_HANDOFF_FD, or any duplicate of it, is a listening TCP socket:
+ * accept and accept4 take the next connection from lb's channel, and what else programs ask of a listening
+ * socket is answered here. All other descriptors are the C library's. Only dynamically linked programs that
+ * use the C library's functions see it: not Go programs, which have a package of their own, and not Node,
+ * which has handoff = "node".
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -74,9 +75,9 @@ static void copy_address(const void *from, socklen_t size, struct sockaddr *to, 
 }
 
 /*
- * watched means that the program waits for the channel with epoll. Then accept never blocks, whatever the channel's flags
- * say: what made it readable may have been a probe, or lb has taken it back, and a program as nginx, which leaves an
- * inherited socket as it is, would serve nobody until the next connection comes.
+ * watched means that the program waits for the channel with epoll. Then accept never blocks, whatever the
+ * channel's flags say: what made it readable may have been a probe, or lb has taken it back, and a program as
+ * nginx, which leaves an inherited socket as it is, would serve nobody until the next connection comes.
  */
 static int watched;
 

@@ -1,5 +1,5 @@
-// The page of a running lb. It shows what GET /v1/status, /v1/history, /v1/events, /v1/sessions and /v1/clients
-// say, and changes what the CLI changes. Text from outside becomes text nodes, never markup.
+// The page of a running lb. It shows what GET /v1/status, /v1/history, /v1/events, /v1/sessions and
+// /v1/clients say, and changes what the CLI changes. Text from outside becomes text nodes, never markup.
 'use strict';
 
 const $ = id => document.getElementById(id);

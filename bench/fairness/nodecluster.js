@@ -1,10 +1,10 @@
-// The primary process of Node's cluster module, as the plainest one would be: lb bench runs it as the contender
-// node-cluster. It starts a worker that dies again, and does not notice one that is stuck.
+// The primary process of Node's cluster module, as the plainest one would be: lb bench runs it as the
+// contender node-cluster. It starts a worker that dies again, and does not notice one that is stuck.
 //
 //   node nodecluster.js COUNT MOST [NODE-OPTION...] APP [ARGUMENT...]
 //
-// SIGUSR2 replaces the workers one by one, each when its successor listens; SIGHUP starts more, up to MOST. Each
-// line on standard output says what has happened.
+// SIGUSR2 replaces the workers one by one, each when its successor listens; SIGHUP starts more, up to MOST.
+// Each line on standard output says what has happened.
 'use strict'
 const cluster = require('cluster')
 const [count, most] = process.argv.slice(2, 4).map(Number)

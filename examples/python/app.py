@@ -1,9 +1,11 @@
-# Python's http.server on the listening socket that lb hands over as descriptor 3, as systemd's socket activation does.
+# Python's http.server on the listening socket that lb hands over as descriptor 3, as systemd's socket
+# activation does.
 #
 #   [pools.app.workers]
 #   command = ["python3", "examples/python/app.py"]
 #
-# gunicorn takes the same socket unchanged. For the clients' own sockets (handoff = "lb") see lb.toml and gunicorn.toml.
+# gunicorn takes the same socket unchanged. For the clients' own sockets (handoff = "lb") see lb.toml and
+# gunicorn.toml.
 import http.server
 import os
 import signal

@@ -1,4 +1,5 @@
-# asyncio with lbworker.py: the event loop takes the connections, and sends the heartbeats. See lb.toml beside it.
+# asyncio with lbworker.py: the event loop takes the connections, and sends the heartbeats. See lb.toml beside
+# it.
 import asyncio
 import os
 import signal

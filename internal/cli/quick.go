@@ -1,12 +1,12 @@
 package cli
 
 import (
-	"bytes"
-	"encoding/json"
 	"fmt"
 	"path/filepath"
 	"slices"
 	"strings"
+
+	"github.com/273ebdf9/lb/internal/importer"
 )
 
 // quick is what lb run serves without a file.
@@ -21,11 +21,11 @@ type quick struct {
 // toml returns the config that the flags stand for. The workers' directory is dir; empty is lb's own.
 func (q *quick) toml(dir, socket string) string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "[admin]\nsocket = %s\n\n[listeners.web]\nbind = %s\npool = \"app\"\n\n", tomlValue(socket), tomlValue(q.listen))
+	fmt.Fprintf(&b, "[admin]\nsocket = %s\n\n[listeners.web]\nbind = %s\npool = \"app\"\n\n", importer.Value(socket), importer.Value(q.listen))
 	if len(q.to) > 0 {
 		b.WriteString("[pools.app]\n")
 		for i, address := range q.to {
-			fmt.Fprintf(&b, "[[pools.app.backends]]\nname = \"w%d\"\naddress = %s\n", i+1, tomlValue(address))
+			fmt.Fprintf(&b, "[[pools.app.backends]]\nname = \"w%d\"\naddress = %s\n", i+1, importer.Value(address))
 		}
 		return b.String()
 	}
@@ -33,12 +33,12 @@ func (q *quick) toml(dir, socket string) string {
 	if q.isNode() {
 		b.WriteString("handoff = \"node\" # lb gives Node the accepted connections, as Node's cluster module does\n")
 	}
-	fmt.Fprintf(&b, "\n[pools.app.workers]\ncommand = %s\n", tomlValue(q.command))
+	fmt.Fprintf(&b, "\n[pools.app.workers]\ncommand = %s\n", importer.Value(q.command))
 	if q.workers > 0 {
 		fmt.Fprintf(&b, "count = %d\n", q.workers)
 	}
 	if dir != "" {
-		fmt.Fprintf(&b, "dir = %s\n", tomlValue(dir))
+		fmt.Fprintf(&b, "dir = %s\n", importer.Value(dir))
 	}
 	if !q.isNode() && !q.namesItsAddress() {
 		b.WriteString("env = { PORT = \"{port}\" } # the app listens there, at 127.0.0.1\n")
@@ -57,15 +57,4 @@ func (q *quick) namesItsAddress() bool {
 	return slices.ContainsFunc(q.command, func(arg string) bool {
 		return strings.Contains(arg, "{socket}") || strings.Contains(arg, "{port}")
 	})
-}
-
-// tomlValue returns a string or a list of strings as TOML; their form is that of JSON
-// (https://toml.io/en/v1.0.0#string).
-func tomlValue(v any) string {
-	var b bytes.Buffer
-	enc := json.NewEncoder(&b)
-	enc.SetEscapeHTML(false)
-	enc.Encode(v) // strings never fail
-	text := strings.TrimSuffix(b.String(), "\n")
-	return strings.ReplaceAll(strings.ReplaceAll(text, "\",\"", "\", \""), "\x7f", `\u007f`)
 }

@@ -27,8 +27,8 @@ connections back, if the command has not run.
 The command runs in a shell. {pool}, {name} and {address} in it become the backend's, quoted; LB_POOL, LB_BACKEND and LB_ADDRESS
 are set too. Backends that are in drain or maint already are left out.`
 
-// rolloutOptions are the flags of lb rollout.
-type rolloutOptions struct {
+// externalRollout is lb rollout with its flags: a rollout over processes that lb does not run.
+type externalRollout struct {
 	exec, onFailure string
 	drainTimeout    time.Duration
 	readyTimeout    time.Duration
@@ -37,7 +37,7 @@ type rolloutOptions struct {
 }
 
 func newRolloutCommand() *cobra.Command {
-	c, o := new(caller), new(rolloutOptions)
+	c, o := new(caller), new(externalRollout)
 	cmd := c.flags(&cobra.Command{
 		Use:               "rollout POOL --exec COMMAND [--drain-timeout T] [--ready-timeout T] [--pause T] [--on-failure COMMAND]",
 		Short:             "Restart processes that lb does not run, one by one, without losing a connection",
@@ -65,7 +65,7 @@ func newRolloutCommand() *cobra.Command {
 }
 
 // run rolls over the backends of a pool.
-func (o *rolloutOptions) run(c *call, pool string) error {
+func (o *externalRollout) run(c *call, pool string) error {
 	ctx, cancel := c.soon()
 	st, err := c.Pool(ctx, pool)
 	cancel()
@@ -96,24 +96,20 @@ func (o *rolloutOptions) run(c *call, pool string) error {
 			}
 		}
 		if c.ctx.Err() != nil {
-			return o.interrupted(names[i:])
+			return fmt.Errorf("%w: %s not touched", errInterrupted, count(len(names)-i, "backend"))
 		}
 		if err := o.one(c, pool, name); err != nil {
-			return fmt.Errorf("%w\n%s", err, o.left(names[i+1:]))
+			return fmt.Errorf("%w\n%s", err, untouched(names[i+1:]))
 		}
-		if err := o.report(c, pool, name, "replaced", i+1, len(names)); err != nil {
+		if err := reportReplaced(c, pool, name, i+1, len(names)); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func (o *rolloutOptions) interrupted(left []string) error {
-	return fmt.Errorf("%w: %s not touched", errInterrupted, count(len(left), "backend"))
-}
-
 // left describes what a failure has spared.
-func (o *rolloutOptions) left(names []string) string {
+func untouched(names []string) string {
 	if len(names) == 0 {
 		return "it was the last one"
 	}
@@ -121,7 +117,7 @@ func (o *rolloutOptions) left(names []string) string {
 }
 
 // one drains a backend, runs the command, and makes the backend ready again.
-func (o *rolloutOptions) one(c *call, pool, name string) error {
+func (o *externalRollout) one(c *call, pool, name string) error {
 	label := printable.Text(pool + "/" + name)
 	ctx, cancel := c.soon()
 	st, err := c.SetAdmin(ctx, pool, name, "drain")
@@ -130,10 +126,10 @@ func (o *rolloutOptions) one(c *call, pool, name string) error {
 		return err
 	}
 	if _, err := c.settled(pool, st, "drain", o.drainTimeout); err != nil {
-		o.giveBack(c, pool, name)
+		readyAgain(c, pool, name)
 		return fmt.Errorf("%w; it takes connections again, its process was not touched", err)
 	}
-	if err := o.shell(c, o.exec, pool, st); err != nil {
+	if err := shell(c, o.exec, pool, st); err != nil {
 		o.failed(c, pool, st)
 		return fmt.Errorf("%s stays drained: the command failed: %w; lb ready %s when it is well", label, err, label)
 	}
@@ -151,8 +147,8 @@ func (o *rolloutOptions) one(c *call, pool, name string) error {
 	return err
 }
 
-// giveBack makes a backend ready again whose process was not touched, also after an interrupt.
-func (o *rolloutOptions) giveBack(c *call, pool, name string) {
+// readyAgain makes a backend ready again whose process was not touched, also after an interrupt.
+func readyAgain(c *call, pool, name string) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(c.ctx), askTimeout)
 	defer cancel()
 	if _, err := c.SetAdmin(ctx, pool, name, "ready"); err != nil {
@@ -161,19 +157,19 @@ func (o *rolloutOptions) giveBack(c *call, pool, name string) {
 }
 
 // failed runs what was asked for a failure.
-func (o *rolloutOptions) failed(c *call, pool string, st *api.BackendStatus) {
+func (o *externalRollout) failed(c *call, pool string, st *api.BackendStatus) {
 	if o.onFailure == "" {
 		return
 	}
 	after := *c
 	after.ctx = context.WithoutCancel(c.ctx)
-	if err := o.shell(&after, o.onFailure, pool, st); err != nil {
+	if err := shell(&after, o.onFailure, pool, st); err != nil {
 		fmt.Fprintf(c.errs, "lb: --on-failure failed too: %v\n", err)
 	}
 }
 
 // shell runs a command for a backend. An interrupt ends it as it ends lb.
-func (o *rolloutOptions) shell(c *call, command, pool string, st *api.BackendStatus) error {
+func shell(c *call, command, pool string, st *api.BackendStatus) error {
 	quote := func(s string) string { return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'" }
 	command = strings.NewReplacer("{pool}", quote(pool), "{name}", quote(st.Name), "{address}", quote(st.Address)).Replace(command)
 	cmd := exec.CommandContext(c.ctx, "/bin/sh", "-c", command)
@@ -189,7 +185,7 @@ func (o *rolloutOptions) shell(c *call, command, pool string, st *api.BackendSta
 }
 
 // healthy waits until a probe that began after a moment finds the backend healthy.
-func (o *rolloutOptions) healthy(c *call, pool, name string, after time.Time) error {
+func (o *externalRollout) healthy(c *call, pool, name string, after time.Time) error {
 	ctx, cancel := context.WithTimeout(c.ctx, o.readyTimeout)
 	defer cancel()
 	var last *api.BackendStatus
@@ -216,16 +212,16 @@ func (o *rolloutOptions) healthy(c *call, pool, name string, after time.Time) er
 	return err
 }
 
-// report prints that a backend is done.
-func (o *rolloutOptions) report(c *call, pool, name, step string, done, of int) error {
+// reportReplaced prints that a backend is done.
+func reportReplaced(c *call, pool, name string, done, of int) error {
 	if c.json {
 		return newEncoder(c.out).Encode(struct {
 			Backend string `json:"backend"`
 			Step    string `json:"step"`
 			Done    int    `json:"done"`
 			Of      int    `json:"of"`
-		}{name, step, done, of})
+		}{name, "replaced", done, of})
 	}
-	_, err := fmt.Fprintf(c.out, "%s: %s, %d of %d\n", printable.Text(pool+"/"+name), step, done, of)
+	_, err := fmt.Fprintf(c.out, "%s: replaced, %d of %d\n", printable.Text(pool+"/"+name), done, of)
 	return err
 }

@@ -24,7 +24,7 @@ their port. --print-config prints the file that the flags stand for.`
 
 func newRunCommand(programs Programs) *cobra.Command {
 	var file string
-	var check, print bool
+	var check, printOnly bool
 	var q quick
 	cmd := &cobra.Command{
 		Use:   "run -f FILE | --listen ADDRESS --to ADDRESS,... | --listen ADDRESS [--workers N] -- COMMAND...",
@@ -37,7 +37,7 @@ func newRunCommand(programs Programs) *cobra.Command {
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		q.command = args
 		q.workersSet = cmd.Flags().Changed("workers")
-		if err := q.check(file, print, check); err != nil {
+		if err := q.check(file, printOnly, check); err != nil {
 			return err // of usage
 		}
 		return action(func(cmd *cobra.Command) error {
@@ -46,7 +46,7 @@ func newRunCommand(programs Programs) *cobra.Command {
 				return programs.AnswerCheck(cmd.InOrStdin(), cmd.OutOrStdout())
 			case file != "":
 				return programs.Run(file)
-			case print:
+			case printOnly:
 				text, err := q.config("", api.DefaultSocket)
 				if err == nil {
 					_, err = fmt.Fprint(cmd.OutOrStdout(), text)
@@ -61,7 +61,7 @@ func newRunCommand(programs Programs) *cobra.Command {
 	cmd.Flags().StringSliceVar(&q.listen, "listen", nil, "take connections at `ADDRESS`es: host:port, :port, [v6]:port, unix:/path")
 	cmd.Flags().StringSliceVar(&q.to, "to", nil, "give them to the processes at `ADDRESS`es")
 	cmd.Flags().IntVar(&q.workers, "workers", 0, "start `N` processes of COMMAND (default as many as there are CPUs)")
-	cmd.Flags().BoolVar(&print, "print-config", false, "print the config that the flags stand for, and serve nothing")
+	cmd.Flags().BoolVar(&printOnly, "print-config", false, "print the config that the flags stand for, and serve nothing")
 	cmd.Flags().BoolVar(&check, "adopt-check", false, "say whether this binary can take over the state on standard input")
 	cmd.Flags().MarkHidden("adopt-check")
 	return cmd
@@ -99,7 +99,7 @@ func (q *quick) config(dir, socket string) (string, error) {
 }
 
 // check reports what is wrong with the flags of lb run.
-func (q *quick) check(file string, print, takeOverCheck bool) error {
+func (q *quick) check(file string, printOnly, takeOverCheck bool) error {
 	switch {
 	case takeOverCheck:
 		return nil
@@ -107,7 +107,7 @@ func (q *quick) check(file string, print, takeOverCheck bool) error {
 		return fmt.Errorf("a config is named with -f: lb run -f %s", q.command[0])
 	case file == "" && len(q.listen) == 0:
 		return errors.New("what shall it serve? Give a config with -f FILE, or --listen ADDRESS with --to ADDRESS,... or a command")
-	case file != "" && (len(q.listen) > 0 || len(q.to) > 0 || q.workersSet || len(q.command) > 0 || print):
+	case file != "" && (len(q.listen) > 0 || len(q.to) > 0 || q.workersSet || len(q.command) > 0 || printOnly):
 		return errors.New("-f FILE says all: leave --listen, --to, --workers, --print-config and the command away")
 	case file != "":
 		return nil

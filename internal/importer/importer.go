@@ -49,7 +49,7 @@ type setting struct{ key, value string } // value as TOML
 
 // set sets a key to a value, which is written as TOML. A second one replaces the first.
 func (t *table) set(key string, value any) {
-	text := toml(value)
+	text := Value(value)
 	for i := range t.settings {
 		if t.settings[i].key == key {
 			t.settings[i].value = text
@@ -107,7 +107,7 @@ func (d *Draft) TOML() []byte {
 	b.WriteString("\n[admin]\nsocket = \"/run/lb/admin.sock\"\n")
 	d.proxy.write(&b, "[proxy]")
 	for _, l := range d.listeners {
-		fmt.Fprintf(&b, "\n[listeners.%s]\nbind = %s\n", name(l.name), toml(l.bind))
+		fmt.Fprintf(&b, "\n[listeners.%s]\nbind = %s\n", name(l.name), Value(l.bind))
 		l.lines(&b)
 	}
 	for _, p := range d.pools {
@@ -166,14 +166,14 @@ func notes(b *bytes.Buffer, list []Note) {
 // comment is text that stays within one comment.
 func comment(s string) string { return printable.Text(strings.Join(strings.Fields(s), " ")) }
 
-// toml returns a value as TOML: a string, a number, a boolean, or a list or table of strings. Strings of TOML
-// are those of JSON (https://toml.io/en/v1.0.0#string).
-func toml(v any) string {
+// Value returns a value as TOML writes it: a string, a number, a boolean, or a list of strings. Strings of
+// TOML are those of JSON (https://toml.io/en/v1.0.0#string). Bytes that are not UTF-8 become question marks.
+func Value(v any) string {
 	switch v := v.(type) {
 	case []string:
 		parts := make([]string, len(v))
 		for i, s := range v {
-			parts[i] = toml(s)
+			parts[i] = Value(s)
 		}
 		return "[" + strings.Join(parts, ", ") + "]"
 	case []setting: // a table in one line
@@ -190,6 +190,14 @@ func toml(v any) string {
 		return strings.ReplaceAll(strings.TrimSuffix(b.String(), "\n"), "\x7f", `\u007f`)
 	}
 	return fmt.Sprint(v)
+}
+
+// word returns the word at i; empty where there are fewer.
+func word(words []string, i int) string {
+	if i < len(words) {
+		return words[i]
+	}
+	return ""
 }
 
 // name makes a name of lb of a word: letters, digits, dashes and underscores, of at most 64.

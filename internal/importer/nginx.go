@@ -237,7 +237,7 @@ func (n *nginx) server(dir config.IDirective, i int) {
 	case s.p == nil:
 		s.drop("it has no proxy_pass that lb could follow")
 	default:
-		l.settings = slices.Insert(l.settings, 0, setting{"pool", toml(s.p.name)})
+		l.settings = slices.Insert(l.settings, 0, setting{"pool", Value(s.p.name)})
 		for _, set := range s.late {
 			set(s.p)
 		}

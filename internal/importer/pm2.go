@@ -268,7 +268,7 @@ func (a *pm2App) logFile(value any, w *table, note func(string)) {
 	}
 	for _, s := range w.settings {
 		if s.key == "log" {
-			if s.value != toml(file) {
+			if s.value != Value(file) {
 				note("lb writes both outputs of a worker to one file")
 			}
 			return
@@ -291,10 +291,10 @@ func (a *pm2App) environment(node bool) {
 				continue
 			}
 		}
-		settings = append(settings, setting{toml(key), toml(value)})
+		settings = append(settings, setting{Value(key), Value(value)})
 	}
 	if !node {
-		settings = append(settings, setting{"PORT", toml("{port}")})
+		settings = append(settings, setting{"PORT", Value("{port}")})
 	}
 	if len(settings) > 0 {
 		a.p.workers.set("env", settings)

@@ -1,6 +1,7 @@
 #!/bin/sh
-# Install what the end-to-end tests of hand-off take from npm: releases of Node beside the system's own, and express.
-# They go to a cache of this user's. Where npm cannot be reached, this says so, and the tests skip with the reason.
+# Install what the end-to-end tests of hand-off take from npm: releases of Node beside the system's own, and
+# express. They go to a cache of this user's. Where npm cannot be reached, this says so, and the tests skip
+# with the reason.
 set -eu
 
 cache=${LB_E2E_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/lb-e2e}
