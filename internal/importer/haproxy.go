@@ -15,7 +15,7 @@ import (
 // HAProxy translates an haproxy.cfg (https://docs.haproxy.org/3.2/configuration.html): its TCP frontends,
 // backends and listens. file is the name that the draft mentions.
 func HAProxy(file string, text []byte) (*Draft, error) {
-	h := &haproxy{d: &Draft{source: file}, defaults: map[string]section{}}
+	h := &haproxy{d: &Draft{source: file}, defaults: map[string]section{}, idle: map[string]idleTimes{}}
 	for i, line := range strings.Split(string(text), "\n") {
 		words, _ := common.StringSplitWithCommentIgnoreEmpty(line)
 		for j := range words {
@@ -36,8 +36,9 @@ func HAProxy(file string, text []byte) (*Draft, error) {
 type haproxy struct {
 	d        *Draft
 	defaults map[string]section // by name
-	last     section            // the defaults that hold for what follows
+	last     section            // the defaults that hold for what follows and names none
 	now      section
+	idle     map[string]idleTimes // by pool
 	routes   []route
 }
 
@@ -46,6 +47,8 @@ type section struct {
 	kind, name string
 	line       int
 	lines      []numbered
+	inherits   []numbered // the lines of the defaults that hold for it
+	from       bool       // it names these
 }
 
 type numbered struct {
@@ -73,8 +76,9 @@ func (h *haproxy) line(n int, words []string) {
 	if len(words) > 1 && words[1] != "from" {
 		h.now.name = words[1]
 	}
+	h.now.inherits = h.last.lines
 	if at := slices.Index(words, "from"); at > 0 && at+1 < len(words) {
-		h.last = h.defaults[words[at+1]]
+		h.now.inherits, h.now.from = h.defaults[words[at+1]].lines, true
 	}
 }
 
@@ -84,6 +88,9 @@ func (h *haproxy) flush() {
 	h.now = section{}
 	switch s.kind {
 	case "defaults":
+		if s.from { // other defaults begin with none
+			s.lines = append(slices.Clone(s.inherits), s.lines...)
+		}
 		h.last = s
 		h.defaults[s.name] = s
 	case "global":
@@ -117,14 +124,14 @@ func (h *haproxy) global(s section) {
 
 // proxy translates a frontend, a backend or a listen, with the defaults that hold for it.
 func (h *haproxy) proxy(s section) {
-	t := translator{h: h, s: s}
+	t := translator{h: h, s: s, idle: idleTimes{}}
 	if s.kind != "backend" {
 		t.l = h.d.listener(s.name)
 	}
 	if s.kind != "frontend" {
 		t.p = h.d.pool(s.name)
 	}
-	for _, l := range h.last.lines {
+	for _, l := range s.inherits {
 		t.inherited = true
 		t.line(l)
 	}
@@ -135,6 +142,17 @@ func (h *haproxy) proxy(s section) {
 	t.finish()
 }
 
+// idleTimes are the times after which HAProxy ends a silent session, by the side that is silent.
+type idleTimes map[string]time.Duration
+
+// longest returns the longest of them: lb ends a session when both sides are silent.
+func (t idleTimes) longest() (d time.Duration) {
+	for _, x := range t {
+		d = max(d, x)
+	}
+	return d
+}
+
 // translator translates the lines of one frontend, backend or listen.
 type translator struct {
 	h         *haproxy
@@ -142,9 +160,8 @@ type translator struct {
 	l         *listener // nil in a backend
 	p         *pool     // nil in a frontend
 	inherited bool      // the line is one of the defaults
-	idle      time.Duration
+	idle      idleTimes
 	check     bool // a server has check
-	http      bool
 	weights   bool // a server has a weight
 	defaults  []params.ServerOption
 }
@@ -176,7 +193,7 @@ func (t *translator) line(l numbered) {
 	case "bind":
 		t.bind(l)
 	case "mode":
-		if t.http = word(w, 1) == "http"; t.http && !t.inherited {
+		if word(w, 1) == "http" {
 			t.note(l, "lb relays TCP: HTTP passes through it unchanged, and what looks into requests does not happen")
 		}
 	case "default_backend":
@@ -252,6 +269,9 @@ func (t *translator) finish() {
 			}
 		}
 		t.h.d.unique(t.p)
+		t.h.idle[t.p.name] = t.idle
+	} else if client, ok := t.idle["client"]; ok {
+		t.l.client = client
 	}
 	if t.s.kind == "listen" {
 		t.h.routes = append(t.h.routes, route{t.l, t.s.name, t.s.line})
@@ -269,6 +289,9 @@ func (h *haproxy) link() {
 		exists[p.name] = true
 	}
 	for _, l := range h.d.listeners {
+		if idle := h.idle[to[l]]; idle != nil && l.client > 0 {
+			idle["client"] = max(idle["client"], l.client)
+		}
 		if pool := to[l]; exists[pool] {
 			l.settings = slices.Insert(l.settings, 0, setting{"pool", Value(pool)})
 		}
@@ -286,6 +309,11 @@ func (h *haproxy) link() {
 		h.d.loose = append(h.d.loose, l.notes...)
 		return true
 	})
+	for _, p := range h.d.pools {
+		if d := h.idle[p.name].longest(); d > 0 {
+			p.set("idle_timeout", duration(d))
+		}
+	}
 	used := map[string]bool{}
 	for pool := range maps.Values(to) {
 		used[pool] = true

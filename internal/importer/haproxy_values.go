@@ -85,10 +85,7 @@ func (t *translator) timeout(l numbered) {
 	}
 	switch what := word(l.words, 1); what {
 	case "client", "server", "tunnel":
-		t.idle = max(t.idle, d)
-		if t.p != nil {
-			t.p.set("idle_timeout", duration(t.idle))
-		}
+		t.idle[what] = d
 	case "client-fin", "server-fin":
 		if t.p != nil {
 			t.p.set("half_closed_timeout", duration(d))

@@ -64,8 +64,9 @@ func (t *table) note(line int, text, reason string) {
 }
 
 type listener struct {
-	name string
-	bind []string
+	name   string
+	bind   []string
+	client time.Duration // after which HAProxy ends a session whose client is silent; 0: it is not said
 	table
 }
 
