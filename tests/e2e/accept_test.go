@@ -73,12 +73,7 @@ func TestAccept_StoppedWorkerIsOfflineAndBackAndNotKilled(t *testing.T) {
 	before := l.waitUp(t, 3)
 	pid := before.Slots[1].PID
 	hangs(t, l, before.Slots[1].Backend, func() { syscall.Kill(pid, syscall.SIGSTOP) }, func() { syscall.Kill(pid, syscall.SIGCONT) }, askOnce(l))
-	after := l.waitUp(t, 3)
-	for i := range after.Slots {
-		if after.Slots[i].PID != before.Slots[i].PID || after.Slots[i].Restarts != 0 {
-			t.Errorf("slot %d: got pid %d, %d restarts; want pid %d and none", i, after.Slots[i].PID, after.Slots[i].Restarts, before.Slots[i].PID)
-		}
-	}
+	sameWorkers(t, before, l.waitUp(t, 3))
 }
 
 // A worker that does not accept is killed where the config asks for it.
@@ -125,6 +120,46 @@ func TestAccept_NodeInALoopIsOfflineAndBack(t *testing.T) {
 		return exec.Command(curl, "-sf", "-o", "/dev/null", "http://"+l.addr()+"/").Run()
 	}
 	hangs(t, l, "w1", hang, func() {}, ask)
+}
+
+// busyWorker is busyServer as a worker that knows nothing of lb but its socket, and names its slot.
+const busyWorker = `
+require('http').createServer((req, res) => {
+	if (req.url === '/hang') {
+		const end = Date.now() + 10000;
+		while (Date.now() < end);
+	}
+	res.end('w' + process.env.LB_WORKER_ID);
+}).listen({ fd: 3 });
+`
+
+// lb connects the clients of the pool to the worker itself (no hand-off), and the pool has no health keys.
+func TestAccept_NodeWorkerInALoopIsOfflineAndBackAndNotKilled(t *testing.T) {
+	t.Parallel()
+	script := writeFile(t, tempDir(t), "worker.js", busyWorker, 0o644)
+	l := startLB(t, workersPool(t, "", fmt.Sprintf("command = [%q, %q]\ncount = 2\n", program(t, "node"), script)))
+	before := l.waitUp(t, 2)
+	curl := program(t, "curl")
+	get := func(socket, path string) *exec.Cmd {
+		return exec.Command(curl, "-sf", "-o", "/dev/null", "--unix-socket", socket, "http://lb"+path)
+	}
+	_, socket := splitAddress(l.status(t).backend(t, before.Slots[1].Backend).Address)
+	hang := func() { startProcess(t, "curl", get(socket, "/hang")) }
+	ask := func() error {
+		return exec.Command(curl, "-sf", "-o", "/dev/null", "http://"+l.addr()+"/").Run()
+	}
+	hangs(t, l, before.Slots[1].Backend, hang, func() {}, ask)
+	sameWorkers(t, before, l.waitUp(t, 2))
+}
+
+// sameWorkers wants each slot to have the process that it had before.
+func sameWorkers(t *testing.T, before, after workersStatus) {
+	t.Helper()
+	for i := range after.Slots {
+		if after.Slots[i].PID != before.Slots[i].PID || after.Slots[i].Restarts != 0 {
+			t.Errorf("slot %d: got pid %d, %d restarts; want pid %d and none", i, after.Slots[i].PID, after.Slots[i].Restarts, before.Slots[i].PID)
+		}
+	}
 }
 
 // syncServer has one thread, which serves one connection after the other and is busy for a second with each,
