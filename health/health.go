@@ -45,7 +45,8 @@ type Checker struct {
 	Sockets *sockdiag.Conn
 
 	// DialChannel gives a worker to which sockets are handed over a connection of lb's own, and returns lb's
-	// end of it once the worker has taken it. It is for backends that have a Channel. Set it before Run.
+	// end of it once the worker has taken it. It is for backends that have a Channel. The error is ErrBusy
+	// where the time was over and the worker has taken others meanwhile. Set it before Run.
 	DialChannel func(ctx context.Context, b *backends.Backend) (net.Conn, error)
 
 	pool        *backends.Pool

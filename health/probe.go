@@ -19,6 +19,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// ErrBusy is for Checker.DialChannel: a worker takes connections, and has not come to the probe's yet.
+var ErrBusy = errors.New("the worker takes connections, and has not come to this one yet")
+
 // result is the outcome of one probe.
 type result struct {
 	outcome  Outcome
@@ -71,6 +74,12 @@ func (x *prober) probe(ctx context.Context, p *plan, b *backends.Backend) result
 	ctx = probing
 	conn, err := x.dial(ctx, p, b, handedOff)
 	if err != nil {
+		if handedOff && errors.Is(err, ErrBusy) && (p.Type == typeAccept || p.Type == typeConnect) {
+			return success("takes others")
+		}
+		if handedOff && errors.Is(err, ErrBusy) {
+			return timedOut("timeout after %v: %v", p.Timeout, err)
+		}
 		if handedOff && isTimeout(err) {
 			found := timedOut("timeout after %v: it takes no connection", p.Timeout)
 			found.hung = true

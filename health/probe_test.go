@@ -445,3 +445,31 @@ func TestChecker_FindsAServerThatComesAndGoes(t *testing.T) {
 	wg.Wait()
 	want("down: no such file or directory (3 in a row)")
 }
+
+// A worker to which sockets are handed over takes the probe's in its turn. It hangs only if it takes nothing.
+func TestProbe_AWorkerThatTakesOthersIsUp(t *testing.T) {
+	for _, test := range []struct {
+		typ     string
+		err     error
+		outcome Outcome
+		hung    bool
+	}{
+		{typeAccept, ErrBusy, Success, false},
+		{typeConnect, ErrBusy, Success, false},
+		{typeHTTP, ErrBusy, Failure, false}, // which wants an answer
+		{typeAccept, context.DeadlineExceeded, Failure, true},
+		{typeConnect, context.DeadlineExceeded, Failure, true},
+	} {
+		c := exact(func(c *Config) { c.Type = test.typ })
+		p, err := c.plan()
+		if err != nil {
+			t.Fatal(err)
+		}
+		b := newPool(t, backends.HealthUp, "127.0.0.1:1").Backends()[0]
+		b.Channel = "its own"
+		x := prober{channel: func(context.Context, *backends.Backend) (net.Conn, error) { return nil, test.err }}
+		if got := x.probe(t.Context(), p, b); got.outcome != test.outcome || got.hung != test.hung {
+			t.Errorf("%s, %v: got %+v; want outcome %v, hung %v", test.typ, test.err, got, test.outcome, test.hung)
+		}
+	}
+}

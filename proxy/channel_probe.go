@@ -5,19 +5,25 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"time"
 
 	"github.com/273ebdf9/lb/backends"
 )
 
+// ErrBusy means that a worker has not come to the connection that it is probed with, and took others
+// meanwhile.
+var ErrBusy = errors.New("it takes connections, and has not come to this one yet")
+
 // Probe gives b's worker a connection of lb's own, and returns lb's end of it once the worker has taken it.
-// The error is ctx's, or ErrNoChannel. A worker that has not taken the one before is given no second one.
-// When ctx's time is over, what the worker has not taken goes to others.
+// The error is ctx's, ErrBusy in place of the deadline's where the worker took others while Probe waited, or
+// ErrNoChannel. A worker that has not taken the one before is given no second one. Whatever comes of it, the
+// worker keeps what it was given: how long it may take for a client is for handoff_timeout to say.
 func (p *Proxy) Probe(ctx context.Context, b *backends.Backend) (*os.File, error) {
 	ch := channelOf(b)
 	if ch == nil {
 		return nil, ErrNoChannel
 	}
-	for {
+	for start := p.since(); ; {
 		near, h, err := ch.giveProbe()
 		if err != nil {
 			return nil, err
@@ -39,9 +45,8 @@ func (p *Proxy) Probe(ctx context.Context, b *backends.Backend) (*os.File, error
 		if near >= 0 {
 			closeFD(near)
 		}
-		if errors.Is(ctx.Err(), context.DeadlineExceeded) {
-			ch.retract("")
-			ch.dropProbe(h)
+		if errors.Is(ctx.Err(), context.DeadlineExceeded) && ch.tookSince(start) {
+			return nil, ErrBusy
 		}
 		return nil, ctx.Err()
 	}
@@ -80,12 +85,9 @@ func (ch *Channel) giveProbe() (near int32, h *handed, err error) {
 	return near, h, nil
 }
 
-// dropProbe forgets a probe that the worker has read, and says nothing.
-func (ch *Channel) dropProbe(h *handed) {
+// tookSince reports whether the worker has taken a connection after that moment.
+func (ch *Channel) tookSince(start time.Duration) bool {
 	ch.mu.Lock()
 	defer ch.mu.Unlock()
-	if ch.probe == h {
-		ch.removeLocked(h.seq)
-		ch.dropLocked(h)
-	}
+	return ch.tookAt > start
 }

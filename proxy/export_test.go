@@ -5,6 +5,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/273ebdf9/lb/backends"
 )
 
 // SetRelayLimits makes the relay change its ways early; call it between New and Start.
@@ -221,4 +223,12 @@ func (ln *Listener) FDs() (fds []int) {
 		fds = append(fds, int(s.fd))
 	}
 	return fds
+}
+
+// Probing reports whether b's worker has a probe that it has not taken.
+func Probing(b *backends.Backend) bool {
+	ch := channelOf(b)
+	ch.mu.Lock()
+	defer ch.mu.Unlock()
+	return ch.probe != nil && ch.probe.given != 0
 }

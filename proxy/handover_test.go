@@ -80,7 +80,6 @@ func (w *taker) die(r *rig) {
 // run takes connections until the channel ends.
 func (w *taker) run() {
 	defer close(w.ended)
-	buf, oob := make([]byte, 256), make([]byte, unix.CmsgSpace(4))
 	for {
 		polled := []unix.PollFd{{Fd: int32(w.back), Events: unix.POLLIN}}
 		unix.Poll(polled, -1)
@@ -91,48 +90,57 @@ func (w *taker) run() {
 			<-w.resume
 			continue
 		}
-		n, oobn, _, _, err := unix.Recvmsg(w.back, buf, oob, unix.MSG_DONTWAIT|unix.MSG_CMSG_CLOEXEC)
-		if err == unix.EAGAIN {
-			continue
-		}
-		if err != nil || n == 0 {
+		if !w.takeOne() {
 			return
 		}
-		c, err := handoff.ParseConnection(buf[:n])
-		if err != nil {
-			w.Errorf("lb said %q: %v", buf[:n], err)
-			return
-		}
-		messages, err := unix.ParseSocketControlMessage(oob[:oobn])
-		if err != nil || len(messages) != 1 {
-			w.Errorf("no descriptor came: %v", err)
-			return
-		}
-		fds, err := unix.ParseUnixRights(&messages[0])
-		if err != nil {
-			w.Error(err)
-			return
-		}
-		f := os.NewFile(uintptr(fds[0]), "conn")
-		conn, err := net.FileConn(f)
-		f.Close()
-		if !w.mute {
-			unix.Sendto(w.back, []byte{byte(handoff.Taken)}, unix.MSG_NOSIGNAL, nil)
-		}
-		if err != nil {
-			continue
-		}
-		if c.Probe {
-			conn.Close()
-			continue
-		}
-		w.mu.Lock()
-		w.ids[c.ID]++
-		w.conns = append(w.conns, conn)
-		w.mu.Unlock()
-		fmt.Fprintf(conn, "%s\n", w.name)
-		go w.serve(conn)
 	}
+}
+
+// takeOne takes a connection if there is one. It reports false when there will be none any more.
+func (w *taker) takeOne() bool {
+	buf, oob := make([]byte, 256), make([]byte, unix.CmsgSpace(4))
+	n, oobn, _, _, err := unix.Recvmsg(w.back, buf, oob, unix.MSG_DONTWAIT|unix.MSG_CMSG_CLOEXEC)
+	if err == unix.EAGAIN {
+		return true
+	}
+	if err != nil || n == 0 {
+		return false
+	}
+	c, err := handoff.ParseConnection(buf[:n])
+	if err != nil {
+		w.Errorf("lb said %q: %v", buf[:n], err)
+		return false
+	}
+	messages, err := unix.ParseSocketControlMessage(oob[:oobn])
+	if err != nil || len(messages) != 1 {
+		w.Errorf("no descriptor came: %v", err)
+		return false
+	}
+	fds, err := unix.ParseUnixRights(&messages[0])
+	if err != nil {
+		w.Error(err)
+		return false
+	}
+	f := os.NewFile(uintptr(fds[0]), "conn")
+	conn, err := net.FileConn(f)
+	f.Close()
+	if !w.mute {
+		unix.Sendto(w.back, []byte{byte(handoff.Taken)}, unix.MSG_NOSIGNAL, nil)
+	}
+	if err != nil {
+		return true
+	}
+	if c.Probe {
+		conn.Close()
+		return true
+	}
+	w.mu.Lock()
+	w.ids[c.ID]++
+	w.conns = append(w.conns, conn)
+	w.mu.Unlock()
+	fmt.Fprintf(conn, "%s\n", w.name)
+	go w.serve(conn)
+	return true
 }
 
 // serve echoes until the client has said all, and closes.
@@ -500,6 +508,70 @@ func TestProbe_ReturnsWhenTaken(t *testing.T) {
 	f.Close()
 	if b.Active() != 0 || b.Untaken() != 0 {
 		t.Errorf("probes count: %d active, %d untaken", b.Active(), b.Untaken())
+	}
+}
+
+// overWhen is a context whose time is over when done is closed.
+type overWhen struct {
+	context.Context
+	done chan struct{}
+}
+
+func (c overWhen) Done() <-chan struct{} { return c.done }
+
+func (c overWhen) Err() error {
+	select {
+	case <-c.done:
+		return context.DeadlineExceeded
+	default:
+		return nil
+	}
+}
+
+// A probe waits in line with the clients' connections. That its time is over is no reason to take those back.
+func TestProbe_TakesNothingBack(t *testing.T) {
+	for name, busy := range map[string]bool{"hung": false, "busy": true} {
+		t.Run(name, func(t *testing.T) {
+			r := newRig(t, func(s *setup) {
+				handsOff(s)
+				s.pool.HandoffTimeout = time.Minute
+			})
+			w, other := r.newTaker("w0", 100), r.newTaker("w1", 100)
+			w.stopped.Store(true)
+			b := r.pool.Get("w0")
+			other.stopped.Store(true)
+			var clients []net.Conn
+			for i := range 40 { // more than the window of either
+				clients = append(clients, r.client())
+				eventually(t, "it is chosen", func() bool { return r.pool.Active() == int64(i+1) })
+			}
+			ctx, want := overWhen{t.Context(), make(chan struct{})}, context.DeadlineExceeded
+			got := make(chan error)
+			go func() {
+				_, err := r.proxy.Probe(ctx, b)
+				got <- err
+			}()
+			eventually(t, "the probe is given", func() bool { return proxy.Probing(b) })
+			if busy {
+				want = proxy.ErrBusy
+				w.takeOne()
+				eventually(t, "lb hears that one is taken", func() bool { return b.Untaken() == 19 })
+			}
+			close(ctx.done)
+			if err := <-got; !errors.Is(err, want) {
+				t.Errorf("got %v; want %v", err, want)
+			}
+			for _, w := range []*taker{w, other} {
+				w.stopped.Store(false)
+				close(w.resume)
+			}
+			for _, c := range clients {
+				r.greeting(c)
+			}
+			if w.taken() != 20 || other.taken() != 20 {
+				t.Errorf("taken: got %d and %d; want 20 each", w.taken(), other.taken())
+			}
+		})
 	}
 }
 

@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net"
@@ -10,6 +11,7 @@ import (
 	"github.com/273ebdf9/lb/admin/api"
 	"github.com/273ebdf9/lb/backends"
 	"github.com/273ebdf9/lb/config"
+	"github.com/273ebdf9/lb/health"
 	"github.com/273ebdf9/lb/proxy"
 	"github.com/273ebdf9/lb/supervisor"
 )
@@ -133,6 +135,9 @@ func (w *workerPool) probe(ctx context.Context, b supervisor.Backend) (err error
 // dialChannel hands a worker a connection of lb's own. It returns lb's end once the worker has taken it.
 func (d *daemon) dialChannel(ctx context.Context, b *backends.Backend) (net.Conn, error) {
 	f, err := d.proxy.Probe(ctx, b)
+	if errors.Is(err, proxy.ErrBusy) {
+		return nil, health.ErrBusy
+	}
 	if err != nil {
 		return nil, err
 	}
