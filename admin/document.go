@@ -20,6 +20,9 @@ func metricsDocument() string {
 The label ` + "`backend`" + ` is a backend's name, or for the workers of a pool the number of the slot: a deploy replaces the worker, and its series
 goes on. ` + "`slot`" + ` is the same number. A series that would say nothing is absent, where its description says so.
 
+` + "`packaging/grafana/lb.json`" + ` is a dashboard for Grafana, and ` + "`packaging/prometheus/lb.rules.yml`" + ` has recording rules and alerts for
+Prometheus. The packages put both into ` + "`/usr/share/lb`" + `.
+
 | metric | type | labels | what it is | what to do with it |
 |---|---|---|---|---|
 `)

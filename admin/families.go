@@ -38,6 +38,7 @@ var metricFamilies = []metricFamily{
 	{"process_open_fds", gauge, "", "Open file descriptors.", "The same, under the name that other programs use."},
 	{"process_max_fds", gauge, "", "Open file descriptors that there may be.", ""},
 
+	{"lb_listener_accepting", gauge, "listener", "0 if lb cannot accept connections on the listener because of an error, 1 otherwise.", "0: clients get no answer. lb tries again every second; the event log has the error."},
 	{"lb_listener_active", gauge, "listener", "Sessions of the listener now.", ""},
 	{"lb_listener_max_conns", gauge, "listener", "The limit of lb_listener_active; absent where there is none.", "At the limit, newcomers are refused: `lb_listener_refused_total{reason=\"max_conns\"}`."},
 	{"lb_listener_connections_total", counter, "listener", "Client connections that the listener accepted.", "Its rate is the load."},

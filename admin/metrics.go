@@ -19,6 +19,7 @@ import (
 func (s *Sources) writeMetrics(w io.Writer, refused *refusals, failures *acceptFailures) error {
 	e := exposition{w: w}
 	e.process(s.process())
+	e.accepting(s)
 	e.listeners(s.listeners())
 	e.pools(s, s.pools())
 	e.refusals(refused)
@@ -64,6 +65,17 @@ func (e *exposition) process(p api.ProcessStatus) {
 	var limit unix.Rlimit
 	if unix.Getrlimit(unix.RLIMIT_NOFILE, &limit) == nil {
 		e.number("process_max_fds", float64(limit.Cur))
+	}
+}
+
+func (e *exposition) accepting(s *Sources) {
+	if s.NotAccepting == nil {
+		return
+	}
+	failing := s.NotAccepting()
+	e.family("lb_listener_accepting")
+	for _, l := range s.listeners() {
+		e.flag(labels("listener", l.Name), !slices.Contains(failing, l.Name))
 	}
 }
 

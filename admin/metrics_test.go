@@ -152,6 +152,20 @@ func scrape(t *testing.T, src Sources) (parsed, string) {
 	return parse(t, text.String()), text.String()
 }
 
+func TestMetrics_SayWhichListenerCannotAccept(t *testing.T) {
+	src := testSources(t)
+	src.NotAccepting = func() []string { return nil }
+	p, _ := scrape(t, src)
+	if got := p.value(t, `lb_listener_accepting{listener="web"}`); got != 1 {
+		t.Errorf("lb_listener_accepting of a listener that accepts: got %v; want 1", got)
+	}
+	src.NotAccepting = func() []string { return []string{"web"} }
+	p, _ = scrape(t, src)
+	if got := p.value(t, `lb_listener_accepting{listener="web"}`); got != 0 {
+		t.Errorf("lb_listener_accepting of a listener that does not accept: got %v; want 0", got)
+	}
+}
+
 func TestMetrics_KeepTheRulesOfTheFormat(t *testing.T) {
 	p, _ := scrape(t, testSources(t))
 	for series, want := range map[string]float64{
@@ -365,6 +379,7 @@ func TestMetrics_DocumentedFamiliesAreTheFamilies(t *testing.T) {
 		p.LastReload = &api.ReloadStatus{Loaded: time.Now()}
 		return p
 	}
+	src.NotAccepting = func() []string { return nil }
 	src.Workers = func(string) *api.WorkersStatus {
 		return &api.WorkersStatus{Slots: []api.SlotStatus{{Exits: map[string]uint64{"crashed": 0}}}}
 	}

@@ -66,6 +66,7 @@ esac
 name=lb-$version-linux-$arch
 mkdir "$stage/$name"
 mv "$stage/lb" "$stage/man" "$stage/man5" "$stage/completions" "$stage/doc" "$stage/examples" "$stage/lib" "$stage/$name/"
-cp LICENSE packaging/lb.service packaging/lb.socket packaging/lb.sysusers packaging/lb.tmpfiles packaging/lb.toml "$stage/$name/"
+cp LICENSE packaging/lb.service packaging/lb.socket packaging/lb.sysusers packaging/lb.tmpfiles packaging/lb.toml packaging/grafana/lb.json \
+	packaging/prometheus/lb.rules.yml "$stage/$name/"
 find "$stage/$name" -exec touch -h -d "@$SOURCE_DATE_EPOCH" {} +
 tar -C "$stage" --sort=name --owner=0 --group=0 --numeric-owner -cf - "$name" | gzip -9 -n >"$dist/$name.tar.gz"

@@ -49,6 +49,8 @@ need cc gcc
 need haproxy haproxy
 need socat socat
 need strace strace
+need promtool prometheus
+need prometheus prometheus
 need python3 python3
 
 if [ -z "$packages" ]; then
@@ -90,7 +92,7 @@ as_root env DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-re
 
 missing=
 for command in curl wrk nginx redis-server redis-benchmark redis-cli postgres initdb pgbench psql sshd ssh ssh-keygen \
-	rsync openssl node npm gunicorn uvicorn puma cc; do
+	rsync openssl node npm gunicorn uvicorn puma cc promtool; do
 	found "$command" || missing="$missing $command"
 done
 if [ -n "$missing" ]; then

@@ -56,7 +56,8 @@ func TestPackage_InstallsUpgradesWithLiveSessionsAndGoes(t *testing.T) {
 	if got := m.must("stat", "-c", "%U:%G %a", "/etc/lb/lb.toml"); got != "root:lb 640" {
 		t.Errorf("owner and mode of lb.toml: got %s; want root:lb 640, since it may hold secrets", got)
 	}
-	for _, file := range []string{"/usr/share/man/man1/lb.1.gz", "/usr/share/man/man5/lb.toml.5.gz", "/usr/share/bash-completion/completions/lb"} {
+	for _, file := range []string{"/usr/share/man/man1/lb.1.gz", "/usr/share/man/man5/lb.toml.5.gz", "/usr/share/bash-completion/completions/lb",
+		"/usr/share/lb/lb.json", "/usr/share/lb/lb.rules.yml"} {
 		m.must("test", "-s", file)
 	}
 	if state := m.do("systemctl", "is-active", "lb.service").stdout; strings.TrimSpace(state) == "active" {
