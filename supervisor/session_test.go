@@ -125,6 +125,7 @@ func headless(t *testing.T) *exec.Cmd {
 // A look happens at least twice for each worker that ends.
 func BenchmarkLook(b *testing.B) {
 	reaper(b)
+	var pids []int
 	for range 8 {
 		cmd := exec.Command("sleep", "1000")
 		if err := cmd.Start(); err != nil {
@@ -132,7 +133,13 @@ func BenchmarkLook(b *testing.B) {
 		}
 		defer cmd.Wait()
 		defer cmd.Process.Kill()
+		pids = append(pids, cmd.Process.Pid)
 	}
+	b.Run("usages", func(b *testing.B) {
+		for b.Loop() {
+			Usages(pids)
+		}
+	})
 	b.Run("host", func(b *testing.B) {
 		for b.Loop() {
 			everybody()

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -20,10 +21,13 @@ type Usage struct {
 // supports (proc_pid_stat(5), times(2)).
 const clockTick = time.Second / 100
 
-// Usages returns what the workers with these pids take, in one look at /proc. A pid without a process is
-// absent.
+// Usages returns what the workers with these pids take. A pid without a process is absent. It reads lb's
+// descendants, and all processes of the host only where a worker is not one of them.
 func Usages(pids []int) map[int]Usage {
-	all, _ := everybody()
+	if len(pids) == 0 {
+		return map[int]Usage{}
+	}
+	all := familyOf(pids)
 	wanted := make(map[int]bool, len(pids))
 	for _, pid := range pids {
 		wanted[pid] = true
@@ -42,6 +46,25 @@ func Usages(pids []int) map[int]Usage {
 		used[pid] = u
 	}
 	return used
+}
+
+// familyOf returns the processes among which all that the workers have started is found.
+func familyOf(pids []int) relatives {
+	if knowsDescendants() {
+		own, _ := descendants(func(int) bool { return false })
+		stranger := func(pid int) bool { // an lb before has started it
+			if _, found := own[pid]; found {
+				return false
+			}
+			_, err := readRelative(pid)
+			return err == nil
+		}
+		if !slices.ContainsFunc(pids, stranger) {
+			return own
+		}
+	}
+	all, _ := everybody()
+	return all
 }
 
 // worker returns which of the workers a process is or was started by; 0 for none.

@@ -4,6 +4,8 @@ import (
 	"context"
 	"maps"
 	"os/exec"
+	"strconv"
+	"strings"
 	"syscall"
 	"testing"
 	"testing/synctest"
@@ -91,6 +93,40 @@ func TestUsages_CountWhatAWrapperHasStarted(t *testing.T) {
 	})
 	if got := Usages([]int{1 << 30}); len(got) != 0 {
 		t.Errorf("of a pid that there is not: got %v; want nothing", got)
+	}
+}
+
+// A worker that an lb before has started is no descendant, and is counted all the same.
+func TestUsages_CountOwnAndAdoptedWorkers(t *testing.T) {
+	out, err := exec.Command("/bin/sh", "-c", `setsid sleep 1000 >&- 2>&- & echo $!`).Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	adopted, err := strconv.Atoi(strings.TrimSpace(string(out)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer syscall.Kill(adopted, syscall.SIGKILL)
+	reaper(t)
+	cmd := exec.Command("sleep", "1000")
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	own := cmd.Process.Pid
+	defer cmd.Wait()
+	defer cmd.Process.Kill()
+	for _, pids := range [][]int{{own}, {adopted}, {own, adopted}, {own, 1 << 30}} {
+		got := Usages(pids)
+		for _, pid := range pids {
+			want := 1
+			if pid == 1<<30 {
+				want = 0
+			}
+			if n := got[pid].Processes; n != want {
+				t.Errorf("Usages(%v): got %d processes of %d; want %d", pids, n, pid, want)
+			}
+		}
 	}
 }
 
