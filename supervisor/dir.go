@@ -18,7 +18,8 @@ import (
 // uses it at a time. Only lb's user can change its entries, so what is in it is reached through its
 // descriptor and cannot be swapped. It is safe for concurrent use.
 type Dir struct {
-	path string
+	path  string
+	users users // of the workers
 
 	mu   sync.Mutex
 	lock *os.File

@@ -199,16 +199,31 @@ func (p *Pool) newProcess(w *worker, pid int, start uint64, pidfd int) *process 
 	unix.SetNonblock(pidfd, true) // os.NewFile takes what does not block into the epoll set
 	f := os.NewFile(uintptr(pidfd), "pidfd")
 	var mu sync.Mutex
-	ended := false        // its pid may be another's
-	var stops atomic.Bool // it was asked to end, and what it has started with it
+	ended := false // its pid may be another's
+	// it was asked to end, and what it has started with it
+	var stops atomic.Bool
+	// it was sent SIGKILL, and what it has started is still to be
+	var strikes atomic.Bool
+	interrupt := func() { f.SetReadDeadline(time.Unix(1, 0)) } // has watch look at why
 	session := p.sessionOf(w, pid, start)
+	p.dir.users.note(w.release)
 	proc := &process{pid: pid, start: start, session: session, status: -1, release: func() {}, close: func() { f.Close() }}
 	proc.watch = func(ctx context.Context) {
-		f.SetReadDeadline(time.Time{})
-		stop := context.AfterFunc(ctx, func() { f.SetReadDeadline(time.Unix(1, 0)) })
+		stop := context.AfterFunc(ctx, interrupt)
 		defer stop()
-		if err := awaitEnd(f); err != nil {
-			return
+		for {
+			f.SetReadDeadline(time.Time{})
+			if ctx.Err() != nil {
+				return
+			}
+			if strikes.Swap(false) {
+				session.strike()
+			}
+			if err := awaitEnd(f); err == nil {
+				break
+			} else if !errors.Is(err, os.ErrDeadlineExceeded) {
+				return
+			}
 		}
 		for stops.Load() && session.lives() {
 			select {
@@ -261,6 +276,10 @@ func (p *Pool) newProcess(w *worker, pid int, start uint64, pidfd int) *process 
 		stops.Store(sig != unix.SIGKILL)
 		if err := send(sig, group); err != nil && sig == unix.SIGKILL {
 			again(killTries, func() error { return send(sig, group) })
+		}
+		if sig == unix.SIGKILL {
+			strikes.Store(true)
+			interrupt()
 		}
 	}
 	if w.state == stopping || w.state == aborting {

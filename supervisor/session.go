@@ -27,6 +27,14 @@ type relative struct {
 	resident                    uint64 // pages
 }
 
+// identified tells a process from others that have its pid before or after it.
+type identified struct {
+	pid   int
+	start uint64
+}
+
+func (r relative) id() identified { return identified{r.pid, r.start} }
+
 // readRelative reads /proc/PID/stat.
 func readRelative(pid int) (relative, error) {
 	text, err := readProcFile("/proc/" + strconv.Itoa(pid) + "/stat")
@@ -251,21 +259,24 @@ func (s *session) strays(all relatives) (list []relative, err error) {
 }
 
 const (
-	// killRounds is how often lb looks for what is left of a worker: it may start others meanwhile.
-	killRounds = 20
+	// killRounds is how often lb looks at what is left of a worker and was sent SIGKILL already, and
+	// killPatience how long it looks for what was started meanwhile. A process that starts another one and
+	// ends, again and again in sessions of their own, is met when lb is the faster one: there is no pause
+	// between such looks.
+	killRounds   = 20
+	killPatience = 2 * time.Second
 	// shortagePause is when lb looks again where it lacked a descriptor to see or to kill, and
 	// shortagePatience how long it goes on so before it leaves alive what it cannot see.
 	shortagePause    = 20 * time.Millisecond
 	shortagePatience = 5 * time.Second
 )
 
-// kill kills what a worker has started, once it has ended and before its pid is given back. One that starts
-// others faster than they are killed is met by killing whole groups; a few rounds see the end of it. It
-// returns how many strays there were, and the pid of the first.
+// kill kills what a worker has started, once it has ended and before its pid is given back. It returns how
+// many strays there were, and the pid of the first.
 func (s *session) kill() (strays, first int) {
 	unix.Kill(-s.pid, unix.SIGKILL)
-	counted := map[relative]bool{}
-	givesUp := time.Now().Add(shortagePatience)
+	counted, killed := map[identified]bool{}, map[identified]bool{}
+	begun := time.Now()
 	for round := 0; round < killRounds; {
 		all, err := s.look()
 		left := s.among(all)
@@ -274,8 +285,8 @@ func (s *session) kill() (strays, first int) {
 		for _, r := range found {
 			of := &session{pid: r.pid, start: r.start}
 			left = append(left, of.among(all)...)
-			if id := (relative{pid: r.pid, start: r.start}); !counted[id] {
-				counted[id] = true
+			if !counted[r.id()] {
+				counted[r.id()] = true
 				if strays++; strays == 1 {
 					first = r.pid
 				}
@@ -284,20 +295,36 @@ func (s *session) kill() (strays, first int) {
 		if len(left) == 0 && err == nil {
 			break
 		}
+		fresh := false
 		for _, r := range left {
+			fresh = fresh || !killed[r.id()]
+			killed[r.id()] = true
 			if r.group > 1 && r.session == s.pid {
 				unix.Kill(-r.group, unix.SIGKILL)
 			}
 			err = cmp.Or(killOne(r), err)
 		}
-		if short(err) && time.Now().Before(givesUp) {
+		switch {
+		case short(err) && time.Since(begun) < shortagePatience:
 			time.Sleep(shortagePause)
-			continue
+		case (fresh || err != nil) && time.Since(begun) < killPatience:
+		default:
+			round++
+			time.Sleep(time.Millisecond)
 		}
-		round++
-		time.Sleep(time.Millisecond)
 	}
 	return strays, first
+}
+
+// strike kills what a worker that was sent SIGKILL has started, before the worker has ended: it cannot end as
+// long as one of its own processes traces it (ptrace(2)).
+func (s *session) strike() {
+	list, _ := s.members()
+	for _, r := range list {
+		if r.pid != s.pid {
+			killOne(r)
+		}
+	}
 }
 
 // wasInvokedBy reports whether a process has that INVOCATION_ID in its environment.

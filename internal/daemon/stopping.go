@@ -93,7 +93,7 @@ func (d *daemon) stop(ctx, now context.Context) {
 	d.admin.Close(canceled())
 	d.background.wait()
 	d.closing.wait()
-	d.workers.close()
+	d.workers.close(d.log)
 	d.service.close()
 	d.log.Info("stopped", "sessions_closed", killed)
 	d.queues.close()

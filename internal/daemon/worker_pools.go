@@ -73,11 +73,15 @@ func (p *workerPools) remove(w *workerPool) {
 	p.all = slices.DeleteFunc(p.all, func(x *workerPool) bool { return x == w })
 }
 
-// close gives the run-time directory up, once all workers have ended.
-func (p *workerPools) close() {
+// close kills what workers have left behind, once all of them have ended, and gives the run-time directory
+// up.
+func (p *workerPools) close(log *slog.Logger) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.runDir != nil {
+		if n := p.runDir.KillOrphans(); n > 0 {
+			log.Warn("workers have left processes in the background, which were killed: run their programs in the foreground", "processes", n)
+		}
 		p.runDir.Close()
 	}
 }
