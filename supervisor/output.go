@@ -118,8 +118,9 @@ type output struct {
 
 	mu      sync.Mutex
 	tail    []string // the last lines
-	reading bool     // a goroutine does
-	last    bool     // the worker has ended: what is there is all that comes
+	crash   crash
+	reading bool // a goroutine does
+	last    bool // the worker has ended: what is there is all that comes
 }
 
 // newOutput makes the output of a worker; nothing is read yet.
@@ -285,6 +286,7 @@ func (o *output) deliver() int {
 		l.Time, l.Pool, l.Slot, l.PID = now, o.pool.Name, o.slot, o.pid
 	}
 	o.pool.lines.Add(uint64(len(lines)))
+	o.lookForCrash(lines, now)
 	for _, l := range lines[max(0, len(lines)-keptLines):] {
 		o.keep(l.Text)
 	}
@@ -310,6 +312,22 @@ func (o *output) keep(text string) {
 		o.tail = o.tail[:keptLines-1]
 	}
 	o.tail = append(o.tail, strings.Clone(text))
+}
+
+// lookForCrash looks for the first line of a crash.
+func (o *output) lookForCrash(lines []Line, now time.Time) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for i := range lines {
+		o.crash.see(lines[i].Text, now)
+	}
+}
+
+// fault returns the first line of the last crash that it wrote of.
+func (o *output) fault() string {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.crash.line
 }
 
 // lines returns a copy of the last lines, oldest first.

@@ -37,6 +37,7 @@ type Exit struct {
 	Time   time.Time `json:"time"`
 	PID    int       `json:"pid"`
 	Reason string    `json:"reason"`          // "exit status 1", "signal: killed"
+	Fault  string    `json:"fault,omitempty"` // the first line of a crash in its output
 	Lines  []string  `json:"lines,omitempty"` // the last lines of its output
 }
 
@@ -124,7 +125,7 @@ func (p *Pool) served(w *worker) {
 func (s *slot) ended(w *worker) {
 	s.last = Exit{Time: time.Now(), PID: w.pid(), Reason: w.reason}
 	if w.out != nil {
-		s.last.Lines = w.out.lines()
+		s.last.Lines, s.last.Fault = w.out.lines(), w.out.fault()
 	}
 }
 

@@ -61,6 +61,9 @@ func (p *Pool) fire(w *worker, on event, reason string) {
 	}
 	switch on {
 	case late, hung:
+		if where := w.elsewhere(); on == late && where != "" {
+			reason += ": " + where
+		}
 		w.cause, w.fault = reason, map[event]string{late: exitNotReady, hung: exitHung}[on]
 	case broken:
 		w.cause, w.fault = "broken by its own word", exitBroken
