@@ -71,7 +71,7 @@ func workersForReader(w *api.WorkersStatus) *api.WorkersStatus {
 		}
 		if s.LastExit != nil {
 			exit := *s.LastExit
-			exit.Reason, exit.Lines = unquoted(exit.Reason), []string{}
+			exit.Reason, exit.Fault, exit.Lines = unquoted(exit.Reason), "", []string{}
 			s.LastExit = &exit
 		}
 	}

@@ -9,13 +9,14 @@ import (
 	"time"
 
 	"github.com/273ebdf9/lb/admin/api"
+	"github.com/273ebdf9/lb/admin/why"
 	"github.com/273ebdf9/lb/backends"
 )
 
 func TestReaders_SeeNothingThatWorkersWroteOrWereStartedWith(t *testing.T) {
 	const secret = "hunter2"
 	worker := func(slot int) api.WorkerStatus {
-		return api.WorkerStatus{Slot: slot, State: "up", Reason: `it listens at "` + secret + `"`, Text: secret, Dir: "/srv/" + secret, Command: []string{"app", "--password=" + secret}}
+		return api.WorkerStatus{Slot: slot, State: "up", Backend: "w1", Reason: `it listens at "` + secret + `"`, Text: secret, Dir: "/srv/" + secret, Command: []string{"app", "--password=" + secret}}
 	}
 	next := worker(0)
 	p := newPool(t, "app", "w1")
@@ -24,10 +25,13 @@ func TestReaders_SeeNothingThatWorkersWroteOrWereStartedWith(t *testing.T) {
 		Probe: func(*backends.Backend) api.ProbeStatus {
 			return api.ProbeStatus{Time: time.Now(), Error: `expected 200, got "` + secret + `"`}
 		},
+		Setup: func(*backends.Pool, *backends.Backend) why.Setup {
+			return why.Setup{Sent: `"AUTH ` + secret + `"`, Wanted: `"` + secret + `"`}
+		},
 		Workers: func(string) *api.WorkersStatus {
 			return &api.WorkersStatus{
 				Count: 1, RecordError: `cannot write "/run/` + secret + `"`, Retired: []api.WorkerStatus{worker(3)},
-				Slots: []api.SlotStatus{{WorkerStatus: worker(0), Next: &next, LastExit: &api.WorkerExit{Reason: `cannot start "` + secret + `"`, Lines: []string{secret}}}},
+				Slots: []api.SlotStatus{{WorkerStatus: worker(0), Next: &next, LastExit: &api.WorkerExit{Reason: `cannot start "` + secret + `"`, Fault: "panic: " + secret, Lines: []string{secret}}}},
 			}
 		},
 	}
@@ -71,7 +75,7 @@ func TestReaders_SeeNothingThatWorkersWroteOrWereStartedWith(t *testing.T) {
 			told++
 		}
 	}
-	if told != 6 { // status, pool, backend, workers, logs, events
-		t.Errorf("routes that tell it with the token: got %d; want 6", told)
+	if told != 8 { // status, pool, backend, why of the two, workers, logs, events
+		t.Errorf("routes that tell it with the token: got %d; want 8", told)
 	}
 }

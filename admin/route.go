@@ -77,6 +77,8 @@ func (s *Server) routes() []route {
 		{method: "GET", path: listener, handler: s.reply(s.getListener), doc: "one listener", answer: api.ListenerStatus{}},
 		{method: "GET", path: pool, handler: s.reply(s.getPool), doc: "one pool with its backends", answer: api.PoolStatus{}},
 		{method: "GET", path: backend, handler: s.reply(s.getBackend), doc: "one backend", answer: api.BackendStatus{}},
+		{method: "GET", path: pool + "/why", handler: s.explain(s.whyPool), doc: "what is wrong with a pool and its backends, and what to do", answer: api.PoolDiagnosis{}},
+		{method: "GET", path: backend + "/why", handler: s.explain(s.whyBackend), doc: "what is wrong with a backend or a slot, and what to do", answer: api.Diagnosis{}},
 		{method: "GET", path: pool + "/workers", handler: s.reply(s.getWorkers), doc: "the workers that lb runs for a pool", answer: api.WorkersStatus{}},
 		{method: "GET", path: "/v1/history", handler: s.reply(s.getHistory), doc: "what backends did in the last ten minutes, by intervals of ten seconds",
 			query: []param{{"pool", "string", "only backends of this pool"}}, answer: api.History{}},

@@ -4,6 +4,7 @@ import (
 	"log/slog"
 
 	"github.com/273ebdf9/lb/admin/api"
+	"github.com/273ebdf9/lb/admin/why"
 	"github.com/273ebdf9/lb/backends"
 )
 
@@ -25,6 +26,11 @@ type Sources struct {
 	Queue func(*backends.Backend) *api.AcceptQueue
 	// Workers are the workers of a pool; nil where lb runs none.
 	Workers func(pool string) *api.WorkersStatus
+	// Setup is what the config asks of a backend; b is nil for a slot whose worker has none.
+	Setup func(pool *backends.Pool, b *backends.Backend) why.Setup
+	// Listening returns the sockets that a worker and what it has started listen on; looked is false where
+	// that cannot be told. It looks through /proc, and is called only by who asks why.
+	Listening func(pid int) (all []why.Listening, looked bool)
 	// Sessions lists the running sessions that the filter admits, the oldest first, at most limit of them;
 	// total is how many there are.
 	Sessions func(f api.SessionFilter, limit int) (list []api.SessionStatus, total int)

@@ -25,6 +25,7 @@ type evidence struct {
 	awaiting bool // the worker said that it starts or stops; only its word ends that
 	paused   bool // the admin state is maint
 	passive  bool // taken down by failed connects of clients
+	mute     bool // its worker was ready, and has sent no heartbeat since
 
 	begun bool // it has had a schedule, here or in another process, that goes on
 
@@ -169,6 +170,7 @@ func (e *evidence) beat(p *plan, now time.Time, admin backends.AdminState) {
 		return
 	}
 	e.observe(admin)
+	e.mute = false
 	e.next = now.Add(p.Interval)
 	e.result(p, now, 0, result{outcome: Success, reason: "heartbeat"}, false)
 }
@@ -280,7 +282,7 @@ func (e *evidence) hold(health backends.HealthState, reason string) {
 
 // ready ends a hold: the worker says that it takes connections. A first probe follows, and decides alone.
 func (e *evidence) ready(p *plan, now time.Time, reason string) {
-	e.awaiting, e.passive, e.agentDown, e.fresh = false, false, false, true
+	e.awaiting, e.passive, e.agentDown, e.fresh, e.mute = false, false, false, true, true
 	e.successes, e.failures = 0, 0
 	e.epoch++
 	e.to(backends.HealthUp, reason)
@@ -319,7 +321,7 @@ func (e *evidence) status(p *plan) Status {
 	return Status{
 		Type: sees, Last: e.last, Duration: e.duration, Outcome: e.outcome, Reason: e.said, Shortage: e.short,
 		Successes: e.successes, Failures: e.failures, Next: e.next,
-		Awaiting: e.awaiting, Paused: e.paused, Passive: e.passive,
+		Awaiting: e.awaiting, Paused: e.paused, Passive: e.passive, Mute: e.mute,
 	}
 }
 
@@ -328,7 +330,7 @@ func (e *evidence) save(name string, p *plan) Saved {
 		Backend: name, Type: p.Type,
 		Reason: e.reason, Silent: e.silent,
 		Successes: e.successes, Failures: e.failures,
-		Fresh: e.fresh, Awaiting: e.awaiting, Paused: e.paused, Passive: e.passive,
+		Fresh: e.fresh, Awaiting: e.awaiting, Paused: e.paused, Passive: e.passive, Mute: e.mute,
 		AgentDown: e.agentDown, AgentAdmin: e.agentAdmin.String(),
 		// The monotonic clock means nothing to another process.
 		Next: e.next.Round(0), Last: e.last.Round(0),
@@ -342,7 +344,7 @@ func (e *evidence) restore(s Saved, p *plan, health backends.HealthState) {
 	*e = evidence{
 		health: health, reason: s.Reason, silent: s.Silent && health == backends.HealthDown,
 		successes: max(s.Successes, 0), failures: max(s.Failures, 0),
-		fresh: s.Fresh, awaiting: s.Awaiting, paused: s.Paused, passive: s.Passive,
+		fresh: s.Fresh, awaiting: s.Awaiting, paused: s.Paused, passive: s.Passive, mute: s.Mute,
 		begun: true, epoch: e.epoch + 1,
 		last: s.Last, duration: s.Duration, outcome: parseOutcome(s.Outcome), said: s.Said,
 	}

@@ -52,6 +52,8 @@ type Status struct {
 	Paused bool
 	// Passive says that failed connects of clients took the backend down.
 	Passive bool
+	// Mute says that its worker was ready, and has sent no heartbeat since.
+	Mute bool
 }
 
 // Saved is the counts of one backend, for a new binary that goes on with them. It is plain data. A field that
@@ -70,6 +72,7 @@ type Saved struct {
 	Awaiting  bool `json:"held,omitempty"`
 	Paused    bool `json:"paused,omitempty"`
 	Passive   bool `json:"passive,omitempty"`
+	Mute      bool `json:"mute,omitempty"`
 
 	AgentDown bool `json:"agent_down,omitempty"` // the last health word of its agent was not "up"
 	// the admin state that its agent set; "ready" or empty if none

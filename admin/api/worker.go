@@ -113,6 +113,9 @@ type WorkerExit struct {
 	Time   time.Time `json:"time"`
 	PID    int       `json:"pid"`
 	Reason string    `json:"reason"`
+	// Fault is the first line of the crash that it wrote of, such as Go's "panic: …" or the last line of a
+	// Python traceback; empty if none was seen.
+	Fault string `json:"fault,omitempty"`
 	// Lines are the last ones that it wrote.
 	Lines []string `json:"lines"`
 }

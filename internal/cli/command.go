@@ -136,7 +136,7 @@ type commandGroup struct {
 func commandGroups(programs Programs) []commandGroup {
 	return []commandGroup{
 		{"Serve, and measure", []*cobra.Command{newRunCommand(programs), newInitCommand(), newCheckCommand(), newSchemaCommand(), newBenchCommand(), newVersionCommand()}},
-		{"Look at a running lb", []*cobra.Command{newStatusCommand(), newConnsCommand(), newClientsCommand(), newEventsCommand(), newWorkersCommand(), newLogsCommand()}},
+		{"Look at a running lb", []*cobra.Command{newStatusCommand(), newWhyCommand(), newConnsCommand(), newClientsCommand(), newEventsCommand(), newWorkersCommand(), newLogsCommand()}},
 		{"Change what runs", []*cobra.Command{newWeightCommand(), newSplitCommand(), newDrainCommand(), newReadyCommand(), newMaintCommand(),
 			newAddCommand(), newRemoveCommand(), newSetLimitCommand(), newKillCommand()}},
 		{"Change the processes that lb runs", []*cobra.Command{newRestartCommand(), newRollbackCommand(), newScaleCommand(), newStartCommand(), newRolloutCommand()}},

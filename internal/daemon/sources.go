@@ -21,6 +21,8 @@ func (d *daemon) sources() admin.Sources {
 		Probe:        d.probeStatus,
 		Queue:        d.queues.of,
 		Workers:      d.workersStatus,
+		Setup:        d.setup,
+		Listening:    listening,
 		Sessions:     d.listSessions,
 		Log:          d.log,
 		Report:       func(level slog.Level, key, msg string, args ...any) { d.repeats.Log(level, key, msg, args...) },

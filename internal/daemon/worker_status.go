@@ -38,7 +38,7 @@ func (d *daemon) workersStatus(pool string) *api.WorkersStatus {
 			slot.Next = &next
 		}
 		if !s.Last.Time.IsZero() {
-			slot.LastExit = &api.WorkerExit{Time: s.Last.Time, PID: s.Last.PID, Reason: s.Last.Reason, Lines: append([]string{}, s.Last.Lines...)}
+			slot.LastExit = &api.WorkerExit{Time: s.Last.Time, PID: s.Last.PID, Reason: s.Last.Reason, Fault: s.Last.Fault, Lines: append([]string{}, s.Last.Lines...)}
 		}
 		for i := range st.Retired {
 			if st.Retired[i].Slot == s.Slot {
