@@ -258,7 +258,7 @@ func proxyHeader(f *Facts) string {
 	case f.Setup.Sent == "" && f.Setup.Wanted == "":
 		return ""
 	case f.Setup.SendProxy != "" && (answered || silence(failure)):
-		return fmt.Sprintf("it does not understand the PROXY %s header that lb sends first: %s", f.Setup.SendProxy, failure)
+		return fmt.Sprintf("it answers wrong behind the PROXY %s header that lb sends first: %s", f.Setup.SendProxy, failure)
 	case f.Setup.SendProxy == "" && silence(failure):
 		return "it ends connections unheard, as one does that waits for a PROXY header: " + failure
 	}
@@ -337,7 +337,7 @@ func full(f *Facts) string {
 }
 
 func raiseLimit(f *Facts) []string {
-	return []string{"see who holds them: lb conns --backend " + f.subject(),
+	return []string{"see who holds them: lb conns " + f.subject(),
 		"lb set-limit " + f.subject() + " N now, max_conns in the config for good; or more backends"}
 }
 
