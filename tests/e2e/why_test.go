@@ -83,8 +83,8 @@ func startFaultyLB(t *testing.T, config string) *lb {
 	return l
 }
 
-// fault is a fault that a test has prepared, in a pool of its own.
-type fault struct {
+// preparedFault is a fault that a test has prepared, in a pool of its own.
+type preparedFault struct {
 	pool    string
 	subject string // POOL/BACKEND or POOL/SLOT
 	toml    string // lines of [pools.POOL]; then whole sections
@@ -120,7 +120,7 @@ func TestWhy_NamesTheCauseOfPreparedFaults(t *testing.T) {
 		return fmt.Sprintf("[pools.POOL.workers]\ncommand = [%s]\ncount = 1\n%s\n", strings.Join(command, ", "), more)
 	}
 	role := fmt.Sprintf("env = { %s = %q, PORT = \"{port}\" }", roleVariable, roleLines)
-	faults := []fault{
+	faults := []preparedFault{
 		{"refused", "w1", health("") + backend(freePort(t, "127.0.0.1"), ""), "refused", map[string]string{"got": "connection refused", "wanted": "accepts"}},
 		{"hung", "w1", health("timeout = \"100ms\"") + backend(hung, ""), "hung", map[string]string{"got": "does not accept"}},
 		{"port", "0", worker(role+"\nstart_timeout = \"2s\"", self(t), "w", elsewhere), "wrong_port", map[string]string{"command": elsewhere}},
