@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net"
+	"path/filepath"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -45,6 +46,36 @@ func slowNameServer(t *testing.T) <-chan chan struct{} {
 	dialNameServer.Store(&dial)
 	t.Cleanup(func() { dialNameServer.Store(nil) })
 	return lookups
+}
+
+// An upgrade compares the config file with what runs. It refuses changes meanwhile, and must not hold up a
+// stop.
+func TestUpgrade_LookUpOfANameHoldsNoLock(t *testing.T) {
+	r := newRig(t)
+	r.configure("name = \"w2\"\naddress = \"unix:DIR/w2.sock\"", "name = \"w2\"\naddress = \"db.example:80\"",
+		"[listeners.both]", "[listeners.named]\nbind = [\"127.0.0.1:80\"]\npool = \"app\"\n[listeners.both]")
+	lookups := slowNameServer(t)
+	ended := make(chan error, 1)
+	go func() {
+		ended <- second(r.Upgrade(context.Background(), api.UpgradeRequest{Binary: filepath.Join(r.dir, "none"), DryRun: true}, nil, "test"))
+	}()
+	for n := 0; ; n++ {
+		select {
+		case answer := <-lookups:
+			if !r.changing.TryLock() {
+				t.Errorf("look-up %d: the lock of changes is held", n)
+			} else {
+				r.changing.Unlock()
+			}
+			close(answer)
+			continue
+		case <-ended:
+		}
+		if n == 0 {
+			t.Error("nothing was looked up; the test shows nothing")
+		}
+		return
+	}
 }
 
 // TestReload_LookUpOfANameHoldsUpNoOtherChange makes another change during each look-up.

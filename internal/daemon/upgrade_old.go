@@ -20,7 +20,6 @@ import (
 	"github.com/273ebdf9/lb/admin"
 	"github.com/273ebdf9/lb/admin/api"
 	"github.com/273ebdf9/lb/backends"
-	"github.com/273ebdf9/lb/config"
 	"github.com/273ebdf9/lb/internal/build"
 	"github.com/273ebdf9/lb/internal/clock"
 	"github.com/273ebdf9/lb/proxy"
@@ -95,7 +94,12 @@ func (d *daemon) tryUpgrade(ctx context.Context, req api.UpgradeRequest, caller 
 		return result, err
 	}
 	defer d.upgrades.gate.open()
-	d.changing.Lock()
+	var warnings []string
+	if req.Reload {
+		d.changing.Lock()
+	} else {
+		warnings = d.compareAndLock()
+	}
 	defer d.changing.Unlock()
 	if d.stopping.begun.Load() {
 		return result, errStopping
@@ -112,7 +116,7 @@ func (d *daemon) tryUpgrade(ctx context.Context, req api.UpgradeRequest, caller 
 	if err := d.roomForUpgrade(); err != nil {
 		return result, err
 	}
-	u := &upgrading{d: d, path: path, binary: binary, by: by, reload: req.Reload, caller: -1, lock: -1}
+	u := &upgrading{d: d, path: path, binary: binary, by: by, reload: req.Reload, warnings: warnings, caller: -1, lock: -1}
 	checking, cancel := context.WithCancel(ctx)
 	defer cancel()
 	defer context.AfterFunc(d.stopping.asked, cancel)() // a stop does not wait for it
@@ -191,17 +195,22 @@ func (u *upgrading) close() {
 	}
 }
 
+// compareAndLock takes daemon.changing, and returns what is to be said of a config file that is not the
+// config that runs.
+func (d *daemon) compareAndLock() (warnings []string) {
+	onDisk, _, err := d.loadAndLock(true)
+	switch {
+	case err != nil:
+		return []string{"the config file has faults now; the upgrade goes on with the config that runs"}
+	case !bytes.Equal(onDisk.Source, d.view.Load().cfg.Source):
+		return []string{"the config file has changed since it was loaded; the upgrade goes on with the config that runs: lb reload, or lb upgrade --reload, makes the new one hold"}
+	}
+	return nil
+}
+
 // check asks the new binary whether it can take over.
 func (u *upgrading) check(ctx context.Context) (upgrade.Answer, error) {
-	cfg := u.d.view.Load().cfg
 	snap := &snapshot{head: u.head()}
-	if !u.reload {
-		if onDisk, err := config.Load(u.d.origin.path); err != nil {
-			u.warnings = append(u.warnings, "the config file has faults now; the upgrade goes on with the config that runs")
-		} else if !bytes.Equal(onDisk.Source, cfg.Source) {
-			u.warnings = append(u.warnings, "the config file has changed since it was loaded; the upgrade goes on with the config that runs: lb reload, or lb upgrade --reload, makes the new one hold")
-		}
-	}
 	args := []string{u.path, "run", "--adopt-check", "-f", u.d.origin.path}
 	state := snap.marshal()
 	// What is not known before the freeze, pools, workers and sessions with what they hold, takes several
