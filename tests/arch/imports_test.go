@@ -40,6 +40,7 @@ var allowed = map[string][]string{
 	"internal/printable":  {},
 	"internal/sockdiag":   {},
 	"internal/handoff":    {},
+	"internal/uring":      {},
 	"internal/state":      {},
 	// for tests only
 	"internal/leaktest": {},

@@ -1,0 +1,169 @@
+package uring
+
+import (
+	"errors"
+	"fmt"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+// newRing makes a ring, or skips the test where the kernel lets nobody have one.
+func newRing(t testing.TB, n int) *Ring {
+	t.Helper()
+	r, err := New(n)
+	if errors.Is(err, ErrUnavailable) {
+		t.Skipf("io_uring cannot be tested here: %v", err)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(r.Close)
+	return r
+}
+
+func pair(t testing.TB) (int32, int32) {
+	t.Helper()
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { unix.Close(fds[0]); unix.Close(fds[1]) })
+	return int32(fds[0]), int32(fds[1])
+}
+
+func buffers(t testing.TB, n, size int) [][]byte {
+	t.Helper()
+	b, free, err := Buffers(n, size)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(free)
+	return b
+}
+
+func TestRing_GivesEachResultToItsID(t *testing.T) {
+	r := newRing(t, 8)
+	bufs := buffers(t, 8, 64)
+	results := make([]Result, 8)
+	empty, _ := pair(t)
+	ended, other := pair(t)
+	unix.Shutdown(int(other), unix.SHUT_WR)
+	for round := range 50 { // the queues wrap around
+		a, b := pair(t)
+		word := fmt.Sprintf("round %d", round)
+		if _, err := unix.Write(int(b), []byte(word)); err != nil {
+			t.Fatal(err)
+		}
+		r.Recv(empty, bufs[0], 0)
+		r.Recv(a, bufs[1], 1)
+		r.Recv(ended, bufs[2], 2)
+		r.Recv(-1, bufs[3], 3)
+		if n, errno := r.Do(results); n != 4 || errno != 0 {
+			t.Fatalf("Do: got %d, %v; want 4 done", n, errno)
+		}
+		want := []Result{{Errno: unix.EAGAIN}, {N: int32(len(word))}, {}, {Errno: unix.EBADF}}
+		for i, w := range want {
+			if results[i] != w {
+				t.Fatalf("round %d, result %d: got %+v; want %+v", round, i, results[i], w)
+			}
+		}
+		if got := string(bufs[1][:len(word)]); got != word {
+			t.Fatalf("received: got %q; want %q", got, word)
+		}
+	}
+}
+
+func TestRing_SendIsPartialWhereThePeerIsFull(t *testing.T) {
+	r := newRing(t, 4)
+	bufs := buffers(t, 1, 8<<20)
+	results := make([]Result, 2)
+	a, b := pair(t)
+	r.Send(a, bufs[0], 0)
+	r.Send(a, bufs[0], 1)
+	if n, errno := r.Do(results); n != 2 || errno != 0 {
+		t.Fatalf("Do: got %d, %v; want 2 done", n, errno)
+	}
+	if n := results[0].N; n <= 0 || int(n) >= len(bufs[0]) {
+		t.Errorf("send of 8 MiB: got %+v; want a part", results[0])
+	}
+	if results[1].Errno != unix.EAGAIN {
+		t.Errorf("send to a full peer: got %+v; want EAGAIN", results[1])
+	}
+	unix.Shutdown(int(b), unix.SHUT_RD)
+	r.Send(a, bufs[0][:1], 0)
+	if r.Do(results); results[0].Errno != unix.EPIPE {
+		t.Errorf("send to a peer that reads no more: got %+v; want EPIPE, and no signal", results[0])
+	}
+}
+
+func TestRing_RoomIsForWhatItWasMadeFor(t *testing.T) {
+	r := newRing(t, 16)
+	if n := r.Room(); n != 16 {
+		t.Errorf("room of a ring for 16: got %d", n)
+	}
+	a, _ := pair(t)
+	bufs := buffers(t, 1, 1)
+	for range 16 {
+		r.Recv(a, bufs[0], 0)
+	}
+	if n := r.Room(); n != 0 {
+		t.Errorf("room of a full batch: got %d; want 0", n)
+	}
+	r.Do(make([]Result, 1))
+	if n := r.Room(); n != 16 {
+		t.Errorf("room after Do: got %d; want 16", n)
+	}
+}
+
+func TestRing_AllocatesNothing(t *testing.T) {
+	r := newRing(t, 16)
+	bufs := buffers(t, 2, 64)
+	results := make([]Result, 2)
+	a, b := pair(t)
+	if n := testing.AllocsPerRun(100, func() {
+		r.Send(a, bufs[0], 0)
+		r.Recv(b, bufs[1], 1)
+		r.Do(results)
+	}); n != 0 {
+		t.Errorf("allocations of a batch: got %v; want 0", n)
+	}
+}
+
+func TestNew_RefusedIsUnavailable(t *testing.T) {
+	if r, err := New(1 << 20); !errors.Is(err, ErrUnavailable) {
+		if err == nil {
+			r.Close()
+		}
+		t.Errorf("a ring for more than the kernel allows: got %v; want ErrUnavailable", err)
+	}
+}
+
+// BenchmarkRing_Do is the cost of an operation in batches of several sizes, of a send and a receive of 100
+// bytes each.
+func BenchmarkRing_Do(b *testing.B) {
+	for _, n := range []int{1, 2, 4, 16} {
+		b.Run(fmt.Sprintf("pairs=%d", n), func(b *testing.B) {
+			r := newRing(b, 2*n)
+			bufs := buffers(b, n, 100)
+			results := make([]Result, n)
+			var ends [][2]int32
+			for range n {
+				x, y := pair(b)
+				ends = append(ends, [2]int32{x, y})
+			}
+			b.ReportAllocs()
+			for b.Loop() {
+				for i := range n {
+					r.Send(ends[i][0], bufs[i], i)
+				}
+				r.Do(results)
+				for i := range n {
+					r.Recv(ends[i][1], bufs[i], i)
+				}
+				r.Do(results)
+			}
+			b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/float64(n), "ns/pair")
+		})
+	}
+}
