@@ -18,13 +18,24 @@ type Config struct {
 	// one ends. 0 (default) is derived from RLIMIT_NOFILE: two descriptors a session, after what the process
 	// needs.
 	MaxSessions int `toml:"max_sessions"`
+	// Batching is whether an event loop has the receives and sends of a round done in two system calls, through
+	// an io_uring(7): "auto" (default), where the kernel and the sandbox allow it and a round carries several
+	// sessions; "on", the same, and lb does not start without it; "off", never. It takes Linux 5.18.
+	Batching string `toml:"batching"`
 	// StopTimeout is how long sessions may finish after SIGTERM before they are closed. Default 30s; "0s"
 	// closes at once.
 	StopTimeout time.Duration `toml:"stop_timeout"`
 }
 
+// The values of Config.Batching.
+const (
+	BatchingAuto = "auto"
+	BatchingOn   = "on"
+	BatchingOff  = "off"
+)
+
 // DefaultConfig has every default set.
-func DefaultConfig() Config { return Config{StopTimeout: 30 * time.Second} }
+func DefaultConfig() Config { return Config{Batching: BatchingAuto, StopTimeout: 30 * time.Second} }
 
 // Validate finds every fault. Each error's text starts with the key.
 func (c *Config) Validate() error {
@@ -34,6 +45,9 @@ func (c *Config) Validate() error {
 	}
 	if c.MaxSessions < 0 {
 		errs = append(errs, fmt.Errorf("max_sessions: %d is negative; write 0 for the limit of RLIMIT_NOFILE", c.MaxSessions))
+	}
+	if c.Batching != BatchingAuto && c.Batching != BatchingOn && c.Batching != BatchingOff {
+		errs = append(errs, fmt.Errorf("batching: unknown value %q; write \"auto\", \"on\" or \"off\"", c.Batching))
 	}
 	errs = append(errs, backends.CheckDuration("stop_timeout", c.StopTimeout, true))
 	return errors.Join(errs...)

@@ -44,6 +44,7 @@ type loop struct {
 	wheel    *wheel
 	pipes    pipePool
 	limits   relayLimits
+	batch    batch
 	ready    []readyRef   // directions that used up their turn
 	moved    int          // bytes carried in this round; see roundBytes
 	dirty    []sessionRef // sessions with bytes the shared counters do not have
@@ -119,6 +120,10 @@ func newLoop(p *Proxy, id int) (*loop, error) {
 		l.closeFDs()
 		return nil, err
 	}
+	if err := l.openBatch(); err != nil {
+		l.closeFDs()
+		return nil, err
+	}
 	return l, nil
 }
 
@@ -132,6 +137,7 @@ func (l *loop) closeFDs() {
 	if l.waiting.park != nil {
 		l.waiting.park.Close()
 	}
+	l.batch.close()
 }
 
 // run is the loop's goroutine. It returns when a message has set quit.
@@ -146,6 +152,7 @@ func (l *loop) run() {
 		for i := range n {
 			l.dispatch(&l.events[i])
 		}
+		l.runBatch()
 		l.acceptPending()
 		if l.resumeAt != 0 {
 			l.tryResume()
@@ -212,6 +219,10 @@ func (l *loop) dispatch(ev *unix.EpollEvent) {
 // relayEvent handles an event of end e of a session that relays.
 func (l *loop) relayEvent(s *session, e int, mask uint32) {
 	s.note(e, mask)
+	if mask == unix.EPOLLIN && l.batch.ring != nil && l.plain(s, e) {
+		l.addToBatch(s, e)
+		return
+	}
 	if mask&(unix.EPOLLERR|unix.EPOLLHUP) != 0 {
 		if src, ok := s.settling(); ok {
 			l.settlingEvent(s, src, e, mask)

@@ -32,6 +32,7 @@ var ErrStopped = errors.New("the proxy is stopped")
 type Stats struct {
 	Pipes        atomic.Int64  // pipes open now
 	PipesDenied  atomic.Uint64 // transfers that were copied for want of a pipe
+	RingsLost    atomic.Uint64 // loops that gave up their io_uring
 	SplicedBytes atomic.Uint64
 	AcceptErrors atomic.Uint64 // times that a listener was not served for a moment, because of an error
 	LimitReached atomic.Uint64 // times that newcomers had to wait at max_sessions
@@ -61,6 +62,10 @@ type Proxy struct {
 	// OnLimit, if set, is told when max_sessions is reached, once until it was left again. It must not block.
 	OnLimit func(max int64)
 
+	// OnRingLost, if set, is told that the kernel refuses an io_uring that a loop had: the loop goes on with
+	// plain system calls. It runs on the loop and must not block.
+	OnRingLost func(err error)
+
 	// OnChannel, if set, is told of what a worker says over its hand-off channel. It runs on a loop and must
 	// not block.
 	OnChannel func(b *backends.Backend, event ChannelEvent, text string)
@@ -71,6 +76,7 @@ type Proxy struct {
 	channels atomic.Int32   // opened so far
 	hearing  sync.WaitGroup // hearEnds
 
+	noRing      error     // why a loop has no io_uring; set by New
 	epoch       time.Time // monotonic; all times in sessions count from here
 	loops       []*loop
 	cfg         Config
@@ -131,6 +137,20 @@ func (p *Proxy) since() time.Duration { return time.Since(p.epoch) }
 
 // Loops is the number of event loops.
 func (p *Proxy) Loops() int { return len(p.loops) }
+
+// Batching reports whether the loops began with batches through an io_uring. If not, err says why; it is nil
+// where the config has them off.
+func (p *Proxy) Batching() (on bool, err error) {
+	return p.cfg.Batching != BatchingOff && p.noRing == nil, p.noRing
+}
+
+// ringLost reports that a loop has given its ring up.
+func (p *Proxy) ringLost(errno unix.Errno) {
+	p.Stats.RingsLost.Add(1)
+	if p.OnRingLost != nil {
+		p.OnRingLost(fmt.Errorf("io_uring_enter: %w", errno))
+	}
+}
 
 // Sessions is how many sessions there are now.
 func (p *Proxy) Sessions() int64 { return p.sessions.Load() }

@@ -66,63 +66,98 @@ func (l *loop) pump(s *session, src int) bool {
 			continue
 		}
 		n, errno := recv(from.fd, l.scratch)
-		if errno != 0 {
-			switch errno {
-			case unix.EAGAIN:
-				from.flags &^= endReadable
-				return true
-			case unix.ENOMEM, unix.ENOBUFS:
-				return l.short(s)
-			}
-			return l.readFailed(s, src)
-		}
-		if n == 0 {
-			return l.readEOF(s, src)
+		if errno != 0 || n == 0 {
+			return l.nothingRead(s, src, errno)
 		}
 		turn += n
-		l.moved += n
-		s.active = l.now
-		s.lastFrom = uint8(src)
-		if d.bytes == 0 {
-			l.firstBytes(s, src)
-		}
-		short := n < len(l.scratch)
-		d.full = 0
-		if !short {
-			d.full = 1
-		}
-		if n >= l.limits.spliceAt && d.flags&dirCopies == 0 {
-			d.flags |= dirSplicing
-		}
+		l.received(s, src, n, n == len(l.scratch))
 		w, errno := send(to.fd, l.scratch[:n])
-		if errno != 0 {
-			if errno != unix.EAGAIN && errno != unix.ENOBUFS && errno != unix.ENOMEM {
-				return l.writeFailed(s, src)
-			}
-			w = 0
-		}
-		l.delivered(s, d, w)
-		drained := false
-		if short && from.flags&(endUrgent|endFailed) == 0 {
-			// A short read has emptied the queue. If the FIN was seen before it, it was the last. Not so on a
-			// Unix socket: its hang-up may hide an error (a close with unread bytes shows it a moment later),
-			// and a read stops behind a message with descriptors (unix(7)). Read on to its end.
-			drained = from.flags&endHalfClosed != 0 && from.flags&(endHungUp|endUnix) == 0
-			if from.flags&(endHalfClosed|endHungUp) == 0 {
-				from.flags &^= endReadable
-			}
-		}
-		if w < n {
-			d.buffered = bytebufferpool.Get()
-			d.buffered.B = append(d.buffered.B[:0], l.scratch[w:n]...)
-			d.off = 0
-			return l.blockedBy(s, 1-src, errno)
-		}
-		if drained {
-			return l.readEOF(s, src)
+		l.sent(s, src, l.scratch[:n], w, errno)
+		if alive, more := l.proceed(s, src, n < len(l.scratch), errno); !more {
+			return alive
 		}
 	}
 	return true
+}
+
+// nothingRead handles a read of end src that brought no bytes: an error, or with errno 0 the end of the
+// stream. It says whether the session lives on.
+func (l *loop) nothingRead(s *session, src int, errno unix.Errno) bool {
+	switch errno {
+	case 0:
+		return l.readEOF(s, src)
+	case unix.EAGAIN:
+		s.ends[src].flags &^= endReadable
+		return true
+	case unix.ENOMEM, unix.ENOBUFS:
+		return l.short(s)
+	}
+	return l.readFailed(s, src)
+}
+
+// received takes in that n bytes were read from end src, and filled the buffer when full is set.
+func (l *loop) received(s *session, src, n int, full bool) {
+	d := &s.dirs[src]
+	l.moved += n
+	s.active = l.now
+	s.lastFrom = uint8(src)
+	if d.bytes == 0 {
+		l.firstBytes(s, src)
+	}
+	d.full = 0
+	if full {
+		d.full = 1
+	}
+	if n >= l.limits.spliceAt && d.flags&dirCopies == 0 {
+		d.flags |= dirSplicing
+	}
+}
+
+// sent takes in how a send of data, which was read from end src, ended: n bytes were taken, or none for the
+// reason errno. What may be taken later is buffered.
+func (l *loop) sent(s *session, src int, data []byte, n int, errno unix.Errno) {
+	if errno != 0 {
+		n = 0
+	}
+	d := &s.dirs[src]
+	l.delivered(s, d, n)
+	if n < len(data) && !isFatal(errno) {
+		d.buffered = bytebufferpool.Get()
+		d.buffered.B = append(d.buffered.B[:0], data[n:]...)
+		d.off = 0
+	}
+}
+
+// proceed does what follows a read from end src, short or not, and the send of what it brought. more reports
+// whether the direction may go on, and alive, if not, whether the session lives.
+func (l *loop) proceed(s *session, src int, short bool, errno unix.Errno) (alive, more bool) {
+	d := &s.dirs[src]
+	from := &s.ends[src]
+	if isFatal(errno) {
+		return l.writeFailed(s, src), false
+	}
+	drained := false
+	if short && from.flags&(endUrgent|endFailed) == 0 {
+		// A short read has emptied the queue. If the FIN was seen before it, it was the last. Not so on a
+		// Unix socket: its hang-up may hide an error (a close with unread bytes shows it a moment later),
+		// and a read stops behind a message with descriptors (unix(7)). Read on to its end.
+		drained = from.flags&endHalfClosed != 0 && from.flags&(endHungUp|endUnix) == 0
+		if from.flags&(endHalfClosed|endHungUp) == 0 {
+			from.flags &^= endReadable
+		}
+	}
+	if d.buffered != nil {
+		return l.blockedBy(s, 1-src, errno), false
+	}
+	if drained {
+		return l.readEOF(s, src), false
+	}
+	return true, true
+}
+
+// isFatal reports whether a send that ended with errno will never succeed on this socket.
+func isFatal(errno unix.Errno) bool {
+	return errno != 0 && errno != unix.EAGAIN && errno != unix.ENOBUFS && errno != unix.ENOMEM
 }
 
 // firstBytes notes when the first bytes of src came: by the round's clock, so that it costs no call. A

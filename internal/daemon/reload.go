@@ -136,6 +136,7 @@ func (d *daemon) reloadLocked(ctx context.Context, cfg *config.Config, dryRun bo
 func untilRestart(old, cfg *config.Config) *config.Config {
 	effective := *cfg
 	effective.Proxy.Loops, effective.Proxy.MaxSessions = old.Proxy.Loops, old.Proxy.MaxSessions
+	effective.Proxy.Batching = old.Proxy.Batching
 	effective.Admin = old.Admin
 	effective.Admin.StateFile = cfg.Admin.StateFile
 	effective.Log = old.Log

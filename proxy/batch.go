@@ -1,0 +1,217 @@
+package proxy
+
+// Hot path: receives and sends of a round in two system calls. `make bench` holds what it saves.
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/273ebdf9/lb/internal/uring"
+)
+
+const (
+	// batchSize is the most directions that a batch carries.
+	batchSize = 64
+	// batchBuffer is what a direction may carry in a batch. What fills it goes on by splice(2) (spliceAt).
+	batchBuffer = 16 << 10
+	// batchFrom is the fewest directions that are worth a batch; fewer are carried by plain system calls.
+	batchFrom = 4
+)
+
+// errNotDone is the result of an operation that the ring has not done.
+const errNotDone = unix.ECANCELED
+
+// batch holds the directions of a round that have something to read and nothing else to do. Their receives
+// go to the kernel in one system call, and then their sends in another. What is saved is not so much the
+// calls: a send wakes whoever reads, who then preempts the loop; in a batch that happens once, after the last
+// send (docs/decisions.md, "batches through a ring").
+//
+// What must stay true:
+//
+//   - Nothing is in flight when runBatch returns: a freeze, or a close, never meets a batch that is under way.
+//   - No session is closed between the first receive and the last send: the descriptor in an operation is
+//     its session's until the operation is done.
+//   - What was sent is counted, and what was not is buffered, for the whole batch before the first session
+//     may end: a session's other direction may be in the same batch.
+type batch struct {
+	ring    *uring.Ring // nil: there are no batches
+	buffers [][]byte    // not of Go's heap; the i-th item's
+	free    func()
+	items   []batchItem
+	results []uring.Result
+	from    int // see batchFrom
+}
+
+// batchItem is a direction in a batch: what end src of a session has sent.
+type batchItem struct {
+	ref   sessionRef
+	src   int32
+	n     int32 // bytes that were received; 0 as long as there are none
+	errno unix.Errno
+	sent  bool // something was received, and a send was tried
+}
+
+// openBatch makes the ring. Where there can be none it leaves it out, or fails when the config demands one.
+func (l *loop) openBatch() error {
+	b := &l.batch
+	b.from = batchFrom
+	if l.p.cfg.Batching == BatchingOff {
+		return nil
+	}
+	ring, err := uring.New(batchSize)
+	if err == nil {
+		if b.buffers, b.free, err = uring.Buffers(batchSize, batchBuffer); err != nil {
+			ring.Close()
+		}
+	}
+	if err != nil {
+		l.p.noRing = err
+		if l.p.cfg.Batching == BatchingOn {
+			return fmt.Errorf("batching = %q: %w; %s, or write \"auto\"", BatchingOn, err, RingAdvice(err))
+		}
+		return nil
+	}
+	b.ring = ring
+	b.items = make([]batchItem, 0, batchSize)
+	b.results = make([]uring.Result, batchSize)
+	return nil
+}
+
+// RingAdvice returns what an operator can do about an error of io_uring.
+func RingAdvice(err error) string {
+	switch {
+	case errors.Is(err, unix.ENOSYS):
+		return "use Linux 5.18 or later, or a sandbox that allows io_uring"
+	case errors.Is(err, fs.ErrPermission):
+		return "set kernel.io_uring_disabled to 0, and let the sandbox allow io_uring_setup and io_uring_enter"
+	}
+	return "raise the limits on memory and descriptors"
+}
+
+// close gives the ring and the buffers back.
+func (b *batch) close() {
+	if b.ring != nil {
+		b.ring.Close()
+	}
+	if b.free != nil {
+		b.free()
+	}
+	*b = batch{}
+}
+
+// plain reports whether the direction from end src has something to read, and nothing that keeps it from
+// being carried in a batch.
+func (l *loop) plain(s *session, src int) bool {
+	d := &s.dirs[src]
+	return s.phase == phaseRelaying && s.ends[src].flags&endReadable != 0 && !d.blocked() && d.full == 0 &&
+		d.flags&(dirSplicing|dirEOF|dirBroken|dirSettling) == 0
+}
+
+// addToBatch has the direction carried by the end of the round.
+func (l *loop) addToBatch(s *session, src int) {
+	b := &l.batch
+	b.items = append(b.items, batchItem{ref: s.ref(), src: int32(src)})
+	if len(b.items) == batchSize {
+		l.runBatch()
+	}
+}
+
+// runBatch carries what is in the batch, and empties it.
+func (l *loop) runBatch() {
+	b := &l.batch
+	if len(b.items) == 0 {
+		return
+	}
+	if len(b.items) >= b.from {
+		l.receiveBatch()
+		l.sendBatch()
+	}
+	for i := range b.items {
+		l.finishItem(&b.items[i])
+	}
+	b.items = b.items[:0]
+}
+
+// receiveBatch reads for every item whose direction is still plain: an event of the other end may have
+// changed it since.
+func (l *loop) receiveBatch() {
+	b := &l.batch
+	for i := range b.items {
+		item := &b.items[i]
+		item.errno = errNotDone
+		b.results[i] = uring.Result{Errno: errNotDone}
+		if s := l.table.find(item.ref); s != nil && l.plain(s, int(item.src)) {
+			b.ring.Recv(s.ends[item.src].fd, b.buffers[i], i)
+		}
+	}
+	l.doBatch()
+	for i := range b.items {
+		b.items[i].n, b.items[i].errno = b.results[i].N, b.results[i].Errno
+	}
+}
+
+// sendBatch sends what receiveBatch has read, and notes for each item how that ended.
+func (l *loop) sendBatch() {
+	b := &l.batch
+	for i := range b.items {
+		item := &b.items[i]
+		if item.errno != 0 || item.n == 0 {
+			continue
+		}
+		s := l.table.find(item.ref)
+		src := int(item.src)
+		l.received(s, src, int(item.n), int(item.n) == batchBuffer)
+		b.results[i] = uring.Result{Errno: errNotDone}
+		if b.ring != nil {
+			b.ring.Send(s.ends[1-src].fd, b.buffers[i][:item.n], i)
+		}
+		item.sent = true
+	}
+	l.doBatch()
+	for i := range b.items {
+		item := &b.items[i]
+		if !item.sent {
+			continue
+		}
+		if item.errno = b.results[i].Errno; item.errno == errNotDone {
+			item.errno = unix.EAGAIN // it goes out of the buffer when the destination is writable
+		}
+		l.sent(l.table.find(item.ref), int(item.src), b.buffers[i][:item.n], int(b.results[i].N), item.errno)
+	}
+}
+
+// doBatch has the kernel do what was added to the ring. A ring that the kernel refuses is given up.
+func (l *loop) doBatch() {
+	b := &l.batch
+	if b.ring == nil {
+		return
+	}
+	if _, errno := b.ring.Do(b.results); errno != 0 {
+		b.ring.Close()
+		b.ring = nil // the buffers stay: the batch that is under way needs them
+		l.p.ringLost(errno)
+	}
+}
+
+// finishItem does what follows an item's receive and send; what the ring has not done is done by plain system
+// calls. The session may have ended: with an item before, or with another event of the round.
+func (l *loop) finishItem(item *batchItem) {
+	s := l.table.find(item.ref)
+	if s == nil || s.phase != phaseRelaying {
+		return
+	}
+	src := int(item.src)
+	switch {
+	case item.sent:
+		if alive, more := l.proceed(s, src, item.n < batchBuffer, item.errno); !alive || !more {
+			return
+		}
+	case len(l.batch.items) >= l.batch.from && item.errno != errNotDone:
+		l.nothingRead(s, src, item.errno)
+		return
+	}
+	l.pump(s, src)
+}
