@@ -29,9 +29,11 @@ run: build ## build, and start lb with four sample processes
 
 test: ## all Go tests; needs no other program
 	$(GO) test ./...
+	$(GO) test ./proxy -batching off
 
 race: ## all Go tests under the race detector, three times
 	$(GO) test -race -count=3 ./...
+	$(GO) test -race -count=3 ./proxy -batching off
 
 check: ## gofmt, vet, staticcheck, and the import table
 	@test -z "$$(gofmt -l $$(git ls-files '*.go'))" || { echo 'gofmt differs:'; gofmt -l $$(git ls-files '*.go'); exit 1; }

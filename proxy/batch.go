@@ -24,10 +24,10 @@ const (
 // errNotDone is the result of an operation that the ring has not done.
 const errNotDone = unix.ECANCELED
 
-// batch holds the directions of a round that have something to read and nothing else to do. Their receives
-// go to the kernel in one system call, and then their sends in another. What is saved is not so much the
-// calls: a send wakes whoever reads, who then preempts the loop; in a batch that happens once, after the last
-// send (docs/decisions.md, "batches through a ring").
+// batch holds the directions of a round that have something to read and nothing else to do. Their receives go
+// to the kernel in one system call, and then their sends in another. What is saved is not so much the calls:
+// a send wakes whoever reads, who then preempts the loop; in a batch that happens once, after the last send
+// (docs/decisions.md, "batches through a ring").
 //
 // What must stay true:
 //
@@ -42,7 +42,6 @@ type batch struct {
 	free    func()
 	items   []batchItem
 	results []uring.Result
-	from    int // see batchFrom
 }
 
 // batchItem is a direction in a batch: what end src of a session has sent.
@@ -57,7 +56,6 @@ type batchItem struct {
 // openBatch makes the ring. Where there can be none it leaves it out, or fails when the config demands one.
 func (l *loop) openBatch() error {
 	b := &l.batch
-	b.from = batchFrom
 	if l.p.cfg.Batching == BatchingOff {
 		return nil
 	}
@@ -77,6 +75,27 @@ func (l *loop) openBatch() error {
 	b.ring = ring
 	b.items = make([]batchItem, 0, batchSize)
 	b.results = make([]uring.Result, batchSize)
+	return nil
+}
+
+// TryBatching reports whether this process may use an io_uring as the loops do: nil, or why not.
+func TryBatching() error {
+	ring, err := uring.New(batchSize)
+	if err != nil {
+		return err
+	}
+	ring.Close()
+	return nil
+}
+
+// CheckHost finds what the config needs and this host has not. The error's text starts with the key.
+func (c *Config) CheckHost() error {
+	if c.Batching != BatchingOn {
+		return nil
+	}
+	if err := TryBatching(); err != nil {
+		return fmt.Errorf("batching: lb cannot start with \"on\": %w; %s, or write \"auto\"", err, RingAdvice(err))
+	}
 	return nil
 }
 
@@ -125,7 +144,7 @@ func (l *loop) runBatch() {
 	if len(b.items) == 0 {
 		return
 	}
-	if len(b.items) >= b.from {
+	if len(b.items) >= l.limits.batchFrom {
 		l.receiveBatch()
 		l.sendBatch()
 	}
@@ -209,7 +228,7 @@ func (l *loop) finishItem(item *batchItem) {
 		if alive, more := l.proceed(s, src, item.n < batchBuffer, item.errno); !alive || !more {
 			return
 		}
-	case len(l.batch.items) >= l.batch.from && item.errno != errNotDone:
+	case len(l.batch.items) >= l.limits.batchFrom && item.errno != errNotDone:
 		l.nothingRead(s, src, item.errno)
 		return
 	}

@@ -18,9 +18,9 @@ type Config struct {
 	// one ends. 0 (default) is derived from RLIMIT_NOFILE: two descriptors a session, after what the process
 	// needs.
 	MaxSessions int `toml:"max_sessions"`
-	// Batching is whether an event loop has the receives and sends of a round done in two system calls, through
-	// an io_uring(7): "auto" (default), where the kernel and the sandbox allow it and a round carries several
-	// sessions; "on", the same, and lb does not start without it; "off", never. It takes Linux 5.18.
+	// Batching is whether an event loop has the receives and sends of a round done in two system calls,
+	// through an io_uring(7): "auto" (default), where the kernel and the sandbox allow it and a round carries
+	// several sessions; "on", the same, and lb does not start without it; "off", never. It takes Linux 5.18.
 	Batching string `toml:"batching"`
 	// StopTimeout is how long sessions may finish after SIGTERM before they are closed. Default 30s; "0s"
 	// closes at once.

@@ -18,6 +18,13 @@ func (p *Proxy) SetRelayLimits(scratch, turn, spliceAt, spliceWorth, pipe int) {
 	}
 }
 
+// BatchAll has the loops carry in a batch even what comes alone; call it between New and Start.
+func (p *Proxy) BatchAll() {
+	for _, l := range p.loops {
+		l.limits.batchFrom = 1
+	}
+}
+
 // Holdings are what the sessions of a proxy hold for destinations that do not take it.
 type Holdings struct {
 	Sessions int

@@ -109,7 +109,7 @@ func newLoop(p *Proxy, id int) (*loop, error) {
 		scratch: make([]byte, scratchSize),
 		wheel:   newWheel(),
 		pipes:   pipePool{size: pipeSize},
-		limits:  relayLimits{turnBytes, roundBytes, spliceAt, spliceWorth, lastWordsTimeout, backendTailTimeout},
+		limits:  relayLimits{turnBytes, roundBytes, spliceAt, spliceWorth, batchFrom, lastWordsTimeout, backendTailTimeout},
 	}
 	l.grant = l.postGrant
 	if e := epollCtl(l.epfd, unix.EPOLL_CTL_ADD, l.wakefd, unix.EPOLLIN|unix.EPOLLET, token{id: inboxID}); e != 0 {

@@ -10,6 +10,9 @@ import (
 	"github.com/273ebdf9/lb/internal/leaktest"
 )
 
+// batching is how the tests relay: most of them carry little, which no batch would be made of.
+var batching = flag.String("batching", "all", "relay in batches: all, off")
+
 // TestMain looks for goroutines and descriptors that the tests leave behind.
 func TestMain(m *testing.M) {
 	// Two loops sleep with their processors in hand; the tests need others, as internal/daemon arranges it.

@@ -29,6 +29,7 @@ type relayLimits struct {
 	roundBytes  int
 	spliceAt    int
 	spliceWorth int
+	batchFrom   int
 	lastWords   time.Duration
 	backendTail time.Duration
 }

@@ -7,7 +7,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// fdsPerLoop is what a loop needs of its own: its epoll set, its inbox, its ring, and the pipes that it keeps.
+// fdsPerLoop is what a loop needs of its own: its epoll set, its inbox, its ring, and the pipes that it
+// keeps.
 const fdsPerLoop = 5 + 2*maxIdlePipes
 
 // defaultReserve is how many descriptors are left to the rest of the process until Reserve says how many.

@@ -119,10 +119,14 @@ func newPool(cfg *setup) *backends.Pool {
 func (r *rig) newProxy() *proxy.Proxy {
 	r.Helper()
 	cfg := r.setup
+	if *batching == proxy.BatchingOff {
+		cfg.proxy.Batching = proxy.BatchingOff
+	}
 	p, err := proxy.New(cfg.proxy)
 	if err != nil {
 		r.Fatal(err)
 	}
+	p.BatchAll()
 	p.OnSession = func(rec *proxy.Record) {
 		r.mu.Lock()
 		r.records = append(r.records, *rec)

@@ -62,6 +62,9 @@ type ProcessStatus struct {
 	// Sessions is how many sessions there are, over all listeners; MaxSessions is how many there may be.
 	Sessions    int64 `json:"sessions"`
 	MaxSessions int64 `json:"max_sessions"`
+	// Batching is "on" where small exchanges go in batches through an io_uring, and "off", with the reason,
+	// where they do not; empty from an lb that has no batches.
+	Batching string `json:"batching,omitempty"`
 	// SessionLimitReached counts how often MaxSessions stopped the accepting.
 	SessionLimitReached uint64 `json:"session_limit_reached"`
 	// AcceptErrors counts failed accepts by reason. A reason that can occur is there from the start, with 0,

@@ -22,10 +22,12 @@ type checkResult struct {
 	Workers   int    `json:"workers"`
 	// Descriptors are what lb needs beside its sessions; Sessions is how many fit into this shell's
 	// RLIMIT_NOFILE beside them.
-	Descriptors int          `json:"descriptors"`
-	Sessions    int64        `json:"sessions"`
-	Faults      []checkFault `json:"faults"`
-	Warnings    []checkFault `json:"warnings"`
+	Descriptors int   `json:"descriptors"`
+	Sessions    int64 `json:"sessions"`
+	// Batching is "on" or "off", and why it is off where the config has it on.
+	Batching string       `json:"batching"`
+	Faults   []checkFault `json:"faults"`
+	Warnings []checkFault `json:"warnings"`
 }
 
 // checkFault is a config.Fault for scripts. Line and Column are 0 where there is none.
@@ -95,6 +97,7 @@ func check(stdout, stderr io.Writer, file string, strict, asJSON bool) error {
 			room.Warning = err.Error()
 		}
 		result.Descriptors, result.Sessions = room.Reserved, room.Sessions
+		result.Batching = cfg.Batching()
 		if room.Warning != "" {
 			cfg.Warnings = append(cfg.Warnings, config.Fault{File: file, Message: room.Warning})
 		}
@@ -130,8 +133,8 @@ func check(stdout, stderr io.Writer, file string, strict, asJSON bool) error {
 	if result.Workers > 0 {
 		parts = append(parts, count(result.Workers, "worker"))
 	}
-	_, err = fmt.Fprintf(stdout, "%s: ok (%s)\n%s fit at once into this shell's limit of open files, beside %d descriptors for lb itself\n",
-		file, strings.Join(parts, ", "), count(int(result.Sessions), "session"), result.Descriptors)
+	_, err = fmt.Fprintf(stdout, "%s: ok (%s)\n%s fit at once into this shell's limit of open files, beside %d descriptors for lb itself\nbatches through io_uring: %s\n",
+		file, strings.Join(parts, ", "), count(int(result.Sessions), "session"), result.Descriptors, result.Batching)
 	return err
 }
 

@@ -162,6 +162,9 @@ func renderStatus(st *api.Status, now time.Time, colour bool) string {
 	}
 	fmt.Fprintf(&b, "lb %s, pid %d, %sup %s, %d of %s\n", printable.Text(st.Version), st.PID, state,
 		shortDuration(now.Sub(st.Started)), st.Sessions, count(int(st.MaxSessions), "session"))
+	if strings.HasPrefix(st.Batching, "off (") || strings.HasPrefix(st.Batching, "on, but") {
+		fmt.Fprintf(&b, "batches through io_uring are %s\n", printable.Text(st.Batching))
+	}
 	if n := st.LogDropped + st.AccessLogDropped; n > 0 {
 		fmt.Fprintf(&b, "%s of lb's logs dropped: what takes them is too slow, full or closed\n", count(int(n), "line"))
 	}

@@ -90,6 +90,7 @@ func newDaemon(path string, cfg *config.Config, inherited admin.Frozen, files ma
 	px.OnShortage = d.connectShort
 	px.OnChannel = d.channelEvent
 	px.OnLimit = d.limitReached
+	px.OnRingLost = d.ringLost
 	d.proxy = px
 	d.closing.proxy, d.closing.log = px, d.log
 	d.admin, err = admin.NewServerFrom(cfg.Admin, d.sources(), inherited)
@@ -117,7 +118,7 @@ func (d *daemon) start(cfg *config.Config) error {
 	d.endLeftovers()
 	d.background.run(d.serveAdmin)
 	d.background.run(func() { d.names.run(d.background.ctx, &d.routing, d.log) })
-	d.log.Info("lb is up", "version", build.Version(), "pid", os.Getpid(), "loops", d.proxy.Loops(), "max_sessions", d.proxy.MaxSessions(),
+	d.log.Info("lb is up", "version", build.Version(), "pid", os.Getpid(), "loops", d.proxy.Loops(), "batching", d.batching(), "max_sessions", d.proxy.MaxSessions(),
 		"socket", cfg.Admin.Socket, "http", cfg.Admin.HTTP)
 	d.background.run(d.reportToService)
 	d.workers.reap(d.background)

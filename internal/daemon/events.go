@@ -129,6 +129,27 @@ func (d *daemon) limitReached(n int64) {
 	d.report(slog.LevelWarn, api.Event{Kind: "shortage", Subject: "lb", Text: fmt.Sprintf("%s (now %d)", msg, n)}, msg, "max_sessions", n)
 }
 
+// ringLost reports that a loop's io_uring is refused that had worked. It runs on a loop.
+func (d *daemon) ringLost(err error) {
+	const msg = "the kernel refuses an io_uring that lb had: the loop goes on with plain system calls; an upgrade in place (lb upgrade) makes a new one"
+	d.report(slog.LevelWarn, api.Event{Kind: "shortage", Subject: "lb", Text: msg + ": " + err.Error()}, msg, "error", err)
+}
+
+// batching returns whether the loops carry small exchanges in batches, and if not, why.
+func (d *daemon) batching() string {
+	on, err := d.proxy.Batching()
+	lost := d.proxy.Stats.RingsLost.Load()
+	switch {
+	case err != nil:
+		return "off (" + err.Error() + ")"
+	case !on:
+		return "off"
+	case lost > 0:
+		return fmt.Sprintf("on, but for %d of %d loops", lost, d.proxy.Loops())
+	}
+	return "on"
+}
+
 // reportRepeated is report for an error that may come in masses: there is one line and one event for each key
 // in an interval, and then a line with the count.
 func (d *daemon) reportRepeated(e api.Event, key, msg string, args ...any) {

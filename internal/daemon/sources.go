@@ -57,6 +57,7 @@ func (d *daemon) processStatus() api.ProcessStatus {
 		Version: build.Version(), Revision: build.Read().Revision, Started: d.origin.started, Stopping: d.stopping.begun.Load(),
 		Sessions: d.proxy.Sessions(), MaxSessions: d.proxy.MaxSessions(),
 		LastReload:          d.reloads.status(),
+		Batching:            d.batching(),
 		SessionLimitReached: st.LimitReached.Load(),
 		AcceptErrors:        map[string]uint64{"resource": st.AcceptErrors.Load()},
 		Pipes:               st.Pipes.Load(), SplicedBytes: st.SplicedBytes.Load(), HandoffEndsLost: st.EndsLost.Load(),

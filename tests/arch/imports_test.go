@@ -20,7 +20,7 @@ var allowed = map[string][]string{
 	"backends":              {},
 	"balancer":              {"backends"},
 	"health":                {"backends", "internal/sockdiag"},
-	"proxy":                 {"backends", "internal/clock", "internal/descriptor", "internal/handoff", "internal/sockdiag", "internal/state", "proxy/internal/access"},
+	"proxy":                 {"backends", "internal/clock", "internal/descriptor", "internal/handoff", "internal/sockdiag", "internal/state", "internal/uring", "proxy/internal/access"},
 	"proxy/internal/access": {},
 	"admin":                 {"admin/api", "admin/why", "backends", "internal/descriptor", "internal/printable", "internal/sockdiag"},
 	"admin/api":             {},

@@ -1,0 +1,127 @@
+package proxy_test
+
+import (
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/273ebdf9/lb/proxy"
+)
+
+// needRing skips a test on a machine that has no io_uring.
+func needRing(t *testing.T) {
+	t.Helper()
+	if err := proxy.TryBatching(); err != nil {
+		t.Skipf("%v: nothing to test here", err)
+	}
+}
+
+func TestBatching_IsAsTheConfigSays(t *testing.T) {
+	needRing(t)
+	for mode, want := range map[string]bool{proxy.BatchingAuto: true, proxy.BatchingOn: true, proxy.BatchingOff: false} {
+		cfg := proxy.DefaultConfig()
+		cfg.Loops, cfg.Batching = 1, mode
+		p, err := proxy.New(cfg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if on, err := p.Batching(); on != want || err != nil {
+			t.Errorf("batching = %q: got %v, %v; want %v", mode, on, err, want)
+		}
+		p.Start()
+		if _, err := p.Stop(t.Context()); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+// breakRings has the kernel refuse every io_uring of this process from now on: something else has their
+// descriptors' numbers.
+func breakRings(t *testing.T) (n int) {
+	t.Helper()
+	null, err := os.Open(os.DevNull)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer null.Close()
+	const dir = "/proc/self/fd"
+	names, err := os.ReadDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range names {
+		link, _ := os.Readlink(filepath.Join(dir, name.Name()))
+		if !strings.Contains(link, "io_uring") {
+			continue
+		}
+		fd := 0
+		for _, c := range name.Name() {
+			fd = fd*10 + int(c-'0')
+		}
+		if err := unix.Dup3(int(null.Fd()), fd, unix.O_CLOEXEC); err != nil {
+			t.Fatal(err)
+		}
+		n++
+	}
+	return n
+}
+
+func TestBatching_LosesNothingWhenTheRingIsRefused(t *testing.T) {
+	needRing(t)
+	if *batching == proxy.BatchingOff {
+		t.Skip("-batching off: there is no ring")
+	}
+	r := newRig(t, nil, serve(t, unixSocket, echo).address, serve(t, tcpSocket, echo).address)
+	const clients, rounds = 16, 200
+	half := make(chan struct{}, clients)
+	broken := make(chan struct{})
+	var running sync.WaitGroup
+	for i := range clients {
+		c := r.dial()
+		running.Go(func() {
+			up, down := newStream(uint64(i)), newStream(uint64(i))
+			for round := range rounds {
+				if round == rounds/2 {
+					half <- struct{}{}
+					if i%2 == 0 { // the others go on meanwhile
+						<-broken
+					}
+				}
+				const n = 100
+				if err := up.sendTo(c, n); err != nil {
+					t.Error(err)
+					return
+				}
+				got := make([]byte, n)
+				if _, err := io.ReadFull(c, got); err != nil {
+					t.Errorf("client %d, round %d: %v", i, round, err)
+					return
+				}
+				if err := down.check(got); err != nil {
+					t.Error(err)
+					return
+				}
+			}
+			c.CloseWrite()
+		})
+	}
+	for range clients {
+		<-half
+	}
+	if n := breakRings(t); n == 0 {
+		t.Error("there was no ring to break")
+	}
+	close(broken)
+	running.Wait()
+	for range clients {
+		r.wantTermination("--")
+	}
+	if n := r.proxy.Stats.RingsLost.Load(); n == 0 {
+		t.Error("no loop has given its ring up")
+	}
+}
