@@ -166,11 +166,11 @@ func (e *evidence) miss(p *plan, now time.Time) {
 
 // beat counts one heartbeat.
 func (e *evidence) beat(p *plan, now time.Time, admin backends.AdminState) {
+	e.mute = false // of whatever type: a reload may ask for heartbeats later
 	if p.Type != typeNotify || e.awaiting {
 		return
 	}
 	e.observe(admin)
-	e.mute = false
 	e.next = now.Add(p.Interval)
 	e.result(p, now, 0, result{outcome: Success, reason: "heartbeat"}, false)
 }
