@@ -5,8 +5,8 @@ import (
 	"time"
 )
 
-// Only of a worker that was seen to be ready, and not to beat, may it be said that it never has: also by a new
-// binary, and not of what an older one has written down without a word of it.
+// Only of a worker that was seen to be ready, and not to beat, may it be said that it never has: also by a
+// new binary, and not of what an older one has written down without a word of it.
 func TestStatus_MuteIsOneThatNeverBeat(t *testing.T) {
 	onFakeClock(t, func(t *testing.T, at func(time.Duration)) {
 		r := newRig(t, exact(notify), 3)

@@ -3,6 +3,7 @@ package supervisor
 import (
 	"regexp"
 	"strings"
+	"sync"
 	"time"
 )
 
@@ -18,10 +19,13 @@ type crash struct {
 // sameCrash is how soon after the first line of a crash another one belongs to it.
 const sameCrash = time.Second
 
-// faultLine matches the first line of a crash, in what Go, Rust, Node, Java, Ruby, C and shells write.
-var faultLine = regexp.MustCompile(`^(?:panic: |fatal error: |SIG[A-Z]+: |thread '.*' panicked at |Exception in thread |` +
+// faultLine matches the first line of a crash, in what Go, Rust, Node, Java, Ruby, C and shells write. It is
+// compiled when it is first needed: the shim of every worker begins with lb's own start.
+var faultLine = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(faultPattern) })
+
+const faultPattern = `^(?:panic: |fatal error: |SIG[A-Z]+: |thread '.*' panicked at |Exception in thread |` +
 	`Uncaught |(?:[\w.:]+)?(?:Error|Exception)(?: \[\w+\])?: |terminate called |Segmentation fault|Assertion .* failed|` +
-	`.*: Assertion .* failed|\S+\.rb:\d+:in .*\(\w+\)$|PHP Fatal error)`)
+	`.*: Assertion .* failed|\S+\.rb:\d+:in .*\(\w+\)$|PHP Fatal error)`
 
 // mayBeFault is quick, for the very many lines that are none.
 func mayBeFault(text string) bool {
@@ -46,7 +50,7 @@ func (c *crash) see(text string, now time.Time) {
 		}
 		c.pending = false
 		c.note(text, now)
-	case mayBeFault(text) && faultLine.MatchString(text):
+	case mayBeFault(text) && faultLine().MatchString(text):
 		c.note(text, now)
 	}
 }

@@ -61,8 +61,10 @@ func (p *Pool) fire(w *worker, on event, reason string) {
 	}
 	switch on {
 	case late, hung:
-		if where := w.elsewhere(); on == late && where != "" {
-			reason += ": " + where
+		if on == late {
+			if where := w.elsewhere(); where != "" {
+				reason += ": " + where
+			}
 		}
 		w.cause, w.fault = reason, map[event]string{late: exitNotReady, hung: exitHung}[on]
 	case broken:

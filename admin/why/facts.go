@@ -69,6 +69,9 @@ func (f *Facts) listLimits(add addFact) {
 	if b.MaxConns > 0 {
 		limit = "max_conns " + strconv.Itoa(b.MaxConns)
 	}
+	if f.Setup.Configured && b.MaxConns != f.Setup.MaxConns {
+		limit += fmt.Sprintf(" (config %d)", f.Setup.MaxConns)
+	}
 	add("connections", "%d active, %s; %d so far", b.Active, limit, b.Connections)
 	if b.Weight != b.ConfiguredWeight {
 		add("weight", "%d now, %d in the config", b.Weight, b.ConfiguredWeight)

@@ -25,6 +25,9 @@ type Setup struct {
 	Sent, Wanted string
 	// SendProxy is the version of the PROXY header that lb sends, "v1" or "v2"; empty for none.
 	SendProxy string
+	// Configured says that the backend is in the config, MaxConns its limit there; 0 is none.
+	Configured bool
+	MaxConns   int
 	// Unresolved says that the address is a host name, and that no address of it is known.
 	Unresolved bool
 	// NeverBeat says that the worker has sent no heartbeat since it was ready.
@@ -109,6 +112,9 @@ func Pool(st *api.PoolStatus, all []api.Diagnosis) api.PoolDiagnosis {
 	}
 	if q := st.Queue; q.Rejected > 0 || q.Timeouts > 0 {
 		says = append(says, fmt.Sprintf("%d found the queue full and %d waited in vain so far", q.Rejected, q.Timeouts))
+	}
+	if w := st.Workers; w != nil && w.Stale && !w.Restarting {
+		says = append(says, "not all workers run the config's command, environment and directory: lb restart "+st.Name)
 	}
 	p.Headline = strings.Join(says, "; ")
 	return p

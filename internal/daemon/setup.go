@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"cmp"
 	"strings"
 
 	"github.com/273ebdf9/lb/admin/why"
@@ -14,6 +15,11 @@ func (d *daemon) setup(pool *backends.Pool, b *backends.Backend) why.Setup {
 	var s why.Setup
 	if cfg := v.cfg.Pool(pool.Name); cfg != nil {
 		s.Health, s.Interval, s.Fall = cfg.Health.Type, cfg.Health.Interval, cfg.Health.Fall
+		for _, bc := range cfg.Backends {
+			if b != nil && cmp.Or(bc.Name, bc.Address) == b.Name {
+				s.Configured, s.MaxConns = true, configuredMaxConns(bc, &cfg.Config)
+			}
+		}
 	}
 	s.SendProxy = pool.Config().SendProxy
 	checker, watched := v.checkers[pool]

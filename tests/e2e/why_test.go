@@ -205,10 +205,16 @@ func closeWithoutHeader(l net.Listener) {
 	}
 }
 
-func TestWhy_RefusesWhatThereIsNot(t *testing.T) {
+func TestWhy_ShowsWhatWasChangedAndRefusesWhatThereIsNot(t *testing.T) {
 	port := freePort(t, "127.0.0.1")
 	startHolder(t, port)
 	l := startLB(t, onePool(t, port))
+	l.mustCommand(t, "set-limit", "app/w1", "7")
+	l.mustCommand(t, "weight", "app/w1", "50")
+	d, err := l.why(t, "app/w1")
+	if got := d.fact("connections") + ", " + d.fact("weight"); err != nil || !strings.Contains(got, "max_conns 7 (config 0)") || !strings.Contains(got, "50 now, 100 in the config") {
+		t.Errorf("what was changed by hand: got %q, %v; want it beside the config's", got, err)
+	}
 	for _, c := range []struct {
 		arg  string
 		code int
