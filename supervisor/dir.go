@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"sync"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -148,10 +149,20 @@ func checkDir(fd int) error {
 	return nil
 }
 
+// lockPatience is how long lockDir waits for a lock that another has. A process that an lb was starting when it
+// ended shares the lock until its execve(2), which closes it (flock(2)).
+const lockPatience = time.Second
+
 func lockDir(root *os.Root) (*os.File, error) {
 	lock, err := root.OpenFile("lock", os.O_RDWR|os.O_CREATE, 0o600)
 	if err == nil {
-		if err = unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		for end := time.Now().Add(lockPatience); ; time.Sleep(10 * time.Millisecond) {
+			err = unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+			if err != unix.EWOULDBLOCK || time.Now().After(end) {
+				break
+			}
+		}
+		if err != nil {
 			lock.Close()
 			if err == unix.EWOULDBLOCK {
 				err = ErrDirInUse
