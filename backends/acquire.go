@@ -49,13 +49,28 @@ type Policy interface {
 // when every selectable backend was tried or queue_size is 0; then w is not used. Acquire does not keep req.
 func (p *Pool) Acquire(req *Request, w *Waiter) (*Backend, error) {
 	p.mu.Lock()
-	defer p.mu.Unlock()
 	// A newcomer overtakes no waiter: whatever is free here is of no use to those who wait (see queue).
-	if b := p.pickLocked(req); b != nil {
-		p.takeLocked(b)
-		return b, nil
+	p.served = true
+	b := p.policy.Pick(req)
+	if b == nil { // apart, so that the way of most connections has no defer
+		return p.acquireElseAndUnlock(req, w)
 	}
-	return nil, p.enqueueLocked(req, w)
+	b.take()
+	p.policy.Update(b)
+	p.mu.Unlock()
+	return b, nil
+}
+
+// acquireElseAndUnlock ends an Acquire for which the policy has no backend.
+func (p *Pool) acquireElseAndUnlock(req *Request, w *Waiter) (*Backend, error) {
+	defer p.mu.Unlock()
+	b := p.pickElseLocked(req)
+	if b == nil {
+		return nil, p.enqueueLocked(req, w)
+	}
+	b.take()
+	p.policy.Update(b)
+	return b, nil
 }
 
 // Release returns a slot of b that Acquire took. The slot goes to the oldest connection that waits for one.
@@ -64,6 +79,11 @@ func (p *Pool) Release(b *Backend) {
 	if b.active.Add(-1) < 0 {
 		p.mu.Unlock()
 		panic("BUG: backends: slot released twice")
+	}
+	if p.queue.head == nil && !b.removed.Load() {
+		p.policy.Update(b)
+		p.mu.Unlock()
+		return
 	}
 	p.roomAndUnlock(b)
 }
@@ -94,16 +114,18 @@ func (p *Pool) grantAndUnlock(b *Backend) {
 // pickLocked returns the backend for a connection, or nil.
 func (p *Pool) pickLocked(req *Request) *Backend {
 	p.served = true
-	b := p.policy.Pick(req)
-	if b == nil && len(req.Tried) > 0 {
-		b = p.pickBackupLocked(req)
+	if b := p.policy.Pick(req); b != nil {
+		return b
 	}
-	return b
+	return p.pickElseLocked(req)
 }
 
-// pickBackupLocked returns the least loaded backup, or nil, for a connection that has tried every backend
-// that the pool offers: they may be down, and health does not know yet.
-func (p *Pool) pickBackupLocked(req *Request) *Backend {
+// pickElseLocked returns the least loaded backup, or nil, for a connection that has tried every backend that
+// the pool offers: they may be down, and health does not know yet.
+func (p *Pool) pickElseLocked(req *Request) *Backend {
+	if len(req.Tried) == 0 {
+		return nil
+	}
 	if _, untried := p.offeredLocked(req); untried {
 		return nil
 	}
@@ -133,11 +155,11 @@ func (p *Pool) offeredLocked(req *Request) (offered, untried bool) {
 	return offered, false
 }
 
-// takeLocked takes a slot of b.
-func (p *Pool) takeLocked(b *Backend) {
+// take takes a slot of b. The caller holds the pool's mutex and updates the policy. It is small enough to be
+// inlined.
+func (b *Backend) take() {
 	b.active.Add(1)
 	if b.window.Load() > 0 {
 		b.untaken.Add(1)
 	}
-	p.policy.Update(b)
 }

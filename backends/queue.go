@@ -140,7 +140,8 @@ func (p *Pool) grantAllLocked(granted *grants) {
 }
 
 func (p *Pool) grantToLocked(w *Waiter, b *Backend, granted *grants) {
-	p.takeLocked(b)
+	b.take()
+	p.policy.Update(b)
 	p.dequeueLocked(w)
 	granted.add(w, b)
 }
