@@ -40,6 +40,7 @@ var faults = []fault{
 	{call: "connect", errors: "EAGAIN ECONNREFUSED EADDRNOTAVAIL ENETUNREACH ENOBUFS ENOMEM EACCES EPERM"},
 	{call: "socket", errors: "EMFILE ENFILE ENOBUFS ENOMEM EACCES"},
 	{call: "epoll_ctl", errors: "ENOMEM ENOSPC", provoke: "control"},
+	{call: "epoll_ctl", errors: "ENOMEM ENOSPC", provoke: "workers"},
 	// Go's runtime tries again twenty times and gives up then
 	{call: "epoll_pwait", errors: "EINTR", burst: "1..5"},
 	{call: "recvfrom", errors: "EINTR ECONNRESET ETIMEDOUT ENOMEM ENOBUFS EHOSTUNREACH"},
@@ -70,6 +71,7 @@ var faults = []fault{
 	{call: "mkdir,mkdirat", errors: "EACCES ENOSPC EROFS", provoke: "pool"},
 	{call: "fchmod,fchmodat,fchown,fchownat,lchown", errors: "EPERM EROFS", provoke: "pool"},
 	{call: "fcntl", errors: "EMFILE", provoke: "handed"},
+	{call: "fcntl", errors: "EMFILE", provoke: "workers"},
 	// The rehearsal of an upgrade makes them first, and it refuses.
 	{call: "epoll_create1", errors: "EMFILE ENFILE ENOMEM", provoke: "upgrade"},
 	{call: "eventfd2", errors: "EMFILE ENFILE ENOMEM", provoke: "upgrade"},
