@@ -135,37 +135,6 @@ func TestHandOff_MaxConnsAndTheQueueHold(t *testing.T) {
 	})
 }
 
-// A reload changes a pool between carrying bytes and handing sockets over: its workers are restarted one by
-// one, and no connection fails.
-func TestHandOff_AReloadSwitchesTheMode(t *testing.T) {
-	config := func(mode, options string) lbConfig {
-		return handoffPool(t, mode, options, fmt.Sprintf("command = [%q]\nready = \"notify\"\ncount = 2\n", sampleWorker(t)))
-	}
-	off, on := config("off", ""), config("lb", "")
-	on.Listeners = off.Listeners
-	l := startLB(t, off)
-	before := l.waitUp(t, 2).pids()
-	load := startRequests(t, l.addr(), 2, false)
-	for _, next := range []lbConfig{on, off, on} {
-		l.configure(t, next)
-		l.reload(t)
-		eventually(t, patience, func() error {
-			s := l.workers(t)
-			for _, pid := range s.pids() {
-				if pid == 0 || pid == before[0] || pid == before[1] {
-					return fmt.Errorf("workers: got %+v; want others than %v", s, before)
-				}
-			}
-			if s.Restarting {
-				return fmt.Errorf("restart: got it under way; want its end")
-			}
-			return nil
-		})
-		before = l.waitUp(t, 2).pids()
-	}
-	load.wantNoFailure(t)
-}
-
 // A worker that passes descriptors back, and floods, costs lb none and others nothing.
 func TestHandOff_AWorkerThatPassesDescriptorsBackCostsItselfOnly(t *testing.T) {
 	script := writeFile(t, tempDir(t), "hostile.py", `

@@ -279,9 +279,9 @@ func TestHandOff_SessionsGoOnWithoutLB(t *testing.T) {
 }
 
 func TestHandOff_UpgradesUnderLoadFailNothing(t *testing.T) {
-	eachMode(t, func(t *testing.T, mode string) {
+	upgrade := func(t *testing.T, mode, options string, times int) {
 		log := newLog(t)
-		l := startLB(t, handoffPool(t, mode, "", takers(t, mode, log)+"count = 2\n"))
+		l := startLB(t, handoffPool(t, mode, options, takers(t, mode, log)+"count = 2\n"))
 		l.waitUp(t, 2)
 		conns := dialAll(t, l.addr(), 20)
 		d := startNumbered(t, l.addr(), 2*time.Millisecond)
@@ -293,7 +293,7 @@ func TestHandOff_UpgradesUnderLoadFailNothing(t *testing.T) {
 			}
 			return nil
 		})
-		for range 20 {
+		for range times {
 			if u := l.upgrade(t, ""); u.Sessions < 20 {
 				t.Errorf("sessions carried over: got %d; want at least 20", u.Sessions)
 			}
@@ -301,5 +301,9 @@ func TestHandOff_UpgradesUnderLoadFailNothing(t *testing.T) {
 		held.wantAllGood(t)
 		d.wantEachOnce(t, log)
 		l.waitActive(t, 20)
+	}
+	eachMode(t, func(t *testing.T, mode string) {
+		upgrade(t, mode, "", 20)
+		t.Run("window 1", func(t *testing.T) { upgrade(t, mode, "handoff_window = 1", 5) })
 	})
 }
