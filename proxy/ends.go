@@ -115,7 +115,7 @@ func (p *Proxy) hearEnds(ends *sockdiag.Ends) {
 		for i := range into[:n] {
 			if h := p.handed.all[into[i].Cookie]; h != nil {
 				delete(p.handed.all, h.cookie)
-				batches[h.loop.id] = append(batches[h.loop.id], handedEnd{h, lessFIN(into[i].Received), lessFIN(into[i].Acked)})
+				batches[h.loop.id] = append(batches[h.loop.id], carried(h, &into[i]))
 			}
 		}
 		p.handed.mu.Unlock()
@@ -131,12 +131,15 @@ func (p *Proxy) hearEnds(ends *sockdiag.Ends) {
 	}
 }
 
-// lessFIN returns how many bytes were carried: the kernel counts the FIN as one.
-func lessFIN(n uint64) uint64 {
-	if n > 0 {
-		return n - 1
+// carried returns what a connection has carried until its end. The kernel counts an acknowledged FIN as a
+// byte of Acked and never of Sent, and a FIN that came as a byte of Received. Where the FIN of this side was
+// acknowledged, one has come from the other as a rule; after a reset none has.
+func carried(h *handed, s *sockdiag.Socket) handedEnd {
+	end := handedEnd{h: h, received: s.Received, sent: min(s.Acked, s.Sent)}
+	if s.Acked > s.Sent && end.received > 0 {
+		end.received--
 	}
-	return 0
+	return end
 }
 
 // postEnds gives each loop the ends of its connections.

@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"net"
 	"slices"
 	"time"
 
@@ -238,4 +239,16 @@ func Probing(b *backends.Backend) bool {
 	ch.mu.Lock()
 	defer ch.mu.Unlock()
 	return ch.probe != nil && ch.probe.given != 0
+}
+
+// Unacknowledged returns how many bytes that were written to a TCP connection its other side has not
+// acknowledged.
+func Unacknowledged(conn net.Conn) int {
+	raw, err := conn.(*net.TCPConn).SyscallConn()
+	if err != nil {
+		return 0
+	}
+	n := 0
+	raw.Control(func(fd uintptr) { n = outQueue(int32(fd)) })
+	return n
 }

@@ -39,6 +39,8 @@ const (
 
 	ackedAt    = int(unsafe.Offsetof(unix.TCPInfo{}.Bytes_acked))
 	receivedAt = int(unsafe.Offsetof(unix.TCPInfo{}.Bytes_received))
+	sentAt     = int(unsafe.Offsetof(unix.TCPInfo{}.Bytes_sent))
+	sentAgain  = int(unsafe.Offsetof(unix.TCPInfo{}.Bytes_retrans))
 )
 
 const (
@@ -119,6 +121,10 @@ func parseInet(b []byte, s *Socket) bool {
 	s.Inode = native.Uint32(b[68:])
 	if info := attribute(b[sizeofInetMessage:], inetInfo); len(info) >= receivedAt+8 {
 		s.Acked, s.Received = native.Uint64(info[ackedAt:]), native.Uint64(info[receivedAt:])
+		s.Sent = max(s.Acked, 1) - 1 // before Linux 4.19: all but a FIN
+		if len(info) >= sentAgain+8 {
+			s.Sent = native.Uint64(info[sentAt:]) - native.Uint64(info[sentAgain:])
+		}
 		idle := min(native.Uint32(info[lastSentAt:]), native.Uint32(info[lastReceivedAt:]))
 		s.Idle = time.Duration(idle) * time.Millisecond
 	}

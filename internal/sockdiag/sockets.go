@@ -19,6 +19,7 @@ type Socket struct {
 	UID    uint32 // the user of the process that made it, as this process's user namespace has it
 	// bytes that the other side acknowledged; the handshake and a FIN count as one each
 	Acked    uint64
+	Sent     uint64        // bytes that were sent, each once; neither a handshake nor a FIN counts
 	Received uint64        // bytes that came, in order; a FIN counts as one
 	Idle     time.Duration // since the last byte came or went
 
