@@ -39,6 +39,7 @@ func (e *exposition) process(p api.ProcessStatus) {
 		e.value("", unixSeconds(p.Started))
 	}
 	e.number("lb_sessions", float64(p.Sessions))
+	e.number("lb_handed_off_sessions", float64(p.HandedOff))
 	e.number("lb_max_sessions", float64(p.MaxSessions))
 	e.total("lb_session_limit_reached_total", p.SessionLimitReached)
 	e.family("lb_accept_errors_total")

@@ -17,6 +17,12 @@ const (
 	upgradeFDs = 64
 	// workerFDs are a worker's listening socket, output and pidfd, and a probe.
 	workerFDs = 4
+	// takerFDs are the same for a worker that is handed sockets: it has no listening socket, but a channel,
+	// whose two ends its supervisor and its loop hold, and a probe of it is a connection that lb makes with
+	// itself.
+	takerFDs = 2*2 + 2 + 3
+	// endsFDs hear how handed-off connections end.
+	endsFDs = 2
 )
 
 // Room is how lb's file descriptors are divided.
@@ -74,7 +80,7 @@ func (c *Config) Batching() string {
 // have to spare, for connections to the control API, an upgrade, and a reload that adds a quarter more of
 // what is configured.
 func (c *Config) descriptors() (need, spare int) {
-	n := 0
+	n, ends := 0, 0
 	for i := range c.Listeners {
 		n += len(c.Listeners[i].Bind)
 	}
@@ -87,8 +93,13 @@ func (c *Config) descriptors() (need, spare int) {
 			n++
 		}
 		if p.Workers != nil {
-			n += 2 + 2*workerFDs*p.Workers.EffectiveCount()
+			each := workerFDs
+			if p.HandsOff() {
+				each, ends = takerFDs, endsFDs
+			}
+			n += 2 + 2*each*p.Workers.EffectiveCount()
 		}
 	}
+	n += ends
 	return baseFDs + adminFDs/2 + n, adminFDs/2 + upgradeFDs + max(n/4, 16)
 }

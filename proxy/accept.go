@@ -135,7 +135,7 @@ func (l *loop) unwatch(s *socket) {
 		l.pause(a)
 		a.queued = false // it may have had an event in this round
 		l.accepts[i] = nil
-		for l.p.sessions.Load() < l.p.maxSessions.Load() {
+		for l.p.counted() < l.p.maxSessions.Load() {
 			if !l.acceptOne(a) {
 				break
 			}
@@ -158,7 +158,7 @@ func (l *loop) acceptPending() {
 // accept takes connections off the queue, as many as the last rounds suggest.
 func (l *loop) accept(a *acceptor) {
 	for n := 0; n < a.batch; n++ {
-		if l.p.sessions.Load() >= l.p.maxSessions.Load() {
+		if l.p.counted() >= l.p.maxSessions.Load() {
 			l.p.limitReached()
 			l.pauseAccepts(true)
 			return
@@ -173,7 +173,7 @@ func (l *loop) accept(a *acceptor) {
 
 // acceptOne takes one connection off the queue; false when there is none or lb cannot.
 func (l *loop) acceptOne(a *acceptor) bool {
-	if l.p.sessions.Add(1) > l.p.maxSessions.Load() { // the last place went to another loop
+	if l.p.sessions.Add(1)-l.p.away.Load() > l.p.maxSessions.Load() { // the last place went to another loop
 		l.p.sessions.Add(-1)
 		return false
 	}
@@ -254,7 +254,7 @@ func (l *loop) pauseAccepts(full bool) {
 
 // tryResume ends the pause when it is over, or when there is room again for a good number of sessions.
 func (l *loop) tryResume() {
-	if l.now < l.resumeAt && (!l.full || !l.p.hasRoom(l.p.sessions.Load())) {
+	if l.now < l.resumeAt && (!l.full || !l.p.hasRoom(l.p.counted())) {
 		return
 	}
 	l.resumeAt = 0

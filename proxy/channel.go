@@ -375,6 +375,7 @@ func (ch *Channel) tookLocked(h *handed, now time.Duration) {
 		return
 	}
 	h.setTaken(now)
+	ch.p.tookAway()
 	b := ch.backend
 	b.Connected(now - h.since)
 	h.listener.Counters.Connections.Add(1)

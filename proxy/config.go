@@ -15,8 +15,8 @@ type Config struct {
 	// use.
 	Loops int `toml:"loops"`
 	// MaxSessions is how many sessions lb holds at once; newcomers beyond it wait in the kernel's queue until
-	// one ends. 0 (default) is derived from RLIMIT_NOFILE: two descriptors a session, after what the process
-	// needs.
+	// one ends. Sessions that were handed off to a worker do not count. 0 (default) is derived from
+	// RLIMIT_NOFILE: two descriptors a session, after what the process needs.
 	MaxSessions int `toml:"max_sessions"`
 	// Batching is whether an event loop has the receives and sends of a round done in two system calls,
 	// through an io_uring(7): "auto" (default), where the kernel and the sandbox allow it and a round carries

@@ -163,6 +163,7 @@ func (l *loop) release(s *session) {
 	if untaken {
 		s.pool.ReleaseUntaken(s.backend)
 	} else {
+		l.p.away.Add(-1)
 		s.pool.Release(s.backend)
 	}
 }

@@ -2,6 +2,7 @@ package proxy_test
 
 import (
 	"fmt"
+	"net"
 	"os"
 	"os/exec"
 	"sync/atomic"
@@ -51,6 +52,46 @@ func TestLimit_NewcomersWaitAndAreServedInTurn(t *testing.T) {
 		c.Close()
 	}
 	r.ended(2 * limit)
+}
+
+// lb has no descriptor for what a worker has taken. What it has not taken counts.
+func TestLimit_SessionsThatWorkersHoldDoNotCount(t *testing.T) {
+	const limit = 4
+	r := newRig(t, func(s *setup) {
+		handsOff(s)
+		s.proxy.MaxSessions = limit
+		s.pool.HandoffTimeout = time.Minute
+	})
+	w := r.newTaker("w0", 100)
+	var clients []net.Conn
+	for range 3 * limit {
+		c := r.client()
+		r.greeting(c)
+		clients = append(clients, c)
+	}
+	want := func(sessions, handedOff int64) {
+		t.Helper()
+		eventually(t, fmt.Sprintf("%d sessions, %d of them handed off", sessions, handedOff), func() bool {
+			return r.proxy.Sessions() == sessions && r.proxy.HandedOff() == handedOff
+		})
+	}
+	want(3*limit, 3*limit)
+	w.stopped.Store(true)
+	for range 2 * limit {
+		clients = append(clients, r.client())
+	}
+	eventually(t, "the limit is reached", func() bool { return r.proxy.Stats.LimitReached.Load() > 0 })
+	want(4*limit, 3*limit)
+	w.stopped.Store(false)
+	close(w.resume)
+	for _, c := range clients[3*limit:] {
+		r.greeting(c)
+	}
+	want(5*limit, 5*limit)
+	for _, c := range clients {
+		c.Close()
+	}
+	want(0, 0)
 }
 
 func TestLimit_HoldsWhenTheLastPlaceGoesToAnotherLoop(t *testing.T) {

@@ -82,6 +82,7 @@ type Proxy struct {
 	cfg         Config
 	maxSessions atomic.Int64
 	sessions    atomic.Int64
+	away        atomic.Int64 // of sessions: taken by workers, so that lb holds no descriptor for them
 	atLimit     atomic.Bool
 	reserve     atomic.Int32 // a spare fd, see acceptFailed; -1 while it is used
 	backlogs    backlogs
@@ -155,7 +156,20 @@ func (p *Proxy) ringLost(errno unix.Errno) {
 // Sessions is how many sessions there are now.
 func (p *Proxy) Sessions() int64 { return p.sessions.Load() }
 
-// MaxSessions is how many there may be.
+// HandedOff returns how many sessions are with workers that have taken them: max_sessions does not count
+// those.
+func (p *Proxy) HandedOff() int64 { return p.away.Load() }
+
+// counted returns how many sessions hold descriptors of lb, which max_sessions counts.
+func (p *Proxy) counted() int64 { return p.sessions.Load() - p.away.Load() }
+
+// tookAway counts a session that a worker has taken: there is room for another one.
+func (p *Proxy) tookAway() {
+	p.away.Add(1)
+	p.wakeForRoom()
+}
+
+// MaxSessions is how many there may be beside those that were handed off.
 func (p *Proxy) MaxSessions() int64 { return p.maxSessions.Load() }
 
 // Listeners are the open listeners.
@@ -251,14 +265,14 @@ func (p *Proxy) sessionEnded() {
 		}
 	}
 	p.wakeForRoom()
-	if limit := p.maxSessions.Load(); p.atLimit.Load() && n < limit-limit/16 {
+	if limit := p.maxSessions.Load(); p.atLimit.Load() && p.counted() < limit-limit/16 {
 		p.atLimit.Store(false)
 	}
 }
 
 // wakeForRoom has the loops accept again that wait for room, if there is some.
 func (p *Proxy) wakeForRoom() {
-	if !p.hasRoom(p.sessions.Load()) {
+	if !p.hasRoom(p.counted()) {
 		return
 	}
 	for _, l := range p.loops {

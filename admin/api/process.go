@@ -59,8 +59,10 @@ type ProcessStatus struct {
 	Stopping bool `json:"stopping"`
 	// LastReload is how the last reload ended; null before lb has read a config.
 	LastReload *ReloadStatus `json:"last_reload,omitempty"`
-	// Sessions is how many sessions there are, over all listeners; MaxSessions is how many there may be.
+	// Sessions is how many sessions there are, over all listeners, HandedOff how many of them workers have
+	// taken, and MaxSessions how many others there may be.
 	Sessions    int64 `json:"sessions"`
+	HandedOff   int64 `json:"handed_off_sessions"`
 	MaxSessions int64 `json:"max_sessions"`
 	// Batching is "on" where small exchanges go in batches through an io_uring, and "off", with the reason,
 	// where they do not; empty from an lb that has no batches.

@@ -160,8 +160,12 @@ func renderStatus(st *api.Status, now time.Time, colour bool) string {
 	if st.Stopping {
 		state = "stopping, "
 	}
-	fmt.Fprintf(&b, "lb %s, pid %d, %sup %s, %d of %s\n", printable.Text(st.Version), st.PID, state,
-		shortDuration(now.Sub(st.Started)), st.Sessions, count(int(st.MaxSessions), "session"))
+	handedOff := ""
+	if st.HandedOff > 0 {
+		handedOff = fmt.Sprintf(", and %d handed off", st.HandedOff)
+	}
+	fmt.Fprintf(&b, "lb %s, pid %d, %sup %s, %d of %s%s\n", printable.Text(st.Version), st.PID, state,
+		shortDuration(now.Sub(st.Started)), st.Sessions-st.HandedOff, count(int(st.MaxSessions), "session"), handedOff)
 	if strings.HasPrefix(st.Batching, "off (") || strings.HasPrefix(st.Batching, "on, but") {
 		fmt.Fprintf(&b, "batches through io_uring are %s\n", printable.Text(st.Batching))
 	}

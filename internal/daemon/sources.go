@@ -55,7 +55,7 @@ func (d *daemon) processStatus() api.ProcessStatus {
 	st := &d.proxy.Stats
 	return api.ProcessStatus{
 		Version: build.Version(), Revision: build.Read().Revision, Started: d.origin.started, Stopping: d.stopping.begun.Load(),
-		Sessions: d.proxy.Sessions(), MaxSessions: d.proxy.MaxSessions(),
+		Sessions: d.proxy.Sessions(), HandedOff: d.proxy.HandedOff(), MaxSessions: d.proxy.MaxSessions(),
 		LastReload:          d.reloads.status(),
 		Batching:            d.batching(),
 		SessionLimitReached: st.LimitReached.Load(),

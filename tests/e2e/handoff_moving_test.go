@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"net"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -127,6 +128,9 @@ func TestHandOff_AnUpgradeCarriesAFullWindowOfOneAndItsQueue(t *testing.T) {
 			l.upgrade(t, "")
 		}
 		l.waitStates(t, map[string]int{"web handed off": 3, "web giving": 1, "web queued": 4})
+		if text := l.mustCommand(t, "status").stdout; !strings.Contains(text, "and 3 handed off") {
+			t.Errorf("lb status: got\n%s\nwant 3 handed off", text)
+		}
 		if n := l.untaken(t, w.Backend); n != 1 {
 			t.Errorf("connections that the worker has not taken: got %d; want 1", n)
 		}

@@ -219,8 +219,10 @@ func (s lbStatus) active() map[string]int {
 // total returns the number of sessions on all backends.
 func (s lbStatus) total() int {
 	n := 0
-	for _, active := range s.active() {
-		n += active
+	for _, pool := range s.Pools {
+		for _, b := range pool.Backends {
+			n += b.Active
+		}
 	}
 	return n
 }
