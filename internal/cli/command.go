@@ -136,7 +136,7 @@ type commandGroup struct {
 func commandGroups(programs Programs) []commandGroup {
 	return []commandGroup{
 		{"Serve, and measure", []*cobra.Command{newRunCommand(programs), newInitCommand(), newCheckCommand(), newSchemaCommand(), newBenchCommand(), newVersionCommand()}},
-		{"Look at a running lb", []*cobra.Command{newStatusCommand(), newWhyCommand(), newConnsCommand(), newClientsCommand(), newEventsCommand(), newWorkersCommand(), newLogsCommand()}},
+		{"Look at a running lb", []*cobra.Command{newStatusCommand(), newTopCommand(), newWhyCommand(), newConnsCommand(), newClientsCommand(), newEventsCommand(), newWorkersCommand(), newLogsCommand()}},
 		{"Change what runs", []*cobra.Command{newWeightCommand(), newSplitCommand(), newDrainCommand(), newReadyCommand(), newMaintCommand(),
 			newAddCommand(), newRemoveCommand(), newSetLimitCommand(), newKillCommand()}},
 		{"Change the processes that lb runs", []*cobra.Command{newRestartCommand(), newRollbackCommand(), newScaleCommand(), newStartCommand(), newRolloutCommand()}},
@@ -164,7 +164,7 @@ func needCommand(cmd *cobra.Command, args []string) error {
 // command that ends something: a user may run what is suggested without a look.
 func suggestion(cmd *cobra.Command, word string) string {
 	switch strings.ToLower(word) {
-	case "show", "stats", "ls", "ps", "list", "top", "info":
+	case "show", "stats", "ls", "ps", "list", "info":
 		word = "status"
 	case "enable":
 		word = "ready"
@@ -172,7 +172,7 @@ func suggestion(cmd *cobra.Command, word string) string {
 		word = "maint"
 	}
 	cmd.SuggestionsMinimumDistance = 2
-	near := slices.DeleteFunc(cmd.SuggestionsFor(word), func(name string) bool { return name == "stop" || name == "kill" })
+	near := cmd.SuggestionsFor(word)
 	if len(near) == 0 {
 		return ""
 	}
@@ -180,6 +180,9 @@ func suggestion(cmd *cobra.Command, word string) string {
 	slices.SortStableFunc(near, func(a, b string) int {
 		return cmp.Compare(abs(len(a)-len(word)), abs(len(b)-len(word)))
 	})
+	if near[0] == "stop" || near[0] == "kill" {
+		return ""
+	}
 	return near[0]
 }
 

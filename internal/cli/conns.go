@@ -64,16 +64,19 @@ func listConns(c *call, older time.Duration, limit int) error {
 func sessionTable(list []api.SessionStatus) *table {
 	t := newTable("SESSION", "CLIENT", "LISTENER", "BACKEND", "STATE", ">AGE", ">IDLE", ">IN", ">OUT")
 	for i := range list {
-		s := &list[i]
-		backend := s.Pool + "/" + s.Backend
-		if s.Backend == "" {
-			backend = s.Pool + "/-"
-		}
-		t.add(cell{text: s.ID}, cell{text: s.Client}, cell{text: s.Listener}, cell{text: backend}, cell{text: s.State},
-			cell{text: shortDuration(seconds(s.Age))}, cell{text: shortDuration(seconds(s.Idle))},
-			cell{text: bytesText(s.BytesIn)}, cell{text: bytesText(s.BytesOut)})
+		t.add(sessionRow(&list[i])...)
 	}
 	return t
+}
+
+// sessionRow is a session as a row of sessionTable.
+func sessionRow(s *api.SessionStatus) []cell {
+	backend := s.Pool + "/" + s.Backend
+	if s.Backend == "" {
+		backend = s.Pool + "/-"
+	}
+	return []cell{{text: s.ID}, {text: s.Client}, {text: s.Listener}, {text: backend}, {text: s.State},
+		{text: shortDuration(seconds(s.Age))}, {text: shortDuration(seconds(s.Idle))}, {text: bytesText(s.BytesIn)}, {text: bytesText(s.BytesOut)}}
 }
 
 func seconds(s float64) time.Duration { return time.Duration(s * float64(time.Second)) }
@@ -173,13 +176,7 @@ func listClients(c *call, limit int) error {
 	}
 	t := newTable("CLIENT", ">SESSIONS", ">OLDEST", ">RATE", ">IN", ">OUT")
 	for i := range list.Clients {
-		x := &list.Clients[i]
-		rate := "-"
-		if x.Rate != nil {
-			rate = bytesText(uint64(*x.Rate)) + "/s"
-		}
-		t.add(cell{text: x.Address}, number(x.Sessions), cell{text: shortDuration(seconds(x.Oldest))}, cell{text: rate},
-			cell{text: bytesText(x.BytesIn)}, cell{text: bytesText(x.BytesOut)})
+		t.add(clientRow(&list.Clients[i])...)
 	}
 	if _, err := io.WriteString(c.out, t.render(coloured(c.out))); err != nil {
 		return err
@@ -188,4 +185,14 @@ func listClients(c *call, limit int) error {
 		_, err = fmt.Fprintf(c.out, "and %d more; --limit shows them\n", n)
 	}
 	return err
+}
+
+// clientRow is a client as a row of lb clients.
+func clientRow(x *api.ClientStatus) []cell {
+	rate := "-"
+	if x.Rate != nil {
+		rate = bytesText(uint64(*x.Rate)) + "/s"
+	}
+	return []cell{{text: x.Address}, number(x.Sessions), {text: shortDuration(seconds(x.Oldest))}, {text: rate},
+		{text: bytesText(x.BytesIn)}, {text: bytesText(x.BytesOut)}}
 }

@@ -56,17 +56,22 @@ func showEvents(c *call, q api.EventQuery) error {
 }
 
 func eventLine(e *api.Event, zone *time.Location, colour bool) string {
-	level := cell{text: e.Level}
-	switch e.Level {
-	case "warn":
-		level.colour = yellow
-	case "error":
-		level.colour = red
-	}
+	level := levelCell(e.Level)
 	missed := ""
 	if e.Dropped > 0 {
 		missed = fmt.Sprintf("(%s missed before this one)\n", count(int(e.Dropped), "event"))
 	}
 	return fmt.Sprintf("%s%s  %s  %s  %s\n", missed, e.Time.In(zone).Format("2006-01-02 15:04:05.000"),
 		level.render(5, false, colour), printable.Text(e.Subject), printable.Text(e.Text))
+}
+
+func levelCell(level string) cell {
+	switch level {
+	case "warn":
+		return cell{level, yellow}
+	case "error":
+		return cell{level, red}
+	default:
+		return cell{text: level}
+	}
 }

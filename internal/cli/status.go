@@ -156,16 +156,7 @@ func isTerminal(fd int) bool {
 // renderStatus is what a person reads at a glance: what is wrong has a colour and a reason.
 func renderStatus(st *api.Status, now time.Time, colour bool) string {
 	var b strings.Builder
-	state := ""
-	if st.Stopping {
-		state = "stopping, "
-	}
-	handedOff := ""
-	if st.HandedOff > 0 {
-		handedOff = fmt.Sprintf(", and %d handed off", st.HandedOff)
-	}
-	fmt.Fprintf(&b, "lb %s, pid %d, %sup %s, %d of %s%s\n", printable.Text(st.Version), st.PID, state,
-		shortDuration(now.Sub(st.Started)), st.Sessions-st.HandedOff, count(int(st.MaxSessions), "session"), handedOff)
+	b.WriteString(statusLine(st, now) + "\n")
 	if strings.HasPrefix(st.Batching, "off (") || strings.HasPrefix(st.Batching, "on, but") {
 		fmt.Fprintf(&b, "batches through io_uring are %s\n", printable.Text(st.Batching))
 	}
@@ -177,6 +168,20 @@ func renderStatus(st *api.Status, now time.Time, colour bool) string {
 		b.WriteString("\n" + renderPool(&st.Pools[i], now, colour))
 	}
 	return b.String()
+}
+
+// statusLine describes lb itself.
+func statusLine(st *api.Status, now time.Time) string {
+	state := ""
+	if st.Stopping {
+		state = "stopping, "
+	}
+	handedOff := ""
+	if st.HandedOff > 0 {
+		handedOff = fmt.Sprintf(", and %d handed off", st.HandedOff)
+	}
+	return fmt.Sprintf("lb %s, pid %d, %sup %s, %d of %s%s", printable.Text(st.Version), st.PID, state,
+		shortDuration(now.Sub(st.Started)), st.Sessions-st.HandedOff, count(int(st.MaxSessions), "session"), handedOff)
 }
 
 func renderPool(p *api.PoolStatus, now time.Time, colour bool) string {
@@ -219,20 +224,28 @@ func listenerTable(listeners []api.ListenerStatus) *table {
 func backendTable(members []api.BackendStatus, now time.Time) *table {
 	t := newTable("BACKEND", "STATE", ">FOR", ">WEIGHT", ">SHARE", ">ACTIVE", ">RATE", ">CONNS", ">ERRORS", ">1ST BYTE P50", ">P99", "PROBE", "WHY")
 	for i := range members {
-		m := &members[i]
-		var failed uint64
-		for _, n := range m.ConnectErrors {
-			failed += n
-		}
-		errors := number(failed)
-		if failed > 0 {
-			errors.colour = yellow
-		}
-		t.add(cell{text: m.Name}, stateCell(m), cell{text: shortDuration(now.Sub(m.Since))}, cell{text: weightText(m)},
-			cell{text: shareText(m)}, cell{text: activeText(m.Active, m.MaxConns)}, cell{text: rateText(m.Rate)}, number(m.Connections), errors,
-			cell{text: secondsText(p50(m.FirstByte))}, cell{text: secondsText(p99(m.FirstByte))}, probeCell(m.LastProbe, now), cell{text: why(m)})
+		t.add(backendRow(&members[i], now)...)
 	}
 	return t
+}
+
+// backendRow is a backend as a row of backendTable.
+func backendRow(m *api.BackendStatus, now time.Time) []cell {
+	failed := failedConnects(m)
+	errors := number(failed)
+	if failed > 0 {
+		errors.colour = yellow
+	}
+	return []cell{{text: m.Name}, stateCell(m), {text: shortDuration(now.Sub(m.Since))}, {text: weightText(m)}, {text: shareText(m)},
+		{text: activeText(m.Active, m.MaxConns)}, {text: rateText(m.Rate)}, number(m.Connections), errors,
+		{text: secondsText(p50(m.FirstByte))}, {text: secondsText(p99(m.FirstByte))}, probeCell(m.LastProbe, now), {text: why(m)}}
+}
+
+func failedConnects(m *api.BackendStatus) (n uint64) {
+	for _, times := range m.ConnectErrors {
+		n += times
+	}
+	return n
 }
 
 // p50 and p99 are quantiles of the last minute; 0 where nothing happened.

@@ -60,10 +60,15 @@ func showWorkers(c *call) error {
 	return err
 }
 
-// renderWorkers is a table of a pool's workers: each slot's, what is to replace it, and those that finish.
-func renderWorkers(pool string, st *api.WorkersStatus, now time.Time, colour bool) string {
-	up := 0
-	t := newTable("WORKER", "STATE", ">PID", ">FOR", ">CPU", ">MEMORY", ">RESTARTS", ">CRASHES", "BACKEND", "LAST EXIT", "WHY")
+// workerRow is a worker as a row of renderWorkers.
+type workerRow struct {
+	status            *api.WorkerStatus
+	restarts, crashes uint64 // of its slot; 0 for one that is not in it
+	cells             []cell
+}
+
+// workerRows are a pool's workers: each slot's, what is to replace it, and those that finish.
+func workerRows(pool string, st *api.WorkersStatus, now time.Time) (rows []workerRow) {
 	row := func(name string, w *api.WorkerStatus, restarts, crashes, last string) {
 		pid := "-"
 		if w.PID > 0 {
@@ -77,26 +82,38 @@ func renderWorkers(pool string, st *api.WorkersStatus, now time.Time, colour boo
 		if w.Text != "" {
 			why += "; it says: " + w.Text
 		}
-		t.add(cell{text: name}, workerStateCell(w.State), cell{text: pid}, cell{text: since}, cell{text: cpuText(w.Usage)}, cell{text: memoryText(w.Usage)}, cell{text: restarts}, crashCell(crashes),
-			cell{text: w.Backend}, cell{text: last}, cell{text: why})
+		rows = append(rows, workerRow{status: w, cells: []cell{{text: name}, workerStateCell(w.State), {text: pid}, {text: since}, {text: cpuText(w.Usage)},
+			{text: memoryText(w.Usage)}, {text: restarts}, crashCell(crashes), {text: w.Backend}, {text: last}, {text: why}}})
 	}
 	for i := range st.Slots {
 		s := &st.Slots[i]
-		name := pool + "/" + strconv.Itoa(s.Slot)
 		last := "-"
 		if e := s.LastExit; e != nil {
 			last = fmt.Sprintf("%s, %s ago", e.Reason, shortDuration(now.Sub(e.Time)))
 		}
-		if s.State == "up" {
-			up++
-		}
-		row(name, &s.WorkerStatus, strconv.FormatUint(s.Restarts, 10), strconv.FormatUint(crashesOf(s), 10), last)
+		row(pool+"/"+strconv.Itoa(s.Slot), &s.WorkerStatus, strconv.FormatUint(s.Restarts, 10), strconv.FormatUint(crashesOf(s), 10), last)
+		rows[len(rows)-1].restarts, rows[len(rows)-1].crashes = s.Restarts, crashesOf(s)
 		if s.Next != nil {
 			row("  next", s.Next, "", "", "")
 		}
 	}
 	for i := range st.Retired {
 		row("  was "+pool+"/"+strconv.Itoa(st.Retired[i].Slot), &st.Retired[i], "", "", "")
+	}
+	return rows
+}
+
+// renderWorkers is a table of a pool's workers.
+func renderWorkers(pool string, st *api.WorkersStatus, now time.Time, colour bool) string {
+	up := 0
+	for i := range st.Slots {
+		if st.Slots[i].State == "up" {
+			up++
+		}
+	}
+	t := newTable("WORKER", "STATE", ">PID", ">FOR", ">CPU", ">MEMORY", ">RESTARTS", ">CRASHES", "BACKEND", "LAST EXIT", "WHY")
+	for _, row := range workerRows(pool, st, now) {
+		t.add(row.cells...)
 	}
 	title := fmt.Sprintf("workers of %s: %d of %d up", printable.Text(pool), up, len(st.Slots))
 	if st.Restarting {

@@ -51,6 +51,7 @@ need socat socat
 need strace strace
 need promtool prometheus
 need prometheus prometheus
+need tmux tmux
 need python3 python3
 
 if [ -z "$packages" ]; then
