@@ -149,8 +149,8 @@ func checkDir(fd int) error {
 	return nil
 }
 
-// lockPatience is how long lockDir waits for a lock that another has. A process that an lb was starting when it
-// ended shares the lock until its execve(2), which closes it (flock(2)).
+// lockPatience is how long lockDir waits for a lock that another has. A process that an lb was starting when
+// it ended shares the lock until its execve(2), which closes it (flock(2)).
 const lockPatience = time.Second
 
 func lockDir(root *os.Root) (*os.File, error) {

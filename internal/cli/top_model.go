@@ -65,7 +65,7 @@ func newTopModel() *topModel {
 	for tab := range m.tables {
 		m.tables[tab].topSpec = &topSpecs[tab]
 		m.tables[tab].sorted = -1
-		m.tables[tab].arrange("")
+		m.tables[tab].sortAndFilter("")
 	}
 	return m
 }
@@ -292,7 +292,7 @@ func (t *topTable) set(rows []topRow) {
 		id = row.id
 	}
 	t.rows = rows
-	t.arrange(id)
+	t.sortAndFilter(id)
 }
 
 func (t *topTable) selected() *topRow {
@@ -310,7 +310,7 @@ func (t *topTable) setFilter(filter string) {
 		id = row.id
 	}
 	t.filter = filter
-	t.arrange(id)
+	t.sortAndFilter(id)
 }
 
 func (t *topTable) sortNext() {
@@ -329,8 +329,8 @@ func (t *topTable) reverse() {
 
 func (t *topTable) arrangeAndKeep() { t.setFilter(t.filter) }
 
-// arrange filters and sorts the rows, measures them, and selects the one of that id again.
-func (t *topTable) arrange(id string) {
+// sortAndFilter filters and sorts the rows, measures them, and selects the one of that id again.
+func (t *topTable) sortAndFilter(id string) {
 	filter := strings.ToLower(t.filter)
 	t.shown = t.shown[:0]
 	for i := range t.rows {
