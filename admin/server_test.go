@@ -131,7 +131,7 @@ func TestStatus_FieldNamesStay(t *testing.T) {
 	if err := json.Unmarshal(b, &top); err != nil {
 		t.Fatal(err)
 	}
-	wantKeys(t, "status", top, "accept_errors access_log_dropped handoff_ends_lost listeners log_dropped max_sessions pid pipes pools revision session_limit_reached sessions spliced_bytes started stopping upgrade_sessions upgrade_standstill_seconds upgrades uptime_seconds version")
+	wantKeys(t, "status", top, "accept_errors access_log_dropped handed_off_sessions handoff_ends_lost listeners log_dropped max_sessions pid pipes pools revision session_limit_reached sessions spliced_bytes started stopping upgrade_sessions upgrade_standstill_seconds upgrades uptime_seconds version")
 	first := func(v any) map[string]any { return v.([]any)[0].(map[string]any) }
 	wantKeys(t, "listener", first(top["listeners"]), "active addresses bytes_in bytes_out connections connections_per_second max_conns name pool refused")
 	pool := first(top["pools"])

@@ -75,6 +75,9 @@ func (n *nodeTalk) hear() (m map[string]any) {
 	for !bytes.Contains(n.in, []byte("\n")) {
 		buf, oob := make([]byte, 4096), make([]byte, 256)
 		size, rights, _, _, err := unix.Recvmsg(n.back, buf, oob, unix.MSG_CMSG_CLOEXEC)
+		if err == unix.EINTR { // a signal of the Go runtime
+			continue
+		}
 		if err != nil || size == 0 {
 			n.Fatalf("lb says nothing: %v", err)
 		}
