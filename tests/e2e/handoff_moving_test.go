@@ -58,7 +58,7 @@ func TestHandOff_SplitsAreExact(t *testing.T) {
 	for name, mode := range map[string]string{"given": "lb", "cluster": "node"} {
 		pool := handoffPool(t, mode, "", takers(t, mode, "")+"count = 2\n").Pools[0]
 		pool.Name = name
-		pool.Options = fmt.Sprintf("handoff = %q\n[pools.%s.workers]\n%scount = 2\n", mode, name, takers(t, mode, ""))
+		pool.Options = fmt.Sprintf("handoff = %q\nhandoff_timeout = \"20s\"\n[pools.%s.workers]\n%scount = 2\n", mode, name, takers(t, mode, ""))
 		config.Pools = append(config.Pools, pool)
 	}
 	l := startLB(t, config)
