@@ -219,10 +219,19 @@ func (p *Pool) newProcess(w *worker, pid int, start uint64, pidfd int) *process 
 			if strikes.Swap(false) {
 				session.strike()
 			}
-			if err := awaitEnd(f); err == nil {
+			err := awaitEnd(f)
+			if err == nil {
 				break
-			} else if !errors.Is(err, os.ErrDeadlineExceeded) {
+			}
+			switch {
+			case errors.Is(err, os.ErrClosed):
 				return
+			case !errors.Is(err, os.ErrDeadlineExceeded):
+				select { // the runtime could not put the pidfd into its epoll set
+				case <-time.After(unwatchedLook):
+				case <-ctx.Done():
+					return
+				}
 			}
 		}
 		for stops.Load() && session.lives() {
@@ -306,6 +315,9 @@ const (
 	// is sent again after killPause, killTries times.
 	killTries = 40
 	killPause = 200 * time.Millisecond
+	// unwatchedLook is how often a process is looked at that epoll(7) does not watch: the kernel had no
+	// memory for it, or the user no watch.
+	unwatchedLook = 100 * time.Millisecond
 	// membersLook is how often a worker that has ended is asked whether what it has started has, too.
 	membersLook = 20 * time.Millisecond
 	// reapPatience is how long a process that has ended may keep its exit status from lb: one that is traced
