@@ -52,7 +52,7 @@ func (p *Pool) Acquire(req *Request, w *Waiter) (*Backend, error) {
 	// A newcomer overtakes no waiter: whatever is free here is of no use to those who wait (see queue).
 	p.served = true
 	b := p.policy.Pick(req)
-	if b == nil { // apart, so that the way of most connections has no defer
+	if b == nil { // in a function of its own, so that most connections meet no defer
 		return p.acquireElseAndUnlock(req, w)
 	}
 	b.take()
@@ -68,8 +68,7 @@ func (p *Pool) acquireElseAndUnlock(req *Request, w *Waiter) (*Backend, error) {
 	if b == nil {
 		return nil, p.enqueueLocked(req, w)
 	}
-	b.take()
-	p.policy.Update(b)
+	p.takeLocked(b)
 	return b, nil
 }
 
@@ -153,6 +152,12 @@ func (p *Pool) offeredLocked(req *Request) (offered, untried bool) {
 		}
 	}
 	return offered, false
+}
+
+// takeLocked takes a slot of b, and updates the policy.
+func (p *Pool) takeLocked(b *Backend) {
+	b.take()
+	p.policy.Update(b)
 }
 
 // take takes a slot of b. The caller holds the pool's mutex and updates the policy. It is small enough to be

@@ -140,8 +140,7 @@ func (p *Pool) grantAllLocked(granted *grants) {
 }
 
 func (p *Pool) grantToLocked(w *Waiter, b *Backend, granted *grants) {
-	b.take()
-	p.policy.Update(b)
+	p.takeLocked(b)
 	p.dequeueLocked(w)
 	granted.add(w, b)
 }

@@ -63,18 +63,6 @@ func (c *Config) Room() (Room, error) {
 	return r, nil
 }
 
-// Batching returns "on" where lb would carry small exchanges in batches if it had this process's permissions,
-// and "off", with the reason, where it would not.
-func (c *Config) Batching() string {
-	if c.Proxy.Batching == proxy.BatchingOff {
-		return "off"
-	}
-	if err := proxy.TryBatching(); err != nil {
-		return fmt.Sprintf("off (%v; %s)", err, proxy.RingAdvice(err))
-	}
-	return "on"
-}
-
 // descriptors returns how many file descriptors lb needs for this config beside its sessions: each bind, a
 // probe of every backend at once, every worker with a successor, the control socket; and how many it should
 // have to spare, for connections to the control API, an upgrade, and a reload that adds a quarter more of

@@ -20,8 +20,21 @@ import (
 
 	"github.com/273ebdf9/lb/backends"
 	"github.com/273ebdf9/lb/health"
+	"github.com/273ebdf9/lb/proxy"
 	"github.com/273ebdf9/lb/supervisor"
 )
+
+// Batching returns "on" where lb would carry small exchanges in batches if it had this process's permissions,
+// and "off", with the reason, where it would not.
+func (c *Config) Batching() string {
+	if c.Proxy.Batching == proxy.BatchingOff {
+		return "off"
+	}
+	if err := proxy.TryBatching(); err != nil {
+		return fmt.Sprintf("off (%v; %s)", err, proxy.RingAdvice(err))
+	}
+	return "on"
+}
 
 // HostWarnings warns of what this config needs and this host has not, in the order of the file: directories,
 // addresses, users, programs and limits. All that keeps lb run from starting here is among it, but for what

@@ -173,7 +173,8 @@ func (l *loop) accept(a *acceptor) {
 
 // acceptOne takes one connection off the queue; false when there is none or lb cannot.
 func (l *loop) acceptOne(a *acceptor) bool {
-	if l.p.sessions.Add(1)-l.p.away.Load() > l.p.maxSessions.Load() { // the last place went to another loop
+	if l.p.sessions.Add(1)-l.p.handedOff.Load() > l.p.maxSessions.Load() {
+		// the last place went to another loop
 		l.p.sessions.Add(-1)
 		return false
 	}

@@ -25,9 +25,9 @@ const (
 const errNotDone = unix.ECANCELED
 
 // batch holds the directions of a round that have something to read and nothing else to do. Their receives go
-// to the kernel in one system call, and then their sends in another. What is saved is not so much the calls:
-// a send wakes whoever reads, who then preempts the loop; in a batch that happens once, after the last send
-// (docs/decisions.md, "batches through a ring").
+// to the kernel in one system call, and then their sends in another. That saves preemption more than calls:
+// each send wakes its reader, which preempts the loop; in a batch that happens once, after the last send
+// (docs/decisions.md, "small exchanges of a round go in batches through a ring").
 //
 // What must stay true:
 //
@@ -53,7 +53,8 @@ type batchItem struct {
 	sent  bool // something was received, and a send was tried
 }
 
-// openBatch makes the ring. Where there can be none it leaves it out, or fails when the config demands one.
+// openBatch makes the ring. Where the kernel refuses one, it fails if the config demands it, and notes why if
+// not.
 func (l *loop) openBatch() error {
 	b := &l.batch
 	if l.p.cfg.Batching == BatchingOff {
@@ -78,7 +79,7 @@ func (l *loop) openBatch() error {
 	return nil
 }
 
-// TryBatching reports whether this process may use an io_uring as the loops do: nil, or why not.
+// TryBatching returns nil if this process may use an io_uring as the loops do, and else why it may not.
 func TryBatching() error {
 	ring, err := uring.New(batchSize)
 	if err != nil {
@@ -99,15 +100,15 @@ func (c *Config) CheckHost() error {
 	return nil
 }
 
-// RingAdvice returns what an operator can do about an error of io_uring.
+// RingAdvice returns what an operator can do about an error of TryBatching.
 func RingAdvice(err error) string {
 	switch {
-	case errors.Is(err, unix.ENOSYS):
-		return "use Linux 5.18 or later, or a sandbox that allows io_uring"
 	case errors.Is(err, fs.ErrPermission):
 		return "set kernel.io_uring_disabled to 0, and let the sandbox allow io_uring_setup and io_uring_enter"
+	case errors.Is(err, unix.ENOMEM), errors.Is(err, unix.EMFILE), errors.Is(err, unix.ENFILE):
+		return "raise the limits on memory and descriptors"
 	}
-	return "raise the limits on memory and descriptors"
+	return "use Linux 5.18 or later, or a sandbox that allows io_uring"
 }
 
 // close gives the ring and the buffers back.

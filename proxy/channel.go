@@ -375,7 +375,7 @@ func (ch *Channel) tookLocked(h *handed, now time.Duration) {
 		return
 	}
 	h.setTaken(now)
-	ch.p.tookAway()
+	ch.p.countHandedOff()
 	b := ch.backend
 	b.Connected(now - h.since)
 	h.listener.Counters.Connections.Add(1)

@@ -93,7 +93,7 @@ func (t *takeover) handed(l *loop, s *session, v *SavedHanded) {
 	s.handed = h
 	t.p.handed.add(h)
 	if !v.Untaken {
-		t.p.away.Add(1)
+		t.p.handedOff.Add(1)
 		s.pool.Retake(b)
 		return
 	}

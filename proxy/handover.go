@@ -163,7 +163,7 @@ func (l *loop) release(s *session) {
 	if untaken {
 		s.pool.ReleaseUntaken(s.backend)
 	} else {
-		l.p.away.Add(-1)
+		l.p.handedOff.Add(-1)
 		s.pool.Release(s.backend)
 	}
 }

@@ -82,7 +82,7 @@ type Proxy struct {
 	cfg         Config
 	maxSessions atomic.Int64
 	sessions    atomic.Int64
-	away        atomic.Int64 // of sessions: taken by workers, so that lb holds no descriptor for them
+	handedOff   atomic.Int64 // of sessions: taken by workers, so that lb holds no descriptor for them
 	atLimit     atomic.Bool
 	reserve     atomic.Int32 // a spare fd, see acceptFailed; -1 while it is used
 	backlogs    backlogs
@@ -156,16 +156,15 @@ func (p *Proxy) ringLost(errno unix.Errno) {
 // Sessions is how many sessions there are now.
 func (p *Proxy) Sessions() int64 { return p.sessions.Load() }
 
-// HandedOff returns how many sessions are with workers that have taken them: max_sessions does not count
-// those.
-func (p *Proxy) HandedOff() int64 { return p.away.Load() }
+// HandedOff returns how many sessions workers have taken. max_sessions does not count those.
+func (p *Proxy) HandedOff() int64 { return p.handedOff.Load() }
 
 // counted returns how many sessions hold descriptors of lb, which max_sessions counts.
-func (p *Proxy) counted() int64 { return p.sessions.Load() - p.away.Load() }
+func (p *Proxy) counted() int64 { return p.sessions.Load() - p.handedOff.Load() }
 
-// tookAway counts a session that a worker has taken: there is room for another one.
-func (p *Proxy) tookAway() {
-	p.away.Add(1)
+// countHandedOff counts one more session that a worker has taken, which leaves room for another one.
+func (p *Proxy) countHandedOff() {
+	p.handedOff.Add(1)
 	p.wakeForRoom()
 }
 

@@ -70,6 +70,6 @@ func (l *loop) takeOverHanded(b *backends.Backend, cookie uint64, peer netip.Add
 	b.Pool().Retake(b)
 	ln.active.Add(1)
 	l.p.sessions.Add(1)
-	l.p.away.Add(1)
+	l.p.handedOff.Add(1)
 	l.sessions.Store(int64(l.table.used))
 }

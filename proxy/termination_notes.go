@@ -2,9 +2,9 @@ package proxy
 
 // TerminationNote explains terminations to who reads an access log, in docs/access-log.md.
 type TerminationNote struct {
-	Codes []string
-	Means string
-	Do    string
+	Codes []string // as Termination.String returns them; at least one
+	Means string   // what has happened, in Markdown
+	Do    string   // what an operator does about it, in Markdown
 }
 
 // TerminationNotes has every termination that a session can have. A test holds it against the code.

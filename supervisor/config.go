@@ -264,6 +264,17 @@ func checkDuration(key string, d time.Duration, zeroOK bool) error {
 	}
 }
 
+// Place returns how a worker is given its address: "{port}" or "{socket}", the placeholder that its command
+// or environment has; empty where it inherits a socket that listens.
+func (c *Config) Place() string {
+	for _, placeholder := range []string{"{port}", "{socket}"} {
+		if c.names(placeholder) {
+			return placeholder
+		}
+	}
+	return ""
+}
+
 // names reports whether the command or the environment uses a placeholder.
 func (c *Config) names(placeholder string) bool {
 	for _, arg := range c.Command {

@@ -23,12 +23,12 @@ type Listening struct {
 // Listens returns the sockets that a worker, whose pid is given, and what it has started listen on. looked is
 // false where lb may not look.
 func Listens(pid int) (all []Listening, looked bool) {
-	everyone, _ := everybody()
-	worker := map[int]bool{pid: true}
 	sockets, err := listeningSockets(pid)
 	if err != nil {
 		return nil, false
 	}
+	everyone, _ := everybody()
+	worker := map[int]bool{pid: true}
 	seen := map[string]bool{}
 	for _, r := range everyone {
 		if r.worker(worker, everyone) == 0 {
@@ -56,37 +56,39 @@ func Listens(pid int) (all []Listening, looked bool) {
 func listeningSockets(pid int) (map[string]string, error) {
 	all := map[string]string{}
 	dir := fmt.Sprintf("/proc/%d/net/", pid)
-	for _, name := range []string{"tcp", "tcp6", "unix"} {
-		f, err := os.Open(dir + name)
-		if errors.Is(err, os.ErrNotExist) && name != "tcp" {
-			continue
-		}
+	for _, name := range []string{"tcp", "tcp6"} {
+		err := eachListeningTCP(dir+name, func(fields []string) {
+			if address, ok := procAddress(fields[1]); ok {
+				all[fields[9]] = address
+			}
+		})
 		if err != nil {
 			return nil, err
 		}
-		lines := bufio.NewScanner(f)
-		lines.Scan() // the heading
-		for lines.Scan() {
-			fields := strings.Fields(lines.Text())
-			if name == "unix" {
-				// Num RefCount Protocol Flags Type St Inode Path; __SO_ACCEPTCON is 1<<16.
-				if len(fields) == 8 && fields[3] == "00010000" {
-					all[fields[6]] = "unix:" + fields[7]
-				}
-				continue
-			}
-			if len(fields) >= 10 && fields[3] == "0A" {
-				if address, ok := procAddress(fields[1]); ok {
-					all[fields[9]] = address
-				}
-			}
-		}
-		f.Close()
-		if err := lines.Err(); err != nil {
-			return nil, err
+	}
+	return all, addListeningUnix(dir+"unix", all)
+}
+
+// addListeningUnix adds the sockets that listen of a table such as /proc/net/unix. One that is not there is
+// an empty one.
+func addListeningUnix(path string, all map[string]string) error {
+	table, err := os.Open(path)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer table.Close()
+	lines := bufio.NewScanner(table)
+	lines.Scan() // the heading
+	for lines.Scan() {
+		// Num RefCount Protocol Flags Type St Inode Path; __SO_ACCEPTCON is 1<<16.
+		if fields := strings.Fields(lines.Text()); len(fields) == 8 && fields[3] == "00010000" {
+			all[fields[6]] = "unix:" + fields[7]
 		}
 	}
-	return all, nil
+	return lines.Err()
 }
 
 // procAddress reads an address as /proc/net/tcp has it: 32-bit words in the machine's byte order, and a port.

@@ -43,8 +43,8 @@ func (u *users) has(uid int) bool {
 }
 
 // KillOrphans kills what descends from lb and runs as the user of one of its workers, unless that is lb's own
-// user or root. It is for the end of lb, when no worker is wanted any more and
-// nobody waits for a child. It returns how many it killed.
+// user or root, and returns how many it killed. It also reaps children of lb that have ended: call it when lb
+// ends and waits for none of them any more.
 func (d *Dir) KillOrphans() (n int) {
 	if !knowsDescendants() {
 		return 0

@@ -108,32 +108,41 @@ func hexAddress(ip net.IP) string {
 // listeners returns the sockets that take connections to 127.0.0.1:port.
 func listeners(port int) (all []listener, err error) {
 	for path, addresses := range loopback {
-		f, err := os.Open(path)
-		if errors.Is(err, os.ErrNotExist) && strings.HasSuffix(path, "6") {
-			continue // a kernel without IPv6
-		}
-		if err != nil {
-			return nil, err
-		}
-		lines := bufio.NewScanner(f)
-		lines.Scan() // the heading
-		for lines.Scan() {
-			fields := strings.Fields(lines.Text())
-			const listens = "0A"
-			if len(fields) < 10 || fields[3] != listens {
-				break // those that listen come first
-			}
+		err := eachListeningTCP(path, func(fields []string) {
 			address, number, _ := strings.Cut(fields[1], ":")
 			if n, err := strconv.ParseUint(number, 16, 16); err != nil || int(n) != port || !slices.Contains(addresses, address) {
-				continue
+				return
 			}
 			uid, _ := strconv.Atoi(fields[7])
 			all = append(all, listener{inode: fields[9], uid: uid})
-		}
-		f.Close()
-		if err := lines.Err(); err != nil {
+		})
+		if err != nil {
 			return nil, err
 		}
 	}
 	return all, nil
+}
+
+// eachListeningTCP calls f with the fields of every socket that listens, of a table such as /proc/net/tcp.
+// A table for IPv6 that is not there is an empty one.
+func eachListeningTCP(path string, f func(fields []string)) error {
+	table, err := os.Open(path)
+	if errors.Is(err, os.ErrNotExist) && strings.HasSuffix(path, "6") {
+		return nil // a kernel without IPv6
+	}
+	if err != nil {
+		return err
+	}
+	defer table.Close()
+	lines := bufio.NewScanner(table)
+	lines.Scan() // the heading
+	for lines.Scan() {
+		fields := strings.Fields(lines.Text())
+		const listens = "0A"
+		if len(fields) < 10 || fields[3] != listens {
+			break // those that listen come first
+		}
+		f(fields)
+	}
+	return lines.Err()
 }

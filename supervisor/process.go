@@ -219,19 +219,10 @@ func (p *Pool) newProcess(w *worker, pid int, start uint64, pidfd int) *process 
 			if strikes.Swap(false) {
 				session.strike()
 			}
-			err := awaitEnd(f)
-			if err == nil {
+			if err := awaitEnd(ctx, f); err == nil {
 				break
-			}
-			switch {
-			case errors.Is(err, os.ErrClosed):
+			} else if !errors.Is(err, os.ErrDeadlineExceeded) {
 				return
-			case !errors.Is(err, os.ErrDeadlineExceeded):
-				select { // the runtime could not put the pidfd into its epoll set
-				case <-time.After(unwatchedLook):
-				case <-ctx.Done():
-					return
-				}
 			}
 		}
 		for stops.Load() && session.lives() {
@@ -334,17 +325,27 @@ func again(n int, do func() error) {
 	})
 }
 
-// awaitEnd returns when the process of a pidfd has ended, or an error when f was interrupted before.
-func awaitEnd(f *os.File) error {
+// awaitEnd returns nil when the process of a pidfd has ended. The error is os.ErrDeadlineExceeded when it is
+// time to look at what else there is to do, os.ErrClosed when f is closed, or ctx's.
+func awaitEnd(ctx context.Context, f *os.File) error {
 	raw, err := f.SyscallConn()
 	if err != nil {
 		return err
 	}
-	return raw.Read(func(fd uintptr) bool {
+	err = raw.Read(func(fd uintptr) bool {
 		polled := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
 		n, e := unix.Poll(polled, 0)
 		return e == nil && n > 0
 	})
+	if err == nil || errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(err, os.ErrClosed) {
+		return err
+	}
+	select { // the runtime could not put the pidfd into its epoll set
+	case <-time.After(unwatchedLook):
+		return os.ErrDeadlineExceeded
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 }
 
 // reap takes the exit status of a process that has ended, and returns it in words. It never waits for long: a

@@ -1,10 +1,13 @@
 package api
 
+// CauseNone is the Cause of a backend with which nothing is wrong.
+const CauseNone = "none"
+
 // Diagnosis is what is wrong with one backend, or with a slot whose worker has none.
 type Diagnosis struct {
 	// Subject is POOL/BACKEND, or POOL/SLOT.
 	Subject string `json:"subject"`
-	// Cause names the cause, as docs/troubleshooting.md has it; "none" where nothing is wrong.
+	// Cause names the cause, as docs/troubleshooting.md has it, or CauseNone.
 	Cause string `json:"cause"`
 	// Headline says the cause in words, Do what to do about it.
 	Headline string   `json:"headline"`

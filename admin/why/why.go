@@ -12,9 +12,6 @@ import (
 	"github.com/273ebdf9/lb/admin/api"
 )
 
-// None is the cause of a backend with which nothing is wrong.
-const None = "none"
-
 // Setup is what the config asks for.
 type Setup struct {
 	// Health is the type of watching, Interval its interval, Fall how many failures take a backend down.
@@ -67,7 +64,7 @@ type Facts struct {
 
 // Diagnose applies the rules.
 func Diagnose(f *Facts) api.Diagnosis {
-	d := api.Diagnosis{Subject: f.subject(), Cause: None, Do: []string{}, Also: []string{}, Facts: f.list(), History: f.Events}
+	d := api.Diagnosis{Subject: f.subject(), Cause: api.CauseNone, Do: []string{}, Also: []string{}, Facts: f.list(), History: f.Events}
 	if d.History == nil {
 		d.History = []api.Event{}
 	}
@@ -76,13 +73,13 @@ func Diagnose(f *Facts) api.Diagnosis {
 		says := r.holds(f)
 		switch {
 		case says == "":
-		case d.Cause == None:
+		case d.Cause == api.CauseNone:
 			d.Cause, d.Headline, d.Do = r.cause, says, r.do(f)
 		case !r.general:
 			d.Also = append(d.Also, says)
 		}
 	}
-	if d.Cause == None {
+	if d.Cause == api.CauseNone {
 		d.Headline = f.fine()
 	}
 	return d
@@ -93,7 +90,7 @@ func Pool(st *api.PoolStatus, all []api.Diagnosis) api.PoolDiagnosis {
 	p := api.PoolDiagnosis{Pool: st.Name, Backends: []api.Diagnosis{}}
 	for _, wrong := range []bool{true, false} {
 		for _, d := range all {
-			if (d.Cause != None) == wrong {
+			if (d.Cause != api.CauseNone) == wrong {
 				p.Backends = append(p.Backends, d)
 			}
 		}

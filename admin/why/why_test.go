@@ -90,7 +90,7 @@ func TestDiagnose_NamesTheCause(t *testing.T) {
 
 func TestDiagnose_SaysThatNothingIsWrong(t *testing.T) {
 	f := Facts{Now: now, Pool: "app", Backend: backend("w1", "127.0.0.1:9001", "")}
-	if d := Diagnose(&f); d.Cause != None || d.Headline != "nothing is wrong: up for 12s" || len(d.Do) != 0 || len(d.Also) != 0 {
+	if d := Diagnose(&f); d.Cause != api.CauseNone || d.Headline != "nothing is wrong: up for 12s" || len(d.Do) != 0 || len(d.Also) != 0 {
 		t.Errorf("got %+v; want nothing wrong", d)
 	}
 }
@@ -111,8 +111,8 @@ func TestDiagnose_DoesNotBlameTheInnocent(t *testing.T) {
 		facts Facts
 		want  string
 	}{
-		"one that recovered":            {old, None},
-		"one whose heartbeat comes":     {beats, None},
+		"one that recovered":            {old, api.CauseNone},
+		"one whose heartbeat comes":     {beats, api.CauseNone},
 		"one with a port for debugging": {place, "starting"},
 	} {
 		if d := Diagnose(&c.facts); d.Cause != c.want {
@@ -123,7 +123,7 @@ func TestDiagnose_DoesNotBlameTheInnocent(t *testing.T) {
 
 func TestPool_ThoseWithACauseComeFirst(t *testing.T) {
 	st := api.PoolStatus{Name: "app", Selectable: 1, Backends: []api.BackendStatus{{Name: "w1"}, {Name: "w2"}}, Queue: api.QueueStatus{Length: 2, Size: 10}}
-	p := Pool(&st, []api.Diagnosis{{Subject: "app/w1", Cause: None}, {Subject: "app/w2", Cause: "refused"}})
+	p := Pool(&st, []api.Diagnosis{{Subject: "app/w1", Cause: api.CauseNone}, {Subject: "app/w2", Cause: "refused"}})
 	if p.Headline != "1 of 2 take new connections; 2 of 10 wait in the queue" || p.Backends[0].Subject != "app/w2" {
 		t.Errorf("got %+v; want app/w2 first", p)
 	}

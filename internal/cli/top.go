@@ -56,7 +56,7 @@ func showTop(c *call) error {
 		return err
 	}
 	// Without negotiation nothing waits for a terminal that does not answer. Text from lb is escaped when it
-	// comes (topCell); the screen holds back what would get past that.
+	// comes (newTopCell); the screen holds back what would get past that.
 	screen, err := tcell.NewScreen(tcell.OptNegotiation(false), tcell.OptSanitizeContent(true))
 	if err == nil {
 		err = screen.Init()

@@ -319,15 +319,16 @@ func (t *topTable) sortNext() {
 		t.sorted = -1
 	}
 	t.descending = t.sorted >= 0 && t.columns[t.sorted].number
-	t.arrangeAndKeep()
+	t.sortAgain()
 }
 
 func (t *topTable) reverse() {
 	t.descending = !t.descending
-	t.arrangeAndKeep()
+	t.sortAgain()
 }
 
-func (t *topTable) arrangeAndKeep() { t.setFilter(t.filter) }
+// sortAgain sorts the rows after a change of the order, and keeps the selection.
+func (t *topTable) sortAgain() { t.setFilter(t.filter) }
 
 // sortAndFilter filters and sorts the rows, measures them, and selects the one of that id again.
 func (t *topTable) sortAndFilter(id string) {

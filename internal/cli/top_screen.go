@@ -40,12 +40,13 @@ d                          drain the backend: no new connections, its sessions m
 r                          ready: it gets new connections again
 m                          maint: switch it off
 
-Ctrl-L                     draw all anew
+Ctrl-L                     draw the screen again
 q, Ctrl-C                  quit
 
 Each change is asked back. Any key leaves this help.`
 
-// draw draws all: what lb is, the tabs, the rows, the selected row's reason, and a line for messages.
+// draw draws the whole screen: what lb is, the tabs, the rows, the selected row's reason, and a line for
+// messages.
 func (m *topModel) draw(g topGrid) {
 	w, h := g.Size()
 	g.Fill(' ', tcell.StyleDefault)

@@ -69,7 +69,7 @@ func renderPoolDiagnosis(p *api.PoolDiagnosis, now time.Time, colour bool) strin
 	fine := 0
 	for i := range p.Backends {
 		d := &p.Backends[i]
-		if d.Cause == noCause {
+		if d.Cause == api.CauseNone {
 			fine++
 			continue
 		}
@@ -81,14 +81,11 @@ func renderPoolDiagnosis(p *api.PoolDiagnosis, now time.Time, colour bool) strin
 	return b.String()
 }
 
-// noCause is the cause of a backend with which nothing is wrong.
-const noCause = "none"
-
 // renderDiagnosis is the headline, what to do, and, if all is asked for, what they rest on.
 func renderDiagnosis(d *api.Diagnosis, now time.Time, colour, all bool) string {
 	var b strings.Builder
 	headline := cell{text: d.Headline, colour: red}
-	if d.Cause == noCause {
+	if d.Cause == api.CauseNone {
 		headline.colour = green
 	}
 	fmt.Fprintf(&b, "%s: %s\n", printable.Text(d.Subject), headline.render(0, false, colour))

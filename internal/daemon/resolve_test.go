@@ -59,14 +59,23 @@ func TestUpgrade_LookUpOfANameHoldsNoLock(t *testing.T) {
 	go func() {
 		ended <- second(r.Upgrade(context.Background(), api.UpgradeRequest{Binary: filepath.Join(r.dir, "none"), DryRun: true}, nil, "test"))
 	}()
+	duringLookUps(t, lookups, ended, func(n int) {
+		if !r.changing.TryLock() {
+			t.Errorf("look-up %d: the lock of changes is held", n)
+		} else {
+			r.changing.Unlock()
+		}
+	})
+}
+
+// duringLookUps calls f with the number of each look-up while that waits for its answer, until what asks has
+// ended. There must be at least one.
+func duringLookUps(t *testing.T, lookups <-chan chan struct{}, ended <-chan error, f func(n int)) {
+	t.Helper()
 	for n := 0; ; n++ {
 		select {
 		case answer := <-lookups:
-			if !r.changing.TryLock() {
-				t.Errorf("look-up %d: the lock of changes is held", n)
-			} else {
-				r.changing.Unlock()
-			}
+			f(n)
 			close(answer)
 			continue
 		case <-ended:
@@ -98,23 +107,13 @@ func TestReload_LookUpOfANameHoldsUpNoOtherChange(t *testing.T) {
 			lookups := slowNameServer(t)
 			ended := make(chan error, 1)
 			go func() { ended <- do(r) }()
-			for n := 0; ; n++ {
-				select {
-				case answer := <-lookups:
-					ctx, cancel := context.WithTimeout(t.Context(), time.Second)
-					if _, err := r.client().SetWeight(ctx, "app", "w1", n); err != nil {
-						t.Errorf("weight during look-up %d: got %v; want it changed", n, err)
-					}
-					cancel()
-					close(answer)
-					continue
-				case <-ended:
+			duringLookUps(t, lookups, ended, func(n int) {
+				ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+				defer cancel()
+				if _, err := r.client().SetWeight(ctx, "app", "w1", n); err != nil {
+					t.Errorf("weight during look-up %d: got %v; want it changed", n, err)
 				}
-				if n == 0 {
-					t.Error("nothing was looked up; the test shows nothing")
-				}
-				return
-			}
+			})
 		})
 	}
 }

@@ -4,7 +4,7 @@ package logs
 type AccessField struct {
 	Text  string // its name in a line of text; empty where that has none
 	JSON  string // its key in JSON; empty where that has none
-	Means string
+	Means string // what it is, in Markdown
 }
 
 // AccessFields are the fields in the order of a line of text. A test holds them against Entry.

@@ -2,7 +2,6 @@ package daemon
 
 import (
 	"cmp"
-	"strings"
 
 	"github.com/273ebdf9/lb/admin/why"
 	"github.com/273ebdf9/lb/backends"
@@ -32,25 +31,9 @@ func (d *daemon) setup(pool *backends.Pool, b *backends.Backend) why.Setup {
 	}
 	if watched && checker.workers != nil {
 		cfg := checker.workers.cfg.Load()
-		s.Ready, s.StartTimeout, s.Place = cfg.Ready, cfg.StartTimeout, place(cfg)
+		s.Ready, s.StartTimeout, s.Place = cfg.Ready, cfg.StartTimeout, cfg.Place()
 	}
 	return s
-}
-
-// place is how the workers of a config are given their address.
-func place(cfg *supervisor.Config) string {
-	words := append([]string{}, cfg.Command...)
-	for _, value := range cfg.Env {
-		words = append(words, value)
-	}
-	for _, name := range []string{"{port}", "{socket}"} {
-		for _, word := range words {
-			if strings.Contains(word, name) {
-				return name
-			}
-		}
-	}
-	return ""
 }
 
 // listening is where a worker and what it has started listen.
