@@ -31,6 +31,7 @@ const errNotDone = unix.ECANCELED
 //
 // What must stay true:
 //
+//   - A direction is in it once: it holds what one wait for events has reported (dispatchAll).
 //   - Nothing is in flight when runBatch returns: a freeze, or a close, never meets a batch that is under way.
 //   - No session is closed between the first receive and the last send: the descriptor in an operation is
 //     its session's until the operation is done.
@@ -130,7 +131,7 @@ func (l *loop) plain(s *session, src int) bool {
 		d.flags&(dirSplicing|dirEOF|dirBroken|dirSettling) == 0
 }
 
-// addToBatch has the direction carried by the end of the round.
+// addToBatch has the direction carried when the events of this wait are handled.
 func (l *loop) addToBatch(s *session, src int) {
 	b := &l.batch
 	b.items = append(b.items, batchItem{ref: s.ref(), src: int32(src)})

@@ -125,3 +125,21 @@ func TestBatching_LosesNothingWhenTheRingIsRefused(t *testing.T) {
 		t.Error("no loop has given its ring up")
 	}
 }
+
+// TestBatching_IsOverBeforeADeadlineIsJudged: a deadline is judged after what has arrived is carried, and a
+// direction that two waits report is not twice in a batch.
+func TestBatching_IsOverBeforeADeadlineIsJudged(t *testing.T) {
+	r := newRig(t, func(s *setup) { s.proxy.Loops = 1 }, serve(t, unixSocket, echo).address)
+	c := r.dial()
+	send(r, c, []byte("hello"))
+	receive(r, c, "hello")
+	before := r.proxy.BytesBeforeDeadlines(func() {})
+	got := r.proxy.BytesBeforeDeadlines(func() {
+		if _, err := c.Write([]byte("12345")); err != nil {
+			t.Error(err)
+		}
+	})
+	if got < before+5 {
+		t.Errorf("bytes carried when deadlines are judged: got %d; want at least %d", got, before+5)
+	}
+}

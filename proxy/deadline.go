@@ -23,10 +23,7 @@ func (l *loop) expire(fire func(*session)) {
 	most := 2*l.table.used/len(l.events) + 2 // enough for every end to be heard
 	for n := len(l.events); n == len(l.events) && most > 0; most-- {
 		n = epollWait(l.epfd, l.events, 0)
-		for i := range n {
-			l.dispatch(&l.events[i])
-		}
-		l.acceptPending()
+		l.dispatchAll(n)
 	}
 	l.wheel.expire(l.now, fire)
 }

@@ -145,6 +145,18 @@ func (p *Proxy) InjectStaleEvents(mask uint32) {
 	}
 }
 
+// BytesBeforeDeadlines has the only loop judge its deadlines, after prepare has run while the loop sees
+// nothing. It
+// returns how many bytes were carried by then.
+func (p *Proxy) BytesBeforeDeadlines(prepare func()) (bytes uint64) {
+	p.loops[0].call(func(l *loop) {
+		prepare()
+		l.expire(func(*session) {})
+		l.table.each(func(s *session) { bytes += s.dirs[client].bytes + s.dirs[backend].bytes })
+	})
+	return bytes
+}
+
 // TimeoutPrecision is how much later than its deadline a timeout may come.
 const TimeoutPrecision = wheelTick + 10*time.Millisecond
 

@@ -149,11 +149,7 @@ func (l *loop) run() {
 		l.now = l.p.since()
 		l.moved = 0
 		l.waiting.note(l.now, n)
-		for i := range n {
-			l.dispatch(&l.events[i])
-		}
-		l.runBatch()
-		l.acceptPending()
+		l.dispatchAll(n)
 		if l.resumeAt != 0 {
 			l.tryResume()
 		}
@@ -176,6 +172,16 @@ func (l *loop) run() {
 		}
 	}
 	l.pipes.close(&l.p.Stats)
+}
+
+// dispatchAll handles the first n events, which came of one wait. A batch ends with them: two waits may
+// report the same end, and what is judged next must know what has arrived.
+func (l *loop) dispatchAll(n int) {
+	for i := range n {
+		l.dispatch(&l.events[i])
+	}
+	l.runBatch()
+	l.acceptPending()
 }
 
 // dispatch handles one event.
