@@ -197,10 +197,13 @@ func (l *loop) sendBatch() {
 		if !item.sent {
 			continue
 		}
-		if item.errno = b.results[i].Errno; item.errno == errNotDone {
-			item.errno = unix.EAGAIN // it goes out of the buffer when the destination is writable
+		s, data := l.table.find(item.ref), b.buffers[i][:item.n]
+		n, errno := int(b.results[i].N), b.results[i].Errno
+		if errno == errNotDone {
+			n, errno = send(s.ends[1-item.src].fd, data)
 		}
-		l.sent(l.table.find(item.ref), int(item.src), b.buffers[i][:item.n], int(b.results[i].N), item.errno)
+		l.sent(s, int(item.src), data, n, errno)
+		item.errno = errno
 	}
 }
 

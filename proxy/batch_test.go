@@ -143,3 +143,20 @@ func TestBatching_IsOverBeforeADeadlineIsJudged(t *testing.T) {
 		t.Errorf("bytes carried when deadlines are judged: got %d; want at least %d", got, before+5)
 	}
 }
+
+// TestBatching_SendsWithoutTheRingThatItReceivedWith: no event would wake a send that was never refused.
+func TestBatching_SendsWithoutTheRingThatItReceivedWith(t *testing.T) {
+	needRing(t)
+	if *batching == proxy.BatchingOff {
+		t.Skip("-batching off: there is no ring")
+	}
+	for _, kind := range []string{unixSocket, tcpSocket} {
+		r := newRig(t, func(s *setup) { s.proxy.Loops = 1 }, serve(t, kind, echo).address)
+		c := r.dial()
+		send(r, c, []byte("hello"))
+		receive(r, c, "hello")
+		r.proxy.BatchInTwo(func() { send(r, c, []byte("again")) }, func() { breakRings(t) })
+		receive(r, c, "again")
+		c.Close()
+	}
+}

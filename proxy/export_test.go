@@ -157,6 +157,26 @@ func (p *Proxy) BytesBeforeDeadlines(prepare func()) (bytes uint64) {
 	return bytes
 }
 
+// BatchInTwo has the only loop carry what its clients have sent by the end of prepare in one batch, with
+// meanwhile between the receives and the sends.
+func (p *Proxy) BatchInTwo(prepare, meanwhile func()) {
+	p.loops[0].call(func(l *loop) {
+		l.runBatch()
+		prepare()
+		l.table.each(func(s *session) {
+			s.ends[client].flags |= endReadable
+			l.addToBatch(s, client)
+		})
+		l.receiveBatch()
+		meanwhile()
+		l.sendBatch()
+		for i := range l.batch.items {
+			l.finishItem(&l.batch.items[i])
+		}
+		l.batch.items = l.batch.items[:0]
+	})
+}
+
 // TimeoutPrecision is how much later than its deadline a timeout may come.
 const TimeoutPrecision = wheelTick + 10*time.Millisecond
 
