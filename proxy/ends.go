@@ -107,28 +107,44 @@ func portOf(fd int32) uint16 { return localAddr(fd).Port() }
 
 // hearEnds is the goroutine that hears of ends, until the subscription is closed.
 func (p *Proxy) hearEnds(ends *sockdiag.Ends) {
-	p.reconcile() // of before it listened
-	batches := make([][]handedEnd, len(p.loops))
-	for into := make([]sockdiag.Socket, 256); ; {
-		n, err := ends.Read(into)
-		p.handed.mu.Lock()
-		for i := range into[:n] {
-			if h := p.handed.all[into[i].Cookie]; h != nil {
-				delete(p.handed.all, h.cookie)
-				batches[h.loop.id] = append(batches[h.loop.id], carried(h, &into[i]))
-			}
-		}
-		p.handed.mu.Unlock()
-		p.postEnds(batches)
-		switch {
+	h := endReader{p: p, ends: ends, into: make([]sockdiag.Socket, 256), batches: make([][]handedEnd, len(p.loops))}
+	h.reconcile() // of before it listened
+	for {
+		switch err := h.handle(ends.Read(h.into)); {
 		case err == nil:
 		case errors.Is(err, sockdiag.ErrOverflow):
 			p.Stats.EndsLost.Add(1)
-			p.reconcile()
+			h.reconcile()
+		case errors.Is(err, os.ErrDeadlineExceeded):
+			h.reconcile()
 		default:
 			return // closed
 		}
 	}
+}
+
+// endReader is what the goroutine hearEnds works with.
+type endReader struct {
+	p       *Proxy
+	ends    *sockdiag.Ends
+	into    []sockdiag.Socket
+	batches [][]handedEnd        // by loop
+	missing map[uint64]time.Time // whose sockets were not listed, and since when
+}
+
+// handle gives the loops the first n ends that were read, and returns err.
+func (r *endReader) handle(n int, err error) error {
+	t := &r.p.handed
+	t.mu.Lock()
+	for i := range r.into[:n] {
+		if h := t.all[r.into[i].Cookie]; h != nil {
+			delete(t.all, h.cookie)
+			r.batches[h.loop.id] = append(r.batches[h.loop.id], carried(h, &r.into[i]))
+		}
+	}
+	t.mu.Unlock()
+	r.p.postEnds(r.batches)
+	return err
 }
 
 // carried returns what a connection has carried until its end. The kernel counts an acknowledged FIN as a
@@ -152,38 +168,54 @@ func (p *Proxy) postEnds(batches [][]handedEnd) {
 	}
 }
 
-// reconcileRetry is how soon a list that could not be had is asked for again.
-const reconcileRetry = 100 * time.Millisecond
+const (
+	// reconcileRetry is how soon a list that could not be had is asked for again.
+	reconcileRetry = 100 * time.Millisecond
+	// messageDelay is how much later than a socket goes the message of its end may come.
+	messageDelay = 500 * time.Millisecond
+)
 
-// reconcile compares the table with the sockets that there are: what is not there any more has ended, untold.
-func (p *Proxy) reconcile() {
-	p.handed.mu.Lock()
-	before := make(map[uint64]*handed, len(p.handed.all)) // not those that are given while the kernel lists
-	for cookie, h := range p.handed.all {
-		before[cookie] = h
-	}
-	p.handed.mu.Unlock()
-	if len(before) == 0 {
+// reconcile compares the table with the sockets that there are: what is not there any more, and is still not
+// a while later, has ended untold. The kernel takes a socket off its lists at once, and tells of its end by a
+// work queue of its own (sock_diag_broadcast_destroy): a message may be under way, and only it says what the
+// connection has carried.
+func (r *endReader) reconcile() {
+	p, t := r.p, &r.p.handed
+	r.ends.WaitUntil(time.Time{})
+	t.mu.Lock()
+	missing := maps.Clone(t.all) // not those that are given while the kernel lists
+	t.mu.Unlock()
+	if len(missing) == 0 {
+		r.missing = nil
 		return
 	}
-	for port := range p.handed.portsNow() {
-		if err := p.diag.Sockets(port, func(s *sockdiag.Socket) { delete(before, s.Cookie) }); err != nil {
-			if !errors.Is(err, os.ErrClosed) {
-				time.AfterFunc(reconcileRetry, p.reconcile)
-			}
+	for port := range t.portsNow() {
+		if err := p.diag.Sockets(port, func(s *sockdiag.Socket) { delete(missing, s.Cookie) }); err != nil {
+			r.ends.WaitUntil(time.Now().Add(reconcileRetry))
 			return
 		}
 	}
-	batches := make([][]handedEnd, len(p.loops))
-	p.handed.mu.Lock()
-	for cookie, h := range before {
-		if p.handed.all[cookie] == h {
-			delete(p.handed.all, cookie)
-			batches[h.loop.id] = append(batches[h.loop.id], handedEnd{h: h})
+	before := r.missing
+	r.missing = map[uint64]time.Time{}
+	now := time.Now()
+	t.mu.Lock()
+	for cookie, h := range missing {
+		switch since, again := before[cookie]; {
+		case t.all[cookie] != h: // the message has come
+		case !again:
+			r.missing[cookie] = now
+		case now.Sub(since) < messageDelay:
+			r.missing[cookie] = since
+		default:
+			delete(t.all, cookie)
+			r.batches[h.loop.id] = append(r.batches[h.loop.id], handedEnd{h: h})
 		}
 	}
-	p.handed.mu.Unlock()
-	p.postEnds(batches)
+	t.mu.Unlock()
+	p.postEnds(r.batches)
+	if len(r.missing) > 0 {
+		r.ends.WaitUntil(now.Add(messageDelay))
+	}
 }
 
 // reported is told by a worker that a connection has ended. It reports whether there is such a connection.

@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"net/netip"
+	"time"
 
 	"github.com/273ebdf9/lb/backends"
 	"github.com/273ebdf9/lb/internal/sockdiag"
@@ -44,7 +45,7 @@ func (p *Proxy) Recount(b *backends.Backend, sockets map[uint32]bool) (int, erro
 			l.takeOverHanded(b, x.cookie, x.client, x.ln)
 		}
 	})
-	p.reconcile() // of those that have ended meanwhile nobody has told
+	p.endings.WaitUntil(time.Now()) // for a reconcile: of those that have ended meanwhile nobody has told
 	return len(all), nil
 }
 

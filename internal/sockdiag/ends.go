@@ -1,10 +1,12 @@
 package sockdiag
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"slices"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -15,8 +17,8 @@ const endsBuffer = 8 << 20
 
 // Ends hears of each TCP socket of the network namespace that ends, if its local port is one of those it was
 // told. The kernel tells when it frees a socket: no process holds it any more and both sides are done with
-// it. So it hears of a socket whose process crashed too. One goroutine reads; Close and SetPorts may come
-// from others.
+// it. So it hears of a socket whose process crashed too. One goroutine reads; Close, SetPorts and
+// WaitUntil may come from others.
 type Ends struct {
 	file *os.File
 	raw  syscall.RawConn
@@ -109,11 +111,18 @@ func (e *Ends) Read(into []Socket) (n int, err error) {
 	e.into, e.n, e.failed = into, 0, nil
 	err = e.raw.Read(e.readAll)
 	e.into = nil
-	if err != nil {
-		return e.n, os.ErrClosed // of a file that is read without a deadline
+	switch {
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		return e.n, os.ErrDeadlineExceeded
+	case err != nil:
+		return e.n, os.ErrClosed
 	}
 	return e.n, e.failed
 }
+
+// WaitUntil has a Read that still waits at a time return os.ErrDeadlineExceeded; the zero time: it waits for
+// ever.
+func (e *Ends) WaitUntil(t time.Time) { _ = e.file.SetReadDeadline(t) }
 
 // readFrom reads until nothing is left or into is full. It reports false to wait for more.
 func (e *Ends) readFrom(fd uintptr) (done bool) {
