@@ -21,9 +21,6 @@ const (
 	batchFrom = 4
 )
 
-// errNotDone is the result of an operation that the ring has not done.
-const errNotDone = unix.ECANCELED
-
 // batch holds the directions of a round that have something to read and nothing else to do. Their receives go
 // to the kernel in one system call, and then their sends in another. That saves preemption more than calls:
 // each send wakes its reader, which preempts the loop; in a batch that happens once, after the last send
@@ -35,8 +32,8 @@ const errNotDone = unix.ECANCELED
 //   - Nothing is in flight when runBatch returns: a freeze, or a close, never meets a batch that is under way.
 //   - No session is closed between the first receive and the last send: the descriptor in an operation is
 //     its session's until the operation is done.
-//   - What was sent is counted, and what was not is buffered, for the whole batch before the first session
-//     may end: a session's other direction may be in the same batch.
+//   - What was read, sent and left is noted for the whole batch before the first session may end or go on: a
+//     session's other direction may be in the same batch, and whatever ends one carries the other on.
 type batch struct {
 	ring    *uring.Ring // nil: there are no batches
 	buffers [][]byte    // not of Go's heap; the i-th item's
@@ -150,10 +147,7 @@ func (l *loop) runBatch() {
 		l.receiveBatch()
 		l.sendBatch()
 	}
-	for i := range b.items {
-		l.finishItem(&b.items[i])
-	}
-	b.items = b.items[:0]
+	l.finishBatch()
 }
 
 // receiveBatch reads for every item whose direction is still plain: an event of the other end may have
@@ -162,15 +156,19 @@ func (l *loop) receiveBatch() {
 	b := &l.batch
 	for i := range b.items {
 		item := &b.items[i]
-		item.errno = errNotDone
-		b.results[i] = uring.Result{Errno: errNotDone}
+		item.errno = uring.NotDone
+		b.results[i] = uring.Result{Errno: uring.NotDone}
 		if s := l.table.find(item.ref); s != nil && l.plain(s, int(item.src)) {
 			b.ring.Recv(s.ends[item.src].fd, b.buffers[i], i)
 		}
 	}
 	l.doBatch()
 	for i := range b.items {
-		b.items[i].n, b.items[i].errno = b.results[i].N, b.results[i].Errno
+		item := &b.items[i]
+		item.n, item.errno = b.results[i].N, b.results[i].Errno
+		if item.errno == unix.EAGAIN {
+			l.table.find(item.ref).ends[item.src].flags &^= endReadable
+		}
 	}
 }
 
@@ -185,7 +183,7 @@ func (l *loop) sendBatch() {
 		s := l.table.find(item.ref)
 		src := int(item.src)
 		l.received(s, src, int(item.n), int(item.n) == batchBuffer)
-		b.results[i] = uring.Result{Errno: errNotDone}
+		b.results[i] = uring.Result{Errno: uring.NotDone}
 		if b.ring != nil {
 			b.ring.Send(s.ends[1-src].fd, b.buffers[i][:item.n], i)
 		}
@@ -199,11 +197,14 @@ func (l *loop) sendBatch() {
 		}
 		s, data := l.table.find(item.ref), b.buffers[i][:item.n]
 		n, errno := int(b.results[i].N), b.results[i].Errno
-		if errno == errNotDone {
+		if errno == uring.NotDone {
 			n, errno = send(s.ends[1-item.src].fd, data)
 		}
 		l.sent(s, int(item.src), data, n, errno)
 		item.errno = errno
+		if item.n < batchBuffer {
+			s.ends[item.src].emptied()
+		}
 	}
 }
 
@@ -213,29 +214,56 @@ func (l *loop) doBatch() {
 	if b.ring == nil {
 		return
 	}
-	if _, errno := b.ring.Do(b.results); errno != 0 {
+	if errno := b.ring.Do(b.results); errno != 0 {
 		b.ring.Close()
 		b.ring = nil // the buffers stay: the batch that is under way needs them
 		l.p.ringLost(errno)
 	}
 }
 
-// finishItem does what follows an item's receive and send; what the ring has not done is done by plain system
-// calls. The session may have ended: with an item before, or with another event of the round.
+// finishBatch does what follows from the receives and sends, and empties the batch. A session may end here,
+// or be carried on by its other direction's item. Errors of a receive come first: the kernel tells them once,
+// and whoever reads after one takes it for the end of the stream.
+func (l *loop) finishBatch() {
+	b := &l.batch
+	for i := range b.items {
+		item := &b.items[i]
+		if s := l.table.find(item.ref); s != nil && item.readFailed() {
+			l.readFailed(s, int(item.src))
+		}
+	}
+	for i := range b.items {
+		l.finishItem(&b.items[i])
+	}
+	b.items = b.items[:0]
+}
+
+// readFailed reports whether the item's receive has brought the socket's error.
+func (item *batchItem) readFailed() bool {
+	if item.sent {
+		return false
+	}
+	switch item.errno {
+	case 0, uring.NotDone, unix.EAGAIN, unix.ENOMEM, unix.ENOBUFS:
+		return false
+	}
+	return true
+}
+
+// finishItem goes on with an item's direction as it is by now. What the ring has not done, pump does.
 func (l *loop) finishItem(item *batchItem) {
 	s := l.table.find(item.ref)
 	if s == nil || s.phase != phaseRelaying {
 		return
 	}
 	src := int(item.src)
-	switch {
-	case item.sent:
-		if alive, more := l.proceed(s, src, item.n < batchBuffer, item.errno); !alive || !more {
-			return
-		}
-	case len(l.batch.items) >= l.limits.batchFrom && item.errno != errNotDone:
-		l.nothingRead(s, src, item.errno)
-		return
+	switch d := &s.dirs[src]; {
+	case d.flags&(dirEOF|dirBroken) != 0: // it has ended with an item before
+	case item.sent && isFatal(item.errno):
+		l.writeFailed(s, src)
+	case item.sent && d.buffered != nil:
+		l.blockedBy(s, 1-src, item.errno)
+	default:
+		l.pump(s, src)
 	}
-	l.pump(s, src)
 }

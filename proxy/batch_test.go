@@ -155,8 +155,51 @@ func TestBatching_SendsWithoutTheRingThatItReceivedWith(t *testing.T) {
 		c := r.dial()
 		send(r, c, []byte("hello"))
 		receive(r, c, "hello")
-		r.proxy.BatchInTwo(func() { send(r, c, []byte("again")) }, func() { breakRings(t) })
+		r.proxy.BatchInTwo(func() { send(r, c, []byte("again")) }, func() { breakRings(t) }, proxy.ClientEnd)
 		receive(r, c, "again")
 		c.Close()
 	}
+}
+
+// bothOrders runs f for both kinds of backends and both orders in which a session's ends may be in a batch.
+func bothOrders(t *testing.T, f func(t *testing.T, kind string, ends []int)) {
+	t.Helper()
+	for _, kind := range []string{unixSocket, tcpSocket} {
+		for name, ends := range map[string][]int{
+			"client first": {proxy.ClientEnd, proxy.BackendEnd}, "backend first": {proxy.BackendEnd, proxy.ClientEnd},
+		} {
+			t.Run(kind+", "+name, func(t *testing.T) { f(t, kind, ends) })
+		}
+	}
+}
+
+// TestBatching_ResetIsNoEnd: the kernel tells a socket's error once, and whoever reads on takes it for the
+// end.
+func TestBatching_ResetIsNoEnd(t *testing.T) {
+	needRing(t)
+	if *batching == proxy.BatchingOff {
+		t.Skip("-batching off: there is no ring")
+	}
+	bothOrders(t, func(t *testing.T, kind string, ends []int) {
+		leave, left := make(chan struct{}), make(chan struct{})
+		r := newRig(t, func(s *setup) { s.proxy.Loops = 1 }, serve(t, kind, func(c conn) {
+			receive(t, c, "as") // the rest of the request stays unread: closing is a reset
+			send(t, c, []byte("half an ans"))
+			<-leave
+			c.Close()
+			close(left)
+		}).address)
+		c := r.dial()
+		send(r, c, []byte("ask"))
+		receive(r, c, "half an ans")
+		r.proxy.BatchInTwo(func() {
+			close(leave)
+			<-left
+			failIf(t, c.CloseWrite(), "half-close")
+		}, func() {}, ends...)
+		if n := readToReset(t, c); n != 0 {
+			t.Errorf("bytes before the reset: got %d; want 0", n)
+		}
+		r.wantTermination("SD")
+	})
 }

@@ -146,8 +146,7 @@ func (p *Proxy) InjectStaleEvents(mask uint32) {
 }
 
 // BytesBeforeDeadlines has the only loop judge its deadlines, after prepare has run while the loop sees
-// nothing. It
-// returns how many bytes were carried by then.
+// nothing. It returns how many bytes were carried by then.
 func (p *Proxy) BytesBeforeDeadlines(prepare func()) (bytes uint64) {
 	p.loops[0].call(func(l *loop) {
 		prepare()
@@ -157,25 +156,31 @@ func (p *Proxy) BytesBeforeDeadlines(prepare func()) (bytes uint64) {
 	return bytes
 }
 
-// BatchInTwo has the only loop carry what its clients have sent by the end of prepare in one batch, with
-// meanwhile between the receives and the sends.
-func (p *Proxy) BatchInTwo(prepare, meanwhile func()) {
+// BatchInTwo has the only loop carry what has come from the given ends of its sessions by the end of prepare
+// in one batch, with meanwhile between the receives and the sends.
+func (p *Proxy) BatchInTwo(prepare, meanwhile func(), ends ...int) {
 	p.loops[0].call(func(l *loop) {
 		l.runBatch()
 		prepare()
 		l.table.each(func(s *session) {
-			s.ends[client].flags |= endReadable
-			l.addToBatch(s, client)
+			for _, e := range ends {
+				unix.Poll([]unix.PollFd{{Fd: s.ends[e].fd, Events: unix.POLLIN}}, 5000)
+				s.ends[e].flags |= endReadable
+				l.addToBatch(s, e)
+			}
 		})
 		l.receiveBatch()
 		meanwhile()
 		l.sendBatch()
-		for i := range l.batch.items {
-			l.finishItem(&l.batch.items[i])
-		}
-		l.batch.items = l.batch.items[:0]
+		l.finishBatch()
 	})
 }
+
+// The ends of a session.
+const (
+	ClientEnd  = client
+	BackendEnd = backend
+)
 
 // TimeoutPrecision is how much later than its deadline a timeout may come.
 const TimeoutPrecision = wheelTick + 10*time.Millisecond

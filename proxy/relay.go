@@ -137,16 +137,7 @@ func (l *loop) proceed(s *session, src int, short bool, errno unix.Errno) (alive
 	if isFatal(errno) {
 		return l.writeFailed(s, src), false
 	}
-	drained := false
-	if short && from.flags&(endUrgent|endFailed) == 0 {
-		// A short read has emptied the queue. If the FIN was seen before it, it was the last. Not so on a
-		// Unix socket: its hang-up may hide an error (a close with unread bytes shows it a moment later),
-		// and a read stops behind a message with descriptors (unix(7)). Read on to its end.
-		drained = from.flags&endHalfClosed != 0 && from.flags&(endHungUp|endUnix) == 0
-		if from.flags&(endHalfClosed|endHungUp) == 0 {
-			from.flags &^= endReadable
-		}
-	}
+	drained := short && from.emptied()
 	if d.buffered != nil {
 		return l.blockedBy(s, 1-src, errno), false
 	}
@@ -154,6 +145,20 @@ func (l *loop) proceed(s *session, src int, short bool, errno unix.Errno) (alive
 		return l.readEOF(s, src), false
 	}
 	return true, true
+}
+
+// emptied takes in that a read was short, which has emptied the queue. It reports whether the stream ends
+// here. An error or urgent data may be behind it yet, and where the end's hang-up was seen, on a Unix socket,
+// too: it may hide an error (a close with unread bytes shows it a moment later), and a read stops behind a
+// message with descriptors (unix(7)). Then the end is read on.
+func (x *end) emptied() (ended bool) {
+	if x.flags&(endUrgent|endFailed) != 0 {
+		return false
+	}
+	if x.flags&(endHalfClosed|endHungUp) == 0 {
+		x.flags &^= endReadable
+	}
+	return x.flags&endHalfClosed != 0 && x.flags&(endHungUp|endUnix) == 0
 }
 
 // isFatal reports whether a send that ended with errno will never succeed on this socket.

@@ -36,7 +36,8 @@ const (
 	featureSingleMap = 1 << 0 // Linux 5.4: both queues are in one mapping
 )
 
-// maxTries is how often a batch is handed over again that the kernel has no memory for.
+// maxTries is how many calls a batch may take. It takes one, and more where the kernel has no memory for it
+// at the moment.
 const maxTries = 1000
 
 type setupParams struct {
@@ -84,6 +85,8 @@ type Ring struct {
 	completions []completion
 	tail        uint32 // of the submissions that are filled in
 	queued      int    // operations since the last Do
+
+	enter func(fd, submit, flags uintptr) (n uintptr, errno unix.Errno) // enter, or a test's
 }
 
 // New makes a ring for at most n operations a batch, 1..4096. The error wraps ErrUnavailable where the
@@ -94,7 +97,7 @@ func New(n int) (*Ring, error) {
 	if errno != 0 {
 		return nil, fmt.Errorf("%w: io_uring_setup: %w", ErrUnavailable, errno)
 	}
-	r := &Ring{fd: int(fd)}
+	r := &Ring{fd: int(fd), enter: enter}
 	if p.features&featureSingleMap == 0 || int(p.sqEntries) < n {
 		r.Close()
 		return nil, fmt.Errorf("%w: the kernel's is too old", ErrUnavailable)
@@ -167,30 +170,38 @@ type Result struct {
 	Errno unix.Errno
 }
 
+// NotDone is the result of an operation that was not begun, and Lost of one that was begun and not seen to
+// end: nobody knows what it has moved. Both come of a ring that the kernel refuses.
+const (
+	NotDone = unix.ECANCELED
+	Lost    = unix.EIO
+)
+
 // Do has the operations of the batch done, in the order in which they were added, and stores each one's
-// result at its id. It returns how many were done: fewer than were added only when the kernel refuses the
-// ring itself, and errno says why; then the others were not begun, and the ring must not be used any more.
-func (r *Ring) Do(results []Result) (done int, errno unix.Errno) {
+// result at its id. errno is 0, or says why the kernel refuses the ring itself. Then some results are NotDone
+// or Lost, and the ring and the buffers of its operations must not be used any more.
+func (r *Ring) Do(results []Result) (errno unix.Errno) {
+	for i := range uint32(r.queued) {
+		results[r.nth(i).user] = Result{Errno: NotDone}
+	}
 	atomic.StoreUint32(r.sqTail, r.tail)
-	left := r.queued // not handed over yet
-	for tries, wait := 0, 0; done < r.queued; tries++ {
+	left, running := r.queued, r.queued // not handed over yet; not done yet
+	for tries := 1; running > 0; tries++ {
 		flags := uintptr(0)
-		if wait > 0 {
+		if left == 0 { // never seen: an operation that is under way
 			flags = enterGetEvents
 		}
-		// A raw call: it does not wait, as none of the operations does.
-		n, _, e := unix.RawSyscall6(unix.SYS_IO_URING_ENTER, uintptr(r.fd), uintptr(left), uintptr(wait), flags, 0, 0)
+		n, e := r.enter(uintptr(r.fd), uintptr(left), flags)
+		refused := false
 		switch e {
 		case 0:
 			left -= int(n)
-		default: // EINTR, or no memory for a request at the moment (EAGAIN, EBUSY)
-			again := e == unix.EINTR || e == unix.EAGAIN || e == unix.EBUSY
-			if left > 0 && (!again || tries > maxTries) {
-				return done, e
-			}
+		case unix.EINTR, unix.EAGAIN, unix.EBUSY, unix.ENOMEM: // no memory for a request at the moment
+			errno = e
+		default:
+			errno, refused = e, true
 		}
 		head := *r.cqHead
-		before := done
 		for tail := atomic.LoadUint32(r.cqTail); head != tail; head++ {
 			c := &r.completions[head&r.cqMask]
 			if c.res < 0 {
@@ -198,16 +209,48 @@ func (r *Ring) Do(results []Result) (done int, errno unix.Errno) {
 			} else {
 				results[c.user] = Result{N: c.res}
 			}
-			done++
+			running--
 		}
 		atomic.StoreUint32(r.cqHead, head)
-		wait = 0
-		if done == before && left == 0 { // never seen: an operation that is under way
-			wait = 1
+		if running == 0 {
+			break
+		}
+		if refused && running == left || tries == maxTries {
+			return r.giveUp(results, left, errno)
+		}
+		if n == 0 {
+			unix.RawSyscall(unix.SYS_SCHED_YIELD, 0, 0, 0)
 		}
 	}
 	r.queued = 0
-	return done, 0
+	return 0
+}
+
+// giveUp tells which operations were begun and not seen to end, where the last left were not handed over.
+func (r *Ring) giveUp(results []Result, left int, errno unix.Errno) unix.Errno {
+	for i := range uint32(r.queued - left) {
+		if x := &results[r.nth(i).user]; x.Errno == NotDone {
+			x.Errno = Lost
+		}
+	}
+	if errno == 0 { // it took nothing, and gave no reason
+		errno = unix.ETIME
+	}
+	return errno
+}
+
+// nth returns the i-th operation of the batch.
+func (r *Ring) nth(i uint32) *submission {
+	return &r.submissions[(r.tail-uint32(r.queued)+i)&r.sqMask]
+}
+
+// enter is io_uring_enter(2), as a raw call: it does not wait, as none of the operations does.
+func enter(fd, submit, flags uintptr) (n uintptr, errno unix.Errno) {
+	n, _, errno = unix.RawSyscall6(unix.SYS_IO_URING_ENTER, fd, submit, 0, flags, 0, 0)
+	if errno != 0 {
+		n = 0
+	}
+	return n, errno
 }
 
 // Buffers returns n buffers of size bytes each, outside of Go's heap, and how to give them back.

@@ -59,8 +59,8 @@ func TestRing_GivesEachResultToItsID(t *testing.T) {
 		r.Recv(a, bufs[1], 1)
 		r.Recv(ended, bufs[2], 2)
 		r.Recv(-1, bufs[3], 3)
-		if n, errno := r.Do(results); n != 4 || errno != 0 {
-			t.Fatalf("Do: got %d, %v; want 4 done", n, errno)
+		if errno := r.Do(results); errno != 0 {
+			t.Fatalf("Do: got %v", errno)
 		}
 		want := []Result{{Errno: unix.EAGAIN}, {N: int32(len(word))}, {}, {Errno: unix.EBADF}}
 		for i, w := range want {
@@ -81,8 +81,8 @@ func TestRing_SendIsPartialWhereThePeerIsFull(t *testing.T) {
 	a, b := pair(t)
 	r.Send(a, bufs[0], 0)
 	r.Send(a, bufs[0], 1)
-	if n, errno := r.Do(results); n != 2 || errno != 0 {
-		t.Fatalf("Do: got %d, %v; want 2 done", n, errno)
+	if errno := r.Do(results); errno != 0 {
+		t.Fatalf("Do: got %v", errno)
 	}
 	if n := results[0].N; n <= 0 || int(n) >= len(bufs[0]) {
 		t.Errorf("send of 8 MiB: got %+v; want a part", results[0])
@@ -94,6 +94,108 @@ func TestRing_SendIsPartialWhereThePeerIsFull(t *testing.T) {
 	r.Send(a, bufs[0][:1], 0)
 	if r.Do(results); results[0].Errno != unix.EPIPE {
 		t.Errorf("send to a peer that reads no more: got %+v; want EPIPE, and no signal", results[0])
+	}
+}
+
+// TestRing_GoesOnAfterRefusalsOfAMoment: each call fails many times, and takes a part of what is handed over.
+func TestRing_GoesOnAfterRefusalsOfAMoment(t *testing.T) {
+	for _, errno := range []unix.Errno{unix.EAGAIN, unix.EBUSY, unix.EINTR, unix.ENOMEM, 0} {
+		r := newRing(t, 8)
+		calls := 0
+		r.enter = func(fd, submit, flags uintptr) (uintptr, unix.Errno) {
+			if calls++; calls%50 != 0 {
+				return 0, errno // 0: it takes nothing, and says nothing
+			}
+			return enter(fd, min(submit, 3), flags)
+		}
+		bufs, results := buffers(t, 8, 1), make([]Result, 8)
+		for round := range 3 {
+			for i := range 8 {
+				a, b := pair(t)
+				if _, err := unix.Write(int(b), []byte{byte(i)}); err != nil {
+					t.Fatal(err)
+				}
+				r.Recv(a, bufs[i], i)
+			}
+			if e := r.Do(results); e != 0 {
+				t.Fatalf("Do, with %d in between: got %v", errno, e)
+			}
+			for i, x := range results {
+				if x != (Result{N: 1}) || bufs[i][0] != byte(i) {
+					t.Errorf("round %d, operation %d, with %v in between: got %+v, %d", round, i, errno, x, bufs[i][0])
+				}
+			}
+		}
+	}
+}
+
+// TestRing_RefusalTellsWhatWasDone: a ring that is refused in the middle of a batch.
+func TestRing_RefusalTellsWhatWasDone(t *testing.T) {
+	never := func(uintptr, uintptr, uintptr) (uintptr, unix.Errno) { return 0, 0 }
+	for _, c := range []struct {
+		name   string
+		then   func(fd, submit, flags uintptr) (uintptr, unix.Errno)
+		reason unix.Errno
+	}{
+		{"no ring", func(uintptr, uintptr, uintptr) (uintptr, unix.Errno) { return 0, unix.EBADF }, unix.EBADF},
+		{"forbidden", func(uintptr, uintptr, uintptr) (uintptr, unix.Errno) { return 0, unix.EPERM }, unix.EPERM},
+		{"no memory for ever", func(uintptr, uintptr, uintptr) (uintptr, unix.Errno) { return 0, unix.EAGAIN }, unix.EAGAIN},
+		{"silent", never, unix.ETIME},
+	} {
+		r := newRing(t, 4)
+		first := true
+		r.enter = func(fd, submit, flags uintptr) (uintptr, unix.Errno) {
+			if first {
+				first = false
+				return enter(fd, min(submit, 2), flags)
+			}
+			return c.then(fd, submit, flags)
+		}
+		bufs, results := buffers(t, 4, 1), make([]Result, 4)
+		empty, _ := pair(t)
+		for i := range 4 {
+			r.Recv(empty, bufs[i], 3-i)
+		}
+		if errno := r.Do(results); errno != c.reason {
+			t.Errorf("%s: got %v; want %v", c.name, errno, c.reason)
+		}
+		for i, want := range []unix.Errno{NotDone, NotDone, unix.EAGAIN, unix.EAGAIN} {
+			if got := results[i].Errno; got != want {
+				t.Errorf("%s, operation %d: got %v; want %v", c.name, i, got, want)
+			}
+		}
+	}
+}
+
+// TestRing_LosesWhatDoesNotEnd: an operation that waits, which none of ours does, does not have Do wait.
+func TestRing_LosesWhatDoesNotEnd(t *testing.T) {
+	for _, refuse := range []unix.Errno{0, unix.EBADF} {
+		r := newRing(t, 4)
+		bufs, results := buffers(t, 2, 1), make([]Result, 2)
+		fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0) // a blocking one
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { unix.Close(fds[0]); unix.Close(fds[1]) })
+		empty, _ := pair(t)
+		r.add(opRecv, int32(fds[0]), bufs[0], 0, 0)
+		r.Recv(empty, bufs[1], 1)
+		calls := 0
+		r.enter = func(fd, submit, flags uintptr) (uintptr, unix.Errno) {
+			if calls++; calls > 1 && refuse != 0 {
+				return 0, refuse
+			}
+			return enter(fd, submit, flags)
+		}
+		if errno := r.Do(results); errno == 0 {
+			t.Errorf("Do with an operation that waits, refused with %v: got no error", refuse)
+		}
+		if results[0].Errno != Lost || results[1].Errno != unix.EAGAIN {
+			t.Errorf("results: got %+v; want %v and %v", results, Lost, unix.EAGAIN)
+		}
+		if calls != maxTries {
+			t.Errorf("calls: got %d; want %d", calls, maxTries)
+		}
 	}
 }
 
