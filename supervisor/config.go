@@ -67,8 +67,13 @@ type Config struct {
 	// StopTimeout is how long a worker that takes nothing new may take to finish its connections; then it is
 	// stopped nevertheless. Default 30s.
 	StopTimeout time.Duration `toml:"stop_timeout"`
+	// DrainSignal tells a worker at the start of its drain that it gets no new connections, so that it can
+	// finish those that clients keep: "USR2", or another one of StopSignal's. The process that lb started
+	// gets it, and only if it has a handler, since it would end it otherwise; lb restart, scale, stop and
+	// recycle send it, lb drain does not. Default "": none is sent.
+	DrainSignal string `toml:"drain_signal"`
 	// StopSignal asks a worker and its whole process group to end, once its connections are finished: "TERM"
-	// (default), "INT", "QUIT", "HUP", "USR1" or "USR2".
+	// (default), "INT", "QUIT", "HUP", "USR1" or "USR2", with or without "SIG" in front.
 	StopSignal string `toml:"stop_signal"`
 	// KillTimeout is how long it and all that it has started may take to end after that signal; then they are
 	// killed. Default 10s.
@@ -153,8 +158,8 @@ var (
 	// ownEnv is what lb itself tells its workers.
 	ownEnv = []string{"LB_WORKER_ID", "LB_WORKER_SOCKET", "NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "INVOCATION_ID", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES",
 		handoff.EnvFD, handoff.EnvAddress, handoff.EnvReport, handoff.EnvNodeFD, handoff.EnvNodeSerialization, handoff.EnvNodeID}
-	// stopSignals are the values of stop_signal.
-	stopSignals = []string{"TERM", "INT", "QUIT", "HUP", "USR1", "USR2"}
+	// signals are the values of stop_signal and drain_signal; "SIG" may be in front.
+	signals = []string{"TERM", "INT", "QUIT", "HUP", "USR1", "USR2"}
 )
 
 // Validate finds every fault. Each error's text starts with the key. It looks at nothing outside of the
@@ -218,7 +223,10 @@ func (c *Config) ValidateText() error {
 		}
 	}
 	oneOf("ready", c.Ready, []string{readyConnect, readyNotify})
-	oneOf("stop_signal", c.StopSignal, stopSignals)
+	oneOf("stop_signal", strings.TrimPrefix(c.StopSignal, "SIG"), signals)
+	if c.DrainSignal != "" {
+		oneOf("drain_signal", strings.TrimPrefix(c.DrainSignal, "SIG"), signals)
+	}
 	oneOf("orphans", c.Orphans, []string{orphansAdopt, orphansStop})
 	switch {
 	case c.Log == "":

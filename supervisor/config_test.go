@@ -41,7 +41,10 @@ func TestConfig_EachFaultNamesItsKey(t *testing.T) {
 	f("ready", func(c *Config) { c.Ready = "" })
 	f("start_timeout", func(c *Config) { c.StartTimeout = 30 })
 	f("stop_timeout", func(c *Config) { c.StopTimeout = 0 })
-	f("stop_signal", func(c *Config) { c.StopSignal = "SIGTERM" })
+	f("stop_signal", func(c *Config) { c.StopSignal = "" })
+	f("stop_signal", func(c *Config) { c.StopSignal = "KILL" })
+	f("drain_signal", func(c *Config) { c.DrainSignal = "SIGKILL" })
+	f("drain_signal", func(c *Config) { c.DrainSignal = "usr2" })
 	f("kill_timeout", func(c *Config) { c.KillTimeout = -time.Second })
 	f("kill_after", func(c *Config) { c.KillAfter = 30 })
 	f("max_draining", func(c *Config) { c.MaxDraining = -1 })
@@ -81,4 +84,17 @@ func FuzzParseSnapshot(f *testing.F) {
 			}
 		}
 	})
+}
+
+func TestConfig_SignalsMayHaveSIGInFront(t *testing.T) {
+	for _, name := range signals {
+		cfg := DefaultConfig()
+		cfg.Command, cfg.StopSignal, cfg.DrainSignal = []string{"app"}, "SIG"+name, "SIG"+name
+		if err := cfg.Validate(); err != nil {
+			t.Errorf("SIG%s: got %v; want no fault", name, err)
+		}
+		if long, short := signalNamed("SIG"+name), signalNamed(name); long != short {
+			t.Errorf("SIG%s: got %v; want %v", name, long, short)
+		}
+	}
 }

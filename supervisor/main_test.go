@@ -56,6 +56,14 @@ func work(words []string) {
 			attack()
 		}
 	}
+	if has("drains") {
+		signals := make(chan os.Signal, 1)
+		signal.Notify(signals, syscall.SIGUSR2)
+		go func() {
+			<-signals
+			notify.Send(sdnotify.Message{Status: "draining", HasStatus: true})
+		}()
+	}
 	if has("deaf") {
 		signal.Ignore(syscall.SIGTERM)
 	}

@@ -24,9 +24,11 @@ type process struct {
 	pid     int
 	session *session
 	// when, in clock ticks since boot (proc_pid_stat(5)): tells it from another one of the same pid
-	start   uint64
-	signal  func(sig unix.Signal, group bool)
-	release func() // has the shim go on
+	start  uint64
+	signal func(sig unix.Signal, group bool)
+	// sends a signal that asks for no end; errUnhandled if it would be one
+	announce func(sig unix.Signal) error
+	release  func() // has the shim go on
 	// waits for its end, and tells the pool; may be called again when ctx was done before. Nil: others tell
 	watch func(ctx context.Context)
 	close func() // gives the watch up
@@ -282,6 +284,12 @@ func (p *Pool) newProcess(w *worker, pid int, start uint64, pidfd int) *process 
 			interrupt()
 		}
 	}
+	proc.announce = func(sig unix.Signal) error {
+		if !handles(pid, sig) {
+			return errUnhandled
+		}
+		return send(sig, false)
+	}
 	if w.state == stopping || w.state == aborting {
 		stops.Store(true)
 	}
@@ -406,9 +414,9 @@ func hidesOthers() bool {
 	return err != nil
 }
 
-// stopSignal returns the signal of that name.
-func stopSignal(name string) unix.Signal {
-	sig := unix.SignalNum("SIG" + name)
+// signalNamed returns the signal that a config names, with or without "SIG" in front.
+func signalNamed(name string) unix.Signal {
+	sig := unix.SignalNum("SIG" + strings.TrimPrefix(name, "SIG"))
 	if sig == 0 {
 		panic("BUG: supervisor: no signal " + name)
 	}

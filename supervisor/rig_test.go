@@ -35,6 +35,7 @@ type behaviour struct {
 	exitAfter  time.Duration // 0: not by itself
 	deaf       bool          // only SIGKILL ends it
 	cannot     bool          // cannot be started
+	unhandled  bool          // has no handler for drain_signal
 }
 
 func newRig(t *testing.T, change func(c *Config), behave ...func(slot int, r *Release) behaviour) *rig {
@@ -137,6 +138,12 @@ func (r *rig) spawn(w *worker) (*process, error) {
 		if sig == unix.SIGKILL || !b.deaf && (sig == unix.SIGTERM || sig == unix.SIGABRT) {
 			exit("signal: " + unix.SignalName(sig))
 		}
+	}, announce: func(sig unix.Signal) error {
+		if b.unhandled {
+			return errUnhandled
+		}
+		r.signals = append(r.signals, fmt.Sprintf("%s %d", unix.SignalName(sig), pid))
+		return nil
 	}}, nil
 }
 

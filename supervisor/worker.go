@@ -34,9 +34,10 @@ type worker struct {
 	process    *process      // nil: none
 	out        *output
 	// watchdog is what it was told of the interval of heartbeats; nil: not known, for it is of an lb before.
-	watchdog *time.Duration
-	orphan   bool // of an lb before, and not wanted: its end is no death
-	quiet    int  // looks in a row that found no connection, in draining
+	watchdog  *time.Duration
+	orphan    bool // of an lb before, and not wanted: its end is no death
+	quiet     int  // looks in a row that found no connection, in draining
+	announced bool // it was sent drain_signal
 
 	timer    *time.Timer // nil: none
 	deadline time.Time   // of timer
@@ -105,6 +106,7 @@ func (p *Pool) enter(w *worker, to state, reason string) {
 			w.upSince = w.since
 		}
 	case draining:
+		p.announceDrain(w)
 		w.quiet = 0
 		p.boundDraining()
 		p.lookSoon()
@@ -185,8 +187,8 @@ func (p *Pool) act(w *worker, a action, reason string) {
 	case doFail:
 		w.decide(fmt.Errorf("worker %d (pid %d): %s", w.slot.number, w.pid(), reason))
 	case doStop:
-		w.signal(stopSignal(p.cfg.StopSignal), true) // a wrapper, a shell for example, does not pass it on
-		w.signal(unix.SIGCONT, true)                 // a stopped process could not obey
+		w.signal(signalNamed(p.cfg.StopSignal), true) // a wrapper, a shell for example, does not pass it on
+		w.signal(unix.SIGCONT, true)                  // a stopped process could not obey
 	case doAbort:
 		w.signal(unix.SIGABRT, true)
 		w.signal(unix.SIGCONT, true)

@@ -15,14 +15,24 @@ import (
 	"log"
 	"net/http"
 	"os"
+	"os/signal"
 	"strconv"
+	"syscall"
 	"time"
 
 	"github.com/273ebdf9/lb/worker"
 )
 
+// drain gets lb's drain_signal, when this process gets no new connections: clients then hear with their next
+// answer that they should open another one. Not http.Server.SetKeepAlivesEnabled, which closes idle
+// connections, maybe as a request is on its way.
+var drain = make(chan os.Signal, 1)
+
+func draining() bool { return len(drain) > 0 }
+
 func main() {
 	server := &http.Server{ReadHeaderTimeout: 10 * time.Second, Handler: http.HandlerFunc(hello)}
+	signal.Notify(drain, syscall.SIGUSR2)
 	w, err := worker.Listen(context.Background(), worker.Options{Address: "127.0.0.1:8081"})
 	if err == nil {
 		err = w.Serve(server.Serve, server.Shutdown)
@@ -33,6 +43,9 @@ func main() {
 }
 
 func hello(w http.ResponseWriter, r *http.Request) {
+	if draining() {
+		w.Header().Set("Connection", "close")
+	}
 	if r.URL.Path == "/client" {
 		fmt.Fprint(w, r.RemoteAddr)
 		return

@@ -1,7 +1,16 @@
 // An express application that knows nothing of lb. npm install express; in lb.toml: command = ["node",
 // "examples/node/express.js"]
 const app = require('express')()
+
+// See app.js for drain_signal.
+let draining = false
+process.on('SIGUSR2', () => { draining = true })
+app.use((request, response, next) => {
+  if (draining) response.setHeader('Connection', 'close')
+  next()
+})
+
 app.get('/', (request, response) => {
   response.send(`hello ${request.ip} from Node worker ${process.env.LB_WORKER_ID} (pid ${process.pid})\n`)
 })
-app.listen(3000)
+app.listen(process.argv[2] || 3000)

@@ -80,6 +80,9 @@ func (d *daemon) stop(ctx, now context.Context) {
 	d.changing.Unlock()
 	defer context.AfterFunc(now, func() { time.AfterFunc(hurried, d.stopping.hurry) })()
 	d.service.stopping(d.stopsWithin())
+	for _, w := range d.workers.list() {
+		w.AnnounceDrain()
+	}
 	killed, err := d.proxy.Stop(ctx)
 	if err != nil && !errors.Is(err, proxy.ErrStopped) {
 		d.log.Error("cannot stop cleanly", "error", err)
