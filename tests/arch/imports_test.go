@@ -32,6 +32,7 @@ var allowed = map[string][]string{
 	// its worker takes handed-off sockets
 	"bench/load":          {"internal/clock", "internal/handoff"},
 	"bench/fairness":      {"bench", "bench/load", "internal/plot"},
+	"bench/fleet":         {"backends", "balancer", "bench", "internal/plot"},
 	"internal/plot":       {},
 	"internal/logs":       {"internal/descriptor", "internal/printable"},
 	"internal/sdnotify":   {"internal/clock", "internal/printable"},
