@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"sync"
 	"time"
 
@@ -24,14 +25,17 @@ const (
 	topLongest = 4 * time.Second
 	// topListLimit is how many sessions or clients lb top asks for.
 	topListLimit = 1000
+	// topLinesLimit is how many lines of workers lb top asks for, over all pools, and topLinesLeast how many
+	// of each pool at least.
+	topLinesLimit, topLinesLeast = 400, 20
 )
 
 func newTopCommand() *cobra.Command {
 	c := new(caller)
 	cmd := &cobra.Command{
 		Use:   "top",
-		Short: "Watch and change backends, workers, sessions, clients and events in the whole terminal",
-		Long: "Watch pools, backends, workers, sessions, clients and events in the whole terminal, and change them. The key ? lists the keys.\n\n" +
+		Short: "Watch and change backends, workers, sessions, clients, events and logs in the whole terminal",
+		Long: "Watch pools, backends, workers, sessions, clients, events and the lines of workers in the whole terminal, and change them. The key ? lists the keys.\n\n" +
 			"Every change is asked back, with what it will do. Colours are the terminal's; NO_COLOR switches them off.",
 		Args: cobra.NoArgs,
 		RunE: c.action(showTop),
@@ -159,7 +163,13 @@ type topQuestion struct {
 	after uint64 // the last event that is known
 }
 
-// topAnswer is what lb said. Sessions, clients and events are there where they were asked for.
+// topLine is a line that a worker of a pool wrote.
+type topLine struct {
+	pool string
+	api.WorkerLine
+}
+
+// topAnswer is what lb said. Sessions, clients, events and lines are there where they were asked for.
 type topAnswer struct {
 	at       time.Time
 	took     time.Duration
@@ -168,6 +178,7 @@ type topAnswer struct {
 	sessions *api.SessionList
 	clients  *api.ClientList
 	events   []api.Event
+	lines    []topLine
 }
 
 // ask asks lb and sends the answer to run.
@@ -191,6 +202,8 @@ func (p *topProgram) ask(ctx context.Context, q topQuestion) {
 			if errors.Is(a.err, io.EOF) {
 				a.err = nil
 			}
+		case topLogs:
+			a.lines, a.err = p.lastLines(limited, a.status)
 		}
 	}
 	a.at = time.Now()
@@ -201,24 +214,21 @@ func (p *topProgram) ask(ctx context.Context, q topQuestion) {
 	}
 }
 
-// perform makes a change and returns how it ended, for the line at the bottom.
-func (p *topProgram) perform(ctx context.Context, change topChange) string {
-	limited, cancel := context.WithTimeout(ctx, askTimeout)
-	defer cancel()
-	var st *api.BackendStatus
-	var err error
-	switch change.verb {
-	case "drain", "ready", "maint":
-		st, err = p.client.SetAdmin(limited, change.pool, change.name, change.verb)
-	default:
-		panic("BUG: lb top cannot " + change.verb)
+// lastLines asks for the last lines of all workers, and returns them the newest first.
+func (p *topProgram) lastLines(ctx context.Context, st *api.Status) (lines []topLine, err error) {
+	pools := completeWorkerPools(st)
+	lines = []topLine{} // not nil: they were asked for
+	for _, pool := range pools {
+		q := api.LogQuery{Slot: -1, Last: max(topLinesLeast, topLinesLimit/len(pools))}
+		err := p.client.Logs(ctx, pool, q, func(l api.WorkerLine) error {
+			lines = append(lines, topLine{pool, l})
+			return nil
+		})
+		if err != nil {
+			return nil, err
+		}
 	}
-	if err != nil {
-		return fmt.Sprintf("cannot %s %s/%s: %v", change.verb, change.pool, change.name, err)
-	}
-	text := backendLine(change.pool, st)
-	for _, warning := range st.Warnings {
-		text += "; warning: " + warning
-	}
-	return text
+	slices.SortStableFunc(lines, func(a, b topLine) int { return a.Time.Compare(b.Time) })
+	slices.Reverse(lines)
+	return lines, nil
 }

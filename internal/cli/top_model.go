@@ -1,9 +1,6 @@
 package cli
 
 import (
-	"cmp"
-	"fmt"
-	"slices"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -24,6 +21,7 @@ const (
 	topSessions
 	topClients
 	topEvents
+	topLogs
 	topTabs
 )
 
@@ -33,6 +31,7 @@ type topMode int
 const (
 	topLooking    topMode = iota // they move, sort and choose
 	topFiltering                 // they are the text of the filter
+	topWeighing                  // they are the digits of a weight
 	topConfirming                // y makes the change that was asked back; every other key does not
 	topHelping                   // each of them ends the help
 )
@@ -49,8 +48,9 @@ type topModel struct {
 	// stale says that what is shown is not what the tab needs, so that lb should be asked at once.
 	stale   bool
 	message string
-	// pending is the change that was asked back, in mode topConfirming.
+	// pending is the change that was asked back, in topConfirming, or whose weight is typed, in topWeighing.
 	pending *topChange
+	typed   string // the digits, in topWeighing
 
 	tables [topTabs]topTable
 	events []api.Event
@@ -68,14 +68,6 @@ func newTopModel() *topModel {
 		m.tables[tab].sortAndFilter("")
 	}
 	return m
-}
-
-// topChange is a change that a key asks for, after it was asked back.
-type topChange struct {
-	verb       string // "drain", "ready" or "maint"
-	pool, name string
-	// question says what it will do.
-	question string
 }
 
 func (m *topModel) table() *topTable { return &m.tables[m.tab] }
@@ -111,6 +103,9 @@ func (m *topModel) take(a topAnswer) {
 		m.tables[topClients].set(topClientRows(a.clients))
 		m.tables[topClients].total = a.clients.Total
 	}
+	if a.lines != nil {
+		m.tables[topLogs].set(topLineRows(a.lines))
+	}
 	if len(a.events) > 0 {
 		m.events = append(m.events, a.events...)
 		m.events = m.events[max(0, len(m.events)-topEventsKept):]
@@ -127,11 +122,13 @@ func (m *topModel) key(k *tcell.EventKey) *topChange {
 	switch m.mode {
 	case topFiltering:
 		m.filterKey(k)
+	case topWeighing:
+		m.weighKey(k)
 	case topConfirming:
 		change := m.pending
 		m.mode, m.pending = topLooking, nil
 		if k.Key() == tcell.KeyRune && strings.EqualFold(k.Str(), "y") {
-			m.message = change.verb + " " + printable.Text(change.pool+"/"+change.name) + " …"
+			m.message = change.verb + " " + change.label + " …"
 			return change
 		}
 		m.message = "nothing was changed"
@@ -199,6 +196,12 @@ func (m *topModel) lookRune(r string) {
 		m.askBack("ready")
 	case "m":
 		m.askBack("maint")
+	case "w":
+		m.askBack("weight")
+	case "R":
+		m.askBack("restart")
+	case "k":
+		m.askBack("kill")
 	default:
 		if n := int(r[0]) - '1'; len(r) == 1 && n >= 0 && n < int(topTabs) {
 			m.open(topTab(n))
@@ -208,7 +211,7 @@ func (m *topModel) lookRune(r string) {
 
 func (m *topModel) open(tab topTab) {
 	m.tab = tab
-	m.stale = tab == topSessions || tab == topClients || tab == topEvents
+	m.stale = tab >= topSessions
 }
 
 // move moves the selection.
@@ -228,147 +231,4 @@ func (m *topModel) move(key tcell.Key) {
 	case tcell.KeyEnd:
 		t.selectRow(len(t.shown) - 1)
 	}
-}
-
-// askBack asks whether to change the admin state of the backend that is selected now. An answer of lb that
-// moves the rows does not change what was asked.
-func (m *topModel) askBack(verb string) {
-	row := m.table().selected()
-	if row == nil || row.backend == nil {
-		m.message = verb + " is for a backend: choose one in the tab of backends"
-		return
-	}
-	m.pending = &topChange{verb: verb, pool: row.pool.Name, name: row.backend.Name, question: consequence(verb, row.pool, row.backend)}
-	m.mode = topConfirming
-}
-
-// consequence says what a change of a backend's admin state will do.
-func consequence(verb string, pool *api.PoolStatus, b *api.BackendStatus) string {
-	name := printable.Text(pool.Name + "/" + b.Name)
-	if b.Admin == verb {
-		return fmt.Sprintf("%s is in %s already. Set it again?", name, verb)
-	}
-	left := pool.Selectable
-	if b.Selectable {
-		left--
-	}
-	after := fmt.Sprintf("%d of %s of the pool can still take new ones.", left, count(len(pool.Backends), "backend"))
-	if left == 0 {
-		after = "NO OTHER BACKEND OF THE POOL CAN TAKE NEW ONES."
-	}
-	switch verb {
-	case "drain":
-		return fmt.Sprintf("Drain %s? It gets no new connections, its %s may finish. %s", name, count(int(b.Active), "session"), after)
-	case "maint":
-		return fmt.Sprintf("Switch %s off? No new connections and no probes, its %s may finish. %s", name, count(int(b.Active), "session"), after)
-	default:
-		return fmt.Sprintf("Give %s new connections again? It is %s now; weight %d.", name, b.Health, b.Weight)
-	}
-}
-
-// topTable is the rows of one tab, which of them are shown, and which one is selected.
-type topTable struct {
-	*topSpec
-	rows []topRow
-	// total is how many there are at lb, where that may be more than rows.
-	total  int
-	filter string
-	// sorted is the column that rows are sorted by; -1 is the order of lb. Numbers begin with the largest.
-	sorted     int
-	descending bool
-
-	shown []int // indexes of rows that pass the filter, in order
-	at    int   // the selected one's place in shown
-	first int   // the place in shown of the row at the top of the screen
-	page  int   // how many rows the screen has; draw sets it
-	// widths are those of the columns over all rows shown.
-	widths []int
-}
-
-// set replaces the rows. The selection stays at its row as long as that is there.
-func (t *topTable) set(rows []topRow) {
-	id := ""
-	if row := t.selected(); row != nil {
-		id = row.id
-	}
-	t.rows = rows
-	t.sortAndFilter(id)
-}
-
-func (t *topTable) selected() *topRow {
-	if t.at >= len(t.shown) {
-		return nil
-	}
-	return &t.rows[t.shown[t.at]]
-}
-
-func (t *topTable) selectRow(at int) { t.at = max(0, min(at, len(t.shown)-1)) }
-
-func (t *topTable) setFilter(filter string) {
-	id := ""
-	if row := t.selected(); row != nil {
-		id = row.id
-	}
-	t.filter = filter
-	t.sortAndFilter(id)
-}
-
-func (t *topTable) sortNext() {
-	t.sorted++
-	if t.sorted == len(t.columns) {
-		t.sorted = -1
-	}
-	t.descending = t.sorted >= 0 && t.columns[t.sorted].number
-	t.sortAgain()
-}
-
-func (t *topTable) reverse() {
-	t.descending = !t.descending
-	t.sortAgain()
-}
-
-// sortAgain sorts the rows after a change of the order, and keeps the selection.
-func (t *topTable) sortAgain() { t.setFilter(t.filter) }
-
-// sortAndFilter filters and sorts the rows, measures them, and selects the one of that id again.
-func (t *topTable) sortAndFilter(id string) {
-	filter := strings.ToLower(t.filter)
-	t.shown = t.shown[:0]
-	for i := range t.rows {
-		if t.rows[i].matches(filter) {
-			t.shown = append(t.shown, i)
-		}
-	}
-	switch {
-	case t.sorted >= 0:
-		number := t.columns[t.sorted].number
-		slices.SortStableFunc(t.shown, func(i, j int) int {
-			a, b := &t.rows[i].cells[t.sorted], &t.rows[j].cells[t.sorted]
-			order := 0
-			if number {
-				order = cmp.Compare(a.by, b.by)
-			} else {
-				order = cmp.Compare(a.text, b.text)
-			}
-			if t.descending {
-				return -order
-			}
-			return order
-		})
-	case t.descending:
-		slices.Reverse(t.shown)
-	}
-	t.widths = t.widths[:0]
-	for _, c := range t.columns {
-		t.widths = append(t.widths, len(c.title)+2)
-	}
-	for _, i := range t.shown {
-		for c := range t.rows[i].cells {
-			t.widths[c] = max(t.widths[c], t.rows[i].cells[c].width)
-		}
-	}
-	if at := slices.IndexFunc(t.shown, func(i int) bool { return t.rows[i].id == id }); at >= 0 {
-		t.at = at
-	}
-	t.selectRow(t.at)
 }

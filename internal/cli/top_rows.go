@@ -17,6 +17,8 @@ import (
 type topSpec struct {
 	name    string
 	columns []topColumn
+	// newest says that lb's order is the newest row first.
+	newest bool
 }
 
 // topColumn is a column of lb top. Where there is not room for all, those with the highest drop go first; 0
@@ -28,16 +30,17 @@ type topColumn struct {
 }
 
 var topSpecs = [topTabs]topSpec{
-	topBackends: {"backends", []topColumn{{"BACKEND", false, 0}, {"STATE", false, 0}, {"FOR", true, 1}, {"WEIGHT", true, 4}, {"SHARE", true, 7},
+	topBackends: {name: "backends", columns: []topColumn{{"BACKEND", false, 0}, {"STATE", false, 0}, {"FOR", true, 1}, {"WEIGHT", true, 4}, {"SHARE", true, 7},
 		{"ACTIVE", true, 2}, {"RATE", true, 3}, {"CONNS", true, 10}, {"ERRORS", true, 5}, {"1ST BYTE P50", true, 8}, {"P99", true, 6}, {"PROBE", false, 9}, {"WHY", false, 0}}},
-	topPools: {"pools", []topColumn{{"POOL", false, 0}, {"BALANCE", false, 6}, {"SELECTABLE", true, 0}, {"ACTIVE", true, 1}, {"QUEUED", true, 2},
+	topPools: {name: "pools", columns: []topColumn{{"POOL", false, 0}, {"BALANCE", false, 6}, {"SELECTABLE", true, 0}, {"ACTIVE", true, 1}, {"QUEUED", true, 2},
 		{"1ST BYTE P50", true, 5}, {"P99", true, 4}, {"LISTENERS", false, 3}, {"WHY", false, 0}}},
-	topWorkers: {"workers", []topColumn{{"WORKER", false, 0}, {"STATE", false, 0}, {"PID", true, 3}, {"FOR", true, 1}, {"CPU", true, 2}, {"MEMORY", true, 2},
+	topWorkers: {name: "workers", columns: []topColumn{{"WORKER", false, 0}, {"STATE", false, 0}, {"PID", true, 3}, {"FOR", true, 1}, {"CPU", true, 2}, {"MEMORY", true, 2},
 		{"RESTARTS", true, 6}, {"CRASHES", true, 4}, {"BACKEND", false, 7}, {"LAST EXIT", false, 5}, {"WHY", false, 0}}},
-	topSessions: {"sessions", []topColumn{{"SESSION", false, 1}, {"CLIENT", false, 0}, {"LISTENER", false, 6}, {"BACKEND", false, 0}, {"AGE", true, 0},
+	topSessions: {name: "sessions", columns: []topColumn{{"SESSION", false, 1}, {"CLIENT", false, 0}, {"LISTENER", false, 6}, {"BACKEND", false, 0}, {"AGE", true, 0},
 		{"IDLE", true, 3}, {"IN", true, 4}, {"OUT", true, 5}, {"STATE", false, 0}}},
-	topClients: {"clients", []topColumn{{"SESSIONS", true, 0}, {"OLDEST", true, 2}, {"RATE", true, 1}, {"IN", true, 3}, {"OUT", true, 3}, {"CLIENT", false, 0}}},
-	topEvents:  {"events", []topColumn{{"TIME", true, 0}, {"LEVEL", false, 1}, {"SUBJECT", false, 0}, {"TEXT", false, 0}}},
+	topClients: {name: "clients", columns: []topColumn{{"SESSIONS", true, 0}, {"OLDEST", true, 2}, {"RATE", true, 1}, {"IN", true, 3}, {"OUT", true, 3}, {"CLIENT", false, 0}}},
+	topEvents:  {name: "events", newest: true, columns: []topColumn{{"TIME", true, 0}, {"LEVEL", false, 1}, {"SUBJECT", false, 0}, {"TEXT", false, 0}}},
+	topLogs:    {name: "logs", newest: true, columns: []topColumn{{"TIME", true, 0}, {"WORKER", false, 0}, {"PID", true, 1}, {"LINE", false, 0}}},
 }
 
 // topCell is a cell of lb top. Its text came through printable.Text (newTopCell), the one way in for text
@@ -59,9 +62,7 @@ type topRow struct {
 	cells []topCell
 	// search is what the filter looks at, in lower case.
 	search string
-	// backend and its pool are those of a row of backends.
-	pool    *api.PoolStatus
-	backend *api.BackendStatus
+	target topTarget
 }
 
 // newTopRow makes a row of cells, and of what its columns of numbers are sorted by, in their order.
@@ -100,7 +101,7 @@ func topBackendRows(st *api.Status, now time.Time) (rows []topRow) {
 			cells[0].text = name
 			row := newTopRow(topBackends, name, cells, now.Sub(b.Since).Seconds(), float64(b.Weight), b.Share, float64(b.Active), valueOf(b.Rate),
 				float64(b.Connections), float64(failedConnects(b)), p50(b.FirstByte), p99(b.FirstByte))
-			row.pool, row.backend = p, b
+			row.target = topTarget{pool: p, backend: b}
 			rows = append(rows, row)
 		}
 	}
@@ -137,9 +138,11 @@ func topPoolRows(st *api.Status) (rows []topRow) {
 		if p.Queue.Length > 0 {
 			queued.colour = yellow
 		}
-		rows = append(rows, newTopRow(topPools, p.Name, []cell{{text: p.Name}, {text: p.Balance}, selectable, number(p.Active), queued,
+		row := newTopRow(topPools, p.Name, []cell{{text: p.Name}, {text: p.Balance}, selectable, number(p.Active), queued,
 			{text: secondsText(p50(p.FirstByte))}, {text: secondsText(p99(p.FirstByte))}, {text: strings.Join(listeners, " ")}, {text: reason}},
-			float64(p.Selectable), float64(p.Active), float64(p.Queue.Length), p50(p.FirstByte), p99(p.FirstByte)))
+			float64(p.Selectable), float64(p.Active), float64(p.Queue.Length), p50(p.FirstByte), p99(p.FirstByte))
+		row.target = topTarget{pool: p}
+		rows = append(rows, row)
 	}
 	return rows
 }
@@ -159,8 +162,12 @@ func topWorkerRows(st *api.Status, now time.Time) (rows []topRow) {
 			if !w.status.Since.IsZero() {
 				since = now.Sub(w.status.Since).Seconds()
 			}
-			rows = append(rows, newTopRow(topWorkers, w.cells[0].text+" "+strconv.Itoa(w.status.PID), w.cells, float64(w.status.PID), since, cpu, memory,
-				float64(w.restarts), float64(w.crashes)))
+			row := newTopRow(topWorkers, w.cells[0].text+" "+strconv.Itoa(w.status.PID), w.cells, float64(w.status.PID), since, cpu, memory,
+				float64(w.restarts), float64(w.crashes))
+			if w.serves {
+				row.target = topTarget{pool: p, worker: w.status}
+			}
+			rows = append(rows, row)
 		}
 	}
 	return rows
@@ -170,8 +177,10 @@ func topSessionRows(list *api.SessionList) (rows []topRow) {
 	for i := range list.Sessions {
 		s := &list.Sessions[i]
 		c := sessionRow(s)
-		rows = append(rows, newTopRow(topSessions, s.ID, []cell{c[0], c[1], c[2], c[3], c[5], c[6], c[7], c[8], c[4]},
-			s.Age, s.Idle, float64(s.BytesIn), float64(s.BytesOut)))
+		row := newTopRow(topSessions, s.ID, []cell{c[0], c[1], c[2], c[3], c[5], c[6], c[7], c[8], c[4]},
+			s.Age, s.Idle, float64(s.BytesIn), float64(s.BytesOut))
+		row.target = topTarget{session: s}
+		rows = append(rows, row)
 	}
 	return rows
 }
@@ -192,6 +201,26 @@ func topEventRows(events []api.Event) (rows []topRow) {
 		e := &events[i]
 		rows = append(rows, newTopRow(topEvents, strconv.FormatUint(e.ID, 10), []cell{{text: e.Time.Local().Format("01-02 15:04:05")}, levelCell(e.Level),
 			{text: e.Subject}, {text: e.Text}}, float64(e.Time.UnixNano())))
+	}
+	return rows
+}
+
+// topLineRows takes lines the newest first. Lines of the same moment are told apart by their number, from the
+// oldest on.
+func topLineRows(lines []topLine) []topRow {
+	rows := make([]topRow, len(lines))
+	same := 0
+	for i := len(lines) - 1; i >= 0; i-- {
+		l := &lines[i]
+		if same++; i+1 == len(lines) || !lines[i+1].Time.Equal(l.Time) {
+			same = 0
+		}
+		text := strings.ReplaceAll(l.Text, "\t", "    ")
+		if l.Cut {
+			text += " (cut)"
+		}
+		rows[i] = newTopRow(topLogs, fmt.Sprint(l.Time.UnixNano(), " ", same), []cell{{text: l.Time.Local().Format("15:04:05.000")},
+			{text: l.pool + "/" + strconv.Itoa(l.Slot)}, {text: strconv.Itoa(l.PID)}, {text: text}}, float64(l.Time.UnixNano()), float64(l.PID))
 	}
 	return rows
 }

@@ -5,6 +5,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/clipperhouse/displaywidth"
 	"github.com/gdamore/tcell/v3"
 	"github.com/gdamore/tcell/v3/color"
 
@@ -31,7 +32,7 @@ var topStyles = map[string]tcell.Style{
 }
 
 // topHelpText lists the keys.
-const topHelpText = `Tab, Right, Left, 1 to 6   the tables
+const topHelpText = `Tab, Right, Left, 1 to 7   the tables
 Up, Down, PgUp, PgDn       choose a row; g and G are the first and the last
 /                          filter: rows that have every word; Enter keeps it, Esc ends it
 s, S                       sort by the next column; the other way round
@@ -39,6 +40,9 @@ s, S                       sort by the next column; the other way round
 d                          drain the backend: no new connections, its sessions may finish
 r                          ready: it gets new connections again
 m                          maint: switch it off
+w                          weight: its part of new connections
+R                          restart the worker, or all of the pool
+k                          kill: close the session, or all of the backend
 
 Ctrl-L                     draw the screen again
 q, Ctrl-C                  quit
@@ -210,6 +214,8 @@ func (t *topTable) nothing(tab topTab) string {
 		return "no row has " + t.filter + "; Esc shows all"
 	case tab == topWorkers:
 		return "lb runs no workers: no pool has [pools.NAME.workers]"
+	case tab == topLogs:
+		return "no worker that lb runs has written anything"
 	default:
 		return "no " + t.name
 	}
@@ -236,21 +242,66 @@ func drawRow(g topGrid, y, w int, t *topTable, widths []int, row *topRow, select
 	}
 }
 
-// drawFoot draws the bottom line: a question, the filter, a message, or the most used keys.
+// topFootLines is how many lines a question or a message has at most.
+const topFootLines = 4
+
+// drawFoot draws the bottom line: a question, the filter, a message, or the most used keys. What is longer
+// than a line takes more of them, upwards.
 func (m *topModel) drawFoot(g topGrid, w, y int) {
 	switch {
 	case m.mode == topConfirming:
-		const keys = "  y: yes, any other key: no"
-		x := putText(g, 0, y, max(0, w-len(keys)), m.pending.question, topStyles[yellow].Bold(true))
-		putText(g, x, y, w-x, keys, topStyles[bold])
+		const keys = "y: yes, any other key: no"
+		lines := wrapWords(m.pending.question, w)
+		if last := &lines[len(lines)-1]; displaywidth.String(*last)+2+len(keys) <= w {
+			*last += "  " + keys
+		} else {
+			lines = append(lines, keys)
+		}
+		putLines(g, w, y, lines, topStyles[yellow].Bold(true))
+	case m.mode == topWeighing:
+		lines := wrapWords(m.pending.question+" "+m.typed, w)
+		putLines(g, w, y, lines, topStyles[yellow].Bold(true))
+		g.ShowCursor(displaywidth.String(lines[len(lines)-1]), y)
 	case m.mode == topFiltering:
 		x := putText(g, 0, y, w, "/"+m.table().filter, tcell.StyleDefault)
 		g.ShowCursor(x, y)
 	case m.message != "":
-		putText(g, 0, y, w, printable.Text(m.message), topStyles[yellow])
+		putLines(g, w, y, wrapWords(printable.Text(m.message), w), topStyles[yellow])
 	default:
-		putText(g, 0, y, w, "? keys   / filter   s sort   d drain   r ready   m maint   q quit", tcell.StyleDefault.Dim(true))
+		putText(g, 0, y, w, "? keys   / filter   s sort   d drain   r ready   m maint   w weight   q quit", tcell.StyleDefault.Dim(true))
 	}
+}
+
+// putLines writes lines, the last of them at y. Of more than topFootLines the last are shown.
+func putLines(g topGrid, w, y int, lines []string, style tcell.Style) {
+	lines = lines[max(0, len(lines)-topFootLines):]
+	for i, line := range lines {
+		at := y - len(lines) + 1 + i
+		if at < 0 {
+			continue
+		}
+		for x := range w {
+			g.Put(x, at, " ", tcell.StyleDefault)
+		}
+		putText(g, 0, at, w, line, style)
+	}
+}
+
+// wrapWords breaks a text into lines of at most so many columns, at spaces where there are any. There is one
+// line at least.
+func wrapWords(text string, width int) (lines []string) {
+	line, took := "", 0
+	for _, word := range strings.Split(text, " ") {
+		n := displaywidth.String(word)
+		if line != "" && took+1+n > width {
+			lines, line, took = append(lines, line), "", 0
+		}
+		if line != "" {
+			line, took = line+" ", took+1
+		}
+		line, took = line+word, took+n
+	}
+	return append(lines, line)
 }
 
 // putText writes text at a place, at most so many columns of it, and returns how many it took. Text that is

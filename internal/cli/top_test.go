@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/gdamore/tcell/v3"
 
@@ -185,6 +186,7 @@ func TestTop_TextFromOutsideIsOnlyText(t *testing.T) {
 		sessions: &api.SessionList{Sessions: []api.SessionStatus{{ID: hostile, Client: hostile, Listener: hostile, Backend: hostile, State: hostile}}},
 		clients:  &api.ClientList{Clients: []api.ClientStatus{{Address: hostile}}},
 		events:   []api.Event{{ID: 1, Level: hostile, Subject: hostile, Text: hostile}},
+		lines:    []topLine{{hostile, api.WorkerLine{Text: hostile}}},
 	})
 	check := func(where string) {
 		t.Helper()
@@ -200,9 +202,15 @@ func TestTop_TextFromOutsideIsOnlyText(t *testing.T) {
 			t.Errorf("%s: got\n%s\nwant the name", topSpecs[tab].name, got)
 		}
 	}
-	press(m, "1d")
-	check("a question")
-	press(m, "y")
+	for _, keys := range []string{"1d", "1k", "1w", "3R", "2R", "4k"} {
+		press(m, keys)
+		if m.pending == nil {
+			t.Fatalf("%s: got no question; want one", keys)
+		}
+		check("the question of " + keys)
+		press(m, tcell.KeyEscape)
+	}
+	press(m, "1dy")
 	check("what is done")
 	m.message = hostile
 	check("a message")
@@ -210,7 +218,7 @@ func TestTop_TextFromOutsideIsOnlyText(t *testing.T) {
 
 func TestTop_FitsEveryScreen(t *testing.T) {
 	m := testTop()
-	for _, tab := range []string{"1", "2", "3", "4", "5", "6", "?"} {
+	for _, tab := range []string{"1", "2", "3", "4", "5", "6", "7", "?", "d", "1w"} {
 		press(m, tab)
 		for w := 1; w < 200; w += 7 {
 			for h := 1; h < 30; h++ {
@@ -218,7 +226,7 @@ func TestTop_FitsEveryScreen(t *testing.T) {
 			}
 		}
 	}
-	press(m, "x1")
+	press(m, tcell.KeyEscape, "x1")
 	if got := shown(m, 60, 20); !strings.Contains(got, "STATE") || !strings.Contains(got, "WHY") || strings.Contains(got, "CONNS") {
 		t.Errorf("at 60 columns: got\n%s\nwant the state and the reason, and not what matters least", got)
 	}
@@ -268,5 +276,90 @@ func TestTop_WithoutATerminalSaysWhatToUse(t *testing.T) {
 	code, stdout, stderr := lb(t, "top", "-s", "/nonexistent")
 	if code != exitFailed || stdout != "" || !strings.Contains(stderr, "lb status --json") || !strings.Contains(stderr, "lb status --watch") {
 		t.Errorf("lb top into a pipe: got %d, %q, %q; want 1 and what to use", code, stdout, stderr)
+	}
+}
+
+func TestTop_KeysChangeWhatTheirRowStandsFor(t *testing.T) {
+	st := testStatus()
+	st.Pools[0].Workers = &api.WorkersStatus{Slots: []api.SlotStatus{
+		{WorkerStatus: api.WorkerStatus{Slot: 0, PID: 77, State: "up"}, Next: &api.WorkerStatus{Slot: 0, PID: 78, State: "joining"}},
+		{WorkerStatus: api.WorkerStatus{Slot: 1, PID: 79, State: "up"}},
+	}}
+	sessions := &api.SessionList{Sessions: []api.SessionStatus{{ID: "41", Client: "192.0.2.1:5", Pool: "app", Backend: "w1", Age: 41}}}
+	down := tcell.KeyDown
+	for _, c := range []struct {
+		keys     []any
+		question string
+		want     string // empty: nothing is asked
+	}{
+		{[]any{"1w0", tcell.KeyEnter}, "no new connections then", "weight app/w1 slot - weight 0 session "},
+		{[]any{"1w9", tcell.KeyBackspace, "x-250", tcell.KeyEnter}, "from 50 to 250?", "weight app/w1 slot - weight 250 session "},
+		{[]any{"1w1001", tcell.KeyEnter}, "", ""},
+		{[]any{"1w", tcell.KeyEnter}, "", ""},
+		{[]any{"1w50", tcell.KeyEscape}, "", ""},
+		{[]any{"3R"}, "then pid 77 finishes", "restart app/ slot 0 weight 0 session "},
+		{[]any{"3", down, "R"}, "", ""}, // a successor
+		{[]any{"3", down, down, "R"}, "then pid 79 finishes", "restart app/ slot 1 weight 0 session "},
+		{[]any{"2R"}, "all workers of app", "restart app/ slot - weight 0 session "},
+		{[]any{"2", down, "R"}, "", ""}, // a pool without workers
+		{[]any{"1R"}, "", ""},
+		{[]any{"4k"}, "of 192.0.2.1:5 to app/w1 ends at once; it is 41s old", "kill / slot - weight 0 session 41"},
+		{[]any{"1k"}, "8 sessions are cut at once", "kill app/w1 slot - weight 0 session "},
+		{[]any{"2k"}, "", ""},
+		{[]any{"3w1"}, "", ""},
+	} {
+		m := newTopModel()
+		m.take(topAnswer{status: st, at: noon, sessions: sessions})
+		press(m, c.keys...)
+		question := ""
+		if m.mode == topConfirming {
+			question = m.pending.question
+		}
+		got := ""
+		if change := press(m, "y"); change != nil {
+			slot := "-"
+			if change.slot != nil {
+				slot = fmt.Sprint(*change.slot)
+			}
+			got = fmt.Sprintf("%s %s/%s slot %s weight %d session %s", change.verb, change.pool, change.name, slot, change.weight, change.session)
+		}
+		if got != c.want || !strings.Contains(question, c.question) {
+			t.Errorf("%v: got %q, asked %q; want %q, asked %q", c.keys, got, question, c.want, c.question)
+		}
+	}
+}
+
+func TestTop_QuestionsAndAnswersAreWholeOnANarrowTerminal(t *testing.T) {
+	m := testTop()
+	press(m, "d")
+	got := strings.Join(strings.Fields(shown(m, 80, 24)), " ")
+	if want := "Drain app/w1? It gets no new connections, its 8 sessions may finish. NO OTHER BACKEND OF THE POOL CAN TAKE NEW ONES. y: yes, any other key: no"; !strings.HasSuffix(got, want) {
+		t.Errorf("the question at 80 columns: got %q; want it to end in %q", got, want)
+	}
+	press(m, "n")
+	m.message = "cannot drain app/w1: " + strings.Repeat("some reason that is long, ", 6) + "the end"
+	if got := strings.Join(strings.Fields(shown(m, 80, 24)), " "); !strings.HasSuffix(got, m.message) {
+		t.Errorf("an answer at 80 columns: got %q; want it to end in %q", got, m.message)
+	}
+}
+
+func TestTop_StaysAtTheNewestLineUntilAnotherIsChosen(t *testing.T) {
+	line := func(n int) topLine {
+		return topLine{"app", api.WorkerLine{Time: noon.Add(time.Duration(n/2) * time.Second), Slot: 1, PID: 7, Text: fmt.Sprintf("line %d", n)}}
+	}
+	m := testTop()
+	press(m, "7")
+	if !m.stale {
+		t.Error("in the tab of lines: got no question at once; want one")
+	}
+	m.take(topAnswer{status: testStatus(), at: noon, lines: []topLine{line(2), line(1), line(0)}})
+	m.take(topAnswer{status: testStatus(), at: noon, lines: []topLine{line(3), line(2), line(1)}})
+	if row := m.table().selected(); row.cells[3].text != "line 3" {
+		t.Errorf("at the newest line, when one is written: got %q; want the new one", row.cells[3].text)
+	}
+	press(m, tcell.KeyDown)
+	m.take(topAnswer{status: testStatus(), at: noon, lines: []topLine{line(5), line(4), line(3), line(2)}})
+	if row := m.table().selected(); row.cells[3].text != "line 2" {
+		t.Errorf("at an older line, when one is written: got %q; want line 2", row.cells[3].text)
 	}
 }

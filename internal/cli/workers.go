@@ -63,6 +63,7 @@ func showWorkers(c *call) error {
 // workerRow is a worker as a row of renderWorkers.
 type workerRow struct {
 	status            *api.WorkerStatus
+	serves            bool   // it is the one in its slot
 	restarts, crashes uint64 // of its slot; 0 for one that is not in it
 	cells             []cell
 }
@@ -92,6 +93,7 @@ func workerRows(pool string, st *api.WorkersStatus, now time.Time) (rows []worke
 			last = fmt.Sprintf("%s, %s ago", e.Reason, shortDuration(now.Sub(e.Time)))
 		}
 		row(pool+"/"+strconv.Itoa(s.Slot), &s.WorkerStatus, strconv.FormatUint(s.Restarts, 10), strconv.FormatUint(crashesOf(s), 10), last)
+		rows[len(rows)-1].serves = true
 		rows[len(rows)-1].restarts, rows[len(rows)-1].crashes = s.Restarts, crashesOf(s)
 		if s.Next != nil {
 			row("  next", s.Next, "", "", "")

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net/http"
 	"slices"
 	"strconv"
@@ -281,11 +282,20 @@ func (d *daemon) SetSplit(listener string, weights map[string]int, by string) (n
 			}
 		}
 		d.memory.putSplit(changed)
-		d.report(slog.LevelInfo, api.Event{Kind: "split", Subject: listener, Text: fmt.Sprintf("split %v → %v: by %s", before, now, by)},
-			"split changed", "listener", listener, "from", fmt.Sprint(before), "to", fmt.Sprint(now), "by", by)
+		d.report(slog.LevelInfo, api.Event{Kind: "split", Subject: listener, Text: fmt.Sprintf("split %s → %s, by %s", splitText(before), splitText(now), by)},
+			"split changed", "listener", listener, "from", splitText(before), "to", splitText(now), "by", by)
 		return nil
 	})
 	return now, warnings, err
+}
+
+// splitText is blue=90 green=10, as lb split takes it.
+func splitText(weights map[string]int) string {
+	var words []string
+	for _, pool := range slices.Sorted(maps.Keys(weights)) {
+		words = append(words, pool+"="+strconv.Itoa(weights[pool]))
+	}
+	return strings.Join(words, " ")
 }
 
 // findListener finds a running listener and how the config has it.
@@ -310,7 +320,7 @@ func (d *daemon) SetListenerMaxConns(listener string, n int, by string) (warning
 		before := ln.MaxConns()
 		ln.SetMaxConns(n)
 		d.memory.putListener(state.Listener{Name: listener, MaxConns: changedInt(cfg.MaxConns, n)})
-		d.report(slog.LevelInfo, api.Event{Kind: "max_conns", Subject: listener, Text: fmt.Sprintf("max_conns %d → %d: by %s", before, n, by)},
+		d.report(slog.LevelInfo, api.Event{Kind: "max_conns", Subject: listener, Text: fmt.Sprintf("max_conns %d → %d, by %s", before, n, by)},
 			"listener max_conns changed", "listener", listener, "from", before, "to", n, "by", by)
 		return nil
 	})
@@ -318,7 +328,7 @@ func (d *daemon) SetListenerMaxConns(listener string, n int, by string) (warning
 
 // Stop begins a stop, as SIGTERM does, or with now as SIGINT.
 func (d *daemon) Stop(now bool, by string) {
-	d.report(slog.LevelInfo, api.Event{Kind: "stop", Subject: "lb", Text: "told to stop: by " + by}, "told to stop", "now", now, "by", by)
+	d.report(slog.LevelInfo, api.Event{Kind: "stop", Subject: "lb", Text: "told to stop, by " + by}, "told to stop", "now", now, "by", by)
 	if now {
 		d.signals.send(syscall.SIGINT)
 	} else {
@@ -330,6 +340,6 @@ func (d *daemon) Stop(now bool, by string) {
 func (d *daemon) SetLogLevel(level slog.Level, by string) {
 	name := strings.ToLower(level.String())
 	// Before the level may be too high for this line.
-	d.report(slog.LevelInfo, api.Event{Kind: "log-level", Subject: "lb", Text: "log level " + name + ": by " + by}, "log level changed", "to", name, "by", by)
+	d.report(slog.LevelInfo, api.Event{Kind: "log-level", Subject: "lb", Text: "log level " + name + ", by " + by}, "log level changed", "to", name, "by", by)
 	d.events.SetLevel(level)
 }

@@ -39,10 +39,12 @@ func (d *daemon) backendChanged(pool *backends.Pool, c backends.Change) {
 	} else if c.Field == "last_resort" && c.To == "true" {
 		level = slog.LevelWarn
 	}
+	args := []any{"backend", c.Pool + "/" + c.Backend}
+	if c.Field != "last_resort" { // whose message says all
+		args = append(args, "from", c.From, "to", c.To, "reason", c.Reason, "held", c.Lasted.Round(time.Millisecond))
+	}
 	d.report(level, api.Event{Time: c.Time, Kind: c.Field, Subject: c.Pool + "/" + c.Backend, Text: changeText(c)},
-		changeMessage(c),
-		"backend", c.Pool+"/"+c.Backend, "from", c.From, "to", c.To, "reason", c.Reason,
-		"held", c.Lasted.Round(time.Millisecond), "left", fmt.Sprintf("%d/%d", c.Left, c.Total))
+		changeMessage(c), append(args, "left", fmt.Sprintf("%d/%d", c.Left, c.Total))...)
 	if b == nil {
 		return
 	}
@@ -64,10 +66,21 @@ func (d *daemon) backendChanged(pool *backends.Pool, c backends.Change) {
 
 // changeMessage returns the log's message for a change.
 func changeMessage(c backends.Change) string {
-	if c.Field == "added" || c.Field == "removed" {
+	switch c.Field {
+	case "added", "removed":
 		return "backend " + c.Field
+	case "last_resort":
+		return lastResort(c)
 	}
 	return "backend " + c.Field + " changed"
+}
+
+// lastResort says that a backend becomes a last resort, or is none any more.
+func lastResort(c backends.Change) string {
+	if c.To == "true" {
+		return "last resort: every backend of " + c.Pool + " is down"
+	}
+	return "no last resort any more: another backend of " + c.Pool + " takes connections, or this one is known to be down"
 }
 
 // changeText describes a change for lb events. It names the field where the values do not.
@@ -78,19 +91,24 @@ func changeText(c backends.Change) string {
 		text = "added, " + c.To
 	case "removed":
 		text = "removed, " + c.From
-	case "weight", "max_conns":
+	case "last_resort": // its reason says the same
+		return lastResort(c)
+	case "health": // the values name it
+	default:
 		text = c.Field + " " + text
-	case "last_resort":
-		if c.To == "true" {
-			text = "last resort: every backend of " + c.Pool + " is down"
-		} else {
-			text = "no last resort any more: " + c.Pool + " has backends that are up"
-		}
 	}
-	if c.Reason != "" {
-		text += ": " + c.Reason
+	return text + reasonText(c.Reason)
+}
+
+// reasonText appends why a change happened, or who made it.
+func reasonText(reason string) string {
+	switch {
+	case reason == "":
+		return ""
+	case strings.HasPrefix(reason, "by "):
+		return ", " + reason
 	}
-	return text
+	return ": " + reason
 }
 
 // report writes a line into the event log, and shows the event to those who follow.

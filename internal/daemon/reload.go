@@ -49,7 +49,7 @@ func (d *daemon) reloadAndReport(ctx context.Context, dryRun bool, by string) (a
 			"cannot reload: everything stays as it was", "by", by, "error", err)
 	default:
 		d.reloads.applied()
-		d.report(slog.LevelInfo, api.Event{Kind: "reload", Subject: "lb", Text: fmt.Sprintf("reloaded, %s: by %s", count(len(result.Changes), "change"), by)},
+		d.report(slog.LevelInfo, api.Event{Kind: "reload", Subject: "lb", Text: fmt.Sprintf("reloaded, %s, by %s", count(len(result.Changes), "change"), by)},
 			"reloaded", "by", by, "changes", len(result.Changes), "warnings", len(result.Warnings), "kept", len(result.Kept),
 			"what", strings.Join(shortened(result.Changes, 20), "; "))
 		for _, w := range result.Warnings {

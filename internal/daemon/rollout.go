@@ -28,7 +28,7 @@ func (d *daemon) findWorkers(pool string) (*workerPool, error) {
 func (d *daemon) reportOutcome(w *workerPool, subject, what, by string, err error) error {
 	switch {
 	case err == nil:
-		d.report(slog.LevelInfo, api.Event{Kind: "workers", Subject: subject, Text: what + ": by " + by}, "workers "+what, "pool", w.Name, "of", subject, "by", by)
+		d.report(slog.LevelInfo, api.Event{Kind: "workers", Subject: subject, Text: what + ", by " + by}, "workers "+what, "pool", w.Name, "of", subject, "by", by)
 	case errors.Is(err, supervisor.ErrStopped):
 		err = errStopping
 	case errors.Is(err, supervisor.ErrNoSlot):

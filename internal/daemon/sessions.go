@@ -71,7 +71,7 @@ func (d *daemon) Kill(ctx context.Context, f api.SessionFilter, over time.Durati
 		ids[i] = s.ID
 	}
 	rand.Shuffle(len(ids), func(i, j int) { ids[i], ids[j] = ids[j], ids[i] })
-	d.report(slog.LevelInfo, api.Event{Kind: "kill", Subject: killSubject(f), Text: fmt.Sprintf("closing %s over %v: by %s", count(len(ids), "session"), over, by)},
+	d.report(slog.LevelInfo, api.Event{Kind: "kill", Subject: killSubject(f), Text: "closing " + count(len(ids), "session") + overText(over) + ", by " + by},
 		"closing sessions", "sessions", len(ids), "pool", f.Pool, "backend", f.Backend, "id", f.ID, "older", f.Older, "over", over, "by", by)
 	defer func() { d.log.Info("sessions closed", "sessions", closed, "of", len(ids), "by", by) }()
 	due := turns(len(ids), over, rand.Float64)
@@ -139,4 +139,12 @@ func count(n int, noun string) string {
 		noun += "s"
 	}
 	return strconv.Itoa(n) + " " + noun
+}
+
+// overText is the time over which sessions are closed, for an event; empty for at once.
+func overText(over time.Duration) string {
+	if over == 0 {
+		return ""
+	}
+	return " over " + over.String()
 }

@@ -422,7 +422,7 @@ func (a *takeover) report(failed string, standstill time.Duration) {
 	} else {
 		d.upgrades.count.Add(1)
 		d.upgrades.sessions.Add(uint64(a.sessions))
-		d.report(slog.LevelInfo, api.Event{Kind: "upgrade", Subject: "lb", Text: fmt.Sprintf("%s → %s, %s carried over, stood still for %v: by %s",
+		d.report(slog.LevelInfo, api.Event{Kind: "upgrade", Subject: "lb", Text: fmt.Sprintf("%s → %s, %s carried over, stood still for %v, by %s",
 			head.Version, build.Version(), count(a.sessions, "session"), standstill.Round(10*time.Microsecond), head.By)},
 			"upgraded", "from", head.Version, "to", build.Version(), "sessions", a.sessions, "standstill", standstill, "pid", os.Getpid(), "by", head.By)
 	}

@@ -284,7 +284,7 @@ func TestWorkers_LastOneWithoutAHeartbeatIsALastResort(t *testing.T) {
 	for range 10 {
 		fresh(t, l.addr())
 	}
-	if events := l.mustCommand(t, "events").stdout; !strings.Contains(events, "no backend of the pool is selectable") {
+	if events := l.mustCommand(t, "events").stdout; !strings.Contains(events, "last resort: every backend of app is down") {
 		t.Errorf("events: got\n%s\nwant the last resort told", events)
 	}
 }
