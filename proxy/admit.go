@@ -156,7 +156,7 @@ func (l *loop) sendHeader(s *session, version string) bool {
 		panic("BUG: proxy: cannot format a PROXY header: " + err.Error())
 	}
 	l.header = b
-	n, errno := send(s.ends[backend].fd, b)
+	n, errno := send(s.ends[backend].fd, b, 0)
 	if errno != 0 || n < len(b) {
 		s.end = termBackendReset
 		l.close(s, true)

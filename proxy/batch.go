@@ -48,6 +48,7 @@ type batchItem struct {
 	src   int32
 	n     int32 // bytes that were received; 0 as long as there are none
 	errno unix.Errno
+	flags int  // of the send
 	sent  bool // something was received, and a send was tried
 }
 
@@ -184,8 +185,9 @@ func (l *loop) sendBatch() {
 		src := int(item.src)
 		l.received(s, src, int(item.n), int(item.n) == batchBuffer)
 		b.results[i] = uring.Result{Errno: uring.NotDone}
+		item.flags = s.holdBack(src, item.n < batchBuffer)
 		if b.ring != nil {
-			b.ring.Send(s.ends[1-src].fd, b.buffers[i][:item.n], i)
+			b.ring.Send(s.ends[1-src].fd, b.buffers[i][:item.n], item.flags, i)
 		}
 		item.sent = true
 	}
@@ -198,7 +200,7 @@ func (l *loop) sendBatch() {
 		s, data := l.table.find(item.ref), b.buffers[i][:item.n]
 		n, errno := int(b.results[i].N), b.results[i].Errno
 		if errno == uring.NotDone {
-			n, errno = send(s.ends[1-item.src].fd, data)
+			n, errno = send(s.ends[1-item.src].fd, data, item.flags)
 		}
 		l.sent(s, int(item.src), data, n, errno)
 		item.errno = errno

@@ -316,7 +316,7 @@ func (ch *Channel) writeLocked(message []byte) unix.Errno {
 	if ch.front < 0 {
 		return unix.ECONNREFUSED
 	}
-	n, errno := send(ch.front, message)
+	n, errno := send(ch.front, message, 0)
 	if errno == 0 && n < len(message) {
 		errno = unix.EMSGSIZE // half of a line: nothing after it can be understood
 	}

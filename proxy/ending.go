@@ -49,18 +49,23 @@ func (l *loop) readEOF(s *session, src int) bool {
 	if shutdownWrite(s.ends[1-src].fd) != 0 { // the destination is gone
 		return l.writeFailed(s, src)
 	}
+	d.flags &^= dirHeld
 	s.halfOpen = true
 	l.armIdle(s)
 	return true
 }
 
 // closeMirrored ends a session whose Unix backend has closed both ways, all of its bytes being out: nobody
-// will read what the client sends. The client is closed as the backend was, at once.
+// will read what the client sends. The client is closed as the backend was, at once. What is held back for the
+// FIN goes before the close, which resets a client whose bytes have come meanwhile.
 func (l *loop) closeMirrored(s *session) bool {
 	d := &s.dirs[client]
 	if d.blocked() || d.flags&dirBroken != 0 || s.ends[client].flags&endReadable != 0 && inQueue(s.ends[client].fd) > 0 {
 		s.endsWith(termBackendReset)
 		return l.settle(s, backend)
+	}
+	if s.dirs[backend].flags&dirHeld != 0 {
+		shutdownWrite(s.ends[client].fd)
 	}
 	s.end = termNormal
 	l.close(s, false)
@@ -113,6 +118,7 @@ func (l *loop) settle(s *session, src int) bool {
 	}
 	s.dirs[src].flags |= dirEOF | dirSettling
 	s.ends[src].flags &^= endReadable
+	s.letGo(src)
 	left := s.unacknowledged(1 - src)
 	if left == 0 {
 		l.close(s, true)

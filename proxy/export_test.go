@@ -194,16 +194,48 @@ func (p *Proxy) DenyPipes() {
 
 // BackendEvent makes the only session see one epoll event of its backend's socket, after prepare has run
 // while the loop sees nothing.
-func (p *Proxy) BackendEvent(mask uint32, prepare func()) {
+func (p *Proxy) BackendEvent(mask uint32, prepare func()) { p.event(backend, mask, prepare) }
+
+// ClientEvent is the same for its client's socket.
+func (p *Proxy) ClientEvent(mask uint32, prepare func()) { p.event(client, mask, prepare) }
+
+// event waits until the socket shows mask: TCP may need a moment for what prepare has sent.
+func (p *Proxy) event(e int, mask uint32, prepare func()) {
 	for _, l := range p.loops {
 		l.call(func(l *loop) {
 			l.table.each(func(s *session) {
 				prepare()
-				t := s.token(backend)
+				fds := []unix.PollFd{{Fd: s.ends[e].fd, Events: int16(mask)}}
+				for uint32(fds[0].Revents)&mask != mask {
+					unix.Poll(fds, 0)
+				}
+				t := s.token(e)
 				l.dispatch(&unix.EpollEvent{Events: mask, Fd: t.id, Pad: t.gen})
+				l.runBatch()
 			})
 		})
 	}
+}
+
+// UnreadOfClient returns how many bytes the only session's client has sent that lb has not read. It is called
+// on the only loop.
+func (p *Proxy) UnreadOfClient() (n int) {
+	p.loops[0].table.each(func(s *session) { n = inQueue(s.ends[client].fd) })
+	return n
+}
+
+// NotSent returns how many bytes TCP holds back on the sockets of all sessions (tcp(7), TCP_INFO).
+func (p *Proxy) NotSent() (n uint32) {
+	p.onLoops(func(l *loop) {
+		l.table.each(func(s *session) {
+			for e := range s.ends {
+				if info, err := unix.GetsockoptTCPInfo(int(s.ends[e].fd), unix.IPPROTO_TCP, unix.TCP_INFO); err == nil {
+					n += info.Notsent_bytes
+				}
+			}
+		})
+	})
+	return n
 }
 
 // UnwatchWithAcceptPending takes every listening socket out of the only loop in a round in which it had an

@@ -41,10 +41,10 @@ func localAddr(fd int32) netip.AddrPort {
 	return peerAddr(&sa)
 }
 
-// send writes what the peer takes now. The caller never passes an empty buf.
-func send(fd int32, buf []byte) (n int, errno unix.Errno) {
+// send writes what the peer takes now. The caller never passes an empty buf. flags is 0 or MSG_MORE.
+func send(fd int32, buf []byte, flags int) (n int, errno unix.Errno) {
 	for {
-		r, _, e := unix.RawSyscall6(unix.SYS_SENDTO, uintptr(fd), uintptr(unsafe.Pointer(unsafe.SliceData(buf))), uintptr(len(buf)), unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL, 0, 0)
+		r, _, e := unix.RawSyscall6(unix.SYS_SENDTO, uintptr(fd), uintptr(unsafe.Pointer(unsafe.SliceData(buf))), uintptr(len(buf)), uintptr(unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL|flags), 0, 0)
 		if e != unix.EINTR {
 			return int(r), e
 		}
@@ -154,6 +154,9 @@ func shutdownWrite(fd int32) unix.Errno {
 	_, _, e := unix.RawSyscall(unix.SYS_SHUTDOWN, uintptr(fd), unix.SHUT_WR, 0)
 	return e
 }
+
+// push has TCP send what it holds back for the end of the stream (tcp(7), TCP_NODELAY).
+func push(fd int32) { unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_NODELAY, 1) }
 
 // inQueue returns how many bytes a socket has received that were not read yet (tcp(7), SIOCINQ).
 func inQueue(fd int32) int {

@@ -148,9 +148,9 @@ func (r *Ring) Recv(fd int32, buf []byte, id int) {
 	r.add(opRecv, fd, buf, unix.MSG_DONTWAIT, id)
 }
 
-// Send is the same for a send, as send(2) with MSG_DONTWAIT and MSG_NOSIGNAL.
-func (r *Ring) Send(fd int32, buf []byte, id int) {
-	r.add(opSend, fd, buf, unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL, id)
+// Send is the same for a send, as send(2) with MSG_DONTWAIT, MSG_NOSIGNAL and flags, which is 0 or MSG_MORE.
+func (r *Ring) Send(fd int32, buf []byte, flags, id int) {
+	r.add(opSend, fd, buf, unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL|uint32(flags), id)
 }
 
 func (r *Ring) add(op uint8, fd int32, buf []byte, flags uint32, id int) {

@@ -79,8 +79,8 @@ func TestRing_SendIsPartialWhereThePeerIsFull(t *testing.T) {
 	bufs := buffers(t, 1, 8<<20)
 	results := make([]Result, 2)
 	a, b := pair(t)
-	r.Send(a, bufs[0], 0)
-	r.Send(a, bufs[0], 1)
+	r.Send(a, bufs[0], 0, 0)
+	r.Send(a, bufs[0], 0, 1)
 	if errno := r.Do(results); errno != 0 {
 		t.Fatalf("Do: got %v", errno)
 	}
@@ -91,7 +91,7 @@ func TestRing_SendIsPartialWhereThePeerIsFull(t *testing.T) {
 		t.Errorf("send to a full peer: got %+v; want EAGAIN", results[1])
 	}
 	unix.Shutdown(int(b), unix.SHUT_RD)
-	r.Send(a, bufs[0][:1], 0)
+	r.Send(a, bufs[0][:1], 0, 0)
 	if r.Do(results); results[0].Errno != unix.EPIPE {
 		t.Errorf("send to a peer that reads no more: got %+v; want EPIPE, and no signal", results[0])
 	}
@@ -224,7 +224,7 @@ func TestRing_AllocatesNothing(t *testing.T) {
 	results := make([]Result, 2)
 	a, b := pair(t)
 	if n := testing.AllocsPerRun(100, func() {
-		r.Send(a, bufs[0], 0)
+		r.Send(a, bufs[0], 0, 0)
 		r.Recv(b, bufs[1], 1)
 		r.Do(results)
 	}); n != 0 {
@@ -257,7 +257,7 @@ func BenchmarkRing_Do(b *testing.B) {
 			b.ReportAllocs()
 			for b.Loop() {
 				for i := range n {
-					r.Send(ends[i][0], bufs[i], i)
+					r.Send(ends[i][0], bufs[i], 0, i)
 				}
 				r.Do(results)
 				for i := range n {
