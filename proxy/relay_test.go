@@ -409,7 +409,7 @@ func cpuTime() time.Duration {
 
 func TestRelay_SplicesLargeTransfersBothWaysAtOnce(t *testing.T) {
 	backendKinds(t, func(t *testing.T, kind string) {
-		const total = 64 << 20
+		const total = 8 << 20
 		both := func(c conn, seedOut, seedIn uint64) error {
 			finished := make(chan error, 1)
 			go func() {
