@@ -38,7 +38,7 @@ func within(d time.Duration, ok func() bool) bool {
 // eventually is within with a failure that says what did not happen.
 func eventually(t testing.TB, what string, ok func() bool) {
 	t.Helper()
-	if !within(10*time.Second, ok) {
-		t.Fatalf("%s: still not so after 10s", what)
+	if !within(ioTimeout, ok) {
+		t.Fatalf("%s: still not so after %v", what, ioTimeout)
 	}
 }

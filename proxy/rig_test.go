@@ -23,7 +23,7 @@ import (
 )
 
 // ioTimeout ends a test whose bytes do not come.
-const ioTimeout = 10 * time.Second
+const ioTimeout = time.Minute
 
 // setup is what a rig is made of.
 type setup struct {
