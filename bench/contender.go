@@ -17,6 +17,8 @@ type Kind string
 const (
 	// KindLB is a build of lb, held against the rivals.
 	KindLB Kind = "lb"
+	// KindPlain is a build of lb that relays without batches. It is shown beside KindLB, and held to no goal.
+	KindPlain Kind = "plain"
 	// KindRival is a balancer that lb is held against.
 	KindRival Kind = "rival"
 	// KindHandoff is a build of lb that hands the accepted sockets over to workers of its own, held against
@@ -184,11 +186,12 @@ func LB(name, path string, config func(home, addr string, backends []Backend) st
 }
 
 // RelayConfig returns the configuration of lb that is measured against others' relays, with a number of event
-// loops. It checks the backends' health, as it would in use, and writes no access log.
-func RelayConfig(loops int) func(home, addr string, backends []Backend) string {
+// loops, and batching as the config has it; "" leaves that to the build. It checks the backends' health, as it
+// would in use, and writes no access log.
+func RelayConfig(loops int, batching string) func(home, addr string, backends []Backend) string {
 	return func(home, addr string, backends []Backend) string {
 		var b strings.Builder
-		b.WriteString(lbConfig(home, addr, loops))
+		b.WriteString(lbConfig(home, addr, loops, batching))
 		b.WriteString("[pools.app]\n[pools.app.health]\ntype = \"connect\"\ninterval = \"2s\"\n")
 		for _, backend := range backends {
 			fmt.Fprintf(&b, "[[pools.app.backends]]\nname = %q\naddress = %q\n", backend.Name, "unix:"+backend.Socket)
@@ -198,10 +201,13 @@ func RelayConfig(loops int) func(home, addr string, backends []Backend) string {
 }
 
 // lbConfig is the part that configurations of lb begin with: one listener for the pool "app".
-func lbConfig(home, addr string, loops int) string {
+func lbConfig(home, addr string, loops int, batching string) string {
+	if batching != "" {
+		batching = fmt.Sprintf("batching = %q\n", batching)
+	}
 	return fmt.Sprintf(`[proxy]
 loops = %d
-[admin]
+%s[admin]
 socket = %q
 http = ""
 [log]
@@ -209,7 +215,7 @@ access = "off"
 [listeners.web]
 bind = [%q]
 pool = "app"
-`, loops, AdminSocket(home), addr)
+`, loops, batching, AdminSocket(home), addr)
 }
 
 // AdminSocket is the path of the socket for commands of a contender whose files are in home.

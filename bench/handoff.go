@@ -30,7 +30,7 @@ func Handoff(p Programs, name, path string, loops int) Contender {
 // inherit its listening socket, as in a change of its binary.
 func handoffConfig(p Programs, home, addr string, loops, workers int) string {
 	var b strings.Builder
-	b.WriteString(lbConfig(home, addr, loops))
+	b.WriteString(lbConfig(home, addr, loops, ""))
 	fmt.Fprintf(&b, `[pools.app]
 handoff = "lb"
 [pools.app.health]

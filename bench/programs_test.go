@@ -110,8 +110,8 @@ func TestConfigs(t *testing.T) {
 	if turns := nginxStreamConfig("/h", "127.0.0.1:1", weighted, "", true); strings.Contains(turns, "least_conn") || !strings.Contains(turns, "w1.sock weight=90;") {
 		t.Errorf("got %s; want the weights, and no least_conn", turns)
 	}
-	f(RelayConfig(3)("/h", "127.0.0.1:1", backends),
-		"[proxy]\nloops = 3\n", "socket = \"/h/admin.sock\"\n", "bind = [\"127.0.0.1:1\"]\n",
+	f(RelayConfig(3, "off")("/h", "127.0.0.1:1", backends),
+		"[proxy]\nloops = 3\nbatching = \"off\"\n[admin]\n", "socket = \"/h/admin.sock\"\n", "bind = [\"127.0.0.1:1\"]\n",
 		"[[pools.app.backends]]\nname = \"w2\"\naddress = \"unix:/d/w2.sock\"\n")
 	f(handoffConfig(Programs{Nginx: "/n", Preload: "/l.so"}, "/h", "127.0.0.1:1", 3, 2),
 		"[proxy]\nloops = 3\n", "bind = [\"127.0.0.1:1\"]\n", "handoff = \"lb\"\n", "count = 2\n", "\"/h/worker{slot}/nginx.conf\"", "LD_PRELOAD = \"/l.so\"")

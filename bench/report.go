@@ -326,7 +326,7 @@ func (r *Report) note(kase Case, contender ContenderInfo) string {
 func (r *Report) writeBuilds(w io.Writer) error {
 	var builds []string
 	for _, contender := range r.Contenders {
-		if contender.Kind == KindLB {
+		if contender.Kind == KindLB || contender.Kind == KindPlain {
 			builds = append(builds, contender.Name)
 		}
 	}

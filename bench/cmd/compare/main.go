@@ -52,10 +52,10 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	flags := flag.NewFlagSet("compare", flag.ContinueOnError)
 	flags.SetOutput(stderr)
 	flags.StringVar(&s.lb, "lb", "./bin/lb", "`path` of lb; or several builds to compare, as name=path,name=path")
-	flags.StringVar(&s.contenders, "contenders", "lb,handoff,haproxy,haproxy-splice,nginx,direct", "comma-separated `list` of contenders")
+	flags.StringVar(&s.contenders, "contenders", "lb,lb-off,handoff,haproxy,haproxy-splice,nginx,direct", "comma-separated `list` of contenders; lb-off is lb with batching off")
 	flags.StringVar(&s.haproxy, "haproxy", "", "`path` of another haproxy than the installed one")
 	flags.StringVar(&s.preload, "preload", "./bin/lbaccept.so", "`path` of the library by which nginx takes connections that lb hands over")
-	flags.StringVar(&s.cases, "cases", "", "comma-separated `list` of keepalive, connect, 64k, 4m, idle; empty for all")
+	flags.StringVar(&s.cases, "cases", "", "comma-separated `list` of keepalive, keep1, keep4, keep16, keep512, connect, 64k, 4m, idle; empty for all")
 	flags.IntVar(&s.options.Rounds, "rounds", s.options.Rounds, "how often each contender is measured under each case")
 	flags.DurationVar(&s.options.Duration, "duration", s.options.Duration, "length of each load, in whole seconds")
 	flags.DurationVar(&s.options.WarmUp, "warmup", s.options.WarmUp, "length of the unmeasured load before")
@@ -186,13 +186,18 @@ func contenders(names []string, builds []build, programs bench.Programs, loops i
 	var contenders []bench.Contender
 	for _, name := range names {
 		switch name {
-		case "lb":
+		case "lb", "lb-off":
 			for _, b := range builds {
 				path, err := existing(b.path)
 				if err != nil {
 					return nil, fmt.Errorf("cannot find lb, build it or name it with -lb: %w", err)
 				}
-				contenders = append(contenders, bench.LB(b.name, path, bench.RelayConfig(loops)))
+				c := bench.LB(b.name, path, bench.RelayConfig(loops, ""))
+				if name == "lb-off" {
+					c = bench.LB(b.name+"-off", path, bench.RelayConfig(loops, "off"))
+					c.Kind = bench.KindPlain
+				}
+				contenders = append(contenders, c)
 			}
 		case "handoff":
 			// Of several builds the last: the first may be older than hand-off.

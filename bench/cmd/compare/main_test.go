@@ -6,6 +6,7 @@ import (
 	"errors"
 	"os"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 
@@ -24,7 +25,7 @@ func TestRun_WrongUsage(t *testing.T) {
 	f(2, "not defined: -nope", "-nope")
 	f(2, `unknown case "tea"`, "-cases", "keepalive,tea")
 	f(2, `not "b"`, "-lb", "a=1,b")
-	f(0, "keepalive, connect, 64k, 4m, idle", "-h")
+	f(0, "keep512, connect, 64k, 4m, idle", "-h")
 }
 
 func TestParseCases(t *testing.T) {
@@ -32,7 +33,7 @@ func TestParseCases(t *testing.T) {
 	if err != nil || len(got) != 2 || got[0].Name != bench.Case4M || got[1].Name != bench.CaseIdle {
 		t.Errorf("got %+v, %v; want 4m and idle", got, err)
 	}
-	if got, err := parseCases(""); err != nil || len(got) != 5 {
+	if got, err := parseCases(""); err != nil || len(got) != 9 {
 		t.Errorf("got %+v, %v; want all", got, err)
 	}
 }
@@ -70,6 +71,15 @@ func TestContenders(t *testing.T) {
 	}
 	if _, err := contenders([]string{"handoff"}, builds, bench.Programs{Preload: "/nonexistent"}, 2); err == nil || !strings.Contains(err.Error(), "make preload") {
 		t.Errorf("got %v; want how to build the library", err)
+	}
+	builds[0].path = self
+	got, err = contenders([]string{"lb", "lb-off"}, builds, bench.Programs{}, 2)
+	var named []string
+	for _, c := range got {
+		named = append(named, c.Name+" "+string(c.Kind))
+	}
+	if want := []string{"old lb", "new lb", "old-off plain", "new-off plain"}; err != nil || !slices.Equal(named, want) {
+		t.Errorf("got %v, %v; want %v", named, err, want)
 	}
 	if _, err := contenders([]string{"envoy"}, nil, bench.Programs{}, 2); !errors.Is(err, errUsage) {
 		t.Errorf("got %v; want wrong usage", err)
