@@ -56,8 +56,8 @@ func (l *loop) readEOF(s *session, src int) bool {
 }
 
 // closeMirrored ends a session whose Unix backend has closed both ways, all of its bytes being out: nobody
-// will read what the client sends. The client is closed as the backend was, at once. What is held back for the
-// FIN goes before the close, which resets a client whose bytes have come meanwhile.
+// will read what the client sends. The client is closed as the backend was, at once. What is held back for
+// the FIN goes before the close, which resets a client whose bytes have come meanwhile.
 func (l *loop) closeMirrored(s *session) bool {
 	d := &s.dirs[client]
 	if d.blocked() || d.flags&dirBroken != 0 || s.ends[client].flags&endReadable != 0 && inQueue(s.ends[client].fd) > 0 {

@@ -57,7 +57,7 @@ const (
 	dirQueued               // in loop.ready: it used up its turn
 	dirSettling             // the session ends with a reset once its destination has acknowledged every byte
 	dirCopies               // splice(2) does not work between its two sockets
-	dirHeld                 // its destination's TCP holds bytes back, so that they leave with the FIN (holdBack)
+	dirHeld                 // its destination's TCP holds bytes back for the FIN (holdBack)
 )
 
 // direction is one of the two streams of bytes.
