@@ -186,8 +186,8 @@ func LB(name, path string, config func(home, addr string, backends []Backend) st
 }
 
 // RelayConfig returns the configuration of lb that is measured against others' relays, with a number of event
-// loops, and batching as the config has it; "" leaves that to the build. It checks the backends' health, as it
-// would in use, and writes no access log.
+// loops, and batching as the config has it; "" leaves that to the build. It checks the backends' health, as
+// it would in use, and writes no access log.
 func RelayConfig(loops int, batching string) func(home, addr string, backends []Backend) string {
 	return func(home, addr string, backends []Backend) string {
 		var b strings.Builder
