@@ -117,8 +117,11 @@ func (p *Proxy) hearEnds(ends *sockdiag.Ends) {
 			h.reconcile()
 		case errors.Is(err, os.ErrDeadlineExceeded):
 			h.reconcile()
-		default:
-			return // closed
+		case errors.Is(err, os.ErrClosed):
+			return
+		default: // the kernel cannot tell at the moment: ask it
+			time.Sleep(reconcileRetry)
+			h.reconcile()
 		}
 	}
 }

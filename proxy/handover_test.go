@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -256,6 +257,53 @@ func TestHandOff_BytesAreThoseThatWereCarried(t *testing.T) {
 				}
 			})
 		}
+	}
+}
+
+// endsSocket returns the descriptor by which the only proxy of this process hears of ends.
+func endsSocket(t *testing.T) int {
+	t.Helper()
+	names, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range names {
+		fd, _ := strconv.Atoi(name.Name())
+		addr, err := unix.Getsockname(fd)
+		if netlink, ok := addr.(*unix.SockaddrNetlink); err == nil && ok && netlink.Groups != 0 {
+			return fd
+		}
+	}
+	t.Fatal("the proxy hears of no ends")
+	return -1
+}
+
+// TestHandOff_EndsAreSeenThoughTheKernelCannotTell: an error of the socket that tells of ends passes, and lb
+// asks meanwhile.
+func TestHandOff_EndsAreSeenThoughTheKernelCannotTell(t *testing.T) {
+	r := newRig(t, handsOff)
+	r.newTaker("w0", 100)
+	b := r.pool.Get("w0")
+	clients := []net.Conn{r.client(), r.client(), r.client()}
+	for _, c := range clients {
+		r.greeting(c)
+	}
+	eventually(t, "the connections count as taken", func() bool { return b.Untaken() == 0 })
+	told := endsSocket(t)
+	kept, err := unix.FcntlInt(uintptr(told), unix.F_DUPFD_CLOEXEC, 0)
+	failIf(t, err, "dup of the socket")
+	defer unix.Close(kept)
+	directory, err := unix.Open("/", unix.O_RDONLY|unix.O_CLOEXEC, 0) // a read of it fails
+	failIf(t, err, "open")
+	defer unix.Close(directory)
+	failIf(t, unix.Dup3(directory, told, unix.O_CLOEXEC), "dup3")
+	clients[0].Close()
+	clients[1].Close()
+	r.ended(2)
+	failIf(t, unix.Dup3(kept, told, unix.O_CLOEXEC), "dup3")
+	clients[2].Close()
+	if rec := r.recordOf(3, clients[2].(*net.TCPConn)); rec.BytesOut != 3 {
+		t.Errorf("bytes of the connection that the kernel told of: got %d; want 3", rec.BytesOut)
 	}
 }
 

@@ -137,7 +137,7 @@ func (o *output) read(ctx context.Context) {
 	o.mu.Lock()
 	over := o.last || o.ended()
 	o.reading = !over
-	o.file.SetReadDeadline(time.Time{}) // before finish may set another
+	watched := o.file.SetReadDeadline(time.Time{}) == nil // before finish may set another
 	o.mu.Unlock()
 	if over {
 		return
@@ -148,6 +148,9 @@ func (o *output) read(ctx context.Context) {
 	for {
 		n, err := o.file.Read(buf)
 		cost := o.take(buf[:n])
+		if !watched {
+			err = o.unwatched(ctx, err)
+		}
 		switch {
 		case err == nil:
 		case !errors.Is(err, os.ErrDeadlineExceeded):
@@ -161,6 +164,28 @@ func (o *output) read(ctx context.Context) {
 		}
 		o.pace(ctx, cost)
 	}
+}
+
+// unwatched does what a deadline does, for a pipe that has none, as epoll(7) had no place for it: err of a
+// read is os.ErrDeadlineExceeded if nobody is to read on. It waits for a moment where there was nothing to
+// read.
+func (o *output) unwatched(ctx context.Context, err error) error {
+	if err != nil && !errors.Is(err, unix.EAGAIN) {
+		return err
+	}
+	o.mu.Lock()
+	last := o.last
+	o.mu.Unlock()
+	if last || ctx.Err() != nil {
+		return os.ErrDeadlineExceeded
+	}
+	if err != nil {
+		select {
+		case <-time.After(unwatchedLook):
+		case <-ctx.Done():
+		}
+	}
+	return nil
 }
 
 // pace waits for as long as what was read asks for, but not beyond the end of ctx.

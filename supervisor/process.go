@@ -314,8 +314,8 @@ const (
 	// is sent again after killPause, killTries times.
 	killTries = 40
 	killPause = 200 * time.Millisecond
-	// unwatchedLook is how often a process is looked at that epoll(7) does not watch: the kernel had no
-	// memory for it, or the user no watch.
+	// unwatchedLook is how often a process, or the output of one, is looked at that epoll(7) does not watch:
+	// the kernel had no memory for it, or the user no watch.
 	unwatchedLook = 100 * time.Millisecond
 	// membersLook is how often a worker that has ended is asked whether what it has started has, too.
 	membersLook = 20 * time.Millisecond

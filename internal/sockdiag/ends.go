@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"slices"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -23,6 +24,8 @@ type Ends struct {
 	file *os.File
 	raw  syscall.RawConn
 	buf  []byte
+
+	closed atomic.Bool // whose error os.File does not name
 
 	// What Read works with, kept here so that it allocates nothing.
 	readAll func(fd uintptr) bool
@@ -103,7 +106,8 @@ func (e *Ends) SetPorts(ports ...uint16) error {
 //
 // After an overflow the kernel drops everything until the reader has read all that was kept
 // (netlink_rcv_wake). So ErrOverflow comes last, when there is nothing left: what ends afterwards is told
-// again, what ended before is in no list that is asked for now.
+// again, what ended before is in no list that is asked for now. After any other error the caller may read on;
+// the kernel may have had no memory, or epoll(7) no place for the socket, so that a Read cannot wait.
 func (e *Ends) Read(into []Socket) (n int, err error) {
 	if len(into) == 0 {
 		return 0, nil
@@ -114,8 +118,10 @@ func (e *Ends) Read(into []Socket) (n int, err error) {
 	switch {
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		return e.n, os.ErrDeadlineExceeded
-	case err != nil:
+	case err != nil && e.closed.Load():
 		return e.n, os.ErrClosed
+	case err != nil:
+		return e.n, fmt.Errorf("cannot wait for the ends of sockets: %w", err)
 	}
 	return e.n, e.failed
 }
@@ -155,4 +161,7 @@ func isEnd(b []byte) bool {
 }
 
 // Close ends the subscription, and a Read that waits.
-func (e *Ends) Close() error { return e.file.Close() }
+func (e *Ends) Close() error {
+	e.closed.Store(true)
+	return e.file.Close()
+}

@@ -244,6 +244,34 @@ func TestEnds_CloseEndsARead(t *testing.T) {
 	}
 }
 
+// TestEnds_ReadThatCannotWaitIsNotClosed: whoever reads must know whether to go on.
+func TestEnds_ReadThatCannotWaitIsNotClosed(t *testing.T) {
+	ends := listenEnds(t, 1)
+	fd, err := unix.Dup(int(ends.file.Fd()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.SetNonblock(fd, false); err != nil { // so that the runtime does not watch it
+		t.Fatal(err)
+	}
+	unwatched := &Ends{file: os.NewFile(uintptr(fd), "netlink"), buf: ends.buf}
+	defer unwatched.Close()
+	unwatched.readAll = unwatched.readFrom
+	if err := unix.SetNonblock(fd, true); err != nil {
+		t.Fatal(err)
+	}
+	if unwatched.raw, err = unwatched.file.SyscallConn(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := unwatched.Read(make([]Socket, 1)); err == nil || errors.Is(err, os.ErrClosed) {
+		t.Errorf("a read with nothing to read: got %v; want another error than os.ErrClosed", err)
+	}
+	unwatched.Close()
+	if _, err := unwatched.Read(make([]Socket, 1)); !errors.Is(err, os.ErrClosed) {
+		t.Errorf("after Close: got %v; want os.ErrClosed", err)
+	}
+}
+
 func TestEnds_ReadAllocatesNothing(t *testing.T) {
 	l := listener(t, "tcp", "127.0.0.1:0")
 	ends := listenEnds(t, port(l))
