@@ -68,7 +68,38 @@ func TestHostWarnings_NameTheirKey(t *testing.T) {
 	check(workers("command = ['./app']\n"))
 	check(workers("command = ['./app']\ndir = 'DIR/no'\n"), `lb.toml:3: pools.w.workers.dir: there is no directory "DIR/no"`)
 	check(workers("command = ['/bin/sh']\nrlimit_nofile = 64\n"))
+	check(workers("command = ['/bin/sh']\nrlimit_nofile = 64\n"))
 	check(workers("command = ['/bin/sh']\nrlimit_nofile = 4000000000\n"), `lb.toml:3: pools.w.workers.rlimit_nofile: no worker starts with so many: 4000000000 is above `)
+}
+
+// TestHostWarnings_NameWhyNoWorkerStarts: the script is there, and the kernel will not run it.
+func TestHostWarnings_NameWhyNoWorkerStarts(t *testing.T) {
+	dir := t.TempDir()
+	t.Setenv("PATH", dir)
+	for text, want := range map[string]string{
+		"#!/nonexistent/python3 -u\nprint(1)\n": `the interpreter "/nonexistent/python3" in the first line of "DIR/app" does not exist`,
+		"#!/bin/sh\r\necho 1\r\n":               `the first line of "DIR/app" ends in CRLF`,
+		"#!\necho 1\n":                          `the first line of "DIR/app" names no interpreter`,
+		"echo 1\n":                              `"DIR/app" is a script without a first line such as #!/bin/sh`,
+		"\xEF\xBB\xBF#!/bin/sh\n":               `"DIR/app" begins with a byte order mark`,
+		"":                                      `"DIR/app" is empty`,
+		"#!/bin/sh\necho 1\n":                   "",
+	} {
+		if err := os.WriteFile(filepath.Join(dir, "app"), []byte(text), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		for _, command := range []string{"command = ['DIR/app']\n", "command = ['app']\n", "command = ['./app']\ndir = 'DIR'\n"} {
+			file := "[pools.w.workers]\n" + command + "[listeners.w]\npool = 'w'\nbind = ['127.0.0.1:1']\n"
+			var got string
+			for _, f := range parseOK(t, strings.ReplaceAll(file, "DIR", dir)+app).HostWarnings("lb.toml") {
+				got += f.String() + "\n"
+			}
+			whole := strings.ReplaceAll("lb.toml:2: pools.w.workers.command: no worker starts: "+want, "DIR", dir)
+			if want == "" && got != "" || want != "" && !strings.HasPrefix(got, whole) {
+				t.Errorf("%q by %q: got %q; want %q", text, command, got, want)
+			}
+		}
+	}
 }
 
 func TestBeyondNofile(t *testing.T) {
