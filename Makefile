@@ -59,8 +59,9 @@ bench: build preload ## lb, haproxy and nginx side by side; BENCHFLAGS="-cases k
 
 FUZZTIME ?= 30s
 fuzz: ## run every fuzz target for FUZZTIME each
-	@set -e; for p in $$($(GO) list ./...); do \
-		for f in $$($(GO) test -list '^Fuzz' $$p | grep '^Fuzz' || true); do \
+	@set -e; packages=$$($(GO) list ./...); for p in $$packages; do \
+		targets=$$($(GO) test -list '^Fuzz' $$p) || { echo "$$targets"; exit 1; }; \
+		for f in $$(echo "$$targets" | sed -n '/^Fuzz/p'); do \
 			echo "$$p $$f"; $(GO) test -run '^$$' -fuzz "^$$f$$" -fuzztime $(FUZZTIME) $$p; \
 		done; done
 

@@ -261,7 +261,7 @@ func (p *Pool) newProcess(w *worker, pid int, start uint64, pidfd int) *process 
 			return nil
 		}
 		if group {
-			failed := signalGroup(pid, sig)
+			failed := unix.Kill(-pid, sig)
 			// A leader of a session stays in its group; what an older lb has started may have left it.
 			if own, err := unix.Getpgid(pid); failed == nil && sig != unix.SIGKILL && err == nil && own == pid {
 				return nil
@@ -296,20 +296,7 @@ func (p *Pool) newProcess(w *worker, pid int, start uint64, pidfd int) *process 
 	return proc
 }
 
-// signalGroup sends sig to every process of the group pid. A refusal that passes is tried again at once: else
-// the worker alone would get the signal, and what it has started would wait for the end of its grace.
-func signalGroup(pid int, sig unix.Signal) (err error) {
-	for range groupTries {
-		if err = unix.Kill(-pid, sig); err == nil || err == unix.ESRCH {
-			break
-		}
-	}
-	return err
-}
-
 const (
-	// groupTries is how often a group is sent a signal that the kernel refuses.
-	groupTries = 10
 	// A SIGKILL that the kernel refuses, as a security module or a change of the worker's user may have it,
 	// is sent again after killPause, killTries times.
 	killTries = 40

@@ -269,6 +269,8 @@ const (
 	// shortagePatience how long it goes on so before it leaves alive what it cannot see.
 	shortagePause    = 20 * time.Millisecond
 	shortagePatience = 5 * time.Second
+	// refusalPause is when lb tries again to kill what the kernel did not let it kill.
+	refusalPause = time.Millisecond
 )
 
 // kill kills what a worker has started, once it has ended and before its pid is given back. It returns how
@@ -295,19 +297,21 @@ func (s *session) kill() (strays, first int) {
 		if len(left) == 0 && err == nil {
 			break
 		}
-		fresh := false
+		fresh, refused := false, error(nil)
 		for _, r := range left {
 			fresh = fresh || !killed[r.id()]
 			killed[r.id()] = true
 			if r.group > 1 && r.session == s.pid {
 				unix.Kill(-r.group, unix.SIGKILL)
 			}
-			err = cmp.Or(killOne(r), err)
+			refused = cmp.Or(refused, killOne(r))
 		}
 		switch {
-		case short(err) && time.Since(begun) < shortagePatience:
+		case (short(err) || short(refused)) && time.Since(begun) < shortagePatience:
 			time.Sleep(shortagePause)
 		case (fresh || err != nil) && time.Since(begun) < killPatience:
+		case refused != nil && time.Since(begun) < killPatience:
+			time.Sleep(refusalPause)
 		default:
 			round++
 			time.Sleep(time.Millisecond)

@@ -69,12 +69,18 @@ func strangerConfig(base, app string, words ...string) Config {
 	return cfg
 }
 
-// asStranger starts this binary as the stranger, to attack.
-func asStranger(t *testing.T, app string, args ...string) *exec.Cmd {
-	t.Helper()
+// strangersCommand is this binary, to be run as the stranger, who attacks.
+func strangersCommand(app string, args ...string) *exec.Cmd {
 	cmd := exec.Command(app, append([]string{"attack"}, args...)...)
 	cmd.Dir = filepath.Dir(app)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: strangerUID, Gid: strangerUID}}
+	return cmd
+}
+
+// asStranger starts this binary as the stranger, to attack.
+func asStranger(t *testing.T, app string, args ...string) *exec.Cmd {
+	t.Helper()
+	cmd := strangersCommand(app, args...)
 	out, err := cmd.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -119,6 +125,17 @@ func attack(what string, args []string) {
 		_, _, err := unix.RawSyscall6(unix.SYS_PTRACE, unix.PTRACE_SEIZE, uintptr(pid), 0, 0, 0, 0)
 		fmt.Println("traced:", err)
 		select {}
+	case "kill": // a process of root as lb kills what a worker has left, and say how often it is looked at
+		pid, _ := strconv.Atoi(args[0])
+		victim, err := readRelative(pid)
+		looks := 0
+		other := &session{pid: pid, start: victim.start, look: func() (relatives, error) {
+			looks++
+			return relatives{pid: victim}, err
+		}}
+		fmt.Print("begun\n")
+		other.kill()
+		fmt.Println("looks:", looks)
 	case "headless": // end the first thread, and go on
 		end := make(chan bool)
 		for range 100 {
@@ -413,6 +430,27 @@ func TestStop_EndsWhateverWorkersDo(t *testing.T) {
 		}
 	})
 	f([]string{"deaf"}, func(s *stage, w WorkerStatus) { unix.Kill(w.PID, unix.SIGSTOP) })
+}
+
+// What lb may not kill is a process of root that its worker has become.
+func TestKill_ThatIsRefusedDoesNotSpin(t *testing.T) {
+	t.Parallel()
+	_, _, app := openForOthers(t)
+	cmd := exec.Command("/bin/sleep", "1000")
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		cmd.Process.Kill()
+		cmd.Wait()
+	}()
+	out, err := strangersCommand(app, "kill", strconv.Itoa(cmd.Process.Pid)).Output()
+	_, text, _ := strings.Cut(string(out), "looks: ")
+	looks, notOne := strconv.Atoi(strings.TrimSpace(text))
+	// one a millisecond at most, and some at the end
+	if most := int(killPatience/refusalPause) + 2*killRounds; err != nil || notOne != nil || looks < 2 || looks > most {
+		t.Errorf("got %q, %v; want 2 to %d looks", out, err, most)
+	}
 }
 
 // membersOf returns the processes of a worker.
