@@ -19,8 +19,10 @@ import (
 // uses it at a time. Only lb's user can change its entries, so what is in it is reached through its
 // descriptor and cannot be swapped. It is safe for concurrent use.
 type Dir struct {
-	path  string
-	users users // of the workers
+	path   string
+	roster roster
+	// looks of sessions whose worker has ended: among lb's descendants, and at the whole host
+	near, wide lookout
 
 	mu   sync.Mutex
 	lock *os.File
@@ -50,7 +52,7 @@ func OpenDir(path string) (*Dir, error) {
 // could take it meanwhile. A directory that was removed meanwhile is made again. Where its name leads
 // elsewhere or cannot be used, TakeOverDir goes on in dir, the open directory, which Dir.Open returned, and
 // heal looks again later; with nil it fails, and the error is ErrDirInUse when the lock is another
-// directory's. Both files stay the caller's.
+// directory's. Both files stay the caller's. Call Settled when the pools run.
 func TakeOverDir(path string, lock, dir *os.File) (*Dir, error) {
 	path, err := filepath.Abs(path)
 	if err != nil {
@@ -83,7 +85,7 @@ func newDir(path string, lock *os.File, root *os.Root) (*Dir, error) {
 		root.Close()
 		return nil, fmt.Errorf("cannot take over the lock of run-time directory %q: %w", path, err)
 	}
-	return &Dir{path: path, lock: lock, root: root}, nil
+	return &Dir{path: path, lock: lock, root: root, roster: roster{partial: true}}, nil
 }
 
 // checkLock makes sure that the lock that came through an exec is the directory's.

@@ -1,13 +1,12 @@
 package supervisor
 
 import (
-	"context"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -57,16 +56,88 @@ func TestLeftovers_OfAPoolThatIsNoMoreAreEnded(t *testing.T) {
 	}
 }
 
+// Workers leave processes that are told by nothing but their user: each ends with the last worker that may
+// have started it.
+func TestWorker_OrphansEndWithTheWorkersThatMayHaveStartedThem(t *testing.T) {
+	dir, base, app := openForOthers(t)
+	if err := os.Chmod(base, 0o777); err != nil {
+		t.Fatal(err)
+	}
+	reaper(t)
+	sidecar := strangersCommand(app, "rest")
+	if err := sidecar.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		sidecar.Process.Kill()
+		sidecar.Wait()
+	}()
+	before, err := readRelative(sidecar.Process.Pid)
+	if err != nil {
+		t.Fatal(err)
+	}
+	eventually.True(t, "the clock of start times goes on", func() bool {
+		var now unix.Timespec
+		unix.ClockGettime(unix.CLOCK_BOOTTIME, &now)
+		return uint64(now.Nano()/1e7) > before.start
+	})
+	cfg := strangerConfig(base, app)
+	cfg.Count = 2
+	// The subshell ends at once. Its child is out of the session, and does not have the worker's environment.
+	cfg.Command = []string{"/bin/sh", "-c", "( env -i setsid " + app + " attack rest " + base + "/$$ & ); while [ ! -s " + base + "/$$ ]; do sleep .01; done; exec " + app + " worker"}
+	s := start(t, dir, cfg)
+	s.until("ready", allUp)
+	left := func() (pids []int) {
+		for _, slot := range s.pool.Status().Slots {
+			text, err := os.ReadFile(filepath.Join(base, strconv.Itoa(slot.PID)))
+			pid, notOne := strconv.Atoi(string(text))
+			if err != nil || notOne != nil {
+				t.Fatalf("got %q, %v; want the pid of what worker %d has left", text, err, slot.PID)
+			}
+			pids = append(pids, pid)
+		}
+		return pids
+	}
+	old := left()
+	unix.Kill(s.pool.Status().Slots[0].PID, unix.SIGKILL) // the other one may have started both
+	s.until("the next one", func(st *Status) bool { return st.Slots[0].Deaths == 1 && allUp(st) })
+	for _, pid := range old {
+		if hasEnded(pid) {
+			t.Errorf("process %d has ended; want that it lives while a worker does that may have started it", pid)
+		}
+	}
+	old = append(old, left()[0])
+	if err := s.pool.Restart(t.Context(), DefaultRestartOptions()); err != nil {
+		t.Fatal(err)
+	}
+	s.until("the old ones have ended", func(st *Status) bool { return allUp(st) && len(st.Retired) == 0 })
+	for _, pid := range old {
+		if !hasEnded(pid) {
+			t.Errorf("process %d is left of the workers before the restart", pid)
+			unix.Kill(pid, unix.SIGKILL)
+		}
+	}
+	now := left()
+	for _, pid := range append(now, sidecar.Process.Pid) {
+		if hasEnded(pid) {
+			t.Errorf("process %d has ended; want that it lives: no worker that has ended may have started it", pid)
+		}
+	}
+	s.stop()
+	for _, pid := range now {
+		if !hasEnded(pid) {
+			t.Errorf("process %d is left of the workers after the stop", pid)
+			unix.Kill(pid, unix.SIGKILL)
+		}
+	}
+	if hasEnded(sidecar.Process.Pid) {
+		t.Error("the process that is no worker's has ended")
+	}
+}
+
 // A program that puts itself in the background is told so, and leaves nothing behind.
 func TestWorker_InTheBackgroundIsKilledAndNamed(t *testing.T) {
-	ctx, stop := context.WithCancel(t.Context())
-	var reaping sync.WaitGroup
-	reaping.Go(func() { Reap(ctx) })
-	defer func() {
-		stop()
-		reaping.Wait()
-		unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0)
-	}()
+	reaper(t)
 	cfg := workerConfig()
 	pidFile := filepath.Join(t.TempDir(), "pid")
 	cfg.Command = []string{"/bin/sh", "-c", `setsid sh -c 'echo $$ > ` + pidFile + `; exec sleep 1000' & while [ ! -s ` + pidFile + ` ]; do sleep .01; done`}
@@ -82,9 +153,6 @@ func TestWorker_InTheBackgroundIsKilledAndNamed(t *testing.T) {
 		if r.parent == os.Getpid() && !r.ended {
 			t.Errorf("process %d is left", pid)
 		}
-	}
-	for pid := range ownZombies() { // Reap would, in a second
-		unix.Wait4(pid, nil, 0, nil)
 	}
 }
 
@@ -117,7 +185,7 @@ func TestLeftovers_AreKilledThoughDescriptorsAreShort(t *testing.T) {
 	}
 	f("kill of the strays", func(invocation string, _ int) {
 		// no process has this pid
-		(&session{pid: 1 << 30, invocation: invocation, look: everybody}).kill()
+		(&session{pid: 1 << 30, invocation: invocation, lookAfter: new(Dir).lookWide}).kill()
 	})
 	f("killOne", func(_ string, pid int) {
 		var r relative

@@ -18,7 +18,7 @@ type notes struct {
 	hasStatus                bool
 }
 
-// publishPIDs returns the notify socket's goroutine the pids of all workers.
+// publishPIDs gives other goroutines the pids of all workers.
 func (p *Pool) publishPIDs() {
 	pids := make(map[int]*worker, len(p.workers))
 	for _, w := range p.workers {
@@ -28,6 +28,10 @@ func (p *Pool) publishPIDs() {
 	}
 	p.pids.Store(&pids)
 }
+
+// Has reports whether a process is a worker of the pool that has not ended, or whose end the pool has not
+// heard of yet. It may be called on any goroutine.
+func (p *Pool) Has(pid int) bool { return (*p.pids.Load())[pid] != nil }
 
 // notified takes a message, on the notify socket's goroutine. A process in a worker's session speaks for it.
 func (p *Pool) notified(pid int, m sdnotify.Message) bool {

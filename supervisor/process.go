@@ -33,7 +33,11 @@ type process struct {
 	watch func(ctx context.Context)
 	close func() // gives the watch up
 
-	// Once it has ended; written before the pool hears of it.
+	exit // the zero value but for the status, -1, until the pool has heard of its end
+}
+
+// exit is how a process has ended.
+type exit struct {
 	status int           // its exit status; -1 for a signal, or when that is not known
 	cpu    time.Duration // of it and of what it has waited for
 }
@@ -105,6 +109,8 @@ func (p *Pool) spawn(w *worker) (*process, error) {
 	if err != nil {
 		panic("BUG: supervisor: a launch that is no JSON: " + err.Error())
 	}
+	p.dir.roster.starting.RLock()
+	defer p.dir.roster.starting.RUnlock()
 	pidfd := -1
 	argv := slices.Concat(p.Shim, []string{string(text)})
 	pid, err := syscall.ForkExec(argv[0], argv, &syscall.ProcAttr{
@@ -208,8 +214,7 @@ func (p *Pool) newProcess(w *worker, pid int, start uint64, pidfd int) *process 
 	var strikes atomic.Bool
 	interrupt := func() { f.SetReadDeadline(time.Unix(1, 0)) } // has watch look at why
 	session := p.sessionOf(w, pid, start)
-	p.dir.users.note(w.release)
-	proc := &process{pid: pid, start: start, session: session, status: -1, release: func() {}, close: func() { f.Close() }}
+	proc := &process{pid: pid, start: start, session: session, exit: exit{status: -1}, release: func() {}, close: func() { f.Close() }}
 	proc.watch = func(ctx context.Context) {
 		stop := context.AfterFunc(ctx, interrupt)
 		defer stop()
@@ -227,6 +232,7 @@ func (p *Pool) newProcess(w *worker, pid int, start uint64, pidfd int) *process 
 				return
 			}
 		}
+		p.dir.roster.ended(session.id())
 		for stops.Load() && session.lives() {
 			select {
 			case <-time.After(membersLook):
@@ -235,8 +241,10 @@ func (p *Pool) newProcess(w *worker, pid int, start uint64, pidfd int) *process 
 			}
 		}
 		strays, first := session.kill()
+		p.dir.roster.forget(session.id(), session.user)
+		orphans, orphan := session.killOrphans()
 		mu.Lock()
-		reason, reaped := proc.reap()
+		how, reason, reaped := reap(pid)
 		ended = true
 		mu.Unlock()
 		if strays > 0 {
@@ -245,11 +253,20 @@ func (p *Pool) newProcess(w *worker, pid int, start uint64, pidfd int) *process 
 				reason += fmt.Sprintf(" (and %d more)", strays-1)
 			}
 		}
+		if orphans > 0 {
+			reason += fmt.Sprintf("; process %d of its user was left in the background, and was killed", orphan)
+			if orphans > 1 {
+				reason += fmt.Sprintf(" (and %d more)", orphans-1)
+			}
+		}
 		f.Close()
 		if w.out != nil {
 			w.out.finish()
 		}
-		p.post(func() { p.fire(w, exited, reason) })
+		p.post(func() { // the pool may have given it up
+			proc.exit = how
+			p.fire(w, exited, reason)
+		})
 		if !reaped {
 			reapLater(ctx, pid)
 		}
@@ -343,34 +360,33 @@ func awaitEnd(ctx context.Context, f *os.File) error {
 	}
 }
 
-// reap takes the exit status of a process that has ended, and returns it in words. It never waits for long: a
-// tracer of the same user can hold the status back for as long as it likes.
-func (proc *process) reap() (reason string, reaped bool) {
+// reap takes the exit status of a process that has ended, and returns it also in words. It never waits for
+// long: a tracer of the same user can hold the status back for as long as it likes.
+func reap(pid int) (how exit, reason string, reaped bool) {
 	var status unix.WaitStatus
 	var used unix.Rusage
 	for deadline := time.Now().Add(reapPatience); ; time.Sleep(time.Millisecond) {
-		got, err := unix.Wait4(proc.pid, &status, unix.WNOHANG, &used)
+		got, err := unix.Wait4(pid, &status, unix.WNOHANG, &used)
 		switch {
 		case err == unix.EINTR:
 			continue
 		case err != nil:
-			return "ended (another lb had started it: no exit status)", true
+			return exit{status: -1}, "ended (another lb had started it: no exit status)", true
 		case got == 0 && time.Now().After(deadline):
-			return "ended (no exit status: another process traces it)", false
+			return exit{status: -1}, "ended (no exit status: another process traces it)", false
 		case got == 0:
 			continue
 		}
 		break
 	}
-	proc.status = status.ExitStatus()
-	proc.cpu = time.Duration(used.Utime.Nano() + used.Stime.Nano())
+	how = exit{status: status.ExitStatus(), cpu: time.Duration(used.Utime.Nano() + used.Stime.Nano())}
 	switch {
 	case status.Signaled() && status.CoreDump():
-		return fmt.Sprintf("signal: %v (core dumped)", status.Signal()), true
+		return how, fmt.Sprintf("signal: %v (core dumped)", status.Signal()), true
 	case status.Signaled():
-		return fmt.Sprintf("signal: %v", status.Signal()), true
+		return how, fmt.Sprintf("signal: %v", status.Signal()), true
 	default:
-		return fmt.Sprintf("exit status %d", status.ExitStatus()), true
+		return how, fmt.Sprintf("exit status %d", status.ExitStatus()), true
 	}
 }
 

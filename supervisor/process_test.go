@@ -615,8 +615,15 @@ func TestReap_TakesWhatNobodyWaitsFor(t *testing.T) {
 	defer unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0)
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})
+	kept := exec.Command("true")
+	if err := kept.Start(); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Waitid(unix.P_PID, kept.Process.Pid, nil, unix.WEXITED|unix.WNOWAIT, nil); err != nil {
+		t.Fatal(err)
+	}
 	go func() {
-		Reap(ctx)
+		Reap(ctx, func(pid int) bool { return pid == kept.Process.Pid })
 		close(done)
 	}()
 	// it is waited for here, its child by nobody
@@ -635,6 +642,9 @@ func TestReap_TakesWhatNobodyWaitsFor(t *testing.T) {
 	}
 	cancel()
 	<-done
+	if err := kept.Wait(); err != nil {
+		t.Errorf("the exit status of a process that is watched: %v; want it left", err)
+	}
 }
 
 // Whatever is done to it, a pool leaves no process, descriptor, goroutine or file; the sum is in TestMain and

@@ -13,10 +13,11 @@ import (
 const reapAfter = time.Second
 
 // Reap makes this process the parent of its descendants whose own parent has ended (PR_SET_CHILD_SUBREAPER of
-// prctl(2)), as pid 1 of a container is anyway, and takes their exit statuses until ctx is done. The workers
-// of a Pool and the children of os/exec are left to those who started them: a zombie counts as nobody's when
-// it has been there for a second. It must not run while a Pool is frozen.
-func Reap(ctx context.Context) {
+// prctl(2)), as pid 1 of a container is anyway, and takes their exit statuses until ctx is done. It leaves
+// alone the processes that watched names, the workers of pools (see Pool.Has). Other children, as those of
+// os/exec, are left to those who started them: a zombie counts as nobody's when it has been there for a
+// second. It must not run while a Pool is frozen.
+func Reap(ctx context.Context, watched func(pid int) bool) {
 	BecomeReaper()
 	children := make(chan os.Signal, 1)
 	signal.Notify(children, unix.SIGCHLD)
@@ -28,7 +29,7 @@ func Reap(ctx context.Context) {
 			zombies = ownZombies()
 		}
 		for pid, start := range zombies {
-			if seen[pid] == start {
+			if seen[pid] == start && !watched(pid) {
 				var status unix.WaitStatus
 				unix.Wait4(pid, &status, unix.WNOHANG, nil)
 				delete(zombies, pid)

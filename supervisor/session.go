@@ -5,7 +5,6 @@ import (
 	"cmp"
 	"errors"
 	"os"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -25,6 +24,7 @@ type relative struct {
 	start                       uint64
 	cpu                         uint64 // clock ticks, with those of children that were waited for
 	resident                    uint64 // pages
+	invocation                  string // of an orphan that a lookout has seen: its INVOCATION_ID
 }
 
 // identified tells a process from others that have its pid before or after it.
@@ -174,7 +174,15 @@ type session struct {
 	// look returns the processes that a process of the session can be among, and those between it and the
 	// worker. The error says why some may be missing.
 	look func() (relatives, error)
+	// lookAfter is look for when the worker has ended: it serves many at once, and tells the INVOCATION_ID of
+	// orphans.
+	lookAfter func() (relatives, error)
+	user      int // of the worker
+	// orphans returns its orphans that nothing but their user tells of; nil: there are none to be told so.
+	orphans func(all relatives) []relative
 }
+
+func (s *session) id() identified { return identified{s.pid, s.start} }
 
 // sessionOf returns the session of a worker. A child of lb is found among lb's descendants; for one that an
 // lb before has started, all processes of the host are looked at.
@@ -185,12 +193,27 @@ func (p *Pool) sessionOf(w *worker, pid int, start uint64) *session {
 		other := (*p.pids.Load())[pid]
 		return other != nil && other != w
 	}
-	return &session{pid: pid, start: start, invocation: w.invocation, look: func() (relatives, error) {
-		if own && knowsDescendants() {
-			return descendants(otherWorker)
+	s := &session{pid: pid, start: start, invocation: w.invocation, look: everybody, lookAfter: p.dir.lookWide}
+	if own {
+		s.look = func() (relatives, error) {
+			if knowsDescendants() {
+				return descendants(otherWorker)
+			}
+			return everybody()
 		}
-		return everybody()
-	}}
+		s.lookAfter = p.dir.lookNear
+	}
+	uid, other := p.dir.roster.note(s.id(), w.release)
+	s.user = uid
+	if own && other {
+		s.orphans = func(all relatives) []relative {
+			if !knowsDescendants() {
+				return nil
+			}
+			return p.dir.roster.orphansOf(s.id(), uid, all)
+		}
+	}
+	return s
 }
 
 // has reports whether a process is the worker or was started by it, and has not ended.
@@ -230,32 +253,22 @@ func (s *session) among(all relatives) (list []relative) {
 	return list
 }
 
-// lives reports whether a process of the session may not have ended.
+// lives reports whether a process of the session may not have ended, though the worker has.
 func (s *session) lives() bool {
-	list, err := s.members()
-	return len(list) > 0 || err != nil
+	all, err := s.lookAfter()
+	return len(s.among(all)) > 0 || err != nil
 }
 
 // strays returns the processes that a worker has put in the background out of its session, and whose parent
 // has ended: lb is the parent of such orphans (see Reap), or the host's first process is. They are told by
-// the worker's INVOCATION_ID in their environment. The error says why some may be missing.
-func (s *session) strays(all relatives) (list []relative, err error) {
-	if s.invocation == "" {
-		return nil, nil
-	}
-	self := os.Getpid()
+// the worker's INVOCATION_ID in their environment.
+func (s *session) strays(all relatives) (list []relative) {
 	for _, r := range all {
-		if r.ended || r.pid == 1 || r.parent != self && r.parent != 1 || s.has(r, all) {
-			continue
-		}
-		switch its, unseen := wasInvokedBy(r.pid, s.invocation); {
-		case its:
+		if r.invocation != "" && r.invocation == s.invocation && !r.ended && !s.has(r, all) {
 			list = append(list, r)
-		case short(unseen):
-			err = unseen
 		}
 	}
-	return list, err
+	return list
 }
 
 const (
@@ -277,13 +290,27 @@ const (
 // many strays there were, and the pid of the first.
 func (s *session) kill() (strays, first int) {
 	unix.Kill(-s.pid, unix.SIGKILL)
+	return s.killUntilNone(func(all relatives) (own, strays []relative) { return s.among(all), s.strays(all) })
+}
+
+// killOrphans kills the orphans that nothing but their user tells of, once the worker is forgotten. It
+// returns how many there were, and the pid of the first.
+func (s *session) killOrphans() (orphans, first int) {
+	if s.orphans == nil {
+		return 0, 0
+	}
+	return s.killUntilNone(func(all relatives) (_, orphans []relative) { return nil, s.orphans(all) })
+}
+
+// killUntilNone kills what find returns of the processes that a look has found, and what strays have started,
+// until a look finds nothing or it has taken too long. It returns how many strays there were, and the pid of
+// the first.
+func (s *session) killUntilNone(find func(all relatives) (own, strays []relative)) (strays, first int) {
 	counted, killed := map[identified]bool{}, map[identified]bool{}
 	begun := time.Now()
 	for round := 0; round < killRounds; {
-		all, err := s.look()
-		left := s.among(all)
-		found, unseen := s.strays(all)
-		err = cmp.Or(err, unseen)
+		all, err := s.lookAfter()
+		left, found := find(all)
 		for _, r := range found {
 			of := &session{pid: r.pid, start: r.start}
 			left = append(left, of.among(all)...)
@@ -329,13 +356,6 @@ func (s *session) strike() {
 			killOne(r)
 		}
 	}
-}
-
-// wasInvokedBy reports whether a process has that INVOCATION_ID in its environment.
-func wasInvokedBy(pid int, invocation string) (bool, error) {
-	environ, err := readProcFile("/proc/" + strconv.Itoa(pid) + "/environ")
-	mark := []byte("INVOCATION_ID=" + invocation)
-	return slices.ContainsFunc(bytes.Split(environ, []byte{0}), func(kv []byte) bool { return bytes.Equal(kv, mark) }), err
 }
 
 // killOne kills a process, unless its pid is another process's by now. The error is that of a process that

@@ -17,12 +17,15 @@ import (
 	"github.com/273ebdf9/lb/internal/eventually"
 )
 
+// nobody is watched.
+func nobody(int) bool { return false }
+
 // reaper makes this process the reaper of what it starts, as lb is, until the test ends.
 func reaper(t testing.TB) {
 	t.Helper()
 	ctx, stop := context.WithCancel(context.Background())
 	var reaping sync.WaitGroup
-	reaping.Go(func() { Reap(ctx) })
+	reaping.Go(func() { Reap(ctx, nobody) })
 	t.Cleanup(func() {
 		stop()
 		reaping.Wait()
@@ -54,7 +57,7 @@ func TestDescendants_AreAllThatAWorkerHasStarted(t *testing.T) {
 	all, _ := everybody()
 	want := 0
 	for _, r := range all {
-		if its, _ := wasInvokedBy(r.pid, ours.invocation); r.ended || !its {
+		if its, _ := invocationOf(r.pid); r.ended || its != ours.invocation {
 			continue
 		}
 		want++
@@ -76,7 +79,7 @@ func TestDescendants_AreAllThatAWorkerHasStarted(t *testing.T) {
 	s.stop()
 	left, _ := everybody()
 	for _, r := range left {
-		if its, _ := wasInvokedBy(r.pid, ours.invocation); its && !r.ended {
+		if its, _ := invocationOf(r.pid); its == ours.invocation && !r.ended {
 			t.Errorf("process %d is left", r.pid)
 		}
 	}

@@ -125,11 +125,16 @@ func attack(what string, args []string) {
 		_, _, err := unix.RawSyscall6(unix.SYS_PTRACE, unix.PTRACE_SEIZE, uintptr(pid), 0, 0, 0, 0)
 		fmt.Println("traced:", err)
 		select {}
+	case "rest": // and say in a file, if one is named, that it does
+		for _, path := range args {
+			os.WriteFile(path, []byte(strconv.Itoa(os.Getpid())), 0o644)
+		}
+		select {}
 	case "kill": // a process of root as lb kills what a worker has left, and say how often it is looked at
 		pid, _ := strconv.Atoi(args[0])
 		victim, err := readRelative(pid)
 		looks := 0
-		other := &session{pid: pid, start: victim.start, look: func() (relatives, error) {
+		other := &session{pid: pid, start: victim.start, lookAfter: func() (relatives, error) {
 			looks++
 			return relatives{pid: victim}, err
 		}}

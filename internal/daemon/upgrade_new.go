@@ -385,6 +385,7 @@ func (a *takeover) serve(h *upgrade.Handover) *daemon {
 	for _, f := range d.workers.list() {
 		f.settled()
 	}
+	d.workers.settled()
 	d.admin.Settle()
 	for _, f := range a.files {
 		f.Close()

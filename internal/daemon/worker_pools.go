@@ -73,6 +73,15 @@ func (p *workerPools) remove(w *workerPool) {
 	p.all = slices.DeleteFunc(p.all, func(x *workerPool) bool { return x == w })
 }
 
+// settled tells the run-time directory that all workers of the code before are known.
+func (p *workerPools) settled() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.runDir != nil {
+		p.runDir.Settled()
+	}
+}
+
 // close kills what workers have left behind, once all of them have ended, and gives the run-time directory
 // up.
 func (p *workerPools) close(log *slog.Logger) {
@@ -102,8 +111,13 @@ func (p *workerPools) reap(b *background) {
 	p.mu.Unlock()
 	b.run(func() {
 		defer close(done)
-		supervisor.Reap(ctx)
+		supervisor.Reap(ctx, p.watch)
 	})
+}
+
+// watch reports whether a process is a worker, whose pool waits for it.
+func (p *workerPools) watch(pid int) bool {
+	return slices.ContainsFunc(p.list(), func(w *workerPool) bool { return w.Has(pid) })
 }
 
 // stopReaping ends reap and waits for it. It reports whether there was something to end.
