@@ -109,7 +109,9 @@ func killConns(c *call, over, older time.Duration) error {
 		}
 		f.ID, f.Pool, f.Backend = "", pool, backend
 	}
+	stop := c.progress(c.killing(f, over))
 	result, err := c.Kill(c.ctx, f, over)
+	stop()
 	if c.ctx.Err() != nil {
 		return fmt.Errorf("%w: no more are closed; those that were stay closed", errInterrupted)
 	}

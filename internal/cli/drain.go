@@ -74,6 +74,12 @@ func (c *call) settled(pool string, st *api.BackendStatus, state string, timeout
 		defer cancel()
 	}
 	name := pool + "/" + st.Name
+	now := c.leaving(pool, st.Name)
+	if state == "ready" {
+		now = c.coming(pool, st.Name)
+	}
+	stop := c.progress(now)
+	defer stop()
 	err := poll(ctx, func() (bool, error) {
 		now, err := c.Backend(ctx, pool, st.Name)
 		if err != nil {

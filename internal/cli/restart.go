@@ -6,6 +6,7 @@ import (
 	"io"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -100,24 +101,23 @@ func rollout(c *call, pool string, r api.RestartRequest, ask askRollout) error {
 		_, err := io.WriteString(c.out, stepLine(pool, &s))
 		return err
 	}
-	bar := terminal(c.out)
+	bar := newStepBar(pool)
 	switch {
 	case c.json:
 		enc := newEncoder(c.out)
 		show = func(s api.RestartStep) error { return enc.Encode(s) }
-	case bar:
-		show = func(s api.RestartStep) error {
-			_, err := io.WriteString(c.out, eraseLine+stepBar(pool, &s))
-			return err
-		}
+	case c.showsProgress():
+		show = bar.step
 	}
+	stop := c.progressOf(bar.now, bar.changed)
 	var warnings []string
 	err := ask(c.ctx, pool, r, func(s api.RestartStep) error {
 		warnings = append(warnings, s.Warnings...)
 		return show(s)
 	})
-	if bar && !c.json {
-		io.WriteString(c.out, "\n")
+	stop()
+	if line := bar.now(c.ctx); line != "" && c.showsProgress() {
+		io.WriteString(c.out, line+"\n")
 	}
 	c.warn(warnings)
 	if c.ctx.Err() != nil {
@@ -153,8 +153,46 @@ const (
 	barWidth = 30
 )
 
-// stepBar draws how far a restart is, with its last step.
-func stepBar(pool string, s *api.RestartStep) string {
+// stepBar is a restart's last step, which progress draws. Its methods are safe for concurrent use.
+type stepBar struct {
+	pool    string
+	changed chan struct{} // has an element while a step is not drawn
+
+	mu   sync.Mutex
+	last *api.RestartStep
+	at   time.Time
+}
+
+func newStepBar(pool string) *stepBar { return &stepBar{pool: pool, changed: make(chan struct{}, 1)} }
+
+// step takes a step.
+func (b *stepBar) step(s api.RestartStep) error {
+	b.mu.Lock()
+	b.last, b.at = &s, time.Now()
+	b.mu.Unlock()
+	select {
+	case b.changed <- struct{}{}:
+	default:
+	}
+	return nil
+}
+
+// now returns the last step as a bar, and how long ago it was, if that is long.
+func (b *stepBar) now(context.Context) string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.last == nil {
+		return ""
+	}
+	line := stepBarLine(b.pool, b.last)
+	if took := time.Since(b.at); took >= 2*time.Second {
+		line += ", " + shortDuration(took) + " ago"
+	}
+	return line
+}
+
+// stepBarLine draws how far a restart is, with its last step.
+func stepBarLine(pool string, s *api.RestartStep) string {
 	full := 0
 	if s.Total > 0 {
 		full = barWidth * s.Done / s.Total

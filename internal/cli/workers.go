@@ -257,7 +257,9 @@ func newScaleCommand() *cobra.Command {
 		if err != nil {
 			return err
 		}
+		stop := c.progress(c.scaling(c.args[0]))
 		st, err := c.Scale(c.ctx, c.args[0], r)
+		stop()
 		if err != nil {
 			return err
 		}

@@ -32,7 +32,7 @@ func TestCLI_ScaleArguments(t *testing.T) {
 func TestRestart_BarShowsHowFarItIs(t *testing.T) {
 	slot := 3
 	s := api.RestartStep{Step: "replaced", Slot: &slot, PID: 7, Done: 2, Total: 8}
-	if got, want := stepBar("app", &s), "[#######.......................] 2/8  app/3: replaced, 2 of 8"; got != want {
+	if got, want := stepBarLine("app", &s), "[#######.......................] 2/8  app/3: replaced, 2 of 8"; got != want {
 		t.Errorf("got  %q\nwant %q", got, want)
 	}
 }

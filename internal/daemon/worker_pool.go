@@ -310,7 +310,7 @@ func (w *workerPool) logLine(l *api.WorkerLine) {
 	if l.Cut {
 		args = append(args, "cut", true)
 	}
-	w.d.log.Info("worker says", args...)
+	w.d.log.Info(logs.WorkerSays, args...)
 }
 
 // fileLines appends lines of one worker to the file of its slot, and returns how many it had to drop.

@@ -13,7 +13,8 @@ import (
 type Config struct {
 	// Level is the least level of an event that is written: "debug", "info" (default), "warn" or "error".
 	Level string `toml:"level"`
-	// Format is the form of an event: "text" (default) as key=value pairs, or "json", one object a line.
+	// Format is the form of an event: "text" (default) as key=value pairs, or "json", one object a line. On a
+	// terminal "text" is in colours and words for people, unless NO_COLOR is set.
 	Format string `toml:"format"`
 	// Output is where events go: "stderr" (default), "stdout" or the absolute path of a file, which is
 	// appended to.

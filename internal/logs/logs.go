@@ -1,8 +1,8 @@
 // Package logs writes lb's logs: events, and one line a session if the config wants them.
 //
 // A [Logger] is package slog's logger with a level that can change while lb runs and files that can be
-// reopened. A [Throttle] folds errors that repeat into one line with a count. An [AccessLog] takes an [Entry]
-// from each session that ends.
+// reopened. On a terminal its lines are for people: coloured, and short (terminal.go). A [Throttle] folds
+// errors that repeat into one line with a count. An [AccessLog] takes an [Entry] from each session that ends.
 //
 // Nothing here makes its caller wait for a disk or for whoever reads a pipe: lines go to a bounded queue, one
 // goroutine for each Logger and AccessLog writes them, and what does not fit is dropped and counted. Close
@@ -72,9 +72,13 @@ func NewFrom(cfg Config, file *os.File) (*Logger, error) {
 	l := &Logger{out: out, queue: newLineQueue(out)}
 	l.level.Set(cfg.SlogLevel())
 	options := &slog.HandlerOptions{Level: &l.level}
+	people := forPeople(out.file)
 	handler := func(w io.Writer) slog.Handler {
-		if cfg.Format == "json" {
+		switch {
+		case cfg.Format == "json":
 			return slog.NewJSONHandler(printable.JSONWriter(w), options)
+		case people:
+			return &terminalHandler{w: w, level: &l.level, zone: time.Local}
 		}
 		return slog.NewTextHandler(printable.LinesWriter(w), options)
 	}
