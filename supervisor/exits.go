@@ -10,6 +10,19 @@ const (
 	exitStopped    = "stopped"     // lb ended it, for a deploy, say; or it asked for a successor
 )
 
+// exitReasons are all of them.
+var exitReasons = [...]string{exitCrashed, exitNotStarted, exitNotReady, exitHung, exitBroken, exitStopped}
+
+// everyExit returns how many workers of the slot have ended for each reason, also those that there was none
+// of: a rate over a counter needs its beginning.
+func (s *slot) everyExit() map[string]uint64 {
+	all := make(map[string]uint64, len(exitReasons))
+	for _, reason := range exitReasons {
+		all[reason] = s.exits[reason]
+	}
+	return all
+}
+
 // countExit counts that w, which was in a state, has ended.
 func (p *Pool) countExit(w *worker, from state) {
 	s := w.slot

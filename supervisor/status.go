@@ -1,7 +1,6 @@
 package supervisor
 
 import (
-	"maps"
 	"time"
 
 	"github.com/273ebdf9/lb/internal/sdnotify"
@@ -96,7 +95,7 @@ func (p *Pool) publish() {
 		st.Restarting, st.Done, st.Total = true, p.rollout.done, p.rollout.total
 	}
 	for _, s := range p.slots {
-		ss := SlotStatus{Deaths: s.deaths, Starts: s.starts, Exits: maps.Clone(s.exits), CPU: s.cpu, Last: s.last}
+		ss := SlotStatus{Deaths: s.deaths, Starts: s.starts, Exits: s.everyExit(), CPU: s.cpu, Last: s.last}
 		ss.Slot, ss.State = s.number, "stopped"
 		if w := s.current; w != nil {
 			ss.WorkerStatus = w.describe()

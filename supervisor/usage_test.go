@@ -60,6 +60,10 @@ func TestExits_AreCountedByWhy(t *testing.T) {
 			}
 			return b
 		})
+		none := map[string]uint64{exitNotStarted: 0, exitNotReady: 0, exitCrashed: 0, exitHung: 0, exitBroken: 0, exitStopped: 0}
+		if got := r.pool.Status().Slots[0].Exits; !maps.Equal(got, none) {
+			t.Errorf("before the first exit: got %v; want %v", got, none)
+		}
 		time.Sleep(10 * time.Second) // not started, not ready, up
 		r.die(0)
 		time.Sleep(10 * time.Second)
@@ -69,7 +73,7 @@ func TestExits_AreCountedByWhy(t *testing.T) {
 			t.Fatal(err)
 		}
 		time.Sleep(time.Minute)
-		want := map[string]uint64{exitNotStarted: 1, exitNotReady: 1, exitCrashed: 1, exitHung: 1, exitStopped: 1}
+		want := map[string]uint64{exitNotStarted: 1, exitNotReady: 1, exitCrashed: 1, exitHung: 1, exitBroken: 0, exitStopped: 1}
 		if got := r.pool.Status().Slots[0].Exits; !maps.Equal(got, want) {
 			t.Errorf("got exits %v; want %v", got, want)
 		}

@@ -27,10 +27,6 @@ func (d *daemon) workersStatus(pool string) *api.WorkersStatus {
 	for i := range st.Slots {
 		s := &st.Slots[i]
 		slot := api.SlotStatus{WorkerStatus: d.workerStatus(&s.WorkerStatus), Restarts: s.Starts - min(s.Starts, 1), QuickDeaths: s.Deaths, Exits: s.Exits}
-		if slot.Exits == nil {
-			slot.Exits = map[string]uint64{}
-		}
-		slot.Exits["crashed"] += 0 // so that a rate over it has a beginning
 		pids := []int{s.PID}
 		if s.Next != nil {
 			next := d.workerStatus(s.Next)
