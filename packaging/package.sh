@@ -40,7 +40,7 @@ else
 fi
 
 cp README.md CHANGELOG.md docs/*.md "$stage/doc/"
-cp config.example.toml packaging/workers-as-users.conf "$stage/examples/"
+cp -R config.example.toml packaging/workers-as-users.conf examples/*/ "$stage/examples/"
 find "$stage" -exec touch -h -d "@$SOURCE_DATE_EPOCH" {} +
 
 date=$(date -u -d "@$SOURCE_DATE_EPOCH" +%Y-%m-%dT%H:%M:%SZ)

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -164,6 +165,9 @@ func (p *Pool) environment(w *worker, id identity) []string {
 		env["PWD"] = w.dir
 	case w.release.Dir != "":
 		env["PWD"] = w.release.Dir // as typed, as a shell has it
+		if dir, err := filepath.Abs(w.release.Dir); err == nil {
+			env["PWD"] = dir
+		}
 	}
 	for name, value := range w.release.Env {
 		env[name] = w.end.fill(value)

@@ -174,6 +174,25 @@ func TestWorker_ServesOnEachKindOfAddress(t *testing.T) {
 	f(func(c *Config) { c.Ready = "notify"; c.Command = append(c.Command, "notify") }, "unix:/")
 }
 
+func TestWorker_GetsAnAbsolutePWD(t *testing.T) {
+	t.Parallel()
+	here, err := os.Getwd()
+	if err != nil {
+		t.Fatal(err)
+	}
+	config := filepath.Join(filepath.Dir(here), "config")
+	for dir, want := range map[string]string{"../config": config, ".": here, here: here, config + "/internal": config + "/internal"} {
+		cfg := workerConfig()
+		cfg.Count, cfg.Dir = 1, dir
+		s := start(t, open(t), cfg)
+		s.until("ready", allUp)
+		env := strings.Split(get(t, s.pool.Status().Slots[0].Backend, "/env"), "\n")
+		if !slices.Contains(env, "PWD="+want) {
+			t.Errorf("PWD of a worker with dir = %q: got another; want %s", dir, want)
+		}
+	}
+}
+
 func TestWorker_GetsItsEnvironmentAndNothingElse(t *testing.T) {
 	t.Setenv("NOTIFY_SOCKET", "/run/systemd/notify")
 	t.Setenv("LISTEN_FDS", "7")

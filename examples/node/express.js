@@ -1,5 +1,4 @@
-// An express application that knows nothing of lb. npm install express; in lb.toml: command = ["node",
-// "examples/node/express.js"]
+// An express application. See express.toml.
 const app = require('express')()
 
 // See app.js for drain_signal.

@@ -23,13 +23,13 @@ type keepers struct {
 	all                      sync.WaitGroup
 }
 
-// startKeepers starts n of them, which dial as asked.
-func startKeepers(t testing.TB, n int, dial func() (net.Conn, error)) *keepers {
+// startKeepers starts n of them, which dial as asked, and have header in their requests.
+func startKeepers(t testing.TB, n int, header string, dial func() (net.Conn, error)) *keepers {
 	k := new(keepers)
 	for range n {
 		k.all.Go(func() {
 			for k.stop.Load() == 0 {
-				if err := k.keep(dial); err != nil && k.failed.Add(1) <= 3 {
+				if err := k.keep(header, dial); err != nil && k.failed.Add(1) <= 3 {
 					t.Errorf("a client that keeps its connection: %v", err)
 				}
 			}
@@ -40,7 +40,7 @@ func startKeepers(t testing.TB, n int, dial func() (net.Conn, error)) *keepers {
 }
 
 // keep asks over one connection until it is told to leave, or the load ends.
-func (k *keepers) keep(dial func() (net.Conn, error)) error {
+func (k *keepers) keep(header string, dial func() (net.Conn, error)) error {
 	conn, err := dial()
 	if err != nil {
 		return err
@@ -49,7 +49,7 @@ func (k *keepers) keep(dial func() (net.Conn, error)) error {
 	r := bufio.NewReader(conn)
 	for n := 0; k.stop.Load() == 0; n++ {
 		conn.SetDeadline(time.Now().Add(patience))
-		if _, err := io.WriteString(conn, "GET / HTTP/1.1\r\nHost: lb\r\n\r\n"); err != nil {
+		if _, err := io.WriteString(conn, "GET / HTTP/1.1\r\nHost: lb\r\n"+header+"\r\n"); err != nil {
 			return fmt.Errorf("request %d: %w", n, err)
 		}
 		answer, err := http.ReadResponse(r, nil)
@@ -124,7 +124,7 @@ func TestDrainSignal_KeptConnectionsSeeNoErrorThroughARestart(t *testing.T) {
 			l := startLB(t, workersPool(t, "", fmt.Sprintf("command = [%q, %s]\ndir = %q\ncount = 1\ndrain_signal = \"SIGUSR2\"\nstop_timeout = \"1m\"\n",
 				command, worker.arguments, filepath.Join(examples, worker.dir))))
 			before := l.waitUp(t, 1)
-			load := startKeepers(t, 8, func() (net.Conn, error) { return net.DialTimeout("tcp", l.addr(), patience) })
+			load := startKeepers(t, 8, "", func() (net.Conn, error) { return net.DialTimeout("tcp", l.addr(), patience) })
 			load.many(t, 200)
 			began := time.Now()
 			l.mustCommand(t, "restart", "app")

@@ -45,6 +45,7 @@ need npm npm
 need gunicorn gunicorn
 need uvicorn uvicorn
 need puma puma
+ls /usr/sbin/php-fpm* >/dev/null 2>&1 || need php-fpm php-fpm # Debian names it after its version
 need cc gcc
 need haproxy haproxy
 need socat socat
