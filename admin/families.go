@@ -51,6 +51,8 @@ var metricFamilies = []metricFamily{
 	{"lb_pool_selectable", gauge, ofPool, "Backends of the pool that may be given new connections.", "Alert at 0, and below what the load needs. `lb status POOL` says what is wrong."},
 	{"lb_pool_backends", gauge, ofPool, "Backends of the pool.", ""},
 	{"lb_pool_imbalance", gauge, ofPool, "The most active slots per weight of a selectable backend, over those of all of the pool's; 1 is even.", "Well above 1 with many sessions: connections live long, and a backend that came later has not filled up."},
+	{"lb_pool_discovery_stale", gauge, ofPool, "1 if the pool's discover gives no sound answer, 0 otherwise; absent for a pool without discover.", "1: the backends that are known go on. `lb status POOL` says since when and why."},
+	{"lb_pool_discovery_time_seconds", gauge, ofPool, "When the last sound answer of the pool's discover came, in Unix time; absent before the first.", ""},
 	{"lb_pool_queue_length", gauge, ofPool, "Connections that wait for a backend of the pool.", "More than 0 for long: the backends are at `max_conns`. Add backends, or raise it."},
 	{"lb_pool_queue_size", gauge, ofPool, "The limit of lb_pool_queue_length; 0 is no queue.", ""},
 	{"lb_pool_queued_total", counter, ofPool, "Connections that had to wait for a backend of the pool.", ""},

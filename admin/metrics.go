@@ -142,6 +142,7 @@ func (e *exposition) pools(s *Sources, pools []*backends.Pool) {
 		}
 	}
 	e.poolTotals(pools)
+	e.discovery(s, pools)
 	e.queues(pools)
 	e.backendCounts(members)
 	e.backendStates(members)
@@ -164,6 +165,30 @@ func (e *exposition) poolTotals(pools []*backends.Pool) {
 	})
 	each("lb_pool_backends", func(p *backends.Pool) float64 { return float64(len(p.Backends())) })
 	each("lb_pool_imbalance", func(p *backends.Pool) float64 { return imbalance(p.Backends()) })
+}
+
+// discovery says how the look-ups go of the pools that discover backends.
+func (e *exposition) discovery(s *Sources, pools []*backends.Pool) {
+	var all []*api.DiscoveryStatus
+	var names []string
+	for _, p := range pools {
+		if s.Discovery == nil {
+			continue
+		}
+		if st := s.Discovery(p.Name); st != nil {
+			all, names = append(all, st), append(names, p.Name)
+		}
+	}
+	e.family("lb_pool_discovery_stale")
+	for i, st := range all {
+		e.flag(labels("pool", names[i]), !st.StaleSince.IsZero())
+	}
+	e.family("lb_pool_discovery_time_seconds")
+	for i, st := range all {
+		if !st.Checked.IsZero() {
+			e.value(labels("pool", names[i]), unixSeconds(st.Checked))
+		}
+	}
 }
 
 func (e *exposition) queues(pools []*backends.Pool) {

@@ -26,6 +26,8 @@ type Sources struct {
 	Queue func(*backends.Backend) *api.AcceptQueue
 	// Workers are the workers of a pool; nil where lb runs none.
 	Workers func(pool string) *api.WorkersStatus
+	// Discovery is what is known of a pool's discover; nil for a pool without.
+	Discovery func(pool string) *api.DiscoveryStatus
 	// Setup is what the config asks of a backend; b is nil for a slot whose worker has none.
 	Setup func(pool *backends.Pool, b *backends.Backend) why.Setup
 	// Listening returns the sockets that a worker and what it has started listen on; looked is false where

@@ -64,6 +64,9 @@ func (s *Sources) pool(p *backends.Pool) api.PoolStatus {
 		st.Active += bs.Active
 		st.Backends = append(st.Backends, bs)
 	}
+	if s.Discovery != nil {
+		st.Discovery = s.Discovery(p.Name)
+	}
 	return st
 }
 

@@ -156,6 +156,9 @@ func (sa *RawSockaddr) AddrPort() netip.AddrPort {
 	return netip.AddrPort{}
 }
 
+// SockaddrOf returns the socket address of an IP address and port.
+func SockaddrOf(ap netip.AddrPort) *RawSockaddr { return rawInet(ap) }
+
 func rawUnix(path string) *RawSockaddr {
 	sa := &RawSockaddr{Family: unix.AF_UNIX, Len: uint32(2 + len(path))}
 	un := (*unix.RawSockaddrUnix)(unsafe.Pointer(&sa.Any))

@@ -14,6 +14,9 @@ type Member struct {
 	Backend *Backend
 	// Config is its configuration; its name and address are the backend's.
 	Config BackendConfig
+	// Discovered says that Config comes from a list that changes by itself. What SetWeight and SetMaxConns
+	// have set stays over such a change.
+	Discovered bool
 }
 
 // ReplaceMembers replaces the pool's settings and its members, in this order, in one step: each connection
@@ -31,11 +34,12 @@ func (p *Pool) ReplaceMembers(cfg Config, policy Policy, members []Member, reaso
 		cfg.Balance = p.Config().Balance
 	}
 	old, wanted := p.Backends(), make([]*Backend, len(members))
+	names := make(map[string]*Backend, len(members))
 	for i, m := range members {
-		if m.Backend.pool != p || m.Backend.removed.Load() && !m.Backend.returning || slices.ContainsFunc(wanted[:i], func(b *Backend) bool { return b.Name == m.Backend.Name }) {
+		if m.Backend.pool != p || m.Backend.removed.Load() && !m.Backend.returning || names[m.Backend.Name] != nil {
 			panic(fmt.Sprintf("BUG: backends: backend %q cannot be a member of pool %q", m.Backend.Name, p.Name))
 		}
-		wanted[i] = m.Backend
+		wanted[i], names[m.Backend.Name] = m.Backend, m.Backend
 		if p.byName[m.Backend.Name] != m.Backend {
 			m.Backend.presetConfig(m.Config)
 		}
@@ -44,7 +48,7 @@ func (p *Pool) ReplaceMembers(cfg Config, policy Policy, members []Member, reaso
 		p.setMembersLocked(wanted)
 	}
 	for _, b := range old {
-		if !slices.Contains(wanted, b) {
+		if names[b.Name] != b {
 			p.leaveLocked(b, reason)
 		}
 	}
@@ -52,7 +56,7 @@ func (p *Pool) ReplaceMembers(cfg Config, policy Policy, members []Member, reaso
 	now := time.Now()
 	for _, m := range members {
 		if p.byName[m.Backend.Name] == m.Backend {
-			p.configureMemberLocked(m.Backend, m.Config, reason)
+			p.configureMemberLocked(m, reason)
 		} else {
 			p.joinLocked(m.Backend, reason, now)
 		}
@@ -77,11 +81,13 @@ func (p *Pool) configureLocked(cfg Config, reason string) {
 	}
 }
 
-// configureMemberLocked changes b's configuration. What cfg does not change stays as it was set at run time.
-func (p *Pool) configureMemberLocked(b *Backend, cfg BackendConfig, reason string) {
+// configureMemberLocked changes a member's configuration. What it does not change stays as it was set at run
+// time.
+func (p *Pool) configureMemberLocked(m Member, reason string) {
+	b, cfg := m.Backend, m.Config
 	old := b.config.Swap(&cfg)
 	b.setOwner(p.ownerOf(&cfg))
-	if cfg.Weight != old.Weight {
+	if cfg.Weight != old.Weight && !(m.Discovered && b.Weight() != old.Weight) {
 		p.setWeightLocked(b, cfg.Weight, reason)
 	}
 	if cfg.MaxConns != old.MaxConns {

@@ -139,9 +139,10 @@ func (d *decoder) checkListeners(c *Config) (users map[string][]*Listener) {
 // checkPool checks a pool that the listeners use.
 func (d *decoder) checkPool(p *Pool, users []*Listener) {
 	path := join("pools", p.Name)
-	if len(p.Backends) == 0 && p.Workers == nil && !d.isFaulty(join(path, "backends")) {
+	if len(p.Backends) == 0 && p.Workers == nil && p.Discover == "" && !d.isFaulty(join(path, "backends")) && !d.isFaulty(join(path, "discover")) {
 		d.fault(join(path, "backends"), "missing; add a [[%s.backends]] with an address, or [%s.workers] with a command", path, path)
 	}
+	d.checkDiscovery(p)
 	if len(users) == 0 {
 		d.warn(path, "no listener uses this pool")
 	}
@@ -156,6 +157,28 @@ func (d *decoder) checkPool(p *Pool, users []*Listener) {
 	d.checkLiveness(p)
 	d.checkAddresses(p)
 	d.checkName(path, "pool", p.Name)
+}
+
+// checkDiscovery checks where a pool finds more backends, and what does not go with backends that come and
+// go.
+func (d *decoder) checkDiscovery(p *Pool) {
+	path := join("pools", p.Name)
+	for _, f := range relativeFaults(path, p.PoolConfig.Check()) {
+		if !d.isFaulty(f.Path) {
+			d.fault(f.Path, "%s", f.Message)
+		}
+	}
+	if p.Discover == "" {
+		return
+	}
+	switch {
+	case p.Health.Type == "notify":
+		d.fault(join(join(path, "health"), "type"), `with "notify" discovered backends would always be down: only workers can tell lb a heartbeat; leave discover out, or name another type`)
+	case p.HandsOff():
+		d.fault(join(path, "discover"), "lb hands sockets to its own workers only (handoff = %q); leave discover out, or write handoff = \"off\"", p.Handoff)
+	case p.Balance == "first" && p.MaxConns == 0 && !d.isFaulty(join(path, "max_conns")):
+		d.fault(join(path, "max_conns"), `missing; "first" fills one backend after the other, and discovered ones have the pool's limit`)
+	}
 }
 
 // noConnect returns what to use instead of "connect".

@@ -14,6 +14,7 @@ import (
 
 	"github.com/273ebdf9/lb/admin"
 	"github.com/273ebdf9/lb/backends"
+	"github.com/273ebdf9/lb/discovery"
 	"github.com/273ebdf9/lb/health"
 	"github.com/273ebdf9/lb/internal/logs"
 	"github.com/273ebdf9/lb/proxy"
@@ -62,13 +63,14 @@ type Listener struct {
 type Pool struct {
 	Name string `toml:"-"`
 	backends.Config
+	discovery.PoolConfig
 	// Health is how lb finds out which of the pool's backends are alive.
 	Health health.Config `toml:"health"`
 	// Workers are the processes that lb starts and watches itself, as backends of the pool. Without this
 	// table it runs none.
 	Workers *supervisor.Config `toml:"workers"`
 	// Backends are the places that the pool sends connections to, one table for each, in order. A pool needs
-	// these, or workers; it may have both.
+	// these, workers, or discover; it may have all of them.
 	Backends []backends.BackendConfig `toml:"backends"`
 }
 
@@ -83,6 +85,7 @@ func newDefaults() defaultsByType {
 		backends.DefaultConfig(),
 		backends.DefaultBackendConfig(),
 		backends.DefaultTCPConfig(),
+		discovery.DefaultPoolConfig(),
 		health.DefaultConfig(),
 		supervisor.DefaultConfig(),
 		supervisor.DefaultConfig().Recycle,

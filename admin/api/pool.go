@@ -1,5 +1,7 @@
 package api
 
+import "time"
+
 // PoolStatus is one pool at one moment.
 type PoolStatus struct {
 	Name string `json:"name"`
@@ -18,8 +20,25 @@ type PoolStatus struct {
 	Backends  []BackendStatus `json:"backends"`
 	// Workers are the processes that lb runs for the pool; absent where it runs none.
 	Workers *WorkersStatus `json:"workers,omitempty"`
+	// Discovery is where the pool finds backends beside those of the config; absent where it does not.
+	Discovery *DiscoveryStatus `json:"discovery,omitempty"`
 	// Warned warns of the change that this answers.
 	Warned
+}
+
+// DiscoveryStatus is what is known of a pool's discover.
+type DiscoveryStatus struct {
+	// Source is the pool's discover.
+	Source string `json:"source"`
+	// Backends is how many backends are known from there.
+	Backends int `json:"backends"`
+	// Checked is when the last sound answer came; absent before the first.
+	Checked time.Time `json:"checked,omitzero"`
+	// StaleSince is when answers began to fail; absent if the last one was sound. The backends that are known
+	// stay meanwhile.
+	StaleSince time.Time `json:"stale_since,omitzero"`
+	// Error is why the last look-up failed; absent if it did not.
+	Error string `json:"error,omitempty"`
 }
 
 // QueueStatus is a pool's queue at one moment.

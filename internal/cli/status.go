@@ -201,10 +201,25 @@ func renderPool(p *api.PoolStatus, now time.Time, colour bool) string {
 		title.colour = yellow
 	}
 	text := title.render(0, false, colour) + "\n" + backendTable(p.Backends, now).render(colour)
+	if p.Discovery != nil {
+		text += discoveryLine(p.Discovery, now, colour)
+	}
 	if p.Workers != nil {
 		text += renderWorkers(p.Name, p.Workers, now, colour)
 	}
 	return text
+}
+
+// discoveryLine says where a pool finds backends, and since when it does not.
+func discoveryLine(st *api.DiscoveryStatus, now time.Time, colour bool) string {
+	line := cell{text: fmt.Sprintf("discovers %s: %s", st.Source, count(st.Backends, "backend"))}
+	if !st.StaleSince.IsZero() {
+		line.colour = yellow
+		line.text += fmt.Sprintf(" known from before, no sound answer for %s: %s", shortDuration(now.Sub(st.StaleSince)), st.Error)
+	} else if !st.Checked.IsZero() {
+		line.text += fmt.Sprintf(", checked %s ago", shortDuration(now.Sub(st.Checked)))
+	}
+	return line.render(0, false, colour) + "\n"
 }
 
 func listenerTable(listeners []api.ListenerStatus) *table {

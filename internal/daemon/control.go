@@ -75,12 +75,15 @@ func (d *daemon) record(b *backends.Backend) (*state.Backend, backends.BackendCo
 	return &r, bc
 }
 
-// configured returns a backend's configuration in the config.
+// configured returns a backend's configuration in the config, or as its pool has discovered it.
 func (d *daemon) configured(pool, name string) (bc backends.BackendConfig, ok bool) {
 	if pc := d.view.Load().cfg.Pool(pool); pc != nil {
 		if i := slices.IndexFunc(pc.Backends, func(bc backends.BackendConfig) bool { return bc.EffectiveName() == name }); i >= 0 {
 			return pc.Backends[i], true
 		}
+	}
+	if f, ok := d.discoveries.get(pool, name); ok {
+		return discoveredConfig(f), true
 	}
 	return bc, false
 }

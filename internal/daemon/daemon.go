@@ -29,16 +29,17 @@ import (
 //  2. changing: one change at a time. Its holder may wait for a supervisor's goroutine, and for the loops.
 //  3. workerPool.mu, which the supervisor's goroutine takes in its hooks.
 //  4. The mutex of a backends.Pool. Its OnChange runs on loops too, and takes none of those above.
-//  5. memory.mu, workerPools.mu, closing.mu, upgrades.deferred.mu: their holders call nobody back.
+//  5. memory.mu, discoveries.mu, workerPools.mu, closing.mu, upgrades.deferred.mu: their holders call nobody back.
 type daemon struct {
-	routing    // listeners, pools, health: what runs
-	logging    // event log, access log
-	origin     origin
-	admin      *admin.Server
-	service    *service
-	signals    signals    // of the kernel, and of the command stop
-	changing   sync.Mutex // held while what runs is changed: by commands, reloads, the end of removed pools
-	memory     memory     // of the operator's changes
+	routing  // listeners, pools, health: what runs
+	logging  // event log, access log
+	origin   origin
+	admin    *admin.Server
+	service  *service
+	signals  signals    // of the kernel, and of the command stop
+	changing sync.Mutex // held while what runs is changed: by commands, reloads, the end of removed pools
+	memory   memory     // of the operator's changes
+	discoveries
 	workers    workerPools
 	usage      workerUsage
 	reloads    reloads
@@ -117,7 +118,7 @@ func (d *daemon) start(cfg *config.Config) error {
 	d.dropSockets()
 	d.endLeftovers()
 	d.background.run(d.serveAdmin)
-	d.background.run(func() { d.names.run(d.background.ctx, &d.routing, d.log) })
+	d.background.run(func() { d.names.run(d.background.ctx, d) })
 	d.log.Info("lb is up", "version", build.Version(), "pid", os.Getpid(), "loops", d.proxy.Loops(), "batching", d.batching(), "max_sessions", d.proxy.MaxSessions(),
 		"socket", cfg.Admin.Socket, "http", cfg.Admin.HTTP)
 	d.background.run(d.reportToService)
@@ -140,7 +141,7 @@ func (d *daemon) begin(cfg *config.Config) error {
 	if err != nil {
 		return err
 	}
-	p, err := d.plan(cfg, remembered, "start")
+	p, err := d.plan(cfg, remembered, d.lookUpNew(cfg, d.recallFound(cfg)), "start")
 	if err != nil {
 		return err
 	}

@@ -9,6 +9,7 @@ import (
 	"github.com/273ebdf9/lb/backends"
 	"github.com/273ebdf9/lb/balancer"
 	"github.com/273ebdf9/lb/config"
+	"github.com/273ebdf9/lb/discovery"
 	"github.com/273ebdf9/lb/health"
 	"github.com/273ebdf9/lb/internal/state"
 	"github.com/273ebdf9/lb/proxy"
@@ -28,6 +29,7 @@ type plan struct {
 	pools      []*plannedPool
 	specs      []proxy.ListenerSpec
 	transition *proxy.Transition
+	found      findings                // what pools have discovered, of those that have looked anew
 	takeOver   func(*workerPool) error // gives new workers what they were before; nil: they are new
 	starts     []func()                // after commit, what begins to run with the change
 	// after commit: those whose workers are to be restarted for the new config
@@ -44,13 +46,14 @@ type plannedPool struct {
 	policy  backends.Policy // nil: stays
 	members []backends.Member
 	added   []*backends.Backend // of members
+	found   []discovery.Backend // what members have of its discover
 	workers *workerPool         // nil: it has no workers
 	new     bool                // the workers are new
 }
 
-// plan works out how to get from what runs to cfg and what is remembered.
-func (d *daemon) plan(cfg *config.Config, remembered state.Changes, reason string) (*plan, error) {
-	p := &plan{d: d, old: d.view.Load(), cfg: cfg, reason: reason}
+// plan works out how to get from what runs to cfg, what is remembered, and what pools have found.
+func (d *daemon) plan(cfg *config.Config, remembered state.Changes, found findings, reason string) (*plan, error) {
+	p := &plan{d: d, old: d.view.Load(), cfg: cfg, found: found, reason: reason}
 	p.remembered, p.kept, p.dropped = reconcile(remembered, cfg)
 	for i := range cfg.Pools {
 		pp, err := p.planPool(&cfg.Pools[i])
@@ -103,6 +106,9 @@ func (p *plan) planPool(cfg *config.Pool) (*plannedPool, error) {
 			pp.added = append(pp.added, b)
 		}
 		pp.members = append(pp.members, backends.Member{Backend: b, Config: bc})
+	}
+	if err := p.planDiscovered(pp); err != nil {
+		return nil, err
 	}
 	if cfg.Workers != nil {
 		pp.workers = p.old.checkers[pp.pool].workers
@@ -256,6 +262,7 @@ func (p *plan) commit() {
 		pp.commit(v.checkers[pp.pool], p)
 		p.commitWorkers(pp)
 	}
+	p.commitDiscovery()
 	p.transition.Commit()
 	p.d.self.Set(p.d.ownAddresses())
 	for _, pool := range p.old.pools {

@@ -91,6 +91,10 @@ func (r *reconciler) backend(b state.Backend) {
 		r.added(path, b, i >= 0, pool)
 		return
 	}
+	if i < 0 && pool.Discover != "" { // it may not be listed now, and be listed again
+		r.discovered(path, b, pool)
+		return
+	}
 	if i < 0 {
 		r.drop("%s: the config has it no more", path)
 		return
@@ -126,6 +130,18 @@ func (r *reconciler) added(path string, b state.Backend, inConfig bool, pool *co
 		return
 	}
 	r.keep("%s: added at run time (%s)", path, b.Address)
+	r.fields(path, b, bc, pool)
+}
+
+// discovered is about a backend that the pool discovers. What the operator set holds over every change of the
+// list: it was not set against a value of the config.
+func (r *reconciler) discovered(path string, b state.Backend, pool *config.Pool) {
+	if b.Removed {
+		r.keep("%s: removed at run time; %s may list it", path, pool.Discover)
+		r.holds.Backends = append(r.holds.Backends, b)
+		return
+	}
+	bc := backends.BackendConfig{Weight: b.Weight.Configured, MaxConns: b.MaxConns.Configured}
 	r.fields(path, b, bc, pool)
 }
 

@@ -67,6 +67,7 @@ func (d *daemon) loadAndLock(dryRun bool) (cfg *config.Config, found resolved, e
 	for range maxLoads {
 		if cfg, err = config.Load(d.origin.path); err == nil && !dryRun {
 			found = d.resolveNew(cfg, &state.Changes{})
+			found.pools = d.lookUpNew(cfg, nil)
 		}
 		d.changing.Lock()
 		if err != nil {
@@ -111,7 +112,7 @@ func (d *daemon) reloadLocked(ctx context.Context, cfg *config.Config, dryRun bo
 	if room, err := effective.Room(); err == nil && room.Warning != "" {
 		result.Warnings = append(result.Warnings, room.Warning)
 	}
-	p, err := d.plan(effective, d.memory.all(), "reload by "+by)
+	p, err := d.plan(effective, d.memory.all(), found.pools, "reload by "+by)
 	if err != nil {
 		return result, nil, err
 	}

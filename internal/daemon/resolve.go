@@ -2,7 +2,6 @@ package daemon
 
 import (
 	"context"
-	"log/slog"
 	"sync"
 	"time"
 
@@ -22,6 +21,7 @@ const resolveTimeout = 5 * time.Second
 type resolved struct {
 	backends map[backends.Address]*backends.RawSockaddr
 	binds    proxy.BindAddresses
+	pools    findings // of pools that discover backends, and did not or elsewhere
 }
 
 // resolveNew looks up the host names of a config that do not run yet, all at once. A backend's name that
@@ -84,12 +84,12 @@ func newResolver() resolver { return resolver{awake: make(chan struct{}, 1)} }
 
 // run looks up the host names of all backends, at once and then again and again, until ctx is done. A failure
 // keeps the last address.
-func (r *resolver) run(ctx context.Context, routing *routing, log *slog.Logger) {
+func (r *resolver) run(ctx context.Context, d *daemon) {
 	tick := time.NewTicker(resolveEvery)
 	defer tick.Stop()
 	failed := map[*backends.Backend]bool{}
 	for {
-		failed = resolveAll(ctx, routing.view.Load().pools, failed, log)
+		failed = d.resolveAll(ctx, failed)
 		select {
 		case <-tick.C:
 		case <-r.awake:
@@ -107,13 +107,17 @@ func (r *resolver) wake() {
 	}
 }
 
-// resolveAll looks up every host name of the pools once. It logs the backends whose look-up fails and had not
-// failed before, and the other way round, and returns those whose look-up failed.
-func resolveAll(ctx context.Context, pools []*backends.Pool, failed map[*backends.Backend]bool, log *slog.Logger) map[*backends.Backend]bool {
+// resolveAll looks up every host name of the pools once, but for those of discovered backends. It logs the
+// backends whose look-up fails and had not failed before, and the other way round, and returns those whose
+// look-up failed.
+func (d *daemon) resolveAll(ctx context.Context, failed map[*backends.Backend]bool) map[*backends.Backend]bool {
 	failing := map[*backends.Backend]bool{}
-	for _, pool := range pools {
+	for _, pool := range d.view.Load().pools {
 		for _, b := range pool.Backends() {
 			if !b.Address.IsHostName() {
+				continue
+			}
+			if _, ok := d.discoveries.get(pool.Name, b.Name); ok {
 				continue
 			}
 			lookup, cancel := context.WithTimeout(ctx, 10*time.Second)
@@ -124,9 +128,9 @@ func resolveAll(ctx context.Context, pools []*backends.Pool, failed map[*backend
 			}
 			switch {
 			case err != nil && !failed[b]:
-				log.Warn("a host name cannot be resolved; its last address stays", "error", err)
+				d.log.Warn("a host name cannot be resolved; its last address stays", "error", err)
 			case err == nil && failed[b]:
-				log.Info("a host name is resolved again", "backend", pool.Name+"/"+b.Name)
+				d.log.Info("a host name is resolved again", "backend", pool.Name+"/"+b.Name)
 			}
 			if err != nil {
 				failing[b] = true

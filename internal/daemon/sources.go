@@ -21,6 +21,7 @@ func (d *daemon) sources() admin.Sources {
 		Probe:        d.probeStatus,
 		Queue:        d.queues.of,
 		Workers:      d.workersStatus,
+		Discovery:    d.discoveryStatus,
 		Setup:        d.setup,
 		Listening:    listening,
 		Sessions:     d.listSessions,

@@ -179,7 +179,7 @@ func rehearse(snap *snapshot) error {
 	d := &daemon{}
 	d.proxy = px
 	d.view.Store(&view{cfg: &config.Config{}})
-	_, err = d.plan(cfg, changes, "rehearsal")
+	_, err = d.plan(cfg, changes, snap.head.Found, "rehearsal")
 	return err
 }
 
@@ -245,7 +245,7 @@ func (a *takeover) buildDaemon() error {
 		d.workers.setDir(dir)
 	}
 	d.upgrades.takingOver = true
-	if a.plan, err = d.plan(cfg, changes, "upgrade"); err != nil {
+	if a.plan, err = d.plan(cfg, changes, snap.head.Found, "upgrade"); err != nil {
 		return err
 	}
 	a.plan.takeOver = a.takeOverWorkers
@@ -391,7 +391,7 @@ func (a *takeover) serve(h *upgrade.Handover) *daemon {
 		f.Close()
 	}
 	d.background.run(d.serveAdmin)
-	d.background.run(func() { d.names.run(d.background.ctx, &d.routing, d.log) })
+	d.background.run(func() { d.names.run(d.background.ctx, d) })
 	d.background.run(func() {
 		d.changing.Lock()
 		defer d.changing.Unlock()

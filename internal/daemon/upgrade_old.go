@@ -236,6 +236,7 @@ func (u *upgrading) head() snapshotHead {
 	return snapshotHead{
 		Format: snapshotFormat, Version: build.Version(), Started: d.origin.started, Path: d.origin.path, Program: d.origin.program,
 		StartConfig: string(d.origin.config), Config: string(d.view.Load().cfg.Source), Changes: changes.Marshal(),
+		Found:    d.discoveries.all(),
 		LogLevel: d.events.Level().String(), LastReload: d.reloads.status(), Service: d.service.env,
 		Lock: u.lock, Caller: u.caller, By: u.by, Reload: u.reload, Warnings: u.warnings,
 		Upgrades: d.upgrades.count.Load(), Carried: d.upgrades.sessions.Load(),

@@ -62,11 +62,13 @@ type snapshotHead struct {
 	Path    string    `json:"path"`    // of the config file
 	Program string    `json:"program"` // what lb was started as, absolute
 
-	StartConfig string            `json:"start_config"` // the text: what needs a restart is of it
-	Config      string            `json:"config"`       // and all else of this
-	Changes     []byte            `json:"changes,omitempty"`
-	LogLevel    string            `json:"log_level"`
-	LastReload  *api.ReloadStatus `json:"last_reload,omitempty"`
+	StartConfig string `json:"start_config"` // the text: what needs a restart is of it
+	Config      string `json:"config"`       // and all else of this
+	Changes     []byte `json:"changes,omitempty"`
+	// Found is what pools have discovered.
+	Found      findings          `json:"found,omitempty"`
+	LogLevel   string            `json:"log_level"`
+	LastReload *api.ReloadStatus `json:"last_reload,omitempty"`
 	// what the service manager had put into the environment
 	Service map[string]string `json:"service,omitempty"`
 
