@@ -38,7 +38,9 @@ func TestBacklog_WaitersAreServedInOrderAndCostNothing(t *testing.T) {
 		c := r.dial()
 		send(t, c, number(i))
 		all = append(all, c)
-		eventually(t, "it waits", func() bool { return r.proxy.Backlogged() == i })
+		eventually(t, "it is connected, or waits", func() bool {
+			return r.ln.Counters.Connections.Load() == 1 && r.proxy.Backlogged() == i
+		})
 	}
 	began := time.Now()
 	before := tries.Load()
@@ -91,7 +93,9 @@ func TestFreeze_ThoseWhoWaitForABacklogKeepTheirOrder(t *testing.T) {
 	for i := range clients + 1 {
 		c := r.dial()
 		send(t, c, number(i))
-		eventually(t, "it waits", func() bool { return r.proxy.Backlogged() == i })
+		eventually(t, "it is connected, or waits", func() bool {
+			return r.ln.Counters.Connections.Load() == 1 && r.proxy.Backlogged() == i
+		})
 	}
 	r.handOver()
 	for i := range clients + 1 {

@@ -327,20 +327,30 @@ func TestFreeze_TimeoutsComeWhenTheyWereDue(t *testing.T) {
 	const timeout = time.Second
 	due := func(t *testing.T, start time.Time) {
 		t.Helper()
-		if took := time.Since(start); took < timeout-50*time.Millisecond || took > timeout+time.Second {
+		if took := time.Since(start); took < timeout-proxy.TimeoutPrecision {
 			t.Errorf("timeout after %v; want %v", took, timeout)
 		}
 	}
 	handOverLate := func(r *rig, start time.Time) {
+		r.Helper()
 		eventually(r, "most of the timeout has passed", func() bool { return time.Since(start) > timeout*3/4 })
 		r.handOver()
+		before := r.frozen.Sessions
+		r.handOver()
+		if after := r.frozen.Sessions; time.Since(start) < timeout {
+			for i := range after { // nothing has ended yet
+				if after[i].Timer != before[i].Timer {
+					r.Errorf("due: got %v after a hand-over; want %v as before", after[i].Timer, before[i].Timer)
+				}
+			}
+		}
 	}
 	t.Run("idle", func(t *testing.T) {
 		t.Parallel()
 		r := newRig(t, func(s *setup) { s.pool.IdleTimeout = timeout }, serve(t, unixSocket, echo).address)
 		c := r.dial()
+		start := time.Now() // the silence begins later
 		talk(t, c)
-		start := time.Now()
 		handOverLate(r, start)
 		wantEOF(t, c)
 		due(t, start)
@@ -364,9 +374,9 @@ func TestFreeze_TimeoutsComeWhenTheyWereDue(t *testing.T) {
 	t.Run("header", func(t *testing.T) {
 		t.Parallel()
 		r := newRig(t, func(s *setup) { s.listener.AcceptProxy, s.listener.ProxyTimeout = true, timeout }, serve(t, unixSocket, echo).address)
+		start := time.Now()
 		c := r.dial()
 		send(t, c, []byte("PROXY"))
-		start := time.Now()
 		handOverLate(r, start)
 		if _, err := c.Read(make([]byte, 1)); err == nil { // a reset, as its bytes were not read
 			t.Error("read at the end: got bytes; want an end")

@@ -150,7 +150,7 @@ func (r *rig) newProxy() *proxy.Proxy {
 func (r *rig) check() {
 	r.Helper()
 	if !r.stopped {
-		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+		ctx, cancel := context.WithTimeout(context.Background(), ioTimeout)
 		defer cancel()
 		killed, err := r.proxy.Stop(ctx)
 		if err != nil {
