@@ -16,11 +16,11 @@ import (
 )
 
 const (
-	// firstLook is when "accept" first looks whether its connection was taken. Each next look comes after
-	// twice the time, up to maxLook. A worker of one thread can do nothing else while it waits for the probe
-	// to close, so looks are frequent.
-	firstLook = time.Millisecond
-	maxLook   = 25 * time.Millisecond
+	// "accept" looks at once whether its connection was taken, then after firstPause, then after twice the
+	// time, up to maxPause. A worker of one thread can do nothing else while it waits for the probe to close,
+	// so looks are frequent.
+	firstPause = time.Millisecond
+	maxPause   = 25 * time.Millisecond
 )
 
 // acceptProbe is the state of the "accept" probes of one backend. It belongs to the watch's goroutine.
@@ -91,7 +91,7 @@ func (a *acceptProbe) probe(ctx context.Context, p *plan, b *backends.Backend, s
 		}
 		full := errors.Is(err, unix.EAGAIN) || isTimeout(err)
 		moved = a.look(p, b, sockets) || moved
-		switch inTime := full && pause(ctx, maxLook); {
+		switch inTime := full && pause(ctx, maxPause); {
 		case inTime: // the queue is full: time tells whether it moves
 		case !full || a.noQueue:
 			a.reset()
@@ -100,12 +100,16 @@ func (a *acceptProbe) probe(ctx context.Context, p *plan, b *backends.Backend, s
 			return a.verdict(nil, moved, start)
 		}
 	}
-	for wait := firstLook; ; wait = min(2*wait, maxLook) {
-		inTime := pause(ctx, wait)
+	// A backend that has nothing else to do has it by now.
+	for wait := time.Duration(0); ; wait = min(max(2*wait, firstPause), maxPause) {
+		inTime := wait == 0 || pause(ctx, wait)
 		if taken, found := a.taken(p, b, conn, sockets); taken {
 			closeProbe(conn)
 			a.stuck, a.known = time.Time{}, false
 			return found
+		}
+		if wait == 0 {
+			continue
 		}
 		moved = a.look(p, b, sockets) || moved
 		if !inTime {
