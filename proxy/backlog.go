@@ -57,7 +57,7 @@ type probe struct {
 // to probe.
 func (b *backlogs) add(l *loop, s *session, first bool) (begin bool) {
 	place := &backlogPlace{loop: l, session: s.ref()}
-	s.place = place
+	l.table.wait(s).place = place
 	b.waiting.Add(1)
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -86,7 +86,7 @@ func (b *backlogs) add(l *loop, s *session, first bool) (begin bool) {
 func (b *backlogs) remove(s *session) {
 	b.mu.Lock()
 	q := b.pools[s.pool]
-	x := s.place
+	x := s.wait.place
 	if x.prev != nil {
 		x.prev.next = x.next
 	} else {
@@ -98,7 +98,7 @@ func (b *backlogs) remove(s *session) {
 		q.tail = x.prev
 	}
 	b.mu.Unlock()
-	s.place = nil
+	s.wait.place = nil
 	b.waiting.Add(-1)
 }
 
@@ -126,7 +126,7 @@ func (b *backlogs) busy(pool *backends.Pool) bool {
 // connect_timeout.
 func (l *loop) waitForBacklog(s *session) {
 	s.phase = phaseQueued
-	s.queuedAt = l.now
+	l.table.wait(s).queuedAt = l.now
 	s.busy = false
 	if begin := l.p.backlogs.add(l, s, l.probing); begin {
 		l.probes = append(l.probes, probe{s.pool, l.now + minBacklogPause, minBacklogPause})
@@ -143,7 +143,7 @@ func (l *loop) waitForBacklog(s *session) {
 // leaveBacklog ends a session's wait for a backlog.
 func (l *loop) leaveBacklog(s *session) {
 	l.p.backlogs.remove(s)
-	s.queued += l.now - s.queuedAt
+	s.queued += l.now - s.wait.queuedAt
 }
 
 // retryBacklog tries the backends again for a session that waits for a backlog.
@@ -151,7 +151,7 @@ func (l *loop) retryBacklog(s *session) {
 	l.leaveBacklog(s)
 	l.wheel.cancel(s)
 	s.phase = phaseConnecting
-	s.tried = s.tried[:0]
+	s.wait.tried = s.wait.tried[:0]
 	l.choose(s)
 }
 
@@ -192,7 +192,7 @@ func (l *loop) runProbe(i int) bool {
 		l.retryBacklog(s)
 		l.probing = false
 		x := &l.probes[i]
-		if s.place != nil && s.ref() == place.session { // every backlog is full
+		if s.place() != nil && s.ref() == place.session { // every backlog is full
 			cost := l.p.since() - started
 			x.at = l.now + max(x.pause, probeShare*cost)
 			x.pause = min(2*x.pause, maxBacklogPause)

@@ -90,7 +90,7 @@ func (t *takeover) handed(l *loop, s *session, v *SavedHanded) {
 		loop: l, ref: s.ref(), listener: s.listener, channel: t.channelOf(s.backend),
 	}
 	h.taken.Store(int64(v.Taken))
-	s.handed = h
+	l.table.wait(s).handed = h
 	t.p.handed.add(h)
 	if !v.Untaken {
 		t.p.handedOff.Add(1)

@@ -61,7 +61,7 @@ func (l *loop) begin(s *session, set *settings) {
 // none left, or it has to wait for one.
 func (l *loop) choose(s *session) {
 	for {
-		l.req.Client, l.req.Tried = s.client.Addr(), s.tried
+		l.req.Client, l.req.Tried = s.client.Addr(), s.tried()
 		w := l.waiter()
 		w.Session = s.ref().pack()
 		b, err := s.pool.Acquire(&l.req, w)
@@ -90,7 +90,8 @@ func (l *loop) take(s *session, b *backends.Backend) bool {
 func (l *loop) undelivered(s *session, why backends.ConnectError, errno unix.Errno) bool {
 	b := s.backend
 	s.backend = nil
-	s.tried = append(s.tried, b)
+	w := l.table.wait(s)
+	w.tried = append(w.tried, b)
 	if s.retries < math.MaxUint8 {
 		s.retries++
 	}

@@ -116,7 +116,7 @@ func (l *loop) hangUp(s *session) {
 // what is left of it while there is another backend to try.
 func (l *loop) connectDeadline(s *session) time.Duration {
 	end := s.budget + s.pool.Config().ConnectTimeout
-	if n, _ := s.pool.Selectable(); n > len(s.tried)+1 {
+	if n, _ := s.pool.Selectable(); n > len(s.tried())+1 {
 		return l.now + (end-l.now)/2
 	}
 	return end
@@ -159,6 +159,7 @@ func (l *loop) connectTimeout(s *session) {
 
 // established starts the relay.
 func (l *loop) established(s *session) {
+	l.table.endWait(s)
 	s.phase = phaseRelaying
 	s.connected = l.now
 	s.active = l.now

@@ -47,8 +47,8 @@ func (l *loop) deadline(s *session) time.Duration {
 	if s.expires > 0 {
 		at = min(at, s.expires)
 	}
-	if s.recheck > 0 {
-		at = min(at, s.recheck)
+	if recheck := s.recheck(); recheck > 0 {
+		at = min(at, recheck)
 	}
 	return at
 }
@@ -96,7 +96,7 @@ func (l *loop) expired(s *session) {
 		l.wheel.arm(s, l.now+wheelTick)
 		return
 	}
-	if s.recheck > 0 && s.recheck <= l.now && !aged {
+	if recheck := s.recheck(); recheck > 0 && recheck <= l.now && !aged {
 		l.look(s)
 		return
 	}
@@ -115,5 +115,5 @@ func (l *loop) expired(s *session) {
 
 // onlyLooks reports whether the session's timer wants it to be looked at, and judges no deadline.
 func (l *loop) onlyLooks(s *session) bool {
-	return s.phase == phaseRelaying && (l.deadline(s) > l.now || s.recheck > 0 && s.recheck <= l.now)
+	return s.phase == phaseRelaying && (l.deadline(s) > l.now || s.recheck() > 0 && s.recheck() <= l.now)
 }

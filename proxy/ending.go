@@ -124,11 +124,12 @@ func (l *loop) settle(s *session, src int) bool {
 		l.close(s, true)
 		return false
 	}
-	if left != s.unacked {
-		s.unacked, s.active, s.pause = left, l.now, 0
+	w := l.table.wait(s)
+	if left != w.unacked {
+		w.unacked, w.pause, s.active = left, 0, l.now
 	}
-	s.pause = min(max(2*s.pause, minSettlePause), maxSettlePause)
-	s.recheck = l.now + s.pause
+	w.pause = min(max(2*w.pause, minSettlePause), maxSettlePause)
+	w.recheck = l.now + w.pause
 	s.halfOpen = true
 	l.armIdle(s)
 	return true
@@ -214,23 +215,24 @@ func resetBy(e int) Termination {
 // short has the session try again in a moment what it could not do for want of kernel memory. It says whether
 // the session lives on: not when nothing has moved for shortageTimeout.
 func (l *loop) short(s *session) bool {
-	if s.shortSince == 0 || s.active > s.shortSince {
-		s.shortSince = l.now
+	w := l.table.wait(s)
+	if w.shortSince == 0 || s.active > w.shortSince {
+		w.shortSince = l.now
 		l.p.Stats.Shortages.Add(1)
 	}
-	if l.now-s.shortSince > shortageTimeout {
+	if l.now-w.shortSince > shortageTimeout {
 		s.endsWith(s.endedBy('R'))
 		l.close(s, true)
 		return false
 	}
-	s.recheck = l.now + shortagePause
+	w.recheck = l.now + shortagePause
 	l.armIdle(s)
 	return true
 }
 
 // look does what a session wanted to be looked at for.
 func (l *loop) look(s *session) {
-	s.recheck = 0
+	s.wait.recheck = 0
 	if src, ok := s.settling(); ok {
 		l.settle(s, src)
 		return

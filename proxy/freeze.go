@@ -316,20 +316,24 @@ func (w *saver) backendsOf(list []*backends.Backend) []int {
 }
 
 func (w *saver) session(l *loop, s *session, now time.Duration) {
+	var waits wait
+	if s.wait != nil {
+		waits = *s.wait
+	}
 	v := SavedSession{
 		ID: s.id, Loop: l.id, Phase: uint8(s.phase), HalfOpen: s.halfOpen, Busy: s.busy, LastFrom: s.lastFrom, Retries: s.retries,
-		Listener: w.listener(s.listener, false, now), Pool: w.pool(s.pool), Backend: w.backend(s.backend), Tried: w.backendsOf(s.tried),
+		Listener: w.listener(s.listener, false, now), Pool: w.pool(s.pool), Backend: w.backend(s.backend), Tried: w.backendsOf(waits.tried),
 		Client: s.client, Counted: s.source.Counted(), Place: -1,
-		Start: s.start, Budget: s.budget, QueuedAt: s.queuedAt, Chosen: s.chosen, Connected: s.connected, Active: s.active, Expires: s.expires,
-		Timer: time.Duration(s.timer.tick) * wheelTick, Pause: s.pause, Queued: s.queued,
+		Start: s.start, Budget: s.budget, QueuedAt: waits.queuedAt, Chosen: s.chosen, Connected: s.connected, Active: s.active, Expires: s.expires,
+		Timer: time.Duration(s.timer.tick) * wheelTick, Pause: waits.pause, Queued: s.queued,
 	}
 	if f := s.forwarded; f != nil {
 		v.Forwarded, v.Peer, v.Server, v.TLVs = true, f.peer, f.server, f.tlvs
 	}
-	if s.waiter != nil {
-		v.Place, v.Forbidden = w.places[s.waiter], w.backendsOf(s.waiter.Tried())
+	if waits.waiter != nil {
+		v.Place, v.Forbidden = w.places[waits.waiter], w.backendsOf(waits.waiter.Tried())
 	}
-	if h := s.handed; h != nil {
+	if h := waits.handed; h != nil {
 		v.Handed = h.save()
 	}
 	for e := range s.ends {

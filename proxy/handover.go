@@ -44,11 +44,11 @@ func (l *loop) handOver(s *session, ch *Channel) bool {
 	l.p.handed.add(h)
 	fd := x.fd
 	x.fd = -1
-	s.handed, s.phase = h, phaseHandedOff
+	l.table.wait(s).handed, s.phase = h, phaseHandedOff
 	waits, errno := ch.give(h, fd, l.now)
 	if errno != 0 {
 		l.p.handed.remove(h)
-		x.fd, s.handed, s.phase = fd, nil, phaseConnecting
+		x.fd, s.wait.handed, s.phase = fd, nil, phaseConnecting
 		why := backends.ConnectRefused
 		switch errno {
 		case unix.EAGAIN, unix.ETOOMANYREFS, unix.ENOBUFS, unix.ENOMEM:
@@ -73,7 +73,7 @@ func (s *session) windowPatience() time.Duration { return s.pool.Config().Handof
 // untakenTooLong handles a worker that has not taken the session's connection within handoff_timeout: it is
 // down, and all that it has not taken goes to others.
 func (l *loop) untakenTooLong(s *session) {
-	h, b := s.handed, s.backend
+	h, b := s.wait.handed, s.backend
 	if h.takenAt() != 0 {
 		return
 	}
@@ -114,7 +114,7 @@ func (h *handed) givenAt() (given, tookAt time.Duration) {
 // otherHasRoom reports whether a worker but the session's own could be given it now.
 func (l *loop) otherHasRoom(s *session) bool {
 	for _, b := range s.pool.Backends() {
-		if ch := channelOf(b); ch != nil && b != s.backend && b.Eligible() && ch.hasRoom() && !slices.Contains(s.tried, b) {
+		if ch := channelOf(b); ch != nil && b != s.backend && b.Eligible() && ch.hasRoom() && !slices.Contains(s.tried(), b) {
 			return true
 		}
 	}
@@ -125,7 +125,7 @@ func (l *loop) otherHasRoom(s *session) bool {
 // meanwhile, the connection is closed.
 func (l *loop) giveAgain(h *handed) {
 	s := l.table.find(h.ref)
-	if s == nil || s.handed != h {
+	if s == nil || s.handed() != h {
 		if h.fd >= 0 {
 			closeFD(h.fd)
 			h.fd = -1
@@ -136,8 +136,8 @@ func (l *loop) giveAgain(h *handed) {
 	l.p.handed.remove(h)
 	l.wheel.cancel(s)
 	s.ends[client].fd, h.fd = h.fd, -1
-	s.handed, s.backend, s.phase = nil, nil, phaseConnecting
-	s.tried = append(s.tried, b)
+	s.wait.handed, s.backend, s.phase = nil, nil, phaseConnecting
+	s.wait.tried = append(s.wait.tried, b)
 	if s.retries < math.MaxUint8 {
 		s.retries++
 	}
@@ -149,11 +149,11 @@ func (l *loop) giveAgain(h *handed) {
 
 // release gives the session's slot back. A connection that was handed over goes on if a worker has it.
 func (l *loop) release(s *session) {
-	if s.handed == nil {
+	h := s.handed()
+	if h == nil {
 		s.pool.ReleaseUntaken(s.backend)
 		return
 	}
-	h := s.handed
 	l.p.handed.remove(h)
 	ch := h.channel
 	ch.mu.Lock()
@@ -173,7 +173,7 @@ func (l *loop) handedEnded(ends []handedEnd) {
 	for i := range ends {
 		e := &ends[i]
 		s := l.table.find(e.h.ref)
-		if s == nil || s.handed != e.h {
+		if s == nil || s.handed() != e.h {
 			continue
 		}
 		s.dirs[client].bytes, s.dirs[backend].bytes = e.received, e.sent

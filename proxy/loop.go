@@ -326,10 +326,10 @@ func (l *loop) close(s *session, reset bool) {
 		}
 	}
 	l.wheel.cancel(s)
-	if s.waiter != nil {
+	if s.waiter() != nil {
 		l.leaveQueue(s)
 	}
-	if s.place != nil {
+	if s.place() != nil {
 		l.leaveBacklog(s)
 	}
 	if s.backend != nil {

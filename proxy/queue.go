@@ -9,7 +9,7 @@ import (
 	"github.com/273ebdf9/lb/backends"
 )
 
-// waiter gives a waiter that is free. It stays in l.waiters until it is used.
+// waiter returns a waiter that is free. It stays in l.waiters until it is used.
 func (l *loop) waiter() *backends.Waiter {
 	if len(l.waiters) == 0 {
 		l.waiters = append(l.waiters, &backends.Waiter{Grant: l.grant})
@@ -22,9 +22,9 @@ func (l *loop) noBackend(s *session, w *backends.Waiter, err error) {
 	switch {
 	case errors.Is(err, backends.ErrQueued):
 		l.waiters = l.waiters[:len(l.waiters)-1]
-		s.waiter = w
 		s.phase = phaseQueued
-		s.queuedAt = l.now
+		x := l.table.wait(s)
+		x.waiter, x.queuedAt = w, l.now
 		if errno := l.register(s, client, sessionEvents); errno != 0 {
 			s.end = s.endedBy('R')
 			l.close(s, true)
@@ -38,7 +38,7 @@ func (l *loop) noBackend(s *session, w *backends.Waiter, err error) {
 		return
 	case s.short:
 		s.end = s.endedBy('R')
-	case errors.Is(err, backends.ErrQueueFull), errors.Is(err, backends.ErrSaturated) && len(s.tried) == 0:
+	case errors.Is(err, backends.ErrQueueFull), errors.Is(err, backends.ErrSaturated) && len(s.tried()) == 0:
 		s.end = termQueue
 	default:
 		s.end = termRefused
@@ -60,11 +60,11 @@ func (l *loop) granted(w *backends.Waiter, b *backends.Backend) {
 		b.Pool().ReleaseUntaken(b)
 		return
 	}
-	s.waiter = nil
+	s.wait.waiter = nil
 	s.phase = phaseConnecting
-	s.queued += l.now - s.queuedAt
+	s.queued += l.now - s.wait.queuedAt
 	s.budget = l.now
-	s.pool.Queue.Wait.Observe(l.now - s.queuedAt)
+	s.pool.Queue.Wait.Observe(l.now - s.wait.queuedAt)
 	l.wheel.cancel(s)
 	if l.take(s, b) {
 		l.choose(s)
@@ -87,11 +87,11 @@ func (l *loop) returnGrants() {
 // leaveQueue ends the wait of a session that ends. If a grant is on its way, it finds nobody, and granted
 // cleans up.
 func (l *loop) leaveQueue(s *session) {
-	s.queued += l.now - s.queuedAt
-	if s.pool.Leave(s.waiter) {
-		l.waiters = append(l.waiters, s.waiter)
+	s.queued += l.now - s.wait.queuedAt
+	if s.pool.Leave(s.wait.waiter) {
+		l.waiters = append(l.waiters, s.wait.waiter)
 	}
-	s.waiter = nil
+	s.wait.waiter = nil
 }
 
 // queuedEvent handles an event of a client that waits.
@@ -121,16 +121,16 @@ func (s *session) clientGone() bool {
 
 // queueTimeout handles a wait that was too long. A grant that is on its way wins.
 func (l *loop) queueTimeout(s *session) {
-	if s.place != nil { // it has one more try: lb may have stood still
+	if s.place() != nil { // it has one more try: lb may have stood still
 		l.retryBacklog(s)
 		return
 	}
-	if !s.pool.Leave(s.waiter) {
+	if !s.pool.Leave(s.wait.waiter) {
 		return
 	}
-	l.waiters = append(l.waiters, s.waiter)
-	s.waiter = nil
-	s.queued += l.now - s.queuedAt
+	l.waiters = append(l.waiters, s.wait.waiter)
+	s.wait.waiter = nil
+	s.queued += l.now - s.wait.queuedAt
 	s.pool.Queue.Timeouts.Add(1)
 	s.end = termQueue
 	l.close(s, false)

@@ -66,7 +66,7 @@ func (l *loop) takeOverHanded(b *backends.Backend, cookie uint64, peer netip.Add
 	}
 	h := &handed{channel: ch, cookie: cookie, fd: -1, since: l.now, given: l.now, loop: l, ref: s.ref(), listener: ln}
 	h.setTaken(max(l.now, 1))
-	s.handed = h
+	l.table.wait(s).handed = h
 	l.p.handed.add(h)
 	b.Pool().Retake(b)
 	ln.active.Add(1)

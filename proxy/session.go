@@ -100,10 +100,7 @@ type session struct {
 	listener  *Listener
 	pool      *backends.Pool
 	backend   *backends.Backend // its slot is held; nil while none is chosen
-	tried     []*backends.Backend
-	waiter    *backends.Waiter // while phaseQueued, in the pool's queue
-	place     *backlogPlace    // while phaseQueued, for a backlog
-	handed    *handed          // while phaseHandedOff
+	wait      *wait             // nil while it relays, as a rule
 	client    netip.AddrPort
 	forwarded *forwarded       // what the client's PROXY header said; nil as a rule
 	source    access.SourceRef // its place among the counted sources; the zero value as a rule
@@ -111,18 +108,66 @@ type session struct {
 
 	start     time.Duration // accepted; since the proxy's epoch, as all below
 	budget    time.Duration // connect_timeout counts from here: accepted, or granted a slot after waiting
-	pause     time.Duration // the last wait for an acknowledgement; see settle
-	queuedAt  time.Duration // it began to wait in the queue
-	queued    time.Duration // how long it has waited there
+	queued    time.Duration // how long it has waited in a queue
 	chosen    time.Duration // the backend was chosen
 	connected time.Duration // the backend connection was established; 0 before
 	asked     time.Duration // the client's first byte came; 0 before
 	active    time.Duration // the last byte moved
 	expires   time.Duration // max_session_age is over; 0 is never
+}
 
-	recheck    time.Duration // when to look at it; 0 is not
-	shortSince time.Duration // since when it cannot go on for want of kernel memory; 0 is not
-	unacked    int           // bytes that the destination had not acknowledged when settle looked
+// wait is what a session has only while it waits: for a backend, for a worker to take it, or for its end. It
+// is apart, and pooled by the loop, so that an idle session is small.
+type wait struct {
+	tried      []*backends.Backend // could not be had
+	waiter     *backends.Waiter    // while phaseQueued, in the pool's queue
+	place      *backlogPlace       // while phaseQueued, for a backlog
+	handed     *handed             // while phaseHandedOff
+	queuedAt   time.Duration       // it began to wait in the queue
+	pause      time.Duration       // the last wait for an acknowledgement; see settle
+	recheck    time.Duration       // when to look at it; 0 is not
+	shortSince time.Duration       // since when it cannot go on for want of kernel memory; 0 is not
+	unacked    int                 // bytes that the destination had not acknowledged when settle looked
+}
+
+// tried returns the backends that could not be had.
+func (s *session) tried() []*backends.Backend {
+	if s.wait == nil {
+		return nil
+	}
+	return s.wait.tried
+}
+
+// waiter returns the session's place in its pool's queue; nil when it does not wait there.
+func (s *session) waiter() *backends.Waiter {
+	if s.wait == nil {
+		return nil
+	}
+	return s.wait.waiter
+}
+
+// place returns the session's place among those that wait for a backlog; nil when it does not.
+func (s *session) place() *backlogPlace {
+	if s.wait == nil {
+		return nil
+	}
+	return s.wait.place
+}
+
+// handed returns what is known of a connection that was given to a worker; nil when it was not.
+func (s *session) handed() *handed {
+	if s.wait == nil {
+		return nil
+	}
+	return s.wait.handed
+}
+
+// recheck returns when to look at the session; 0 is not.
+func (s *session) recheck() time.Duration {
+	if s.wait == nil {
+		return 0
+	}
+	return s.wait.recheck
 }
 
 // forwarded is what a PROXY header said beside the client's address.
@@ -148,6 +193,8 @@ func (r sessionRef) pack() uint64 { return uint64(uint32(r.slot))<<32 | uint64(u
 
 func unpackRef(x uint64) sessionRef { return sessionRef{int32(x >> 32), int32(uint32(x))} }
 
+// tableChunk sessions are one piece of memory. The allocator rounds it up to whole pages of 8 KiB, and 128
+// sessions of 320 bytes are five of them: TestTable_SessionsFillTheirPages.
 const tableChunk = 128
 
 // table holds the sessions of a loop, in chunks that never move.
@@ -155,9 +202,10 @@ type table struct {
 	chunks []*[tableChunk]session
 	free   []int32
 	used   int
+	waits  []*wait // free ones
 }
 
-// take gives a session that is blank but for slot and gen.
+// take returns a session that is blank but for slot and gen.
 func (t *table) take() *session {
 	if len(t.free) == 0 {
 		base := int32(len(t.chunks) * tableChunk)
@@ -170,20 +218,46 @@ func (t *table) take() *session {
 	t.free = t.free[:len(t.free)-1]
 	t.used++
 	s := t.at(slot)
-	*s = session{slot: slot, gen: s.gen, tried: s.tried[:0]}
+	*s = session{slot: slot, gen: s.gen}
 	return s
 }
 
 // put takes back a session that nothing refers to but old events.
 func (t *table) put(s *session) {
-	*s = session{slot: s.slot, gen: s.gen + 1, tried: s.tried[:0]}
+	t.endWait(s)
+	*s = session{slot: s.slot, gen: s.gen + 1}
 	t.free = append(t.free, s.slot)
 	t.used--
 }
 
+// wait returns the session's wait, which it has from now on.
+func (t *table) wait(s *session) *wait {
+	if s.wait != nil {
+		return s.wait
+	}
+	if n := len(t.waits); n > 0 {
+		s.wait, t.waits = t.waits[n-1], t.waits[:n-1]
+	} else {
+		s.wait = new(wait)
+	}
+	return s.wait
+}
+
+// endWait takes the session's wait back, if it has one.
+func (t *table) endWait(s *session) {
+	w := s.wait
+	if w == nil {
+		return
+	}
+	clear(w.tried)
+	*w = wait{tried: w.tried[:0]}
+	t.waits = append(t.waits, w)
+	s.wait = nil
+}
+
 func (t *table) at(slot int32) *session { return &t.chunks[slot/tableChunk][slot%tableChunk] }
 
-// find gives the session that ref names, or nil when it has ended.
+// find returns the session that ref names, or nil when it has ended.
 func (t *table) find(ref sessionRef) *session {
 	if int(ref.slot) >= len(t.chunks)*tableChunk {
 		return nil

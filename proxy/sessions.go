@@ -44,10 +44,10 @@ func (p *Proxy) SessionList() []SessionInfo {
 			if s.backend != nil {
 				info.Backend = s.backend.Name
 			}
-			if s.handed != nil && s.handed.takenAt() == 0 {
+			if h := s.handed(); h != nil && h.takenAt() == 0 {
 				info.Phase = "giving"
-			} else if s.handed != nil {
-				cookies[s.handed.cookie] = len(all)
+			} else if h != nil {
+				cookies[h.cookie] = len(all)
 			}
 			all = append(all, info)
 		})
@@ -72,7 +72,7 @@ func (p *Proxy) fillHanded(all []SessionInfo, cookies map[uint64]int) {
 	}
 }
 
-// Kill closes the sessions with these ids, as far as they run, and gives how many it closed. Their
+// Kill closes the sessions with these ids, as far as they run, and returns how many it closed. Their
 // termination is "K" and the phase they were in. The error says why connections that workers hold could not
 // be ended.
 func (p *Proxy) Kill(ids []uint64) (int, error) {
@@ -83,7 +83,7 @@ func (p *Proxy) Kill(ids []uint64) (int, error) {
 	return p.closeAll(func(s *session) bool { return want[s.id] }, 'K')
 }
 
-// CloseBackend closes the sessions of a backend that is down or gone, and gives how many there were. Their
+// CloseBackend closes the sessions of a backend that is down or gone, and returns how many there were. Their
 // termination is "DD".
 func (p *Proxy) CloseBackend(b *backends.Backend) (int, error) {
 	return p.closeAll(func(s *session) bool {
@@ -102,7 +102,7 @@ func (p *Proxy) closeAll(which func(*session) bool, by byte) (int, error) {
 			case !which(s):
 			case s.phase == phaseHandedOff:
 				s.end = s.endedBy(by)
-				cookies[s.handed.cookie] = true
+				cookies[s.handed().cookie] = true
 			default:
 				n++
 				s.end = s.endedBy(by)
@@ -114,7 +114,7 @@ func (p *Proxy) closeAll(which func(*session) bool, by byte) (int, error) {
 	if err != nil {
 		p.onLoops(func(l *loop) { // they go on
 			l.table.each(func(s *session) {
-				if s.handed != nil && cookies[s.handed.cookie] {
+				if h := s.handed(); h != nil && cookies[h.cookie] {
 					s.end = Termination{}
 				}
 			})

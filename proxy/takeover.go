@@ -94,14 +94,14 @@ func (p *Proxy) TakeOver(f *Frozen) error {
 	}
 	for _, i := range byPlace(f.Sessions) {
 		s := t.sessions[i]
-		if s.pool == nil || s.waiter == nil {
+		if s.pool == nil || s.waiter() == nil {
 			return ErrBadState
 		}
 		tried, err := t.backends(f.Sessions[i].Forbidden)
 		if err != nil {
 			return err
 		}
-		s.pool.Requeue(&backends.Request{Client: s.client.Addr(), Tried: tried}, s.waiter)
+		s.pool.Requeue(&backends.Request{Client: s.client.Addr(), Tried: tried}, s.wait.waiter)
 	}
 	t.requeueBacklogs()
 	return nil
@@ -111,7 +111,7 @@ func (p *Proxy) TakeOver(f *Frozen) error {
 func (t *takeover) requeueBacklogs() {
 	var waiting []int
 	for i, s := range t.sessions {
-		if s.phase == phaseQueued && s.waiter == nil {
+		if s.phase == phaseQueued && s.waiter() == nil {
 			waiting = append(waiting, i)
 		}
 	}
@@ -233,16 +233,20 @@ func (t *takeover) session(i int) error {
 	l := p.loops[v.Loop%len(p.loops)]
 	s := l.table.take()
 	t.sessions[i] = s
-	s.listener, s.pool, s.backend, s.tried = t.listeners[v.Listener], pool, b, append(s.tried, tried...)
+	s.listener, s.pool, s.backend = t.listeners[v.Listener], pool, b
 	s.id, s.phase, s.halfOpen, s.busy, s.lastFrom, s.retries = v.ID, ph, v.HalfOpen, v.Busy, v.LastFrom, v.Retries
 	s.client = v.Client
 	if v.Forwarded {
 		s.forwarded = &forwarded{peer: v.Peer, server: v.Server, tlvs: append([]byte(nil), v.TLVs...)}
 	}
-	s.start, s.budget, s.queuedAt, s.chosen, s.connected = v.Start, v.Budget, v.QueuedAt, v.Chosen, v.Connected
-	s.active, s.expires, s.pause, s.queued = v.Active, v.Expires, v.Pause, v.Queued
+	s.start, s.budget, s.chosen, s.connected = v.Start, v.Budget, v.Chosen, v.Connected
+	s.active, s.expires, s.queued = v.Active, v.Expires, v.Queued
+	if ph == phaseQueued || v.Pause > 0 || len(tried) > 0 && ph != phaseRelaying {
+		w := l.table.wait(s)
+		w.tried, w.queuedAt, w.pause = append(w.tried, tried...), v.QueuedAt, v.Pause
+	}
 	if v.Place >= 0 {
-		s.waiter = &backends.Waiter{Grant: l.grant, Session: s.ref().pack()}
+		l.table.wait(s).waiter = &backends.Waiter{Grant: l.grant, Session: s.ref().pack()}
 	}
 	if v.Counted {
 		s.source = s.listener.settings.Load().sources.Restore(s.client.Addr())
@@ -324,9 +328,10 @@ func (t *takeover) carry(l *loop, s *session, v *SavedSession) error {
 		if d := &s.dirs[e]; d.flags&dirSettling != 0 || d.blocked() && s.ends[1-e].flags&endArmedOut == 0 {
 			// Not later than it was to be looked at: hand-overs one after the other would put it off for
 			// ever.
-			s.recheck = l.p.since() + minSettlePause
+			w := l.table.wait(s)
+			w.recheck = l.p.since() + minSettlePause
 			if v.Timer > 0 {
-				s.recheck = min(s.recheck, v.Timer)
+				w.recheck = min(w.recheck, v.Timer)
 			}
 			l.armIdle(s)
 		}

@@ -85,8 +85,8 @@ func (l *loop) report(s *session) {
 	if s.connected > 0 {
 		l.rec.ConnectTime = s.connected - s.start
 	}
-	if s.handed != nil && s.handed.takenAt() > 0 {
-		l.rec.ConnectTime = s.handed.takenAt() - s.start
+	if h := s.handed(); h != nil && h.takenAt() > 0 {
+		l.rec.ConnectTime = h.takenAt() - s.start
 	}
 	l.p.OnSession(&l.rec)
 }
