@@ -1,8 +1,8 @@
 // Package discovery finds the backends of a pool in DNS: addresses (A, AAAA) or services (SRV).
 //
-// A Watcher asks again and again, on the one goroutine that runs it. It reports what a sound answer lists, and
-// says once when answers fail and once when they are sound again. It removes nothing itself: whoever takes its
-// reports decides what becomes of a backend. The package listens nowhere and writes no file.
+// A Watcher asks again and again, on the one goroutine that runs it. It reports what a sound answer lists,
+// and says once when answers fail and once when they are sound again. It removes nothing itself: whoever
+// takes its reports decides what becomes of a backend. The package listens nowhere and writes no file.
 package discovery
 
 import (
@@ -31,8 +31,8 @@ const MaxBackends = 4096
 // DefaultPoolConfig and change it.
 type PoolConfig struct {
 	// Discover is where lb looks for more backends of the pool, again and again: "dns:NAME:PORT" makes every
-	// address of the host name (A and AAAA) a backend at that port; "srv:_app._tcp.NAME" makes every target of
-	// the service (SRV) a backend, with its port and weight, and as a backup unless it has the lowest
+	// address of the host name (A and AAAA) a backend at that port; "srv:_app._tcp.NAME" makes every target
+	// of the service (SRV) a backend, with its port and weight, and as a backup unless it has the lowest
 	// priority. A backend that the answer does not list any more finishes its connections. While no sound
 	// answer comes, the backends stay that are known (docs/fleet.md). Default "": nowhere.
 	Discover string `toml:"discover"`

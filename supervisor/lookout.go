@@ -7,8 +7,8 @@ import (
 	"sync"
 )
 
-// lookout looks for processes on behalf of many at once. Who asks while a look is under way gets the result of
-// the next one, with all others who have asked meanwhile: a hundred workers that end at once cost about as
+// lookout looks for processes on behalf of many at once. Who asks while a look is under way gets the result
+// of the next one, with all others who have asked meanwhile: a hundred workers that end at once cost about as
 // much as one. The zero value is ready. Safe for concurrent use.
 type lookout struct {
 	mu   sync.Mutex

@@ -239,8 +239,8 @@ func (d *daemon) newDiscovered(cfg *config.Pool) *discovered {
 }
 
 // applyFound makes what a sound answer lists the backends of its pool, beside those of the config. Those that
-// it does not list any more finish their connections. If all that could take connections are among these, they
-// stay until another one can: applyFound returns false then, to be called again.
+// it does not list any more finish their connections. If all that could take connections are among these,
+// they stay until another one can: applyFound returns false then, to be called again.
 func (d *daemon) applyFound(e *discovered, found []discovery.Backend) (done bool) {
 	found = d.withoutLoops(d.view.Load().cfg, e.pool, found, func(address string, err error) {
 		if !e.refused[address] {
