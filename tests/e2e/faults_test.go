@@ -27,8 +27,9 @@ type fault struct {
 	only    string // the path or descriptor that the call must be about; "": any
 	provoke string // what makes lb make the call: "": the load does; or control, state, workers,
 	// handed, reload, pool, upgrade
-	unmet string // why lb need not make the call
-	burst string // which calls of each thread fail in a burst; "": 1..60
+	before string // what lb does before the fault, as with provoke
+	unmet  string // why lb need not make the call
+	burst  string // which calls of each thread fail in a burst; "": 1..60
 }
 
 // faults are the calls on lb's paths with the errors that their man pages give. Not among them: what Go's
@@ -47,6 +48,8 @@ var faults = []fault{
 	{call: "sendto", errors: "EINTR ECONNRESET EPIPE ETIMEDOUT ENOMEM ENOBUFS EHOSTUNREACH"},
 	{call: "sendmsg", errors: "EAGAIN ENOBUFS ENOMEM EPIPE", provoke: "reload"},
 	{call: "recvmsg", errors: "EINTR ENOBUFS ENOMEM ECONNRESET EIO", provoke: "workers"},
+	// A ring that is refused for good is given up; the code after an upgrade has new ones.
+	{call: "io_uring_enter", errors: "EAGAIN EBUSY EINTR ENOMEM EBADF EOPNOTSUPP", before: "upgrade"},
 	{call: "splice", errors: "EINVAL ENOMEM EPIPE ECONNRESET"},
 	{call: "pipe2", errors: "EMFILE ENFILE ENOMEM", provoke: "workers"},
 	{call: "setsockopt", errors: "EINVAL ENOPROTOOPT ENOMEM ENOBUFS", provoke: "reload"},
@@ -188,6 +191,7 @@ func (c *campaign) try(t *testing.T, f fault, errno, when string) int {
 	}
 	n := 0
 	ok := t.Run(name, func(t *testing.T) {
+		c.rig.provoke(t, f.before)
 		n = c.rig.inject(t, f, errno, when)
 		t.Logf("%-60s injected %d times", name, n)
 		c.rig.recover(t, name)

@@ -215,3 +215,47 @@ func TestUpgrade_AsTheFirstProcess(t *testing.T) {
 		t.Errorf("exit code: got %d; want 0", code)
 	}
 }
+
+// TestRun_WithoutHomeOnAReadOnlyRoot: lb writes to what its config names, and to nothing else.
+func TestRun_WithoutHomeOnAReadOnlyRoot(t *testing.T) {
+	config := linesWorkers(t, 2, "")
+	dir := tempDir(t)
+	l := &lb{config: config, socket: filepath.Join(dir, "admin.sock")}
+	l.file = writeFile(t, dir, "lb.toml", config.toml(l.socket), 0o644)
+	const script = `set -e
+mount --bind "$1" "$1"
+mount -o remount,bind,ro /
+! mkdir /lb-e2e 2>/dev/null
+cd /
+exec env -i "$2" run -f "$3"`
+	l.process = startProcess(t, "unshare", exec.Command(program(t, "unshare"), "--mount", "--propagation", "private",
+		program(t, "sh"), "-c", script, "sh", dir, lbBinary(t), l.file))
+	eventually(t, patience, func() error { _, err := l.readStatus(t); return err })
+	before := l.waitUp(t, 2).pids()
+	conn := dial(t, l.addr())
+	defer conn.Close()
+	answer := func() {
+		t.Helper()
+		if _, err := askOn(conn); err != nil {
+			t.Error(err)
+		}
+		if _, err := askLine(l.addr(), patience); err != nil {
+			t.Error(err)
+		}
+	}
+	answer()
+	l.upgrade(t, "")
+	answer()
+	conn.Close()
+	l.mustCommand(t, "restart", "app", "--timeout", "10s")
+	if after := l.waitUp(t, 2).pids(); fmt.Sprint(after) == fmt.Sprint(before) {
+		t.Errorf("workers after a restart: got the same, %v", after)
+	}
+	if _, err := askLine(l.addr(), patience); err != nil {
+		t.Error(err)
+	}
+	l.mustCommand(t, "stop")
+	if code := l.exitCode(t, patience); code != 0 {
+		t.Errorf("exit code: got %d; want 0\n%s", code, l.tail())
+	}
+}
