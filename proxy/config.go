@@ -21,6 +21,7 @@ type Config struct {
 	// Batching is whether an event loop has the receives and sends of a round done in two system calls,
 	// through an io_uring(7): "auto" (default), where the kernel and the sandbox allow it and a round carries
 	// several sessions; "on", the same, and lb does not start without it; "off", never. It takes Linux 5.18.
+	// After a reload an upgrade in place (lb upgrade) makes a change hold.
 	Batching string `toml:"batching"`
 	// StopTimeout is how long sessions may finish after SIGTERM before they are closed. Default 30s; "0s"
 	// closes at once.

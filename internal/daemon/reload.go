@@ -101,7 +101,11 @@ func (d *daemon) reloadLocked(ctx context.Context, cfg *config.Config, dryRun bo
 	old := d.view.Load().cfg
 	effective := untilRestart(old, cfg)
 	for _, c := range config.Diff(effective, cfg) {
-		result.Warnings = append(result.Warnings, c.String()+" needs a restart")
+		needs := " needs a restart"
+		if c.Path == "proxy.batching" {
+			needs = " needs an upgrade in place (lb upgrade) or a restart"
+		}
+		result.Warnings = append(result.Warnings, c.String()+needs)
 	}
 	for _, w := range cfg.Warnings {
 		result.Warnings = append(result.Warnings, w.String())
@@ -133,7 +137,8 @@ func (d *daemon) reloadLocked(ctx context.Context, cfg *config.Config, dryRun bo
 	return result, p.restart, nil
 }
 
-// untilRestart is cfg with those values of old that only a restart can change.
+// untilRestart is cfg with those values of old that only a restart can change. An upgrade changes
+// proxy.batching, too (snapshot.config).
 func untilRestart(old, cfg *config.Config) *config.Config {
 	effective := *cfg
 	effective.Proxy.Loops, effective.Proxy.MaxSessions = old.Proxy.Loops, old.Proxy.MaxSessions

@@ -193,7 +193,9 @@ func (snap *snapshot) config() (cfg *config.Config, start []byte, err error) {
 	if err != nil {
 		return nil, nil, fmt.Errorf("the config of the start is not valid for %s:\n%w", build.Version(), err)
 	}
-	return untilRestart(started, cfg), []byte(snap.head.StartConfig), nil
+	effective := untilRestart(started, cfg)
+	effective.Proxy.Batching = cfg.Proxy.Batching // the loops are made anew
+	return effective, []byte(snap.head.StartConfig), nil
 }
 
 // buildDaemon makes the daemon. Nothing of it runs, and no descriptor is changed.

@@ -5,13 +5,9 @@ package e2e
 import (
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"runtime"
 	"strings"
-	"syscall"
 	"testing"
-	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -19,7 +15,6 @@ import (
 // runWithoutDiag becomes another program for which the kernel opens no NETLINK_SOCK_DIAG socket, as in a
 // container whose seccomp filter knows none. Children inherit that.
 func runWithoutDiag(command []string) error {
-	runtime.LockOSThread() // a filter is the thread's, and exec keeps that of the thread that calls it
 	const (
 		load  = unix.BPF_LD | unix.BPF_W | unix.BPF_ABS
 		equal = unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K
@@ -37,48 +32,7 @@ func runWithoutDiag(command []string) error {
 		{Code: ret, K: unix.SECCOMP_RET_ERRNO | uint32(unix.EPROTONOSUPPORT)},
 		{Code: ret, K: unix.SECCOMP_RET_ALLOW},
 	}
-	program := unix.SockFprog{Len: uint16(len(filter)), Filter: &filter[0]}
-	if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
-		return err
-	}
-	if err := unix.Prctl(unix.PR_SET_SECCOMP, unix.SECCOMP_MODE_FILTER, uintptr(unsafe.Pointer(&program)), 0, 0); err != nil {
-		return err
-	}
-	env := os.Environ()
-	for i, e := range env {
-		if strings.HasPrefix(e, roleVariable+"=") {
-			env = append(env[:i], env[i+1:]...)
-			break
-		}
-	}
-	return syscall.Exec(command[0], command, env)
-}
-
-// startWithoutDiag is startLB on a host without sock_diag.
-func startWithoutDiag(t testing.TB, config lbConfig) *lb {
-	t.Helper()
-	dir := tempDir(t)
-	l := &lb{config: config, socket: filepath.Join(dir, "admin.sock")}
-	l.file = writeFile(t, dir, "lb.toml", config.toml(l.socket), 0o644)
-	l.process = startProcess(t, "lb", roleCommand(t, roleNoDiag, lbBinary(t), "run", "-f", l.file))
-	l.waitStarted(t)
-	t.Cleanup(func() { l.finish(t) })
-	return l
-}
-
-// checkWithoutDiag runs lb check on a host without sock_diag.
-func checkWithoutDiag(t testing.TB, config lbConfig, args ...string) (code int, output string) {
-	t.Helper()
-	dir := tempDir(t)
-	file := writeFile(t, dir, "lb.toml", config.toml(filepath.Join(dir, "admin.sock")), 0o644)
-	out, err := roleCommand(t, roleNoDiag, append([]string{lbBinary(t), args[0], "-f", file}, args[1:]...)...).CombinedOutput()
-	if exit, ok := err.(*exec.ExitError); ok {
-		return exit.ExitCode(), string(out)
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	return 0, string(out)
+	return becomeFiltered(filter, command)
 }
 
 // Without sock_diag the kernel tells lb of no end. Workers with an SDK report the ends themselves: the counts
@@ -87,10 +41,10 @@ func TestHandOff_WithoutSockDiagWorkersReportTheEnds(t *testing.T) {
 	log := filepath.Join(tempDir(t), "access.log")
 	config := handoffPool(t, "lb", "", fmt.Sprintf("command = [%q]\nready = \"notify\"\ncount = 4\n", sampleWorker(t)))
 	config.Options = fmt.Sprintf("[log]\naccess = %q\naccess_format = \"json\"\n", log)
-	if code, text := checkWithoutDiag(t, config, "check"); code != 0 || !strings.Contains(text, "NETLINK_SOCK_DIAG") || !strings.Contains(text, "pools.app.handoff") {
+	if code, text := checkAs(t, roleNoDiag, config, "check"); code != 0 || !strings.Contains(text, "NETLINK_SOCK_DIAG") || !strings.Contains(text, "pools.app.handoff") {
 		t.Errorf("lb check: got exit code %d and\n%s\nwant 0, and a warning of handoff and sock_diag", code, text)
 	}
-	l := startWithoutDiag(t, config)
+	l := startAs(t, roleNoDiag, config)
 	l.waitUp(t, 4)
 	conns := dialAll(t, l.addr(), 40)
 	for _, conn := range conns {
@@ -129,7 +83,7 @@ func TestHandOff_WithoutSockDiagWorkersReportTheEnds(t *testing.T) {
 
 // A worker that does not report the ends serves as well; its connections count until it has taken them.
 func TestHandOff_WithoutSockDiagAWorkerThatReportsNothingServes(t *testing.T) {
-	l := startWithoutDiag(t, handoffPool(t, "lb", "", takers(t, "lb", "")+"count = 2\n"))
+	l := startAs(t, roleNoDiag, handoffPool(t, "lb", "", takers(t, "lb", "")+"count = 2\n"))
 	l.waitUp(t, 2)
 	conns := dialAll(t, l.addr(), 20)
 	askAll(t, conns)
@@ -140,7 +94,7 @@ func TestHandOff_WithoutSockDiagAWorkerThatReportsNothingServes(t *testing.T) {
 func TestHandOff_WithoutSockDiagNodeIsRefused(t *testing.T) {
 	config := handoffPool(t, "node", "", takers(t, "node", "")+"count = 2\n")
 	for _, command := range []string{"check", "run"} {
-		code, text := checkWithoutDiag(t, config, command)
+		code, text := checkAs(t, roleNoDiag, config, command)
 		if want := map[string]int{"check": 0, "run": 1}[command]; code != want || !strings.Contains(text, "NETLINK_SOCK_DIAG") || !strings.Contains(text, `"off"`) {
 			t.Errorf("lb %s: got exit code %d and\n%s\nwant %d, with the reason and what to write", command, code, text, want)
 		}

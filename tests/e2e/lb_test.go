@@ -19,6 +19,7 @@ type lbConfig struct {
 	Loops       int    // 0: 2
 	StopTimeout string // "": 10s
 	StateFile   string // "": none
+	Proxy       string // lines of [proxy]
 	Options     string // whole sections, such as "[log]\naccess = \"stdout\"\n"
 	Listeners   []lbListener
 	Pools       []lbPool
@@ -70,7 +71,7 @@ func (c lbConfig) toml(adminSocket string) string {
 		stopTimeout = "10s"
 	}
 	var b strings.Builder
-	fmt.Fprintf(&b, "[proxy]\nloops = %d\nstop_timeout = %q\n\n", loops, stopTimeout)
+	fmt.Fprintf(&b, "[proxy]\nloops = %d\nstop_timeout = %q\n%s\n", loops, stopTimeout, c.Proxy)
 	fmt.Fprintf(&b, "[admin]\nsocket = %q\nhttp = \"\"\nstate_file = %q\n\n", adminSocket, c.StateFile)
 	fmt.Fprintf(&b, "%s\n", c.Options)
 	for _, l := range c.Listeners {
@@ -170,6 +171,7 @@ func (l *lb) addr() string { return l.config.Listeners[0].Bind[0] }
 
 // lbStatus is what `lb status --json` prints, as far as the tests look.
 type lbStatus struct {
+	Batching  string
 	Listeners []struct {
 		Name        string
 		Active      int

@@ -33,6 +33,7 @@ const (
 	roleFleet   = "fleet"   // many clients of a lines backend
 	roleChecked = "checked" // a worker that takes connections over and checks and answers exchanges
 	roleNoDiag  = "nodiag"  // another program, which the kernel refuses sock_diag
+	roleNoRing  = "noring"  // another program, which the kernel refuses io_uring
 	roleTaker   = "taker"   // a worker that takes handed-off connections, and answers lines
 )
 
@@ -51,6 +52,8 @@ func runRole(role string, args []string) int {
 		err = serveChecked()
 	case roleNoDiag:
 		err = runWithoutDiag(args)
+	case roleNoRing:
+		err = runWithoutRing(args)
 	case roleTaker:
 		err = serveTaken(args[0])
 	case roleFleet:
