@@ -223,6 +223,10 @@ func (a *acceptor) accepted() {
 	a.socket.served()
 }
 
+// countSessions tells the other loops how many sessions this one has. A session that was handed over costs it
+// nothing and does not count.
+func (l *loop) countSessions() { l.sessions.Store(int64(l.table.used - l.away)) }
+
 // lessLoaded gives the loop that should have the next session when this one has clearly more; nil as a rule.
 func (l *loop) lessLoaded() *loop {
 	mine := l.sessions.Load()

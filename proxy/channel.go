@@ -327,26 +327,38 @@ func (ch *Channel) writeLocked(message []byte) unix.Errno {
 // something.
 func (ch *Channel) tookFirst(now time.Duration) bool {
 	ch.mu.Lock()
-	defer ch.mu.Unlock()
 	if len(ch.untaken) == 0 {
+		ch.mu.Unlock()
 		return false
 	}
 	h := ch.untaken[0]
 	ch.untaken = ch.untaken[:copy(ch.untaken, ch.untaken[1:])]
-	ch.tookLocked(h, now)
+	fd := ch.tookLocked(h, now)
+	ch.mu.Unlock()
+	closeTaken(fd)
 	return true
 }
 
 // took is told that the worker has taken the connection of that number. It reports whether there is one.
 func (ch *Channel) took(seq uint64, now time.Duration) bool {
 	ch.mu.Lock()
-	defer ch.mu.Unlock()
 	h := ch.removeLocked(seq)
 	if h == nil {
+		ch.mu.Unlock()
 		return false
 	}
-	ch.tookLocked(h, now)
+	fd := ch.tookLocked(h, now)
+	ch.mu.Unlock()
+	closeTaken(fd)
 	return true
+}
+
+// closeTaken closes lb's own descriptor of a connection that is taken. Where the worker has closed its one
+// already, the kernel says goodbye to the client in this call: nobody else should wait for it.
+func closeTaken(fd int32) {
+	if fd >= 0 {
+		closeFD(fd)
+	}
 }
 
 func (ch *Channel) removeLocked(seq uint64) *handed {
@@ -359,20 +371,19 @@ func (ch *Channel) removeLocked(seq uint64) *handed {
 	return nil
 }
 
-// tookLocked hands a connection over for good: from here on only the worker holds it.
-func (ch *Channel) tookLocked(h *handed, now time.Duration) {
-	if h.fd >= 0 {
-		closeFD(h.fd)
-	}
+// tookLocked hands a connection over for good: from here on only the worker holds it. The caller closes fd
+// when it has unlocked mu.
+func (ch *Channel) tookLocked(h *handed, now time.Duration) (fd int32) {
+	fd = h.fd
 	h.fd, ch.tookAt = -1, now
 	ch.nextLocked(now)
 	if h.done != nil {
 		close(h.done)
 		ch.probe = nil
-		return
+		return fd
 	}
 	if h.gone {
-		return
+		return fd
 	}
 	h.setTaken(now)
 	ch.p.countHandedOff()
@@ -385,4 +396,5 @@ func (ch *Channel) tookLocked(h *handed, now time.Duration) {
 		ch.p.handed.remove(h)
 		h.loop.post(message{do: func(l *loop) { l.handedEnded([]handedEnd{{h: h}}) }})
 	}
+	return fd
 }

@@ -76,8 +76,12 @@ func (l *loop) unwatchChannel(ch *Channel) {
 	ch.slot = -1
 }
 
-// channelEvent handles an event of a channel.
+// channelEvent handles an event of a channel, or of the netlink socket that tells when connections end.
 func (l *loop) channelEvent(id int32) {
+	if id == endsID {
+		l.hearEnds()
+		return
+	}
 	i := int(firstChannelID - id)
 	if i >= len(l.channels) || l.channels[i] == nil {
 		return // a late event
@@ -118,7 +122,17 @@ func (l *loop) readReplies(ch *Channel) {
 			l.silence(ch)
 			return
 		}
+		if ch.node && n < len(l.scratch) || !ch.owes() {
+			return // there is nothing more, as a rule; else epoll tells
+		}
 	}
+}
+
+// owes reports whether the worker has connections that it has not taken yet.
+func (ch *Channel) owes() bool {
+	ch.mu.Lock()
+	defer ch.mu.Unlock()
+	return len(ch.untaken) > 0
 }
 
 // silence has a worker that floods its channel wait.

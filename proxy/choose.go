@@ -36,7 +36,7 @@ func (l *loop) open(c accepted) {
 	s.phase = phaseConnecting
 	l.opened++
 	s.id = l.opened*uint64(len(l.p.loops)) + uint64(l.id)
-	l.sessions.Store(int64(l.table.used))
+	l.countSessions()
 	set := c.listener.settings.Load()
 	if set.cfg.AcceptProxy {
 		l.awaitHeader(s, set)

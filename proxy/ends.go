@@ -6,10 +6,12 @@ package proxy
 import (
 	"errors"
 	"maps"
-	"os"
+	"math"
 	"slices"
 	"sync"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/273ebdf9/lb/internal/handoff"
 	"github.com/273ebdf9/lb/internal/sockdiag"
@@ -76,7 +78,7 @@ func (p *Proxy) watchEnds() error {
 		return p.noEndings
 	}
 	p.setEndPorts()
-	if p.started && !p.stopped {
+	if !p.stopped {
 		p.startEnds()
 	}
 	return nil
@@ -85,10 +87,20 @@ func (p *Proxy) watchEnds() error {
 // EndsUnseen says why lb cannot see when handed-off connections end; nil if it can, or nobody has asked yet.
 func (p *Proxy) EndsUnseen() error { return p.watchEnds() }
 
-// startEnds starts the goroutine that hears. The caller holds mu.
+// startEnds has the first loop hear of ends. The caller holds mu.
 func (p *Proxy) startEnds() {
-	ends := p.endings
-	p.hearing.Go(func() { p.hearEnds(ends) })
+	l := p.loops[0]
+	if !p.started {
+		l.listenForEnds() // Start compares, when it is known who was handed off
+		return
+	}
+	l.post(message{do: (*loop).listenForEnds})
+	p.startComparing()
+}
+
+// startComparing starts the goroutine that compares. The caller holds mu.
+func (p *Proxy) startComparing() {
+	p.comparing.Go(func() { p.compareEnds(p.noMoreEnds) })
 }
 
 // setEndPorts has the kernel tell only of connections at the listeners' ports. The caller holds mu.
@@ -105,49 +117,81 @@ func (p *Proxy) setEndPorts() {
 
 func portOf(fd int32) uint16 { return localAddr(fd).Port() }
 
-// hearEnds is the goroutine that hears of ends, until the subscription is closed.
-func (p *Proxy) hearEnds(ends *sockdiag.Ends) {
-	h := endReader{p: p, ends: ends, into: make([]sockdiag.Socket, 256), batches: make([][]handedEnd, len(p.loops))}
-	h.reconcile() // of before it listened
-	for {
-		switch err := h.handle(ends.Read(h.into)); {
-		case err == nil:
-		case errors.Is(err, sockdiag.ErrOverflow):
-			p.Stats.EndsLost.Add(1)
-			h.reconcile()
-		case errors.Is(err, os.ErrDeadlineExceeded):
-			h.reconcile()
-		case errors.Is(err, os.ErrClosed):
-			return
-		default: // the kernel cannot tell at the moment: ask it
-			time.Sleep(reconcileRetry)
-			h.reconcile()
-		}
+// endsID is the id of the netlink socket's token, below those of channels.
+const endsID = math.MinInt32
+
+// endsPause is how long the netlink socket is left alone where the kernel has no memory to watch or read it.
+const endsPause = 100 * time.Millisecond
+
+// heard is what the hearing loop reads ends with. Only that loop touches it.
+type heard struct {
+	sockets [128]sockdiag.Socket
+	batches [][]handedEnd // by loop
+	deaf    bool          // it could not be watched or read, and is tried again
+}
+
+// listenForEnds has the loop hear of ends. One loop does it for all, as the kernel tells each subscriber of
+// each end.
+func (l *loop) listenForEnds() {
+	errno := l.ctl(l.epfd, unix.EPOLL_CTL_ADD, int32(l.p.endings.FD()), unix.EPOLLIN, token{id: endsID})
+	if errno != 0 && errno != unix.EEXIST {
+		l.listenForEndsLater()
 	}
 }
 
-// endReader is what the goroutine hearEnds works with.
-type endReader struct {
-	p       *Proxy
-	ends    *sockdiag.Ends
-	into    []sockdiag.Socket
-	batches [][]handedEnd        // by loop
-	missing map[uint64]time.Time // whose sockets were not listed, and since when
+// listenForEndsLater tries again what has failed. Meanwhile lb asks.
+func (l *loop) listenForEndsLater() {
+	if l.p.heard.deaf {
+		return
+	}
+	l.p.heard.deaf = true
+	time.AfterFunc(endsPause, func() {
+		l.post(message{do: func(l *loop) {
+			l.p.heard.deaf = false
+			l.listenForEnds()
+			l.p.askForEnds()
+		}})
+	})
 }
 
-// handle gives the loops the first n ends that were read, and returns err.
-func (r *endReader) handle(n int, err error) error {
-	t := &r.p.handed
-	t.mu.Lock()
-	for i := range r.into[:n] {
-		if h := t.all[r.into[i].Cookie]; h != nil {
-			delete(t.all, h.cookie)
-			r.batches[h.loop.id] = append(r.batches[h.loop.id], carried(h, &r.into[i]))
+// hearEnds reads of ends, and gives each loop those of its sessions. If there may be more, it comes again in
+// the next round: epoll does not tell of an overflow that is to be told when all is read.
+func (l *loop) hearEnds() {
+	p := l.p
+	if p.heard.deaf {
+		return
+	}
+	if p.heard.batches == nil {
+		p.heard.batches = make([][]handedEnd, len(p.loops))
+	}
+	batches := p.heard.batches
+	n, err := p.endings.Read(p.heard.sockets[:])
+	p.handed.mu.Lock()
+	for i := range p.heard.sockets[:n] {
+		s := &p.heard.sockets[i]
+		if h := p.handed.all[s.Cookie]; h != nil {
+			delete(p.handed.all, h.cookie)
+			batches[h.loop.id] = append(batches[h.loop.id], carried(h, s))
 		}
 	}
-	t.mu.Unlock()
-	r.p.postEnds(r.batches)
-	return err
+	p.handed.mu.Unlock()
+	own := batches[l.id]
+	batches[l.id] = nil
+	p.postEnds(batches)
+	l.handedEnded(own)
+	clear(own)
+	batches[l.id] = own[:0]
+	switch {
+	case err == nil && n == len(p.heard.sockets):
+		l.post(message{do: (*loop).hearEnds})
+	case err == nil:
+	case errors.Is(err, sockdiag.ErrOverflow):
+		p.Stats.EndsLost.Add(1)
+		p.askForEnds()
+	default:
+		epollCtl(l.epfd, unix.EPOLL_CTL_DEL, int32(p.endings.FD()), 0, token{})
+		l.listenForEndsLater()
+	}
 }
 
 // carried returns what a connection has carried until its end. The kernel counts an acknowledged FIN as a
@@ -172,53 +216,84 @@ func (p *Proxy) postEnds(batches [][]handedEnd) {
 }
 
 const (
-	// reconcileRetry is how soon a list that could not be had is asked for again.
-	reconcileRetry = 100 * time.Millisecond
+	// compareRetry is how soon a list that could not be had is asked for again.
+	compareRetry = 100 * time.Millisecond
 	// messageDelay is how much later than a socket goes the message of its end may come.
 	messageDelay = 500 * time.Millisecond
 )
 
-// reconcile compares the table with the sockets that there are: what is not there any more, and is still not
-// a while later, has ended untold. The kernel takes a socket off its lists at once, and tells of its end by a
+// askForEnds has the table compared with the sockets that there are, soon. It may be called on a loop.
+func (p *Proxy) askForEnds() {
+	select {
+	case p.compare <- struct{}{}:
+	default: // it is asked for
+	}
+}
+
+// compareEnds is the goroutine that compares, as it waits for the kernel's list, until done is closed.
+func (p *Proxy) compareEnds(done <-chan struct{}) {
+	c := endComparison{p: p, batches: make([][]handedEnd, len(p.loops))}
+	for {
+		var again <-chan time.Time
+		if pause := c.compare(); pause > 0 {
+			again = time.After(pause)
+		}
+		select {
+		case <-p.compare:
+		case <-again:
+		case <-done:
+			return
+		}
+	}
+}
+
+// endComparison is what the goroutine compareEnds works with.
+type endComparison struct {
+	p       *Proxy
+	batches [][]handedEnd        // by loop
+	missing map[uint64]time.Time // whose sockets were not listed, and since when
+}
+
+// compare compares the table with the sockets that there are: what is not there any more, and is still not a
+// while later, has ended untold. The kernel takes a socket off its lists at once, and tells of its end by a
 // work queue of its own (sock_diag_broadcast_destroy): a message may be under way, and only it says what the
-// connection has carried.
-func (r *endReader) reconcile() {
-	p, t := r.p, &r.p.handed
-	r.ends.WaitUntil(time.Time{})
+// connection has carried. compare returns when to compare again; 0 is when it is asked for.
+func (c *endComparison) compare() (again time.Duration) {
+	p, t := c.p, &c.p.handed
 	t.mu.Lock()
 	missing := maps.Clone(t.all) // not those that are given while the kernel lists
 	t.mu.Unlock()
 	if len(missing) == 0 {
-		r.missing = nil
-		return
+		c.missing = nil
+		return 0
 	}
 	for port := range t.portsNow() {
 		if err := p.diag.Sockets(port, func(s *sockdiag.Socket) { delete(missing, s.Cookie) }); err != nil {
-			r.ends.WaitUntil(time.Now().Add(reconcileRetry))
-			return
+			return compareRetry
 		}
 	}
-	before := r.missing
-	r.missing = map[uint64]time.Time{}
+	before := c.missing
+	c.missing = map[uint64]time.Time{}
 	now := time.Now()
 	t.mu.Lock()
 	for cookie, h := range missing {
 		switch since, again := before[cookie]; {
 		case t.all[cookie] != h: // the message has come
 		case !again:
-			r.missing[cookie] = now
+			c.missing[cookie] = now
 		case now.Sub(since) < messageDelay:
-			r.missing[cookie] = since
+			c.missing[cookie] = since
 		default:
 			delete(t.all, cookie)
-			r.batches[h.loop.id] = append(r.batches[h.loop.id], handedEnd{h: h})
+			c.batches[h.loop.id] = append(c.batches[h.loop.id], handedEnd{h: h})
 		}
 	}
 	t.mu.Unlock()
-	p.postEnds(r.batches)
-	if len(r.missing) > 0 {
-		r.ends.WaitUntil(now.Add(messageDelay))
+	p.postEnds(c.batches)
+	if len(c.missing) > 0 {
+		return messageDelay
 	}
+	return 0
 }
 
 // reported is told by a worker that a connection has ended. It reports whether there is such a connection.
@@ -235,14 +310,15 @@ func (p *Proxy) reported(ch *Channel, end handoff.End) bool {
 	return true
 }
 
-// closeEnds ends the subscription and its goroutine.
+// closeEnds ends the subscription. The loops have ended.
 func (p *Proxy) closeEnds() {
 	p.mu.Lock()
 	ends, diag := p.endings, p.diag
 	p.mu.Unlock()
 	if ends != nil {
+		close(p.noMoreEnds)
+		p.comparing.Wait()
 		ends.Close()
-		p.hearing.Wait()
 		diag.Close()
 	}
 }

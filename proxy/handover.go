@@ -45,10 +45,14 @@ func (l *loop) handOver(s *session, ch *Channel) bool {
 	fd := x.fd
 	x.fd = -1
 	l.table.wait(s).handed, s.phase = h, phaseHandedOff
+	l.away++
+	l.countSessions()
 	waits, errno := ch.give(h, fd, l.now)
 	if errno != 0 {
 		l.p.handed.remove(h)
 		x.fd, s.wait.handed, s.phase = fd, nil, phaseConnecting
+		l.away--
+		l.countSessions()
 		why := backends.ConnectRefused
 		switch errno {
 		case unix.EAGAIN, unix.ETOOMANYREFS, unix.ENOBUFS, unix.ENOMEM:
@@ -137,6 +141,8 @@ func (l *loop) giveAgain(h *handed) {
 	l.wheel.cancel(s)
 	s.ends[client].fd, h.fd = h.fd, -1
 	s.wait.handed, s.backend, s.phase = nil, nil, phaseConnecting
+	l.away--
+	l.countSessions()
 	s.wait.tried = append(s.wait.tried, b)
 	if s.retries < math.MaxUint8 {
 		s.retries++
@@ -154,6 +160,7 @@ func (l *loop) release(s *session) {
 		s.pool.ReleaseUntaken(s.backend)
 		return
 	}
+	l.away--
 	l.p.handed.remove(h)
 	ch := h.channel
 	ch.mu.Lock()

@@ -76,7 +76,8 @@ type loop struct {
 
 	waitsForRoom atomic.Bool // full; whoever ends a session sees it and wakes the loop
 
-	sessions atomic.Int64 // of this loop; written by it alone
+	sessions atomic.Int64 // of this loop, see countSessions; written by it alone
+	away     int          // sessions that were handed over
 
 	inbox struct {
 		mu     sync.Mutex
@@ -338,7 +339,7 @@ func (l *loop) close(s *session, reset bool) {
 		l.release(s)
 	}
 	l.report(s)
-	l.sessions.Store(int64(l.table.used - 1))
 	l.p.sessionEnded()
 	l.table.put(s)
+	l.countSessions()
 }

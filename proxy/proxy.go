@@ -72,9 +72,12 @@ type Proxy struct {
 
 	Stats Stats
 
-	handed   handedTable
-	channels atomic.Int32   // opened so far
-	hearing  sync.WaitGroup // hearEnds
+	handed     handedTable
+	heard      heard          // of loops[0]
+	channels   atomic.Int32   // opened so far
+	compare    chan struct{}  // see askForEnds
+	comparing  sync.WaitGroup // compareEnds
+	noMoreEnds chan struct{}  // closed to end it
 
 	noRing      error     // why a loop has no io_uring; set by New
 	epoch       time.Time // monotonic; all times in sessions count from here
@@ -104,7 +107,10 @@ type Proxy struct {
 
 // New makes a proxy. It opens what the loops need and starts nothing.
 func New(cfg Config) (*Proxy, error) {
-	p := &Proxy{cfg: cfg, epoch: time.Now(), drained: make(chan struct{}, 1)}
+	p := &Proxy{
+		cfg: cfg, epoch: time.Now(), drained: make(chan struct{}, 1),
+		compare: make(chan struct{}, 1), noMoreEnds: make(chan struct{}),
+	}
 	limit, _, err := SessionLimit(&cfg, defaultReserve)
 	if err != nil {
 		return nil, err
@@ -183,13 +189,13 @@ func (p *Proxy) Listeners() []*Listener {
 func (p *Proxy) Start() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.started = true
 	for _, x := range p.inherited {
 		closeFD(int32(x.FD))
 	}
 	p.inherited = nil
+	p.started = true
 	if p.endings != nil {
-		p.startEnds()
+		p.startComparing() // of what has ended before lb listened
 	}
 	for _, l := range p.loops {
 		p.running.Add(1)
@@ -241,8 +247,8 @@ func (p *Proxy) Stop(ctx context.Context) (killed int64, err error) {
 	for _, l := range p.loops {
 		l.post(message{do: func(l *loop) { l.quit = true }})
 	}
-	p.closeEnds()
 	p.running.Wait()
+	p.closeEnds()
 	for _, l := range p.loops {
 		l.returnGrants()
 		// Not by the loop itself: it may end before post has written to wakefd.

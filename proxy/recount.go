@@ -2,7 +2,6 @@ package proxy
 
 import (
 	"net/netip"
-	"time"
 
 	"github.com/273ebdf9/lb/backends"
 	"github.com/273ebdf9/lb/internal/sockdiag"
@@ -45,7 +44,7 @@ func (p *Proxy) Recount(b *backends.Backend, sockets map[uint32]bool) (int, erro
 			l.takeOverHanded(b, x.cookie, x.client, x.ln)
 		}
 	})
-	p.endings.WaitUntil(time.Now()) // for a reconcile: of those that have ended meanwhile nobody has told
+	p.askForEnds() // of those that have ended meanwhile nobody has told
 	return len(all), nil
 }
 
@@ -72,5 +71,6 @@ func (l *loop) takeOverHanded(b *backends.Backend, cookie uint64, peer netip.Add
 	ln.active.Add(1)
 	l.p.sessions.Add(1)
 	l.p.handedOff.Add(1)
-	l.sessions.Store(int64(l.table.used))
+	l.away++
+	l.countSessions()
 }

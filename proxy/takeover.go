@@ -252,13 +252,14 @@ func (t *takeover) session(i int) error {
 		s.source = s.listener.settings.Load().sources.Restore(s.client.Addr())
 	}
 	if ph == phaseHandedOff {
+		l.away++
 		t.handed(l, s, &v.Handed)
 	} else if b != nil {
 		pool.Retake(b)
 	}
 	s.listener.active.Add(1)
 	p.sessions.Add(1)
-	l.sessions.Store(int64(l.table.used))
+	l.countSessions()
 	l.takenOver = true
 	l.opened = max(l.opened, v.ID/uint64(len(p.loops))+1)
 	if v.Timer > 0 {

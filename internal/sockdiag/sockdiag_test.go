@@ -11,7 +11,6 @@ import (
 	"strconv"
 	"syscall"
 	"testing"
-	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -501,7 +500,9 @@ func childHearsEnds() error {
 	}
 	client.Close()
 	server.Close()
-	time.AfterFunc(10*time.Second, func() { ends.Close() })
+	if err := await(ends); err != nil {
+		return err
+	}
 	var got [1]Socket
 	_, err = ends.Read(got[:])
 	return err
