@@ -52,7 +52,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	flags := flag.NewFlagSet("compare", flag.ContinueOnError)
 	flags.SetOutput(stderr)
 	flags.StringVar(&s.lb, "lb", "./bin/lb", "`path` of lb; or several builds to compare, as name=path,name=path")
-	flags.StringVar(&s.contenders, "contenders", "lb,lb-off,handoff,haproxy,haproxy-splice,nginx,direct", "comma-separated `list` of contenders; lb-off is lb with batching off")
+	flags.StringVar(&s.contenders, "contenders", "lb,lb-off,handoff,haproxy,haproxy-splice,nginx,direct", "comma-separated `list` of contenders; lb-off is lb with batching off, handoff is of the last build, handoff-all of each")
 	flags.StringVar(&s.haproxy, "haproxy", "", "`path` of another haproxy than the installed one")
 	flags.StringVar(&s.preload, "preload", "./bin/lbaccept.so", "`path` of the library by which nginx takes connections that lb hands over")
 	flags.StringVar(&s.cases, "cases", "", "comma-separated `list` of keepalive, keep1, keep4, keep16, keep512, connect, 64k, 4m, idle; empty for all")
@@ -199,16 +199,26 @@ func contenders(names []string, builds []build, programs bench.Programs, loops i
 				}
 				contenders = append(contenders, c)
 			}
-		case "handoff":
-			// Of several builds the last: the first may be older than hand-off.
-			path, err := existing(builds[len(builds)-1].path)
-			if err != nil {
-				return nil, fmt.Errorf("cannot find lb, build it or name it with -lb: %w", err)
+		case "handoff", "handoff-all":
+			of := builds[len(builds)-1:] // the first may be older than hand-off
+			if name == "handoff-all" {
+				of = builds
 			}
+			var err error
 			if programs.Preload, err = existing(programs.Preload); err != nil {
 				return nil, fmt.Errorf("cannot find the library that nginx takes connections with, build it (make preload), name it with -preload, or leave handoff out of -contenders: %w", err)
 			}
-			contenders = append(contenders, bench.Handoff(programs, name, path, loops))
+			for _, b := range of {
+				path, err := existing(b.path)
+				if err != nil {
+					return nil, fmt.Errorf("cannot find lb, build it or name it with -lb: %w", err)
+				}
+				as := name
+				if name == "handoff-all" {
+					as = "handoff-" + b.name
+				}
+				contenders = append(contenders, bench.Handoff(programs, as, path, loops))
+			}
 		case "haproxy":
 			contenders = append(contenders, bench.HAProxy(programs, name, bench.HAProxyOptions{}))
 		case "haproxy-splice":

@@ -69,6 +69,11 @@ func TestContenders(t *testing.T) {
 	if err != nil || len(got) != 1 || got[0].Kind != bench.KindHandoff {
 		t.Errorf("got %v, %v; want one that hands over, of the last build", got, err)
 	}
+	builds[0].path = self
+	got, err = contenders([]string{"handoff-all"}, builds, bench.Programs{Preload: self}, 2)
+	if err != nil || len(got) != 2 || got[0].Name != "handoff-old" || got[1].Name != "handoff-new" {
+		t.Errorf("got %v, %v; want one of each build", got, err)
+	}
 	if _, err := contenders([]string{"handoff"}, builds, bench.Programs{Preload: "/nonexistent"}, 2); err == nil || !strings.Contains(err.Error(), "make preload") {
 		t.Errorf("got %v; want how to build the library", err)
 	}
