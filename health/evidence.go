@@ -228,19 +228,26 @@ func inARow(reason string, n int) string {
 	return reason
 }
 
-// connectFailed takes a backend down that was up and that clients cannot reach, and schedules a probe soon.
+// connectFailed takes a backend down that clients cannot reach.
 func (e *evidence) connectFailed(p *plan, now time.Time, why string, streak uint32) {
+	reason := "connect failed: " + why
+	if streak > 1 {
+		reason = fmt.Sprintf("%d connects in a row failed, the last: %s", streak, why)
+	}
+	e.unreached(p, now, reason, false)
+}
+
+// unreached takes a backend down that was up and to which clients do not get, and schedules a probe soon.
+// silent means that it only shows no sign of life.
+func (e *evidence) unreached(p *plan, now time.Time, reason string, silent bool) {
 	if e.awaiting || e.health != backends.HealthUp {
 		return
 	}
 	e.passive, e.fresh = true, false
 	e.successes, e.failures = 0, 0
 	e.epoch++ // a probe under way may have looked before
-	reason := "connect failed: " + why
-	if streak > 1 {
-		reason = fmt.Sprintf("%d connects in a row failed, the last: %s", streak, why)
-	}
 	e.to(backends.HealthDown, reason)
+	e.silent = silent
 	switch {
 	case p.Type == typeNone:
 		e.next = now.Add(p.PassiveHold)

@@ -202,6 +202,19 @@ func (c *Checker) ConnectFailed(b *backends.Backend, why backends.ConnectError, 
 	c.change(b, func(r *evidence, p *plan, now time.Time) { r.connectFailed(p, now, reason, streak) })
 }
 
+// Untaken notes that b's worker has not taken a connection that it was given within that time
+// (handoff_timeout). b goes down at once, and shows no sign of life: as long as no backend is better, the
+// pool offers it nevertheless. It may be called on a loop.
+func (c *Checker) Untaken(b *backends.Backend, within time.Duration) {
+	reason := fmt.Sprintf("it has not taken a connection for %v (handoff_timeout)", within)
+	c.change(b, func(r *evidence, p *plan, now time.Time) { r.unreached(p, now, reason, true) })
+}
+
+// Broken notes that b's worker cannot be given connections any more. It may be called on a loop.
+func (c *Checker) Broken(b *backends.Backend, reason string) {
+	c.change(b, func(r *evidence, p *plan, now time.Time) { r.unreached(p, now, reason, false) })
+}
+
 // Beat notes a heartbeat (WATCHDOG=1) of b's worker. It counts with type "notify" only, and not while b is
 // held by Starting or Offline. It never blocks.
 func (c *Checker) Beat(b *backends.Backend) {

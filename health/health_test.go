@@ -230,6 +230,29 @@ func TestChecker_PassiveFallZeroIsNever(t *testing.T) {
 	r.wantHealth(r.b[0], backends.HealthUp)
 }
 
+// A worker that takes nothing shows no sign of life, whatever passive_fall is: the pool offers it if there is
+// none better. One whose channel is broken cannot be given anything.
+func TestChecker_AWorkerThatTakesNothingIsALastResort(t *testing.T) {
+	onFakeClock(t, func(t *testing.T, at func(time.Duration)) {
+		r := newRig(t, exact(func(c *Config) { c.PassiveFall = 0 }), 2)
+		r.run()
+		at(1500 * time.Millisecond)
+		r.Untaken(r.b[0], time.Second)
+		r.Untaken(r.b[0], time.Second)
+		r.wantHealth(r.b[0], backends.HealthDown)
+		if r.b[0].LastResort() {
+			t.Error("it is a last resort, and another is up")
+		}
+		r.Broken(r.b[1], "does not speak the protocol")
+		r.wantHealth(r.b[1], backends.HealthDown)
+		if first, second := r.b[0].LastResort(), r.b[1].LastResort(); !first || second {
+			t.Errorf("last resorts: got %v of the one that takes nothing, %v of the broken one; want the first only", first, second)
+		}
+		at(4 * time.Second)
+		r.wantHealth(r.b[0], backends.HealthUp) // by probes
+	})
+}
+
 func TestChecker_NoneComesBackAfterPassiveHold(t *testing.T) {
 	onFakeClock(t, func(t *testing.T, at func(time.Duration)) {
 		r := newRig(t, exact(func(c *Config) { c.Type, c.PassiveHold = "none", 7*time.Second }), 1)

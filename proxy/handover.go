@@ -100,9 +100,8 @@ func (l *loop) untakenTooLong(s *session) {
 		return
 	}
 	b.ConnectErrors[backends.ConnectTimeout].Add(1)
-	if l.p.OnConnectFailure != nil {
-		// one is enough: there was no network in between
-		l.p.OnConnectFailure(b, backends.ConnectTimeout, math.MaxUint32)
+	if l.p.OnUntaken != nil {
+		l.p.OnUntaken(b)
 	}
 	h.channel.retract("")
 }

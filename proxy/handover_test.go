@@ -369,10 +369,10 @@ func TestHandOff_IsExact(t *testing.T) {
 
 // A worker that hangs has a full window, which others serve; what it had taken stays with it.
 func TestHandOff_WhatAHungWorkerHasNotTakenGoesToOthersOnce(t *testing.T) {
-	down := make(chan backends.ConnectError, 100)
+	down := make(chan string, 100)
 	r := newRig(t, func(s *setup) {
 		handsOff(s)
-		s.onFailed = func(why backends.ConnectError, _ uint32) { down <- why }
+		s.prepare = func(p *proxy.Proxy) { p.OnUntaken = func(b *backends.Backend) { down <- b.Name } }
 	})
 	hung, other := r.newTaker("w0", 100), r.newTaker("w1", 100)
 	kept := r.client()
@@ -393,8 +393,8 @@ func TestHandOff_WhatAHungWorkerHasNotTakenGoesToOthersOnce(t *testing.T) {
 			t.Errorf("a new connection was served by %s, which hangs", got)
 		}
 	}
-	if why := <-down; why != backends.ConnectTimeout {
-		t.Errorf("lb heard of %v; want a timeout", why)
+	if name := <-down; name != hung.name {
+		t.Errorf("told of %s; want %s", name, hung.name)
 	}
 	hung.stopped.Store(false)
 	close(hung.resume)

@@ -59,6 +59,9 @@ type Proxy struct {
 	// OnShortage, if set, is called when a connect fails for want of descriptors, watches, memory or ports of
 	// lb's own, which is no fault of the backend. It runs on a loop and must not block.
 	OnShortage func(b *backends.Backend, err error)
+	// OnUntaken, if set, is told of a worker that has not taken a connection within handoff_timeout. It runs
+	// on a loop and must not block.
+	OnUntaken func(b *backends.Backend)
 	// OnLimit, if set, is told when max_sessions is reached, once until it was left again. It must not block.
 	OnLimit func(max int64)
 

@@ -84,6 +84,7 @@ func newDaemon(path string, cfg *config.Config, inherited admin.Frozen, files ma
 		return nil, err
 	}
 	px.OnConnectFailure = d.connectFailed
+	px.OnUntaken = d.untaken
 	if d.access != nil {
 		px.OnSession = d.sessionEnded
 	}

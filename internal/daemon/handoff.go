@@ -161,11 +161,15 @@ func (d *daemon) channelEvent(b *backends.Backend, event proxy.ChannelEvent, tex
 		d.report(slog.LevelError, api.Event{Kind: "handoff", Subject: name, Text: "given no connections any more: " + text},
 			"a worker is given no connections any more", "backend", name, "reason", text)
 		w.workers.SetHealth(b.Name, false, text)
-		w.ConnectFailed(b, backends.ConnectOther, never)
+		w.Broken(b, text)
 	case proxy.ChannelOther:
 		d.report(slog.LevelWarn, api.Event{Kind: "handoff", Subject: name, Text: text}, "a worker wants more than lb does for it", "backend", name, "reason", text)
 	}
 }
 
-// never is a run of failures that is longer than any limit.
-const never = 1<<32 - 1
+// untaken notes that a worker does not take what it was given. It runs on a loop.
+func (d *daemon) untaken(b *backends.Backend) {
+	if w, ok := d.view.Load().checkers[b.Pool()]; ok {
+		w.Untaken(b, b.Pool().Config().HandoffTimeout)
+	}
+}

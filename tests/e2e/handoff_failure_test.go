@@ -172,6 +172,41 @@ func TestHandOff_AStoppedWorkerKeepsOnlyWhatItHasTaken(t *testing.T) {
 	})
 }
 
+// While no worker takes anything, as on a machine that has no time for them, clients wait and are not
+// refused.
+func TestHandOff_ClientsWaitWhileNoWorkerTakesThem(t *testing.T) {
+	eachMode(t, func(t *testing.T, mode string) {
+		log := newLog(t)
+		const options = "handoff_timeout = \"300ms\"\nconnect_timeout = \"1m\""
+		l := startLB(t, handoffPool(t, mode, options, takers(t, mode, log)+"count = 2\n"))
+		workers := l.waitUp(t, 2).Slots
+		for _, w := range workers {
+			stopProcess(t, w.PID)
+		}
+		d := &numbered{address: l.addr(), quit: make(chan struct{}), who: map[string]string{}}
+		t.Cleanup(d.end)
+		begin := func() {
+			for range 20 {
+				line := fmt.Sprintf("id-%d", d.began.Add(1))
+				d.all.Go(func() { d.ask(line) })
+			}
+		}
+		begin()
+		l.waitHealth(t, "down", workers[0].Backend, workers[1].Backend)
+		begin()
+		eventually(t, patience, func() error {
+			if got, failed := len(l.sessions(t)), d.failures(); got+len(failed) < 40 {
+				return fmt.Errorf("connections that wait: got %d, and %v failed; want 40", got, failed)
+			}
+			return nil
+		})
+		for _, w := range workers {
+			syscall.Kill(w.PID, syscall.SIGCONT)
+		}
+		d.wantEachOnce(t, log)
+	})
+}
+
 // stopProcess stops a process, and returns when all of its threads stand still.
 func stopProcess(t testing.TB, pid int) {
 	t.Helper()
