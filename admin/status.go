@@ -80,7 +80,7 @@ func handoffOf(p *backends.Pool) string {
 
 func queueStatus(p *backends.Pool) api.QueueStatus {
 	return api.QueueStatus{
-		Length: p.QueueLen(), Size: p.Config().QueueSize,
+		Length: p.QueueLen(), Size: p.Config().QueueSize, OldestWait: p.OldestWait().Seconds(),
 		Queued: p.Queue.Queued.Load(), Rejected: p.Queue.Rejected.Load(), Timeouts: p.Queue.Timeouts.Load(),
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"net/netip"
 	"slices"
 	"sync/atomic"
+	"time"
 )
 
 // Waiter is a connection's place in a pool's queue. It belongs to the pool from the call of Acquire that
@@ -14,6 +15,8 @@ type Waiter struct {
 	// Grant is called once, with a slot of b that is already taken: the owner owes one Release. It is called
 	// with no lock held, on the goroutine that freed the slot, and must not block. It may use w again.
 	Grant func(w *Waiter, b *Backend)
+	// Since is when the connection began to wait. Acquire sets it; for Requeue its caller does.
+	Since time.Time
 
 	client netip.Addr
 	tried  []*Backend // a copy
@@ -43,6 +46,19 @@ type queue struct {
 
 // QueueLen returns how many connections wait at this moment.
 func (p *Pool) QueueLen() int { return int(p.waiting.Load()) }
+
+// OldestWait returns how long the connection has waited that is served next; 0 if none waits.
+func (p *Pool) OldestWait() time.Duration {
+	if p.waiting.Load() == 0 {
+		return 0
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.queue.head == nil {
+		return 0
+	}
+	return time.Since(p.queue.head.Since)
+}
 
 // Leave ends the wait of w. It returns true if w was still queued; its place is free then. False means that a
 // grant is on its way or has come: the caller must wait for it and release what it gets.
@@ -75,6 +91,7 @@ func (p *Pool) enqueueLocked(req *Request, w *Waiter) error {
 	if offered { // else a backend that comes up is worth another try
 		w.tried = append(w.tried, req.Tried...)
 	}
+	w.Since = time.Now()
 	p.appendLocked(w)
 	p.Queue.Queued.Add(1)
 	return ErrQueued

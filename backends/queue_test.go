@@ -8,6 +8,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/273ebdf9/lb/backends"
 )
@@ -92,6 +94,34 @@ func TestQueue_ServesInArrivalOrder(t *testing.T) {
 			t.Errorf("%s has %d; want 1", b.Name, b.Active())
 		}
 	}
+}
+
+func TestQueue_OldestWaitIsOfWhoIsServedNext(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := livePool(t, 1, full(100))
+		hold(t, p, 1)
+		l := line{t: t, pool: p}
+		want := func(want time.Duration) {
+			t.Helper()
+			if got := p.OldestWait(); got != want {
+				t.Errorf("got %v; want %v", got, want)
+			}
+		}
+		want(0)
+		l.mustWait()
+		time.Sleep(3 * time.Second)
+		l.mustWait()
+		want(3 * time.Second)
+		time.Sleep(time.Second)
+		p.Release(p.Backends()[0])
+		want(time.Second)
+		w := &backends.Waiter{Since: time.Now().Add(-time.Minute)}
+		p.Leave(l.waiters[1])
+		want(0)
+		p.Requeue(&backends.Request{}, w)
+		want(time.Minute)
+		p.Leave(w)
+	})
 }
 
 // Connections come, are served and leave on 8 goroutines; max_conns holds, and nobody is lost or served

@@ -101,6 +101,7 @@ func (p *Proxy) TakeOver(f *Frozen) error {
 		if err != nil {
 			return err
 		}
+		s.wait.waiter.Since = t.p.epoch.Add(s.wait.queuedAt)
 		s.pool.Requeue(&backends.Request{Client: s.client.Addr(), Tried: tried}, s.wait.waiter)
 	}
 	t.requeueBacklogs()

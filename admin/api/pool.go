@@ -46,6 +46,8 @@ type QueueStatus struct {
 	// Length is how many connections wait, Size how many may.
 	Length int `json:"length"`
 	Size   int `json:"size"`
+	// OldestWait is how many seconds the one has waited that is served next; 0 if none waits.
+	OldestWait float64 `json:"oldest_wait_seconds"`
 	// Queued counts those that had to wait, Rejected those that found the queue full, Timeouts those that
 	// waited in vain.
 	Queued   uint64 `json:"queued"`

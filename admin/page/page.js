@@ -33,6 +33,7 @@ function secs(s) {
 const since = t => (Date.now() - Date.parse(t)) / 1000;
 const rate = r => r == null ? '–' : (r < 9.95 ? r.toFixed(1) : r.toFixed(0)) + '/s';
 const sum = o => Object.values(o || {}).reduce((a, b) => a + b, 0);
+const oldest = q => q.length ? ', the oldest for ' + age(q.oldest_wait_seconds) : '';
 const plural = (n, noun) => n + ' ' + noun + (n === 1 ? '' : 's');
 
 function stateOf(b) {
@@ -61,13 +62,13 @@ function el(name, attrs, ...children) {
   return e;
 }
 
-// A Table has columns {title, text(row), sort(row), cls(row), num, wide, bar(row), node(row)}.
+// A Table has columns {title, text(row), sort(row), cls(row), num, wide, mid, bar(row), node(row)}: wide and mid go on narrow screens.
 class Table {
   constructor(id, columns) {
     this.id = id; this.columns = columns; this.rows = new Map(); this.order = '';
     this.body = el('tbody');
     this.heads = columns.map((c, i) => {
-      const th = el('th', {scope: 'col', class: (c.num ? 'n ' : '') + (c.wide ? 'wide' : '')});
+      const th = el('th', {scope: 'col', class: (c.num ? 'n ' : '') + (c.wide ? 'wide' : c.mid ? 'mid' : '')});
       if (c.sort || c.text) th.append(el('button', {type: 'button', onclick: () => this.sortBy(i)}, c.title)); else th.append(c.title);
       return th;
     });
@@ -108,7 +109,7 @@ class Table {
       }
       this.columns.forEach((c, n) => {
         const cell = r.cells[n];
-        const cls = (c.num ? 'n ' : '') + (c.wide ? 'wide ' : '') + (c.cls ? c.cls(item) : '');
+        const cls = (c.num ? 'n ' : '') + (c.wide ? 'wide ' : c.mid ? 'mid ' : '') + (c.cls ? c.cls(item) : '');
         if (cls !== cell.cls) { cell.td.className = cls; cell.cls = cls; }
         if (c.node) {
           const stamp = c.stamp(item);
@@ -185,7 +186,7 @@ async function poll() {
       }
     }
   }
-  setTimeout(poll, Math.max(1000, 8 * (performance.now() - start)));
+  setTimeout(poll, Math.min(5000, Math.max(1000, 8 * (performance.now() - start))));
 }
 
 async function loadHistory() {
@@ -270,6 +271,13 @@ async function restart(p, s) {
     await doIt(() => change('POST', poolPath(p.name) + '/restart', {slot: s.slot, no_wait: true}));
   }
 }
+async function restartPool(name) {
+  const p = status.pools.find(x => x.name === name);
+  if (!p || !p.workers) return;
+  if (await question(`Restart all workers of ${name}?`, `${plural(p.workers.slots.length, 'worker')}, one after the other: each successor is ready before the worker that it replaces finishes its sessions and ends. The first is a canary: if it fails, nothing is replaced.`, 'Restart')) {
+    await doIt(() => change('POST', poolPath(name) + '/restart', {no_wait: true}));
+  }
+}
 async function kill(s) {
   if (await question('Close session ' + s.id + '?', `The connection of ${s.client} to ${s.pool}/${s.backend || '–'} is closed at once.`, 'Close it')) {
     await doIt(() => change('POST', '/v1/sessions/kill', {id: s.id}));
@@ -304,13 +312,13 @@ function backendColumns(pool) {
     {title: 'Backend', text: b => b.name, sort: b => b.name},
     {title: 'State', text: b => stateOf(b).word, cls: b => 'state ' + stateOf(b).kind, sort: b => ({down: 0, wait: 1, up: 2})[stateOf(b).kind]},
     {title: 'For', num: true, sort: b => since(b.since), text: b => age(since(b.since))},
-    {title: 'Weight', num: true, sort: b => b.weight, text: b => b.weight === b.configured_weight ? String(b.weight) : b.weight + ' (config ' + b.configured_weight + ')', cls: b => b.weight === b.configured_weight ? '' : 'wait'},
+    {title: 'Weight', num: true, mid: true, sort: b => b.weight, text: b => b.weight === b.configured_weight ? String(b.weight) : b.weight + ' (config ' + b.configured_weight + ')', cls: b => b.weight === b.configured_weight ? '' : 'wait'},
     {title: 'Share', num: true, wide: true, sort: b => b.share, text: b => b.share ? (100 * b.share).toFixed(1) + ' %' : '–'},
     {title: 'Active', num: true, sort: b => b.active, text: b => b.max_conns ? b.active + ' of ' + b.max_conns : String(b.active), cls: () => 'bar', bar: b => b.max_conns ? b.active / b.max_conns : b.active / (pool.most || 1)},
-    {title: 'Rate', num: true, sort: b => b.connections_per_second || 0, text: b => rate(b.connections_per_second)},
-    {title: 'Errors', num: true, sort: b => sum(b.connect_errors), text: b => String(sum(b.connect_errors)), cls: b => sum(b.connect_errors) ? 'wait' : ''},
+    {title: 'Rate', num: true, mid: true, sort: b => b.connections_per_second || 0, text: b => rate(b.connections_per_second)},
+    {title: 'Errors', num: true, mid: true, sort: b => sum(b.connect_errors), text: b => String(sum(b.connect_errors)), cls: b => sum(b.connect_errors) ? 'wait' : ''},
     {title: '1st byte p50', num: true, wide: true, sort: b => b.first_byte ? b.first_byte.p50_seconds : 0, text: b => secs(b.first_byte && b.first_byte.p50_seconds)},
-    {title: 'p99', num: true, sort: b => b.first_byte ? b.first_byte.p99_seconds : 0, text: b => secs(b.first_byte && b.first_byte.p99_seconds)},
+    {title: 'p99', num: true, mid: true, sort: b => b.first_byte ? b.first_byte.p99_seconds : 0, text: b => secs(b.first_byte && b.first_byte.p99_seconds)},
     {title: 'Ten minutes', wide: true, stamp: b => { const h = hist(pool.name, b.name); return h ? h.connections.join() + '/' + h.errors.join() : ''; },
       node: b => { const h = hist(pool.name, b.name); return h ? spark(h.connections, h.errors) : ''; }},
     {title: 'Why', cls: () => 'why', text: why},
@@ -333,9 +341,9 @@ function workerColumns(pool) {
   const columns = [
     {title: 'Worker', text: w => w.label, sort: w => w.slot},
     {title: 'State', text: w => w.state, cls: w => 'state ' + (w.state === 'up' ? 'up' : ['failed', 'silent', 'aborting', 'killing'].includes(w.state) ? 'down' : 'wait')},
-    {title: 'PID', num: true, sort: w => w.pid, text: w => w.pid ? String(w.pid) : '–'},
-    {title: 'For', num: true, sort: w => since(w.since), text: w => Date.parse(w.since) > 0 ? age(since(w.since)) : '–'},
-    {title: 'CPU', num: true, sort: w => w.usage ? w.usage.cpu : 0, text: w => w.usage ? Math.round(100 * w.usage.cpu) + ' %' : '–'},
+    {title: 'PID', num: true, mid: true, sort: w => w.pid, text: w => w.pid ? String(w.pid) : '–'},
+    {title: 'For', num: true, mid: true, sort: w => since(w.since), text: w => Date.parse(w.since) > 0 ? age(since(w.since)) : '–'},
+    {title: 'CPU', num: true, mid: true, sort: w => w.usage ? w.usage.cpu : 0, text: w => w.usage ? Math.round(100 * w.usage.cpu) + ' %' : '–'},
     {title: 'Memory', num: true, sort: w => w.usage ? w.usage.memory_bytes : 0, text: w => w.usage ? bytes(w.usage.memory_bytes) : '–'},
     {title: 'Version', wide: true, text: w => w.backend || '–'},
     {title: 'Crashes', num: true, sort: crashes, text: w => String(crashes(w)), cls: w => crashes(w) ? 'wait' : ''},
@@ -368,7 +376,7 @@ function wrong() {
   if (status.sessions >= status.max_sessions * 0.9) add('wait', 'sessions', status.sessions + ' of ' + status.max_sessions, 'lb clients');
   for (const p of status.pools) {
     if (p.backends.length && !p.selectable) add('down', p.name, 'no backend takes connections', 'lb status ' + p.name);
-    if (p.queue.length) add('wait', p.name, p.queue.length + ' of ' + p.queue.size + ' wait for a slot', 'lb status ' + p.name);
+    if (p.queue.length) add('wait', p.name, p.queue.length + ' of ' + p.queue.size + ' wait for a slot' + oldest(p.queue), 'lb status ' + p.name);
     for (const b of p.backends) {
       const name = p.name + '/' + b.name;
       if (b.health === 'down' && b.admin !== 'maint') add('down', name, 'down for ' + age(since(b.since)) + (why(b) ? ': ' + why(b) : ''), 'lb status ' + p.name);
@@ -400,8 +408,8 @@ const cards = new Map();
 function card(parent, id, title) {
   let c = cards.get(id);
   if (!c) {
-    c = {head: el('span'), body: el('div')};
-    c.root = el('section', {class: 'card', 'aria-label': title}, el('header', {}, el('h2', {}, el('bdi', {}, title)), c.head), c.body);
+    c = {head: el('span'), tools: el('span', {class: 'tools'}), body: el('div')};
+    c.root = el('section', {class: 'card', 'aria-label': title}, el('header', {}, el('h2', {}, el('bdi', {}, title)), c.head, c.tools), c.body);
     cards.set(id, c);
     $(parent).append(c.root);
   }
@@ -433,9 +441,10 @@ function render() {
       const c = card('pools', 'pool ' + p.name, p.name);
       const f = p.first_byte;
       const head = `${p.balance}${p.handoff && p.handoff !== 'off' ? ', handoff ' + p.handoff : ''} · ${p.selectable} of ${plural(p.backends.length, 'backend')} selectable · ${p.active} active` +
-        (p.queue.size ? ` · ${p.queue.length} of ${p.queue.size} queued` : '') + (f ? ` · first byte p50 ${secs(f.p50_seconds)}, p99 ${secs(f.p99_seconds)}` : '') +
+        (p.queue.size ? ` · ${p.queue.length} of ${p.queue.size} queued` + oldest(p.queue) : '') + (f ? ` · first byte p50 ${secs(f.p50_seconds)}, p99 ${secs(f.p99_seconds)}` : '') +
         (p.workers && p.workers.restarting ? ` · restarting, ${p.workers.done} of ${p.workers.total}` : '');
       if (c.head.textContent !== head) c.head.textContent = head;
+      if (token && p.workers && !c.tools.firstChild) c.tools.append(el('button', {type: 'button', onclick: () => restartPool(p.name)}, 'restart all'));
       const shared = {name: p.name, most: 0};
       const t = table('backends ' + p.name, () => backendColumns(shared));
       t.pool = t.pool || shared;

@@ -193,6 +193,9 @@ func renderPool(p *api.PoolStatus, now time.Time, colour bool) string {
 		p.Selectable, count(len(p.Backends), "backend"), p.Active)}
 	if p.Queue.Size > 0 {
 		title.text += fmt.Sprintf(", %d of %d queued", p.Queue.Length, p.Queue.Size)
+		if p.Queue.Length > 0 {
+			title.text += ", the oldest for " + shortDuration(seconds(p.Queue.OldestWait))
+		}
 	}
 	switch {
 	case p.Selectable == 0:

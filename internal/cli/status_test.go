@@ -24,7 +24,7 @@ func testStatus() *api.Status {
 			{Name: "ab", Split: map[string]int{"green": 10, "blue": 90}},
 		},
 		Pools: []api.PoolStatus{
-			{Name: "app", Balance: "leastconn", Active: 12, Selectable: 1, Queue: api.QueueStatus{Length: 3, Size: 1024}, Backends: []api.BackendStatus{
+			{Name: "app", Balance: "leastconn", Active: 12, Selectable: 1, Queue: api.QueueStatus{Length: 3, Size: 1024, OldestWait: 2.5}, Backends: []api.BackendStatus{
 				{
 					Name: "w1", Admin: "ready", Health: "up", Since: ago(2 * time.Hour), Selectable: true, Weight: 50, ConfiguredWeight: 100, Share: 1, Rate: &rate,
 					Active: 8, MaxConns: 64, Connections: 1000, FirstByte: &api.Latency{Count: 9, P50: 80.6e-6, P99: 1.234e-3},
@@ -52,7 +52,7 @@ LISTENER  ADDRESSES                  POOL              ACTIVE   RATE  CONNS     
 web       127.0.0.1:8080 [::1]:8080  app               12/100  0.0/s   1234  1.5KiB  3.0GiB
 ab                                   blue=90 green=10       0      -      0      0B      0B
 
-pool app, leastconn: 1 of 5 backends selectable, 12 active, 3 of 1024 queued
+pool app, leastconn: 1 of 5 backends selectable, 12 active, 3 of 1024 queued, the oldest for 2s
 BACKEND  STATE               FOR           WEIGHT   SHARE  ACTIVE   RATE  CONNS  ERRORS  1ST BYTE P50     P99  PROBE             WHY
 w1       up                 2h0m  50 (config 100)  100.0%    8/64  123/s   1000       0          81µs  1.23ms  ok 300µs, 1s ago
 w2       down                12s              100       -       1      -    200       3             -       -  failed 1s ago     3 probes failed: refused

@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	goruntime "runtime"
 	"strings"
 	"sync"
 	"syscall"
@@ -25,6 +26,9 @@ import (
 )
 
 const pageToken = "a-token-of-the-page-test"
+
+// pagePatience is how long the browser may take on a busy machine, which it shares with lb and the test.
+const pagePatience = time.Minute
 
 // browser is a page of lb in chromium, and what went wrong there.
 type browser struct {
@@ -48,7 +52,7 @@ func openPage(t *testing.T, address string) *browser {
 	t.Cleanup(cancel)
 	ctx, cancel = chromedp.NewContext(ctx)
 	t.Cleanup(cancel)
-	ctx, cancel = context.WithTimeout(ctx, 2*time.Minute)
+	ctx, cancel = context.WithTimeout(ctx, 5*time.Minute)
 	t.Cleanup(cancel)
 	b := &browser{t: t, ctx: ctx, origin: "http://" + address}
 	chromedp.ListenTarget(ctx, func(event any) {
@@ -127,7 +131,7 @@ func (b *browser) scheme(dark bool) chromedp.Action {
 func (b *browser) filter(text string) {
 	b.t.Helper()
 	b.do("go to the filter", chromedp.KeyEvent("/"))
-	b.shows(2*time.Second, "the focus in the filter", "document.activeElement.id === 'filter'")
+	b.shows(pagePatience, "the focus in the filter", "document.activeElement.id === 'filter'")
 	b.do("type", chromedp.Evaluate("document.activeElement.value = ''", nil), chromedp.KeyEvent(text))
 }
 
@@ -193,13 +197,26 @@ func serveUnix(t *testing.T, path string) (stop func()) {
 	return func() { l.Close() }
 }
 
+// overloaded reports whether more than two processes for each CPU want to run, by the load average of the
+// last minute: then what takes long says nothing of lb.
+func overloaded(t *testing.T) bool {
+	t.Helper()
+	var load float64
+	if _, err := fmt.Sscan(readFile(t, "/proc/loadavg"), &load); err != nil {
+		t.Fatal(err)
+	}
+	return load > 2*float64(goruntime.NumCPU())
+}
+
 // TestPage_ShowsAFailureFiltersAndDrains drives the page as a person would during an incident.
 func TestPage_ShowsAFailureFiltersAndDrains(t *testing.T) {
 	dir := t.TempDir()
 	front := freePort(t, "127.0.0.1")
+	says := freePort(t, "127.0.0.1")
 	const hostile = `<img src=x onerror=alert(1)>`
 	serveUnix(t, dir+"/w1.sock")
 	stop := serveUnix(t, dir+"/w2.sock")
+	writeFile(t, dir, "says.py", saysHostile, 0o644)
 	serveUnix(t, dir+"/"+hostile)
 	address, _ := startPageLB(t, fmt.Sprintf(`
 [listeners.web]
@@ -226,7 +243,16 @@ command = ["sh", "-c", "printf '<script>alert(2)</script> \\342\\200\\256gnp \\0
 [listeners.jobs]
 bind = [%[4]q]
 pool = "jobs"
-`, front, dir, hostile, freePort(t, "127.0.0.1")))
+
+[pools.says.workers]
+count = 1
+command = ["python3", "%[2]s/says.py"]
+ready = "notify"
+[listeners.says]
+bind = [%[5]q]
+pool = "says"
+accept_proxy = true
+`, front, dir, hostile, freePort(t, "127.0.0.1"), says))
 	for range 20 {
 		if c, err := net.Dial("tcp", front); err == nil {
 			c.Write([]byte("hello"))
@@ -238,12 +264,26 @@ pool = "jobs"
 	row := func(name string) string {
 		return fmt.Sprintf("[...document.querySelectorAll('tbody tr')].find(r => r.cells[0].innerText === %q)", name)
 	}
-	b.shows(10*time.Second, "w1 up", row("w1")+"?.cells[1].innerText === 'up'")
-	b.says(time.Second, hostile)
+	b.shows(pagePatience, "w1 up", row("w1")+"?.cells[1].innerText === 'up'")
+	b.says(pagePatience, hostile)
 
-	stop()
-	b.shows(2*time.Second, "w2 down, with the reason", row("w2")+"?.cells[1].innerText === 'down' && "+row("w2")+".innerText.includes('no such file')")
-	b.says(2*time.Second, "lb status app")
+	// Within two seconds; but a busy machine may delay it.
+	for i := 1; ; i++ {
+		stop()
+		stopped := time.Now()
+		b.shows(pagePatience, "w2 down, with the reason", row("w2")+"?.cells[1].innerText === 'down' && "+row("w2")+".innerText.includes('no such file')")
+		took := time.Since(stopped)
+		if took <= 2*time.Second || i == 5 || overloaded(t) {
+			t.Logf("a failure is seen after %v", took)
+			if took > 2*time.Second && !overloaded(t) {
+				t.Errorf("a failure is seen after %v, the fifth time; want 2s", took)
+			}
+			break
+		}
+		stop = serveUnix(t, dir+"/w2.sock")
+		b.shows(pagePatience, "w2 up", row("w2")+"?.cells[1].innerText === 'up'")
+	}
+	b.says(pagePatience, "lb status app")
 	b.screenshot("light")
 	b.do("dark", b.scheme(true))
 	b.screenshot("dark")
@@ -258,9 +298,9 @@ pool = "jobs"
 
 	// Filter by keyboard.
 	b.filter("w2")
-	b.shows(2*time.Second, "w2 alone", "!"+row("w1")+" && !!"+row("w2"))
+	b.shows(pagePatience, "w2 alone", "!"+row("w1")+" && !!"+row("w2"))
 	b.do("no filter", chromedp.KeyEvent("\x1b"))
-	b.shows(2*time.Second, "all", "!!"+row("w1"))
+	b.shows(pagePatience, "all", "!!"+row("w1"))
 
 	// Read-only until there is a token.
 	var buttons int
@@ -269,26 +309,82 @@ pool = "jobs"
 		t.Errorf("without a token: got %d buttons that change something; want none", buttons)
 	}
 	b.do("unlock", chromedp.Click("#unlock"), chromedp.WaitVisible("#ask"), chromedp.SendKeys("#ask-input", pageToken+"\r"))
-	b.shows(5*time.Second, "the buttons", "[...document.querySelectorAll('td.do button')].some(b => b.innerText === 'drain')")
+	b.shows(pagePatience, "the buttons", "[...document.querySelectorAll('td.do button')].some(b => b.innerText === 'drain')")
 	b.do("drain w1", chromedp.Evaluate("["+row("w1")+".querySelectorAll('button')].flatMap(x => [...x]).find(x => x.innerText === 'drain').click()", nil), chromedp.WaitVisible("#ask"))
-	b.says(time.Second, "It gets no new connection")
+	b.says(pagePatience, "It gets no new connection")
 	b.screenshot("drain")
 	b.do("confirm", chromedp.Click("#ask-yes"))
-	b.shows(5*time.Second, "w1 drained", row("w1")+"?.cells[1].innerText === 'drain'")
+	b.shows(pagePatience, "w1 drained", row("w1")+"?.cells[1].innerText === 'drain'")
 	b.do("events", chromedp.KeyEvent("4"))
-	b.says(5*time.Second, "by the token over HTTP")
+	b.says(pagePatience, "by the token over HTTP")
 	b.do("sessions", chromedp.KeyEvent("2"))
 	b.do("pools", chromedp.KeyEvent("1"))
 
-	// What a worker wrote is text: tags, and marks that turn the direction of a line.
-	b.says(20*time.Second, "<b>bold</b>")
-	var foreign int
-	b.do("look for markup", chromedp.Evaluate("document.querySelectorAll('img, main script, b b').length", &foreign))
-	if foreign != 0 {
-		t.Errorf("text from outside: got %d elements made of it; want none", foreign)
+	// All workers of a pool, from its head.
+	b.do("restart says", chromedp.Evaluate("[...document.querySelectorAll('section.card')].find(s => s.ariaLabel === 'says').querySelector('.tools button').click()", nil), chromedp.WaitVisible("#ask"))
+	b.says(pagePatience, "Restart all workers of says?")
+	b.do("confirm", chromedp.Click("#ask-yes"))
+	b.shows(pagePatience, "another worker", "[...document.querySelectorAll('tbody tr')].some(r => r.innerText.includes('says this 2'))")
+
+	// What a worker wrote, or says of itself, and what a proxy in front sends along, is text: tags, escape
+	// sequences, and marks that turn the direction of a line.
+	b.says(pagePatience, "<b>bold</b>")
+	b.says(pagePatience, "<i>italic</i>")
+	client := dial(t, says)
+	if _, err := client.Write(hostileProxyHeader); err != nil {
+		t.Fatal(err)
 	}
+	b.do("sessions", chromedp.KeyEvent("2"))
+	b.says(pagePatience, "192.0.2.66:6666")
+	b.screenshot("sessions")
+	b.do("clients", chromedp.KeyEvent("3"))
+	b.says(pagePatience, "192.0.2.66")
+	b.do("events", chromedp.KeyEvent("4"))
+	b.says(pagePatience, "restarted, by the token over HTTP")
+	b.screenshot("events")
+	var foreign int
+	for _, tab := range []string{"1", "2", "3", "4"} {
+		b.do("look for markup", chromedp.KeyEvent(tab), chromedp.Evaluate("document.querySelectorAll('img, i, main script, b b, main b, .owned').length", &foreign))
+		if foreign != 0 {
+			t.Errorf("text from outside: got %d elements made of it; want none", foreign)
+		}
+	}
+	client.Close()
 	b.clean()
 }
+
+// saysHostile is a worker that says of itself what a page must not obey, and accepts connections.
+const saysHostile = `
+import os, socket, sys, time
+s = socket.socket(fileno=3)
+n = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+path = os.path.join(os.path.dirname(os.path.abspath(__file__)), "starts")
+with open(path, "a") as f:
+    f.write("x")
+starts = os.path.getsize(path)
+status = "says this %d <i>italic</i> \u202egnp \u009b31m \x1b[31m <script>alert(4)</script> <a class=owned href=javascript:alert(5)>x</a>" % starts
+n.sendto(("READY=1\nSTATUS=" + status).encode(), os.environ["NOTIFY_SOCKET"])
+while True:
+    c, _ = s.accept()
+    if os.fork() == 0:
+        while c.recv(1000):
+            pass
+        os._exit(0)
+    c.close()
+`
+
+// hostileProxyHeader is a PROXY header of version 2 for a client 192.0.2.66:6666, with the TLVs authority
+// (0x02) and unique ID (0x05) that a page must not obey.
+var hostileProxyHeader = func() []byte {
+	tlv := func(kind byte, text string) []byte {
+		return append([]byte{kind, byte(len(text) >> 8), byte(len(text))}, text...)
+	}
+	body := []byte{192, 0, 2, 66, 192, 0, 2, 1, 6666 >> 8, 6666 & 255, 0, 80}
+	body = append(body, tlv(0x02, "<img src=x class=owned onerror=alert(6)>\u202e\x1b[31m")...)
+	body = append(body, tlv(0x05, "<script>alert(7)</script>\x9b\x00")...)
+	header := append([]byte("\r\n\r\n\x00\r\nQUIT\n"), 0x21, 0x11, byte(len(body)>>8), byte(len(body)))
+	return append(header, body...)
+}()
 
 func TestPage_Carries1000Backends(t *testing.T) {
 	var config strings.Builder
@@ -298,11 +394,11 @@ func TestPage_Carries1000Backends(t *testing.T) {
 	}
 	address, _ := startPageLB(t, config.String())
 	b := openPage(t, address)
-	b.shows(20*time.Second, "1000 rows", "document.querySelectorAll('tbody tr').length > 1000")
+	b.shows(time.Minute, "1000 rows", "document.querySelectorAll('tbody tr').length > 1000")
 	b.filter("backend-777")
-	b.shows(3*time.Second, "one of them", "document.querySelectorAll('#pools tbody tr').length === 1")
+	b.shows(pagePatience, "one of them", "document.querySelectorAll('#pools tbody tr').length === 1")
 	b.do("no filter", chromedp.KeyEvent("\x1b"))
-	b.shows(5*time.Second, "all of them", "document.querySelectorAll('#pools tbody tr').length === 1000")
+	b.shows(pagePatience, "all of them", "document.querySelectorAll('#pools tbody tr').length === 1000")
 	b.screenshot("1000")
 	b.clean()
 }
