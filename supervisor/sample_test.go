@@ -11,25 +11,26 @@ import (
 func TestSamples_AnswerAndAreReplaced(t *testing.T) {
 	t.Parallel()
 	f := func(want string, command ...string) {
-		t.Helper()
-		if _, err := exec.LookPath(command[0]); err != nil {
-			t.Logf("left out: %v", err)
-			return
-		}
-		cfg := workerConfig()
-		cfg.Command, cfg.Count = command, 1
-		s := start(t, open(t), cfg)
-		s.until(command[0], allUp)
-		before := s.pool.Status().Slots[0]
-		if got := get(t, before.Backend, "/"); !strings.HasPrefix(got, want) {
-			t.Errorf("got %q; want %q", got, want)
-		}
-		if err := s.pool.Restart(t.Context(), DefaultRestartOptions()); err != nil {
-			t.Error(err)
-		}
-		if got := get(t, s.pool.Status().Slots[0].Backend, "/"); !strings.HasPrefix(got, want) {
-			t.Errorf("after a restart: got %q; want %q", got, want)
-		}
+		t.Run(want, func(t *testing.T) {
+			t.Parallel()
+			if _, err := exec.LookPath(command[0]); err != nil {
+				t.Skip(err)
+			}
+			cfg := workerConfig()
+			cfg.Command, cfg.Count = command, 1
+			s := start(t, open(t), cfg)
+			s.until(command[0], allUp)
+			before := s.pool.Status().Slots[0]
+			if got := get(t, before.Backend, "/"); !strings.HasPrefix(got, want) {
+				t.Errorf("got %q; want %q", got, want)
+			}
+			if err := s.pool.Restart(t.Context(), DefaultRestartOptions()); err != nil {
+				t.Error(err)
+			}
+			if got := get(t, s.pool.Status().Slots[0].Backend, "/"); !strings.HasPrefix(got, want) {
+				t.Errorf("after a restart: got %q; want %q", got, want)
+			}
+		})
 	}
 	path := func(name string) string {
 		abs, err := filepath.Abs("../examples/" + name)

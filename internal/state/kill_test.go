@@ -73,12 +73,20 @@ func number(c *Changes) int {
 }
 
 func TestWriteFile_KilledAtAnyMomentLeavesTheOldOrTheNewState(t *testing.T) {
-	rounds := 500
+	rounds := 125
 	if testing.Short() {
-		rounds = 50
+		rounds = 15
 	}
-	dir := t.TempDir()
-	path := filepath.Join(dir, "state")
+	for file := range 4 { // side by side: a writer waits for its disk most of the time
+		t.Run(strconv.Itoa(file), func(t *testing.T) {
+			t.Parallel()
+			killWriters(t, filepath.Join(t.TempDir(), "state"), rounds)
+		})
+	}
+}
+
+// killWriters kills one writer after the other of a state file.
+func killWriters(t *testing.T, path string, rounds int) {
 	atOld, atNew := 0, 0
 	for range rounds {
 		told := killWriter(t, path, time.Duration(rand.Int64N(int64(4*time.Millisecond))))
