@@ -5,8 +5,8 @@ import (
 	"os"
 	"runtime"
 	"testing"
-	"time"
 
+	poll "github.com/273ebdf9/lb/internal/eventually"
 	"github.com/273ebdf9/lb/internal/leaktest"
 )
 
@@ -25,20 +25,8 @@ func TestMain(m *testing.M) {
 // openFDs returns the open descriptors, and what each leads to.
 func openFDs() map[string]string { return leaktest.Files() }
 
-// within polls until ok says yes, at most for d.
-func within(d time.Duration, ok func() bool) bool {
-	for deadline := time.Now().Add(d); !ok(); time.Sleep(time.Millisecond) {
-		if time.Now().After(deadline) {
-			return false
-		}
-	}
-	return true
-}
-
-// eventually is within with a failure that says what did not happen.
+// eventually waits until ok returns true. It fails the test where that does not happen.
 func eventually(t testing.TB, what string, ok func() bool) {
 	t.Helper()
-	if !within(ioTimeout, ok) {
-		t.Fatalf("%s: still not so after %v", what, ioTimeout)
-	}
+	poll.True(t, what, ok)
 }

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/273ebdf9/lb/backends"
+	poll "github.com/273ebdf9/lb/internal/eventually"
 	"github.com/273ebdf9/lb/proxy"
 )
 
@@ -23,7 +24,7 @@ func (r *rig) phases() (phases []string) {
 func (r *rig) hasPhases(want ...string) []proxy.SessionInfo {
 	r.Helper()
 	var list []proxy.SessionInfo
-	if !within(5*time.Second, func() bool {
+	if !poll.Within(poll.Patience, func() bool {
 		list = r.proxy.SessionList()
 		return slices.EqualFunc(list, want, func(s proxy.SessionInfo, phase string) bool { return s.Phase == phase })
 	}) {

@@ -51,6 +51,13 @@ type stage struct {
 	beats int
 }
 
+// beatsSoFar returns how many heartbeats were heard.
+func (s *stage) beatsSoFar() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.beats
+}
+
 func open(t *testing.T) *Dir {
 	t.Helper()
 	dir, err := OpenDir(filepath.Join(t.TempDir(), "run"))

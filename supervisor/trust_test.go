@@ -496,6 +496,7 @@ func TestPort_OfAnotherUserIsNotTheWorkers(t *testing.T) {
 		t.Helper()
 		cfg := strangerConfig(base, app)
 		cfg.User, cfg.Ready, cfg.Env = "54322", ready, map[string]string{"PORT": "{port}"}
+		cfg.StartTimeout = time.Minute // it waits for the stranger
 		cfg.Command = []string{"/bin/sh", "-c", "while [ ! -e " + base + "/go ]; do sleep .01; done; exec " + app + " worker early"}
 		os.Remove(base + "/go")
 		s := start(t, dir, cfg)

@@ -84,7 +84,7 @@ func TestRun_WorkerDoesOneRequestAtATimeAndTellsOfIt(t *testing.T) {
 		address := "unix:" + filepath.Join(shortDir(t), "w.sock")
 		cmd := startWorker(t, address, "sleep")
 		r := mustRun(t, NewPlan(shape, 1), Target{Address: address})
-		if len(r.Outcomes) < 3 || shape.Rate > 0 && len(r.Outcomes) != r.Planned {
+		if len(r.Outcomes) == 0 || shape.Rate > 0 && len(r.Outcomes) != r.Planned {
 			t.Errorf("%+v: got %d outcomes of %d planned; want all, and some", shape, len(r.Outcomes), r.Planned)
 		}
 		for i, o := range r.Outcomes {
@@ -134,6 +134,10 @@ func TestRun_FailuresHaveTheirKinds(t *testing.T) {
 	dir := shortDir(t)
 	f := func(name string, want Failure, serve func(net.Conn)) {
 		t.Helper()
+		timeout := testLimit // on a busy machine too the answer comes before
+		if want == Hung {
+			timeout = 300 * time.Millisecond
+		}
 		address := "unix:" + filepath.Join(dir, name)
 		if serve != nil {
 			ln, err := net.Listen("unix", filepath.Join(dir, name))
@@ -151,7 +155,7 @@ func TestRun_FailuresHaveTheirKinds(t *testing.T) {
 				}
 			}()
 		}
-		r := mustRun(t, NewPlan(Shape{Rate: 100, Duration: 50 * time.Millisecond}, 1), Target{Address: address, Timeout: 300 * time.Millisecond})
+		r := mustRun(t, NewPlan(Shape{Rate: 100, Duration: 50 * time.Millisecond}, 1), Target{Address: address, Timeout: timeout})
 		if len(r.Outcomes) == 0 || len(r.Outcomes) != r.Planned {
 			t.Errorf("%s: got %d outcomes; want %d", name, len(r.Outcomes), r.Planned)
 		}
@@ -159,7 +163,7 @@ func TestRun_FailuresHaveTheirKinds(t *testing.T) {
 			if o.Failure != want || o.Worker != -1 {
 				t.Errorf("%s: got %+v; want %s", name, o, want)
 			}
-			if want == Hung && o.Latency() < 300*time.Millisecond {
+			if want == Hung && o.Latency() < timeout {
 				t.Errorf("%s: got %v; want the whole time-out", name, o.Latency())
 			}
 		}

@@ -19,6 +19,7 @@ import (
 	"github.com/273ebdf9/lb/admin/api"
 	"github.com/273ebdf9/lb/backends"
 	"github.com/273ebdf9/lb/balancer"
+	"github.com/273ebdf9/lb/internal/eventually"
 )
 
 // fakeLB is a control API over pools without a data plane.
@@ -338,9 +339,15 @@ func TestCompletion_NamesComeFromTheRunningLB(t *testing.T) {
 		"weight -s /no/sock ": "",
 	} {
 		args := append([]string{"__complete"}, strings.Split(line, " ")...)
-		_, stdout, _ := lb(t, args...)
-		lines := strings.Split(strings.TrimSpace(stdout), "\n")
-		if got := strings.Join(lines[:len(lines)-1], " "); got != want {
+		got := ""
+		complete := func() bool {
+			_, stdout, _ := lb(t, args...)
+			lines := strings.Split(strings.TrimSpace(stdout), "\n")
+			got = strings.Join(lines[:len(lines)-1], " ")
+			return got == want
+		}
+		// What lb does not answer within completeTimeout has no names, on a busy machine.
+		if !complete() && (got != "" || !eventually.Within(eventually.Patience, complete)) {
 			t.Errorf("completion of %q: got %q; want %q", line, got, want)
 		}
 	}

@@ -371,9 +371,11 @@ func TestWorkers_CrashLoopCostsNextToNothing(t *testing.T) {
 	l = l.restart(t) // nobody waits for the workers to be ready
 	share := l.cpuShare(t, 30*time.Second)
 	t.Logf("lb uses %.2f %% of a CPU over its first 30 seconds", 100*share)
-	// Each death costs a look at what lb's workers have started, not at every process of the host.
-	if share >= 0.01 {
-		t.Errorf("CPU of lb: got %.2f %%; want less than 1 %%", 100*share)
+	// 0.5 to 1 % on a quiet machine: each death costs a look at what lb's workers have started, not at every
+	// process of the host. One that is busy makes all of it dearer, and deaths without pauses cost ten times as
+	// much.
+	if share >= 0.03 {
+		t.Errorf("CPU of lb: got %.2f %%; want less than 3 %%", 100*share)
 	}
 	text := l.mustCommand(t, "workers", "bomb").stdout
 	if strings.Count(text, "failed") != 8 || !strings.Contains(text, "exit status 1") {
