@@ -10,7 +10,7 @@ import (
 const (
 	// Patience is how long True waits. It is for a machine that is busy: a test that passes waits for as long
 	// as it must.
-	Patience = 20 * time.Second
+	Patience = time.Minute
 	// interval is the time between two looks.
 	interval = time.Millisecond
 )
