@@ -149,7 +149,7 @@ func startRequests(t testing.TB, address string, clients int, keepAlive bool) *r
 	return r
 }
 
-// end ends the load, and gives how many requests there were and how many failed.
+// end ends the load, and returns how many requests there were and how many failed.
 func (r *requests) end() (done, failed int64) {
 	r.stop.Store(1)
 	r.all.Wait()
@@ -372,8 +372,8 @@ func TestWorkers_CrashLoopCostsNextToNothing(t *testing.T) {
 	share := l.cpuShare(t, 30*time.Second)
 	t.Logf("lb uses %.2f %% of a CPU over its first 30 seconds", 100*share)
 	// 0.5 to 1 % on a quiet machine: each death costs a look at what lb's workers have started, not at every
-	// process of the host. One that is busy makes all of it dearer, and deaths without pauses cost ten times as
-	// much.
+	// process of the host. One that is busy makes all of it dearer, and deaths without pauses cost ten times
+	// as much.
 	if share >= 0.03 {
 		t.Errorf("CPU of lb: got %.2f %%; want less than 3 %%", 100*share)
 	}
