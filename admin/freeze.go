@@ -155,7 +155,7 @@ func (s *Server) pin(on bool) {
 	}
 }
 
-// halted sends the followers away, and gives what tells that Serve has returned; nil if it does not run.
+// halted sends the followers away, and returns what tells that Serve has returned; nil if it does not run.
 func (s *Server) halted() (served <-chan struct{}, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

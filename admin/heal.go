@@ -12,7 +12,7 @@ import (
 const lookEvery = 2 * time.Second
 
 // keepSocket looks after the file of a control socket until halt is closed. A file that is gone, or that a
-// dead process has replaced, is made anew, with another socket behind it: the kernel gives no second name to
+// dead process has replaced, is made again, with another socket behind it: the kernel gives no second name to
 // one that listens. A socket that another process serves, and a file that is none, stay as they are, and the
 // log says so.
 func (s *Server) keepSocket(e *serverEnd, halt <-chan struct{}) {
@@ -30,7 +30,7 @@ func (s *Server) keepSocket(e *serverEnd, halt <-chan struct{}) {
 	}
 }
 
-// healSocket makes the file of a control socket anew if it is not there.
+// healSocket makes the file of a control socket again if it is not there.
 func (s *Server) healSocket(e *serverEnd) {
 	c, ok := e.listener.inner().(*controlSocket)
 	if !ok || c.ino != 0 && own(c.path, c.dev, c.ino) {
@@ -40,7 +40,7 @@ func (s *Server) healSocket(e *serverEnd) {
 	gone := errors.Is(err, fs.ErrNotExist)
 	successor, err := listenControl(c.path, c.mode, c.group)
 	if err != nil {
-		s.report(slog.LevelError, "admin socket", "nobody can reach the control socket by its file, which is not lb's any more", "socket", c.path, "error", err)
+		s.report(slog.LevelError, "admin socket", "no client can reach the control socket by its file, which is not lb's any more", "socket", c.path, "error", err)
 		return
 	}
 	if !e.listener.replace(successor) {
@@ -52,6 +52,6 @@ func (s *Server) healSocket(e *serverEnd) {
 		if gone {
 			what = "was removed"
 		}
-		s.src.Log.Warn("made the control socket anew: its file "+what, "socket", c.path)
+		s.src.Log.Warn("made the control socket again: its file "+what, "socket", c.path)
 	}
 }

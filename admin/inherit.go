@@ -50,7 +50,7 @@ func NewServerFrom(cfg Config, src Sources, inherited Frozen) (_ *Server, err er
 	return s, nil
 }
 
-// controlListener inherits or opens the control socket. One whose file is gone is opened anew: nobody could
+// controlListener inherits or opens the control socket. One whose file is gone is opened again: nobody could
 // find it.
 func (s *Server) controlListener(cfg Config) (*controlSocket, error) {
 	mode, err := strconv.ParseUint(cfg.SocketMode, 8, 9)
@@ -78,7 +78,7 @@ func (s *Server) controlListener(cfg Config) (*controlSocket, error) {
 		if err == nil {
 			return l, nil
 		}
-		s.warn("nobody can reach the control socket, whose file is gone", err)
+		s.warn("no client can reach the control socket, whose file is gone", err)
 	}
 	return inheritControl(*from, s.warn, fs.FileMode(mode), group)
 }

@@ -31,7 +31,8 @@ type rateSample struct {
 // rateName names a backend in a rateSample.
 func rateName(b *backends.Backend) string { return b.Pool().Name + "/" + b.Name }
 
-// reference takes a sample if the last one is old enough, and gives the one to compare with; nil is none yet.
+// reference takes a sample if the last one is old enough, and returns the one to compare with; nil is none
+// yet.
 func (r *rates) reference(src *Sources) *rateSample {
 	r.mu.Lock()
 	defer r.mu.Unlock()

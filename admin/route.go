@@ -407,7 +407,7 @@ func (s *Server) index(*http.Request) (any, error) {
 	return list, nil
 }
 
-// openAPI is the document of this table, made anew for the few who ask.
+// openAPI is the document of this table, made again for the few who ask.
 func (s *Server) openAPI(*http.Request) (any, error) {
 	return describe(s.routes(), s.src.process().Version), nil
 }

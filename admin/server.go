@@ -129,7 +129,7 @@ func (s *Server) Addrs() []net.Addr {
 }
 
 // Serve answers requests until Close or Freeze, and then returns nil. If one of its listeners fails it closes
-// all and gives the error. It runs once at a time; after a Freeze, Thaw comes first.
+// all and returns the error. It runs once at a time; after a Freeze, Thaw comes first.
 func (s *Server) Serve() error {
 	frozen, ended := s.begin()
 	if ended == nil {

@@ -39,8 +39,8 @@ type controlSocket struct {
 	inherited bool
 }
 
-// listenControl makes the control socket. A socket file that nobody listens on is what a dead lb left: it is
-// replaced.
+// listenControl makes the control socket. A socket file that no process listens on is what a dead lb left: it
+// is replaced.
 //
 // Nobody can connect before the mode is right, for a bound socket refuses until listen(2). Of two that start
 // at the same time one finds the other's socket alive, for each holds the lock (lock.go) from the look to the
@@ -166,7 +166,7 @@ func own(path string, dev, ino uint64) bool {
 }
 
 // inheritControl takes over a control socket that listens already: nothing is bound, and whoever waits in its
-// queue goes on waiting. The file gets its mode and its group anew. One that has become another's since is
+// queue goes on waiting. The file gets its mode and its group again. One that has become another's since is
 // left alone; of that the result knows nothing, so that Close leaves it too. The given socket is duplicated,
 // and stays as it is.
 func inheritControl(from Socket, warn func(what string, err error), mode fs.FileMode, group int) (*controlSocket, error) {
@@ -192,7 +192,7 @@ func inheritControl(from Socket, warn func(what string, err error), mode fs.File
 	return s, nil
 }
 
-// removeStale removes a socket that nobody listens on.
+// removeStale removes a socket that no process listens on.
 func removeStale(path string) error {
 	info, err := os.Lstat(path)
 	if errors.Is(err, fs.ErrNotExist) {

@@ -22,7 +22,7 @@ type Reply struct {
 	conn net.Conn // once it was given away
 }
 
-// Hand takes the caller's connection out of the Server, which Freeze then does not wait for, and gives a
+// Hand takes the caller's connection out of the Server, which Freeze then does not wait for, and returns a
 // duplicate of it, closed on exec, that the caller of Hand closes. The request has been read whole, and no
 // deadline is left on it. Who is the process after an exec answers with Answer; if there is none, the Server
 // answers as usual with what Control.Upgrade returns. From then on it is not seen when the caller leaves.

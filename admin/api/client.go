@@ -28,7 +28,7 @@ type Client struct {
 	http   http.Client
 }
 
-// NewClient makes a client of the lb with that control socket. It connects anew for every request.
+// NewClient makes a client of the lb with that control socket. It connects again for every request.
 func NewClient(socket string) *Client {
 	c := &Client{socket: socket}
 	c.http.Transport = &http.Transport{
@@ -99,7 +99,7 @@ func (c *Client) do(ctx context.Context, method, path string, body, v any) error
 	return nil
 }
 
-// send sends a request and gives the answer, whose body the caller closes, if lb did not refuse.
+// send sends a request and returns the answer, whose body the caller closes, if lb did not refuse.
 func (c *Client) send(ctx context.Context, method, path string, body any) (*http.Response, error) {
 	var sent io.Reader
 	if body != nil {

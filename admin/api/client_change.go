@@ -29,7 +29,7 @@ func (c *Client) Backend(ctx context.Context, pool, backend string) (*BackendSta
 	return c.backend(ctx, http.MethodGet, backendPath(pool, backend), nil)
 }
 
-// SetWeight changes the weight of a backend, and gives it as it is then. Each of the changes below does the
+// SetWeight changes the weight of a backend, and returns it as it is then. Each of the changes below does the
 // same for what it changes; a refusal is an *Error.
 func (c *Client) SetWeight(ctx context.Context, pool, backend string, weight int) (*BackendStatus, error) {
 	return c.backend(ctx, http.MethodPut, backendPath(pool, backend)+"/weight", WeightChange{Weight: &weight})
@@ -55,7 +55,7 @@ func (c *Client) AddBackend(ctx context.Context, pool string, b NewBackend) (*Ba
 	return c.backend(ctx, http.MethodPost, poolPath(pool)+"/backends", b)
 }
 
-// RemoveBackend takes a backend out of its pool, and gives the pool as it is then.
+// RemoveBackend takes a backend out of its pool, and returns the pool as it is then.
 func (c *Client) RemoveBackend(ctx context.Context, pool, backend string) (*PoolStatus, error) {
 	st := new(PoolStatus)
 	return st, c.do(ctx, http.MethodDelete, backendPath(pool, backend), nil, st)
@@ -69,7 +69,7 @@ func (c *Client) backend(ctx context.Context, method, path string, body any) (*B
 	return st, nil
 }
 
-// SetSplit changes the weights of a listener's split, and gives them all.
+// SetSplit changes the weights of a listener's split, and returns them all.
 func (c *Client) SetSplit(ctx context.Context, listener string, weights map[string]int) (*SplitResult, error) {
 	split := new(SplitResult)
 	return split, c.do(ctx, http.MethodPut, listenerPath(listener)+"/split", SplitChange{weights}, split)
@@ -93,8 +93,8 @@ func (c *Client) Clients(ctx context.Context, f SessionFilter, limit int) (*Clie
 	return list, c.get(ctx, "/v1/clients?"+f.query(limit), list)
 }
 
-// Kill closes sessions, spread over a time, and gives how many there were when all are closed. The end of ctx
-// ends the killing; what was closed by then stays closed.
+// Kill closes sessions, spread over a time, and returns how many there were when all are closed. The end of
+// ctx ends the killing; what was closed by then stays closed.
 func (c *Client) Kill(ctx context.Context, f SessionFilter, over time.Duration) (*KillResult, error) {
 	body := KillRequest{ID: f.ID, Pool: f.Pool, Backend: f.Backend}
 	if f.Older > 0 {
@@ -107,7 +107,7 @@ func (c *Client) Kill(ctx context.Context, f SessionFilter, over time.Duration) 
 	return result, c.do(ctx, http.MethodPost, "/v1/sessions/kill", body, result)
 }
 
-// Reload has lb read its config anew and apply the differences, or with dryRun tell them.
+// Reload has lb read its config again and apply the differences, or with dryRun tell them.
 func (c *Client) Reload(ctx context.Context, dryRun bool) (*ReloadResult, error) {
 	result := new(ReloadResult)
 	return result, c.do(ctx, http.MethodPost, "/v1/reload", ReloadRequest{dryRun}, result)

@@ -19,20 +19,20 @@ func (c *Client) Workers(ctx context.Context, pool string) (*WorkersStatus, erro
 	return st, c.get(ctx, poolPath(pool)+"/workers", st)
 }
 
-// Scale changes how many workers a pool has, and gives them when the new ones are ready.
+// Scale changes how many workers a pool has, and returns them when the new ones are ready.
 func (c *Client) Scale(ctx context.Context, pool string, s ScaleRequest) (*WorkersStatus, error) {
 	st := new(WorkersStatus)
 	return st, c.do(ctx, http.MethodPost, poolPath(pool)+"/scale", s, st)
 }
 
-// StopWorker ends the worker of a slot, and gives the pool's when it has ended. None is started there until
+// StopWorker ends the worker of a slot, and returns the pool's when it has ended. None is started there until
 // StartWorker.
 func (c *Client) StopWorker(ctx context.Context, pool string, slot int) (*WorkersStatus, error) {
 	st := new(WorkersStatus)
 	return st, c.do(ctx, http.MethodPost, slotPath(pool, slot)+"/stop", nil, st)
 }
 
-// StartWorker starts the worker of a slot, and gives the pool's when it is ready.
+// StartWorker starts the worker of a slot, and returns the pool's when it is ready.
 func (c *Client) StartWorker(ctx context.Context, pool string, slot int) (*WorkersStatus, error) {
 	st := new(WorkersStatus)
 	return st, c.do(ctx, http.MethodPost, slotPath(pool, slot)+"/start", nil, st)

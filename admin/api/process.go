@@ -77,7 +77,7 @@ type ProcessStatus struct {
 	Pipes        int64  `json:"pipes"`
 	SplicedBytes uint64 `json:"spliced_bytes"`
 	// HandoffEndsLost counts the times that the kernel dropped what it had to tell of handed-off connections
-	// that ended. lb asked it anew, and missed none.
+	// that ended. lb asked it again, and missed none.
 	HandoffEndsLost uint64 `json:"handoff_ends_lost"`
 	// AccessLogDropped counts the lines that the access log had to drop.
 	AccessLogDropped uint64 `json:"access_log_dropped"`

@@ -15,7 +15,7 @@ type UpgradeRequest struct {
 	Binary string `json:"binary,omitempty"`
 	// DryRun only asks the new program whether it can take over.
 	DryRun bool `json:"dry_run,omitempty"`
-	// Reload has the new program read the config anew.
+	// Reload has the new program read the config again.
 	Reload bool `json:"reload,omitempty"`
 }
 
@@ -38,7 +38,7 @@ type UpgradeResult struct {
 // or not.
 var ErrOutcomeUnknown = errors.New("the connection ended before lb answered")
 
-// Upgrade has lb go on as another program, or with DryRun asks whether it could, and gives the outcome. It
+// Upgrade has lb go on as another program, or with DryRun asks whether it could, and returns the outcome. It
 // takes as long as ctx lets it. ErrOutcomeUnknown says that lb did not answer.
 func (c *Client) Upgrade(ctx context.Context, r UpgradeRequest) (*UpgradeResult, error) {
 	result := new(UpgradeResult)
