@@ -298,9 +298,11 @@ func (l *loop) pumpSplice(s *session, src, turn int) (n int, alive, more bool) {
 	case errno != 0: // a read after it would take the end for a clean one, as the error is told once
 		l.returnPipe(d)
 		return 0, l.readFailed(s, src), false
-	case n == 0:
+	case n == 0: // the end of the stream, or urgent data with a FIN behind it: a read tells them apart
 		l.returnPipe(d)
-		return 0, l.readEOF(s, src), false
+		d.flags &^= dirSplicing
+		d.full = 0
+		return 0, true, true
 	}
 	l.moved += n
 	s.active = l.now

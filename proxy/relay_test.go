@@ -228,6 +228,36 @@ func TestSession_UnixBackendThatClosesAfterItsHalfCloseEndsTheSession(t *testing
 	r.wantTermination("--")
 }
 
+// TestSession_UrgentByteBeforeTheEndCutsNothingOff: to splice(2) an urgent byte with a FIN behind it is the
+// end of the stream.
+func TestSession_UrgentByteBeforeTheEndCutsNothingOff(t *testing.T) {
+	backendKinds(t, func(t *testing.T, kind string) {
+		for _, behind := range []int{0, 1, 100_000} {
+			got := make(chan int64, 1)
+			r := newRig(t, func(s *setup) { s.proxy.Loops = 1 }, serve(t, kind, func(c conn) {
+				n, err := io.Copy(io.Discard, struct{ io.Reader }{c})
+				failIf(t, err, "read of what the client sent")
+				got <- n
+			}).address)
+			c := r.dial()
+			r.proxy.BytesBeforeDeadlines(func() { // lb sees it all at once
+				send(t, c, make([]byte, 30_000))
+				raw, err := c.SyscallConn()
+				failIf(t, err, "SyscallConn")
+				raw.Control(func(fd uintptr) { failIf(t, unix.Sendto(int(fd), []byte{'U'}, unix.MSG_OOB, nil), "urgent byte") })
+				send(t, c, make([]byte, behind))
+				failIf(t, c.CloseWrite(), "half-close")
+			})
+			if n, want := await(t, "the end of the stream", got), int64(30_001+behind); n != want {
+				t.Errorf("bytes at the backend, %d behind the urgent one: got %d; want %d", behind, n, want)
+			}
+			if rec := r.wantTermination("--"); rec.BytesIn != uint64(30_001+behind) {
+				t.Errorf("bytes in the record: got %d; want %d", rec.BytesIn, 30_001+behind)
+			}
+		}
+	})
+}
+
 func TestSession_UrgentByteIsCarriedInline(t *testing.T) {
 	for _, mode := range []string{"copy", "splice"} {
 		backendKinds(t, func(t *testing.T, kind string) {
