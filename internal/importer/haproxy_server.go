@@ -27,6 +27,9 @@ func (t *translator) server(l numbered) {
 		key, value, _ := strings.Cut(option.String(), " ")
 		t.serverOption(l, b, key, value)
 	}
+	if b.off {
+		b.set("weight", 0)
+	}
 }
 
 func (t *translator) serverOption(l numbered, b *backend, key, value string) {
@@ -78,7 +81,8 @@ func (t *translator) serverOption(l numbered, b *backend, key, value string) {
 		}
 	case "cookie", "id", "no-check", "tfo", "resolve-prefer", "init-addr", "no-backup", "enabled":
 	case "disabled":
-		b.note(l.n, key, "the server is disabled; after the start: lb maint "+t.p.name+"/"+strings.Trim(b.settings[0].value, `"`))
+		b.off = true
+		b.note(l.n, key, "weight = 0, so that it takes no connections; leave that line out to have it take part")
 	case "ssl", "verify", "ca-file", "crt", "sni", "alpn", "check-ssl":
 		b.note(l.n, strings.TrimSpace(key+" "+value), "lb speaks no TLS to a backend: the client's passes through")
 	default:

@@ -79,7 +79,10 @@ type pool struct {
 	backends []*backend
 }
 
-type backend struct{ table }
+type backend struct {
+	table
+	off bool // it is there, and out of service
+}
 
 // Notes returns what has no counterpart, in the order of the draft.
 func (d *Draft) Notes() []Note {

@@ -174,10 +174,14 @@ func (n *nginx) upstreamServer(p *pool, dir config.IDirective, words []string) (
 				p.set("slow_start", duration(d))
 			}
 		case key == "down":
-			b.note(dir.GetLine(), key, fmt.Sprintf("the server is down; after the start: lb maint %s/w%d", p.name, len(p.backends)))
+			b.off = true
+			b.note(dir.GetLine(), key, "weight = 0, so that it takes no connections; leave that line out to have it take part")
 		default:
 			b.note(dir.GetLine(), option, "no counterpart in lb")
 		}
+	}
+	if b.off {
+		b.set("weight", 0)
 	}
 	return weight
 }
