@@ -6,6 +6,8 @@ import (
 	"strings"
 
 	"github.com/273ebdf9/lb/backends"
+	"github.com/273ebdf9/lb/cluster"
+	"github.com/273ebdf9/lb/discovery"
 )
 
 // check finds the faults of a decoded config: those that the Config types find in themselves, and those
@@ -15,7 +17,7 @@ func (d *decoder) check(c *Config) {
 	users := d.checkListeners(c)
 	d.checkBinds(c)
 	for i := range c.Pools {
-		d.checkPool(&c.Pools[i], users[c.Pools[i].Name])
+		d.checkPool(c, &c.Pools[i], users[c.Pools[i].Name])
 		d.checkWorkers(c, &c.Pools[i])
 		d.checkHandoff(&c.Pools[i], users[c.Pools[i].Name])
 	}
@@ -132,17 +134,18 @@ func (d *decoder) checkListeners(c *Config) (users map[string][]*Listener) {
 			}
 		}
 		d.checkName(join("listeners", l.Name), "listener", l.Name)
+		d.checkPublish(c, l)
 	}
 	return users
 }
 
 // checkPool checks a pool that the listeners use.
-func (d *decoder) checkPool(p *Pool, users []*Listener) {
+func (d *decoder) checkPool(c *Config, p *Pool, users []*Listener) {
 	path := join("pools", p.Name)
 	if len(p.Backends) == 0 && p.Workers == nil && p.Discover == "" && !d.isFaulty(join(path, "backends")) && !d.isFaulty(join(path, "discover")) {
 		d.fault(join(path, "backends"), "missing; add a [[%s.backends]] with an address, or [%s.workers] with a command", path, path)
 	}
-	d.checkDiscovery(p)
+	d.checkDiscovery(c, p)
 	if len(users) == 0 {
 		d.warn(path, "no listener uses this pool")
 	}
@@ -159,9 +162,28 @@ func (d *decoder) checkPool(p *Pool, users []*Listener) {
 	d.checkName(path, "pool", p.Name)
 }
 
+// checkPublish checks what a listener shows to other hosts.
+func (d *decoder) checkPublish(c *Config, l *Listener) {
+	path := join(join("listeners", l.Name), "publish")
+	if l.Publish == "" || d.isFaulty(path) {
+		return
+	}
+	p := c.Pool(l.Pool)
+	switch err := cluster.CheckPublish(l.Publish); {
+	case err != nil:
+		d.fault(path, "%v", err)
+	case c.Cluster == nil && !d.isFaulty("cluster"):
+		d.fault(path, "it needs the cluster that lb belongs to; add [cluster] with its name and endpoints")
+	case len(l.Split) > 0:
+		d.fault(path, "a listener with a split has no pool to publish; give it one pool")
+	case p != nil && p.Discover == discovery.Etcd:
+		d.fault(path, "pool %q has what others publish (discover = \"etcd\"); publish what lb reaches without the cluster", p.Name)
+	}
+}
+
 // checkDiscovery checks where a pool finds more backends, and what does not go with backends that come and
 // go.
-func (d *decoder) checkDiscovery(p *Pool) {
+func (d *decoder) checkDiscovery(c *Config, p *Pool) {
 	path := join("pools", p.Name)
 	for _, f := range relativeFaults(path, p.PoolConfig.Check()) {
 		if !d.isFaulty(f.Path) {
@@ -170,6 +192,9 @@ func (d *decoder) checkDiscovery(p *Pool) {
 	}
 	if p.Discover == "" {
 		return
+	}
+	if p.Discover == discovery.Etcd && c.Cluster == nil && !d.isFaulty("cluster") {
+		d.fault(join(path, "discover"), "\"etcd\" needs the cluster that lb belongs to; add [cluster] with its name and endpoints")
 	}
 	switch {
 	case p.Health.Type == "notify":

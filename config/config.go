@@ -14,6 +14,7 @@ import (
 
 	"github.com/273ebdf9/lb/admin"
 	"github.com/273ebdf9/lb/backends"
+	"github.com/273ebdf9/lb/cluster"
 	"github.com/273ebdf9/lb/discovery"
 	"github.com/273ebdf9/lb/health"
 	"github.com/273ebdf9/lb/internal/logs"
@@ -40,6 +41,9 @@ type Config struct {
 	Admin admin.Config `toml:"admin"`
 	// Log is what lb writes about itself and its sessions.
 	Log logs.Config `toml:"log"`
+	// Cluster is the cluster of lbs on several hosts that this one belongs to (docs/fleet.md). Without this
+	// table it belongs to none, and connects to no etcd. It takes a restart to change it.
+	Cluster *cluster.Config `toml:"cluster"`
 	// Listeners are the addresses that clients connect to, one table for each listener, in the order of the
 	// file. At least one.
 	Listeners []Listener `toml:"listeners,named"`
@@ -57,6 +61,10 @@ type Config struct {
 type Listener struct {
 	Name string `toml:"-"`
 	proxy.ListenerConfig
+	// Publish is the address, IP:PORT, under which other hosts reach this listener. lb writes it into etcd,
+	// with how much the listener's pool can take, so that pools with discover = "etcd" find it. Needs
+	// [cluster]. Default "": not published.
+	Publish string `toml:"publish"`
 }
 
 // Pool is one [pools.NAME]. Its Backends and its Config.Backends are one slice.
@@ -79,6 +87,7 @@ func newDefaults() defaultsByType {
 	return byType(
 		proxy.DefaultConfig(),
 		proxy.DefaultListenerConfig(),
+		cluster.DefaultConfig(),
 		proxy.DefaultAccessConfig(),
 		admin.DefaultConfig(),
 		logs.DefaultConfig(),

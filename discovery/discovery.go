@@ -1,4 +1,5 @@
-// Package discovery finds the backends of a pool in DNS: addresses (A, AAAA) or services (SRV).
+// Package discovery finds the backends of a pool in DNS: addresses (A, AAAA) or services (SRV). What other
+// sources find has the same form.
 //
 // A Watcher asks again and again, on the one goroutine that runs it. It reports what a sound answer lists,
 // and says once when answers fail and once when they are sound again. It removes nothing itself: whoever
@@ -22,6 +23,8 @@ import (
 const (
 	kindDNS = "dns"
 	kindSRV = "srv"
+	// Etcd is the source of what the hosts of the cluster publish, which package cluster reads.
+	Etcd = "etcd"
 )
 
 // MaxBackends is the largest discover_max.
@@ -33,7 +36,9 @@ type PoolConfig struct {
 	// Discover is where lb looks for more backends of the pool, again and again: "dns:NAME:PORT" makes every
 	// address of the host name (A and AAAA) a backend at that port; "srv:_app._tcp.NAME" makes every target
 	// of the service (SRV) a backend, with its port and weight, and as a backup unless it has the lowest
-	// priority. A backend that the answer does not list any more finishes its connections. While no sound
+	// priority; "etcd" makes every listener a backend that an lb of the same cluster publishes for the pool
+	// of this name ([cluster], publish). A backend that the answer does not list any more finishes its
+	// connections. While no sound
 	// answer comes, the backends stay that are known (docs/fleet.md). Default "": nowhere.
 	Discover string `toml:"discover"`
 	// DiscoverMax is how many backends an answer may list, 1..4096. lb takes a longer one for a mistake, and
@@ -76,10 +81,14 @@ type Source struct {
 // serviceName is _SERVICE._PROTO.NAME (RFC 2782).
 var serviceName = regexp.MustCompile(`^_[A-Za-z0-9-]+\._(tcp|udp)\..`)
 
-// ParseSource reads "dns:NAME:PORT" or "srv:_SERVICE._PROTO.NAME". The error says what to write.
+// ParseSource reads "dns:NAME:PORT", "srv:_SERVICE._PROTO.NAME" or Etcd. The error says what to write.
 func ParseSource(s string) (Source, error) {
 	kind, rest, _ := strings.Cut(s, ":")
 	switch kind {
+	case Etcd:
+		if s == Etcd {
+			return Source{kind: kind}, nil
+		}
 	case kindDNS:
 		i := strings.LastIndexByte(rest, ':')
 		if i < 0 {
@@ -106,13 +115,16 @@ func ParseSource(s string) (Source, error) {
 		}
 		return Source{kind: kind, name: rest}, nil
 	}
-	return Source{}, fmt.Errorf(`unknown source %q; write "dns:NAME:PORT" or "srv:_SERVICE._tcp.NAME"`, s)
+	return Source{}, fmt.Errorf(`unknown source %q; write "dns:NAME:PORT", "srv:_SERVICE._tcp.NAME" or "etcd"`, s)
 }
 
 // String returns the form that ParseSource reads.
 func (s Source) String() string {
-	if s.kind == kindDNS {
+	switch s.kind {
+	case kindDNS:
 		return fmt.Sprintf("%s:%s:%d", s.kind, s.name, s.port)
+	case Etcd:
+		return Etcd
 	}
 	return s.kind + ":" + s.name
 }
@@ -143,8 +155,10 @@ func serverAddress(s string) (string, error) {
 
 // Backend is one backend that was found. It survives JSON.
 type Backend struct {
-	// Address names the backend in its pool, and is what it is listed under: ADDRESS:PORT, or TARGET:PORT of
-	// a service. It does not depend on the order of the answer.
+	// Name identifies the backend in its pool. It does not depend on the order of the answer. Default: the
+	// address.
+	Name string `json:"name,omitempty"`
+	// Address is what it is listed under: ADDRESS:PORT, or TARGET:PORT of a service.
 	Address string `json:"address"`
 	// At is where its connections go.
 	At netip.AddrPort `json:"at"`
@@ -154,8 +168,19 @@ type Backend struct {
 	Backup bool `json:"backup,omitempty"`
 }
 
+// EffectiveName returns Name, or the address where no name is given.
+func (b *Backend) EffectiveName() string {
+	if b.Name != "" {
+		return b.Name
+	}
+	return b.Address
+}
+
 // Check returns an error unless b can be a backend. What comes from outside lb has passed it.
 func (b *Backend) Check() error {
+	if b.Name != "" && !backends.ValidName(b.Name) {
+		return fmt.Errorf("%q is no name", b.Name)
+	}
 	addr, err := backends.ParseAddress(b.Address)
 	if err != nil {
 		return err

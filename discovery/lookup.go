@@ -55,6 +55,12 @@ type Answer struct {
 	Partial error
 }
 
+// NewAnswer returns an answer that holds until its source says otherwise. It sorts found.
+func NewAnswer(found []Backend) Answer {
+	slices.SortFunc(found, func(x, y Backend) int { return strings.Compare(x.EffectiveName(), y.EffectiveName()) })
+	return Answer{Backends: found, TTL: maxTTL}
+}
+
 // LookUp asks where the backends of src are. known are those of the last answer: if only the IPv4 or the IPv6
 // addresses of a name can be had, the others stay. An answer of more than limit backends is an error. The
 // error says which name could not be looked up, and why.

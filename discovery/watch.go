@@ -21,9 +21,10 @@ const (
 
 // Watcher keeps the backends of one source up to date. Make it with its fields set and call Run.
 type Watcher struct {
-	Source Source
 	// LookUp asks for the backends; known are those of the last answer.
 	LookUp func(ctx context.Context, known []Backend) (Answer, error)
+	// Changed has the source looked up at once; nil if nothing but time says when to.
+	Changed <-chan struct{}
 	// Apply makes what a sound answer lists the backends of the pool. If it returns false, it has not used
 	// all of it and wants to be called again soon.
 	Apply func(found []Backend) (done bool)
@@ -65,6 +66,8 @@ func (w *Watcher) Run(ctx context.Context, known []Backend) {
 		case <-ctx.Done():
 			return
 		case <-timer.C:
+		case <-w.Changed:
+			next = time.Time{}
 		}
 		now := time.Now()
 		if !now.Before(next) {

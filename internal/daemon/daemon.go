@@ -14,6 +14,7 @@ import (
 
 	"github.com/273ebdf9/lb/admin"
 	"github.com/273ebdf9/lb/admin/api"
+	"github.com/273ebdf9/lb/cluster"
 	"github.com/273ebdf9/lb/config"
 	"github.com/273ebdf9/lb/internal/build"
 	"github.com/273ebdf9/lb/internal/sockdiag"
@@ -40,6 +41,7 @@ type daemon struct {
 	changing sync.Mutex // held while what runs is changed: by commands, reloads, the end of removed pools
 	memory   memory     // of the operator's changes
 	discoveries
+	cluster    *cluster.Cluster // nil: lb belongs to none
 	workers    workerPools
 	usage      workerUsage
 	reloads    reloads
@@ -95,6 +97,10 @@ func newDaemon(path string, cfg *config.Config, inherited admin.Frozen, files ma
 	px.OnRingLost = d.ringLost
 	d.proxy = px
 	d.closing.proxy, d.closing.log = px, d.log
+	if err := d.joinCluster(cfg); err != nil {
+		px.Stop(canceled())
+		return nil, err
+	}
 	d.admin, err = admin.NewServerFrom(cfg.Admin, d.sources(), inherited)
 	if err != nil {
 		return nil, err
@@ -113,6 +119,7 @@ func (d *daemon) start(cfg *config.Config) error {
 		return err
 	}
 	supervisor.BecomeReaper() // before there are workers
+	d.startCluster()
 	if err := d.begin(cfg); err != nil {
 		return err
 	}

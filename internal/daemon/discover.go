@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
+	"net/netip"
 	"reflect"
 	"slices"
 	"strings"
@@ -37,13 +38,14 @@ type discovered struct {
 	watcher *discovery.Watcher
 	ctx     context.Context
 	stop    context.CancelFunc
+	changed chan struct{}   // holds one: the source has something new
 	refused map[string]bool // by the watcher's goroutine alone: addresses that are lb itself
 }
 
 // get returns a discovered backend by its name.
 func (x *discoveries) get(pool, name string) (discovery.Backend, bool) {
 	for _, f := range x.of(pool) {
-		if f.Address == name {
+		if f.EffectiveName() == name {
 			return f, true
 		}
 	}
@@ -84,7 +86,7 @@ func (x *discoveries) all() findings {
 // discoveredConfig returns the configuration of a discovered backend.
 func discoveredConfig(f discovery.Backend) backends.BackendConfig {
 	bc := backends.DefaultBackendConfig()
-	bc.Address, bc.Weight, bc.Backup = f.Address, f.Weight, f.Backup
+	bc.Name, bc.Address, bc.Weight, bc.Backup = f.Name, f.Address, f.Weight, f.Backup
 	return bc
 }
 
@@ -103,11 +105,7 @@ func (d *daemon) lookUpNew(cfg *config.Config, known findings) findings {
 		if e := d.discoveries.entry(p.Name); p.Discover == "" || e != nil && reflect.DeepEqual(e.cfg, p.PoolConfig) {
 			continue
 		}
-		src, err := discovery.ParseSource(p.Discover)
-		if err != nil {
-			panic("BUG: lb: a checked discover is refused: " + err.Error())
-		}
-		r := &discovery.Resolver{Servers: p.Resolver}
+		lookUp := d.lookUpOf(p)
 		patience := resolveTimeout
 		if found[p.Name] != nil {
 			patience = resolveTimeout / 3 // it can begin without
@@ -115,7 +113,7 @@ func (d *daemon) lookUpNew(cfg *config.Config, known findings) findings {
 		lookups.Go(func() {
 			ctx, cancel := context.WithTimeout(d.background.ctx, patience)
 			defer cancel()
-			a, err := r.LookUp(ctx, src, nil, p.DiscoverMax)
+			a, err := lookUp(ctx, nil)
 			if err != nil {
 				return // the watcher looks again, and reports
 			}
@@ -148,13 +146,14 @@ func (p *plan) planDiscovered(pp *plannedPool) error {
 		initial = backends.HealthDown // until its first probe: the others serve meanwhile
 	}
 	for _, f := range pp.found {
-		if r := p.remembered.Backend(pp.cfg.Name, f.Address); taken[f.Address] || r != nil && r.Removed {
+		name := f.EffectiveName()
+		if r := p.remembered.Backend(pp.cfg.Name, name); taken[name] || taken[f.Address] || r != nil && r.Removed {
 			continue
 		}
-		taken[f.Address] = true
+		taken[name], taken[f.Address] = true, true
 		bc := discoveredConfig(f)
-		b := pp.pool.Get(f.Address)
-		if b == nil {
+		b := pp.pool.Get(name)
+		if b == nil || b.Address.String() != f.Address {
 			var err error
 			if b, err = pp.pool.NewBackend(bc, initial); err != nil {
 				return err
@@ -210,7 +209,7 @@ func (p *plan) commitDiscovery() {
 // moveTargets has connections go where the targets of a service are now.
 func (pp *plannedPool) moveTargets() {
 	for _, f := range pp.found {
-		if b := pp.pool.Get(f.Address); b != nil && b.Address.IsHostName() {
+		if b := pp.pool.Get(f.EffectiveName()); b != nil && b.Address.IsHostName() {
 			if sa := b.Sockaddr(); sa == nil || sa.AddrPort() != f.At {
 				b.SetSockaddr(backends.SockaddrOf(f.At))
 			}
@@ -218,22 +217,35 @@ func (pp *plannedPool) moveTargets() {
 	}
 }
 
-// newDiscovered makes the entry and the watcher of a pool. Nothing runs yet.
-func (d *daemon) newDiscovered(cfg *config.Pool) *discovered {
+// lookUpOf returns how a pool's discover is looked up, as discovery.Watcher.LookUp.
+func (d *daemon) lookUpOf(cfg *config.Pool) func(ctx context.Context, known []discovery.Backend) (discovery.Answer, error) {
+	name, limit := cfg.Name, cfg.DiscoverMax
+	if cfg.Discover == discovery.Etcd {
+		return func(ctx context.Context, _ []discovery.Backend) (discovery.Answer, error) {
+			ctx, cancel := context.WithTimeout(ctx, resolveTimeout/2)
+			defer cancel()
+			return d.cluster.LookUp(ctx, name, limit)
+		}
+	}
 	src, err := discovery.ParseSource(cfg.Discover)
 	if err != nil {
 		panic("BUG: lb: a checked discover is refused: " + err.Error())
 	}
-	e := &discovered{pool: cfg.Name, cfg: cfg.PoolConfig, refused: map[string]bool{}}
+	r := &discovery.Resolver{Servers: cfg.Resolver}
+	return func(ctx context.Context, known []discovery.Backend) (discovery.Answer, error) {
+		return r.LookUp(ctx, src, known, limit)
+	}
+}
+
+// newDiscovered makes the entry and the watcher of a pool. Nothing runs yet.
+func (d *daemon) newDiscovered(cfg *config.Pool) *discovered {
+	e := &discovered{pool: cfg.Name, cfg: cfg.PoolConfig, changed: make(chan struct{}, 1), refused: map[string]bool{}}
 	e.ctx, e.stop = context.WithCancel(d.background.ctx)
-	r, limit := &discovery.Resolver{Servers: cfg.Resolver}, cfg.DiscoverMax
 	e.watcher = &discovery.Watcher{
-		Source: src,
-		LookUp: func(ctx context.Context, known []discovery.Backend) (discovery.Answer, error) {
-			return r.LookUp(ctx, src, known, limit)
-		},
-		Apply: func(found []discovery.Backend) bool { return d.applyFound(e, found) },
-		Stale: func(_ time.Time, err error) { d.reportStale(e, err) },
+		LookUp:  d.lookUpOf(cfg),
+		Changed: e.changed,
+		Apply:   func(found []discovery.Backend) bool { return d.applyFound(e, found) },
+		Stale:   func(_ time.Time, err error) { d.reportStale(e, err) },
 	}
 	return e
 }
@@ -278,11 +290,11 @@ func (d *daemon) applyFound(e *discovered, found []discovery.Backend) (done bool
 func keepLast(pool *backends.Pool, before, found []discovery.Backend) (all []discovery.Backend, done bool) {
 	listed, leaving := map[string]bool{}, map[string]discovery.Backend{}
 	for _, f := range found {
-		listed[f.Address] = true
+		listed[f.EffectiveName()] = true
 	}
 	for _, f := range before {
-		if !listed[f.Address] {
-			leaving[f.Address] = f
+		if name := f.EffectiveName(); !listed[name] {
+			leaving[name] = f
 		}
 	}
 	var last []discovery.Backend
@@ -300,21 +312,21 @@ func keepLast(pool *backends.Pool, before, found []discovery.Backend) (all []dis
 		return found, true
 	}
 	all = slices.Concat(found, last)
-	slices.SortFunc(all, func(x, y discovery.Backend) int { return strings.Compare(x.Address, y.Address) })
+	slices.SortFunc(all, func(x, y discovery.Backend) int { return strings.Compare(x.EffectiveName(), y.EffectiveName()) })
 	return all, false
 }
 
 // withoutLoops returns those of found that are not lb itself, and reports the others. It asks only about
 // those that the pool does not have yet.
 func (d *daemon) withoutLoops(cfg *config.Config, pool string, found []discovery.Backend, refused func(address string, err error)) []discovery.Backend {
-	known := map[string]bool{}
+	known := map[netip.AddrPort]bool{}
 	for _, f := range d.discoveries.of(pool) {
-		known[f.Address] = true
+		known[f.At] = true
 	}
 	ctx, cancel := context.WithTimeout(d.background.ctx, resolveTimeout)
 	defer cancel()
 	return slices.DeleteFunc(slices.Clone(found), func(f discovery.Backend) bool {
-		if known[f.Address] {
+		if known[f.At] {
 			return false
 		}
 		err := cfg.RefuseLoop(ctx, pool, backends.Address{Host: f.At.Addr().String(), Port: f.At.Port()})

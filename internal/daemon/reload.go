@@ -144,6 +144,7 @@ func untilRestart(old, cfg *config.Config) *config.Config {
 	effective.Proxy.Loops, effective.Proxy.MaxSessions = old.Proxy.Loops, old.Proxy.MaxSessions
 	effective.Proxy.Batching = old.Proxy.Batching
 	effective.Admin = old.Admin
+	effective.Cluster = old.Cluster
 	effective.Admin.StateFile = cfg.Admin.StateFile
 	effective.Log = old.Log
 	effective.Log.Level = cfg.Log.Level

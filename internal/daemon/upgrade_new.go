@@ -392,6 +392,7 @@ func (a *takeover) serve(h *upgrade.Handover) *daemon {
 	for _, f := range a.files {
 		f.Close()
 	}
+	d.startCluster()
 	d.background.run(d.serveAdmin)
 	d.background.run(func() { d.names.run(d.background.ctx, d) })
 	d.background.run(func() {

@@ -20,6 +20,7 @@ var allowed = map[string][]string{
 	"backends":              {},
 	"balancer":              {"backends"},
 	"discovery":             {"backends"},
+	"cluster":               {"backends", "discovery"},
 	"health":                {"backends", "internal/sockdiag"},
 	"proxy":                 {"backends", "internal/clock", "internal/descriptor", "internal/handoff", "internal/sockdiag", "internal/state", "internal/uring", "proxy/internal/access"},
 	"proxy/internal/access": {},
@@ -49,11 +50,11 @@ var allowed = map[string][]string{
 	// for tests only
 	"internal/eventually": {},
 	// their Config types
-	"config":            {"admin", "backends", "discovery", "health", "internal/logs", "proxy", "supervisor"},
+	"config":            {"admin", "backends", "cluster", "discovery", "health", "internal/logs", "proxy", "supervisor"},
 	"internal/importer": {"internal/printable"},
 	"internal/build":    {},
 	"internal/cli":      {"admin/api", "backends", "bench", "bench/fairness", "bench/load", "config", "internal/build", "internal/importer", "internal/printable"},
-	"internal/daemon": {"admin", "admin/api", "admin/why", "backends", "balancer", "config", "discovery", "health", "internal/build", "internal/clock", "internal/descriptor", "internal/logs", "internal/printable", "internal/sdnotify", "internal/sockdiag",
+	"internal/daemon": {"admin", "admin/api", "admin/why", "backends", "balancer", "cluster", "config", "discovery", "health", "internal/build", "internal/clock", "internal/descriptor", "internal/logs", "internal/printable", "internal/sdnotify", "internal/sockdiag",
 		"internal/state", "proxy", "supervisor", "upgrade"},
 	"cmd/lb": {"internal/cli", "internal/daemon", "supervisor"},
 }

@@ -29,6 +29,8 @@ need wrk wrk
 need nginx nginx
 need chromium chromium
 need redis-server redis-server
+need etcd etcd-server
+need etcdctl etcd-client
 need redis-benchmark redis-tools
 need redis-cli redis-tools
 need postgres postgresql
