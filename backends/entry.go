@@ -23,6 +23,8 @@ type entry struct {
 	controller string
 	// linked: the way led over a symbolic link that another user may have made.
 	linked bool
+	// mounted: it is a mount of its own, of a socket that is somewhere else.
+	mounted bool
 	// shared: it lies in a directory with the sticky bit (/tmp), in which everybody may make entries.
 	shared bool
 }
@@ -122,7 +124,7 @@ func openEntry(path string) (*entry, unix.Errno, string) {
 			}
 		case unix.S_IFSOCK:
 			if last {
-				e.fd, e.stat = fd, st
+				e.fd, e.stat, e.mounted = fd, st, isMount(fd)
 				return e, 0, ""
 			}
 			unix.Close(fd)
@@ -168,12 +170,15 @@ func (e *entry) own(self *[]Address) (string, bool) {
 // judge returns why lb must not connect to the entry; "" if it may.
 //
 // Root and lb's own user are trusted as far as no other user decides where the path leads, who could lead
-// it to any of their sockets. The owner whom the config names may own the socket wherever it is.
+// it to any of their sockets. The owner whom the config names may own the socket wherever it is, and a socket
+// that is mounted there must be the owner's.
 func (e *entry) judge(owner *Owner) string {
 	uid, named := e.stat.Uid, owner.is(e.stat.Uid)
 	switch {
 	case e.stat.Nlink > 1 && (e.controller != "" || e.shared):
 		return e.path + " has a second name (a hard link), and " + e.who() + ": it may be any socket"
+	case e.controller == "" && e.mounted && owner != nil && !named:
+		return e.path + " is a mount of a socket that belongs to " + userText(uid) + ", who is not its owner: " + writeOwner(uid)
 	case e.controller == "" && (trusted(uid) || named):
 		return ""
 	case trusted(uid) && e.linked:
@@ -304,6 +309,13 @@ func userName(uid uint32) string {
 func onProc(fd int) bool {
 	var fs unix.Statfs_t
 	return unix.Fstatfs(fd, &fs) == nil && fs.Type == unix.PROC_SUPER_MAGIC
+}
+
+// isMount reports whether fd is the root of a mount (statx(2)); before Linux 5.8 nothing is.
+func isMount(fd int) bool {
+	var st unix.Statx_t
+	err := unix.Statx(fd, "", unix.AT_EMPTY_PATH|unix.AT_STATX_DONT_SYNC, 0, &st)
+	return err == nil && st.Attributes&unix.STATX_ATTR_MOUNT_ROOT != 0
 }
 
 // readLink returns what the symbolic link leads to that fd is.

@@ -2,6 +2,7 @@ package backends_test
 
 import (
 	"bufio"
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -346,7 +347,7 @@ func TestTarget_RefusesBindMounts(t *testing.T) {
 	admin := directory(t, dir+"/run", 0, 0o755) + "/admin.sock"
 	serveAs(t, 0, admin)
 	directory(t, dir+"/app", app, 0o755)
-	if err := os.WriteFile(dir+"/app/s", nil, 0o600); err != nil {
+	if err := errors.Join(os.WriteFile(dir+"/app/s", nil, 0o600), os.WriteFile(dir+"/run/other", nil, 0o600)); err != nil {
 		t.Fatal(err)
 	}
 	self := &backends.Self{}
@@ -371,6 +372,12 @@ func TestTarget_RefusesBindMounts(t *testing.T) {
 			return
 		}
 		wantRefused(t, newTarget(t, self, "unix:"+dir+"/app/s", fmt.Sprint(app)), "may have it lead anywhere")
+		if err := unix.Mount(admin, dir+"/run/other", "", unix.MS_BIND, ""); err != nil {
+			t.Error(err)
+			return
+		}
+		wantRefused(t, newTarget(t, self, "unix:"+dir+"/run/other", fmt.Sprint(app)), "is a mount of a socket")
+		wantConnected(t, newTarget(t, self, "unix:"+dir+"/run/other", "")) // root decides
 		self.Set([]backends.Address{path})
 		wantRefused(t, newTarget(t, self, "unix:"+dir+"/app/s", "root"), "a socket of lb itself")
 	}()
