@@ -24,7 +24,8 @@ type lbConfig struct {
 	Listeners   []lbListener
 	Pools       []lbPool
 
-	NoFile int // RLIMIT_NOFILE of the lb process, soft and hard; 0: that of this process
+	NoFile  int  // RLIMIT_NOFILE of the lb process, soft and hard; 0: that of this process
+	Private bool // run in a mount namespace of its own
 }
 
 type lbListener struct {
@@ -122,6 +123,9 @@ func startLBWith(t testing.TB, config lbConfig, change func(toml string) string)
 		// The shell sets its own limit and becomes lb, which so has the pid that was started.
 		limited := fmt.Sprintf(`ulimit -n %d && exec "$0" "$@"`, config.NoFile)
 		args = append([]string{"/bin/sh", "-c", limited}, args...)
+	}
+	if config.Private {
+		args = append([]string{"unshare", "-m", "--propagation", "private"}, args...)
 	}
 	l.process = startProcess(t, "lb", exec.Command(args[0], args[1:]...))
 	l.waitStarted(t)

@@ -4,6 +4,7 @@ package e2e
 
 import (
 	"bytes"
+	"encoding/json"
 	"fmt"
 	"io"
 	"net"
@@ -105,7 +106,12 @@ func startSecret(t testing.TB) *secret {
 // program would, and returns what comes back.
 func throughListener(t testing.TB, l *lb) string {
 	t.Helper()
-	c, err := net.DialTimeout("tcp", l.addr(), patience)
+	return throughAddress(t, l.addr())
+}
+
+func throughAddress(t testing.TB, address string) string {
+	t.Helper()
+	c, err := net.DialTimeout("tcp", address, patience)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -129,6 +135,8 @@ func TestTrust_BackendsOwnerReachesNoOtherSocket(t *testing.T) {
 	}{
 		{"a link to the control socket", "mv DIR/v1/w1.sock DIR/aside; ln -s ADMIN DIR/v1/w1.sock", "is a symbolic link"},
 		{"a link to a socket of root", "mv DIR/v1/w1.sock DIR/aside; ln -s SECRET/w1.sock DIR/v1/w1.sock", "is a symbolic link"},
+		{"a hard link to a socket of root", "mv DIR/v1/w1.sock DIR/aside; sudo: ln SECRET/w1.sock DIR/v1/w1.sock", "has a second name (a hard link)"},
+		{"a hard link to the control socket", "mv DIR/v1/w1.sock DIR/aside; sudo: ln ADMIN DIR/v1/w1.sock", "a socket of lb itself"},
 		{"a directory that is a link to one of root's", "mv DIR/v1 DIR/aside; ln -s SECRET DIR/v1", "belongs to user"},
 		{"a directory that is a link by way of /proc", "mv DIR/v1 DIR/aside; ln -s /proc/LB/rootSECRET DIR/v1", "proc file system"},
 	} {
@@ -146,7 +154,10 @@ func TestTrust_BackendsOwnerReachesNoOtherSocket(t *testing.T) {
 				t.Fatalf("before: got %q; want the backend's answer", got)
 			}
 			swap := strings.NewReplacer("ADMIN", l.socket, "SECRET", filepath.Dir(hidden.path), "LB", fmt.Sprint(l.pid()), "DIR", dir).Replace(tc.swap)
+			// what a host without protected_hardlinks lets app do
+			swap, asRoot, _ := strings.Cut(swap, "sudo: ")
 			asApp(t, swap)
+			mustRun(t, patience, "/bin/sh", "-ec", asRoot)
 			for range 20 {
 				if got := throughListener(t, l); got != "" {
 					t.Fatalf("got %q; want no answer", got)
@@ -166,6 +177,112 @@ func TestTrust_BackendsOwnerReachesNoOtherSocket(t *testing.T) {
 			}
 			hidden.mu.Unlock()
 		})
+	}
+}
+
+// Whoever has a socket of root, or lb's own, mounted over the one of a backend or a worker has lb connect to
+// neither.
+func TestTrust_MountedSocketsAreRefused(t *testing.T) {
+	const python = "/usr/bin/python3" // one that the second user may run
+	if _, err := os.Stat(python); err != nil {
+		t.Skip(err)
+	}
+	path := appDirectory(t)
+	hidden := startSecret(t)
+	config := onePool(t, "unix:"+path)
+	config.Private = true
+	config.Pools[0].Options = fmt.Sprintf("owner = \"%d\"\n", appUser)
+	config.Pools[0].Health = "interval = \"200ms\"\n"
+	serve := "import socket\nl = socket.socket(fileno=3)\nwhile True:\n c = l.accept()[0]\n try: c.recv(4096); c.sendall(b'app')\n except OSError: pass\n c.close()\n"
+	config.Listeners = append(config.Listeners, lbListener{Name: "work", Bind: []string{freePort(t, "127.0.0.1")}, Pool: "work"})
+	config.Pools = append(config.Pools, lbPool{Name: "work", Health: "interval = \"200ms\"\n", Options: fmt.Sprintf(
+		"[pools.work.workers]\ncommand = [%q, \"-c\", %q]\nuser = \"%d\"\ndir = \"/\"\ncount = 1\n", python, serve, appUser)})
+	l := startLB(t, config)
+	l.waitHealth(t, "up", "w1")
+	var status workersStatus
+	eventually(t, patience, func() error {
+		if err := json.Unmarshal([]byte(l.mustCommand(t, "workers", "work", "--json").stdout), &status); err != nil {
+			return err
+		}
+		if status.Slots[0].State != "up" {
+			return fmt.Errorf("worker: got %q; want it up", status.Slots[0].State)
+		}
+		return nil
+	})
+	environ, err := os.ReadFile(fmt.Sprintf("/proc/%d/environ", status.Slots[0].PID))
+	_, worker, ok := strings.Cut(string(environ), "LB_WORKER_SOCKET=")
+	if worker, _, _ = strings.Cut(worker, "\x00"); !ok || err != nil {
+		t.Fatalf("the worker's socket: got %q, %v; want its path", worker, err)
+	}
+	inside := func(words ...string) { // lb's mount namespace
+		t.Helper()
+		mustRun(t, patience, "nsenter", append([]string{"-m", "-t", fmt.Sprint(l.pid())}, words...)...)
+	}
+	for _, at := range []struct{ address, path, backend string }{
+		{config.Listeners[0].Bind[0], path, "app/w1"}, {config.Listeners[1].Bind[0], worker, "work/0"},
+	} {
+		for _, over := range []struct{ path, want string }{
+			{l.socket, "is a socket of lb itself"}, {hidden.path, "user root (0)"},
+		} {
+			if got := throughAddress(t, at.address); got != "app" {
+				t.Fatalf("%s before: got %q; want the backend's answer", at.backend, got)
+			}
+			inside("mount", "--bind", over.path, at.path)
+			for range 5 {
+				if got := throughAddress(t, at.address); got != "" {
+					t.Errorf("%s over %s: got %q; want no answer", over.path, at.path, got)
+				}
+			}
+			eventually(t, patience, func() error {
+				for line := range strings.Lines(l.tail()) {
+					if strings.Contains(line, at.backend) && strings.Contains(line, "untrusted") && strings.Contains(line, over.want) {
+						return nil
+					}
+				}
+				return fmt.Errorf("log: got\n%s\nwant a line with %s, untrusted and %q", l.tail(), at.backend, over.want)
+			})
+			inside("umount", at.path)
+			eventually(t, patience, func() error {
+				if got := throughAddress(t, at.address); got != "app" {
+					return fmt.Errorf("%s afterwards: got %q; want the backend's answer", at.backend, got)
+				}
+				return nil
+			})
+		}
+	}
+	hidden.mu.Lock()
+	defer hidden.mu.Unlock()
+	if hidden.got.Len() > 0 {
+		t.Errorf("the socket of root: got %q; want nothing", hidden.got.String())
+	}
+}
+
+// Who takes an abstract name before its owner does gets no client.
+func TestTrust_AnAbstractNameOfAnotherIsRefused(t *testing.T) {
+	const python = "/usr/bin/python3"
+	if _, err := os.Stat(python); err != nil {
+		t.Skip(err)
+	}
+	path := appDirectory(t) // for its user
+	name := fmt.Sprintf("lb-trust-%d", os.Getpid())
+	serve := "import socket, sys\nl = socket.socket(socket.AF_UNIX)\nl.bind('\\0' + sys.argv[1])\nl.listen()\nopen(sys.argv[2], 'w').close()\n" +
+		"while True:\n c = l.accept()[0]\n try: c.sendall(b'thief')\n except OSError: pass\n c.close()\n"
+	said := path + ".said"
+	thief := exec.Command(python, "-c", serve, name, said)
+	thief.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: appUser, Gid: appUser}}
+	startProcess(t, "thief", thief)
+	eventually(t, patience, func() error { _, err := os.Stat(said); return err })
+	config := onePool(t, "unix:@"+name)
+	config.Pools[0].Options = fmt.Sprintf("owner = \"%d\"\n", appUser-1)
+	l := startLB(t, config)
+	l.waitHealth(t, "down", "w1")
+	for range 5 {
+		if got := throughListener(t, l); got != "" {
+			t.Errorf("got %q; want no answer", got)
+		}
+	}
+	if log := l.tail(); !strings.Contains(log, "untrusted") || !strings.Contains(log, "is served by user") {
+		t.Errorf("log: got\n%s\nwant untrusted, and by whom it is served", log)
 	}
 }
 
