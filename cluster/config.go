@@ -132,6 +132,18 @@ func (c *Config) password() (string, error) {
 	return strings.TrimRight(line, "\r"), nil
 }
 
+// PublishConfig is what a listener shows to other hosts: a key of [listeners.NAME]. The zero value shows
+// nothing.
+type PublishConfig struct {
+	// Publish is the address, IP:PORT, under which other hosts reach this listener. lb writes it into etcd,
+	// with how much the listener's pool can take, so that pools with discover = "etcd" find it. Needs
+	// [cluster]. Default "": not published.
+	Publish string `toml:"publish"`
+}
+
+// DefaultPublishConfig returns a listener that is not published.
+func DefaultPublishConfig() PublishConfig { return PublishConfig{} }
+
 // CheckPublish returns an error unless address can be published: an IP address and port that other hosts
 // reach.
 func CheckPublish(address string) error {

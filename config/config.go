@@ -61,10 +61,7 @@ type Config struct {
 type Listener struct {
 	Name string `toml:"-"`
 	proxy.ListenerConfig
-	// Publish is the address, IP:PORT, under which other hosts reach this listener. lb writes it into etcd,
-	// with how much the listener's pool can take, so that pools with discover = "etcd" find it. Needs
-	// [cluster]. Default "": not published.
-	Publish string `toml:"publish"`
+	cluster.PublishConfig
 }
 
 // Pool is one [pools.NAME]. Its Backends and its Config.Backends are one slice.
@@ -88,6 +85,7 @@ func newDefaults() defaultsByType {
 		proxy.DefaultConfig(),
 		proxy.DefaultListenerConfig(),
 		cluster.DefaultConfig(),
+		cluster.DefaultPublishConfig(),
 		proxy.DefaultAccessConfig(),
 		admin.DefaultConfig(),
 		logs.DefaultConfig(),
