@@ -44,7 +44,7 @@ check: ## gofmt, vet, staticcheck, and the import table
 
 e2e: build ## test the built binary with real programs (installs those it lacks with apt-get)
 	tests/e2e/install.sh
-	LB_BINARY=$(CURDIR)/$(BIN)/lb $(GO) test -tags e2e -count=1 -timeout 20m ./tests/e2e/...
+	LB_BINARY=$(CURDIR)/$(BIN)/lb $(GO) test -tags e2e -count=1 -timeout 40m ./tests/e2e/...
 
 faults: build ## have every system call on lb's paths fail under load (root, strace); FAULTS=recvmsg:EIO for one, FAULTS_TIME=4m for less
 	tests/e2e/install.sh

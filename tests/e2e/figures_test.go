@@ -101,9 +101,13 @@ scrape_configs: [{job_name: lb, static_configs: [{targets: [%q]}]}]
 		return err
 	})
 	for _, record := range []string{"lb:sessions:ratio", "lb:open_fds:ratio", `lb:pool_selectable:ratio{pool="app"}`} {
-		if n, err := query(record); n != 1 || err != nil {
-			t.Errorf("series of %s: got %d, %v; want 1", record, n, err)
-		}
+		eventually(t, patience, func() error { // its group is evaluated at another moment
+			n, err := query(record)
+			if err == nil && n != 1 {
+				err = fmt.Errorf("series of %s: got %d; want 1", record, n)
+			}
+			return err
+		})
 	}
 	if n, err := query(`ALERTS{pool="app"}`); n != 0 || err != nil {
 		t.Errorf("alerts of the pool that is well: got %d, %v; want none", n, err)

@@ -226,7 +226,7 @@ func TestUpgrade_RequestsUnderWay(t *testing.T) {
 	if w := l.status(t).backend(t, "w1").Weight; w != 100 {
 		t.Errorf("weight after changes that were refused or cut: got %d; want 100", w)
 	}
-	if text := l.mustCommand(t, "events").stdout; !strings.Contains(text, "debug: by") {
+	if text := l.mustCommand(t, "events").stdout; !strings.Contains(text, "debug, by") {
 		t.Errorf("events: got\n%s\nwant the change that was made while the upgrade waited", text)
 	}
 	session.Close()
