@@ -22,6 +22,7 @@ import (
 const unwilling = `
 import ctypes, os, signal, socket, sys, time
 what, port, said = sys.argv[1], int(sys.argv[2]), sys.argv[3]
+until = time.monotonic() + 180 # nothing starts processes beyond the test, even where that was killed
 for s in signal.SIGTERM, signal.SIGINT, signal.SIGHUP: signal.signal(s, signal.SIG_IGN)
 libc = ctypes.CDLL(None, use_errno=True)
 libc.ptrace.argtypes = [ctypes.c_long, ctypes.c_long, ctypes.c_void_p, ctypes.c_void_p]
@@ -35,7 +36,7 @@ def child(f):
         finally: os._exit(0)
     return pid
 def chain(apart): # each starts the next one and ends
-    while True:
+    while time.monotonic() < until:
         if apart: os.setsid()
         if os.fork(): os._exit(0)
 def trace(pid, options):
@@ -58,7 +59,7 @@ elif what == "thousand":
     for _ in range(1000): child(rest)
 elif what == "respawn": # itself and a child of another session start what dies anew
     def respawning():
-        signal.signal(signal.SIGCHLD, lambda *_: child(rest))
+        signal.signal(signal.SIGCHLD, lambda *_: time.monotonic() < until and child(rest))
         for _ in range(20): child(rest)
     child(lambda: [os.setsid(), respawning(), rest()])
     respawning()
