@@ -46,7 +46,6 @@ type backend struct {
 	epoch          int32 // connections of an earlier one are broken
 	dead           bool
 	published      int32
-	lastWritten    int32
 }
 
 func (b *backend) conns() int32 { return b.busy + int32(len(b.queue)-b.head) }
